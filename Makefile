@@ -3,18 +3,19 @@
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
 
-# Serves the recorded node fixtures/node on http://localhost:8080/metrics; needs neither root nor containerd.
+# Serves the recorded node fixtures/node on http://localhost:8080/metrics. Needs neither root nor containerd.
 .PHONY: run
 run: protoc
 	SMAPS_EXPORTER_REVISION=$(REVISION) \
 		$(CARGO) run --release --locked -- --fixture fixtures/node --filter '*/*/*/*'
 
-# Runs the unit and integration tests, which need neither root nor a network.
+# Runs the unit and integration tests. They need neither root nor a network.
 .PHONY: test
 test: protoc
 	$(CARGO) test --locked
 
-# Checks the words and columns of every text, formatting, clippy and the documentation, with warnings denied.
+# Checks the words and columns of every text, the formatting, clippy and the documentation. Warnings are
+# errors.
 .PHONY: lint
 lint: protoc
 	.ci/words.py --self-test
@@ -23,41 +24,41 @@ lint: protoc
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
-# Checks licenses, sources, duplicates and security advisories of linked crates. Needs the network and
-# cargo-deny.
+# Checks the crates that are linked: licenses, sources, duplicates and security advisories. Needs the network
+# and cargo-deny.
 .PHONY: deny
 deny:
 	@command -v cargo-deny > /dev/null || \
 	{ echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
 	$(CARGO) deny --locked --config .ci/deny.toml check
 
-# Packages the crate as for publishing: it has to build on its own, without tests and fixtures.
+# Packages the crate as for publishing. The package has to build without tests and fixtures.
 .PHONY: package
 package: protoc
 	@if $(CARGO) package --locked --allow-dirty --list | grep -E '^(fixtures|tests)/'; then \
 	echo "these files must not be in the crate" >&2; exit 1; fi
 	$(CARGO) package --locked --allow-dirty
 
-# Builds the release binary, dynamically linked; `make static` builds the one to ship.
+# Builds the release binary, linked dynamically. `make static` builds the binary for releases.
 .PHONY: build
 build: protoc
 	$(CARGO) build --release --locked
 
-# Tests the program with a real containerd, kernel and Prometheus. Needs root; installs what else it needs on
-# Debian. GROUPS selects groups of tests/e2e/groups.py: make e2e GROUPS=waiting
+# Tests the program with a real containerd, kernel and Prometheus. Needs root on Debian, and installs the
+# rest. GROUPS selects groups of tests/e2e/groups.py: make e2e GROUPS=waiting
 .PHONY: e2e
 e2e: protoc
 	tests/e2e/run $(GROUPS)
 
-# Tests the static binary and its image on users' kernels in virtual machines: make e2e-nodes NODES="bookworm
-# sid". Needs root on Debian, but no KVM.
+# Tests the static binary and its image on several Debian kernels, in virtual machines: make e2e-nodes
+# NODES="bookworm sid". Needs root on Debian, but no KVM.
 NODES ?=
 .PHONY: e2e-nodes
 e2e-nodes: image-tar
 	EXPORTER=$(STATIC) IMAGE_TAR=$(IMAGE_TAR) tests/nodes/run $(NODES)
 
-# Builds and tests the static aarch64 binary: recordings under qemu-user, and machines with 4 KiB and 16 KiB
-# pages. Needs root on Debian.
+# Builds and tests the static aarch64 binary: with recordings under qemu-user, and in virtual machines with
+# pages of 4 KiB and 16 KiB. Needs root on Debian.
 .PHONY: static-arm64 test-arm64 e2e-arm64
 static-arm64:
 	$(MAKE) static TARGET=aarch64-unknown-linux-musl
@@ -67,14 +68,15 @@ test-arm64: static-arm64
 e2e-arm64:
 	$(MAKE) e2e-nodes TARGET=aarch64-unknown-linux-musl NODES="arm64 arm64-16k"
 
-# Measures the load of a node with 250 containers and 1,500 processes, recorded and live, ten minutes each; or
-# less with LOAD="live 60". Needs root.
+# Measures the load of a node with 250 containers and 1,500 processes: ten minutes with a recorded node, and
+# ten minutes with real processes. LOAD="live 60" measures only the real processes, for 60 seconds. Needs
+# root.
 LOAD ?=
 .PHONY: load
 load: build
 	tests/nodes/load $(LOAD)
 
-# Tests the parts of the memory map's script that need no browser, with node's own test runner.
+# Tests the parts of the memory map's script that need no browser, with the test runner of Node.js.
 .PHONY: page-test
 page-test:
 	@command -v node > /dev/null || \
@@ -83,44 +85,47 @@ page-test:
 	{ echo "node is missing: sudo apt-get install nodejs, or brew install node" >&2; exit 1; }
 	node --test tests/page/*.test.mjs
 
-# Tests the memory map in a real Chromium. Needs root to install it on Debian, and for the test that makes
+# Tests the memory map in a real Chromium. Needs root: on Debian it installs Chromium, and one test makes
 # cgroups.
 .PHONY: browser
 browser: build page-test
 	tests/browser/run
 
-# Runs the benchmarks, which print ratios to figures of the same run; as root, also those with containerd.
+# Runs the benchmarks. They print ratios between figures of the same run. If the user is root, also measures
+# what the exporter costs containerd.
 .PHONY: bench
 bench: protoc
 	$(CARGO) bench --locked --bench bench
 	if [ "$$(id -u)" = 0 ]; then $(MAKE) bench-containerd; fi
 
-# Runs each benchmark once, small and without optimization, only to show that it works.
+# Runs each benchmark once, on little data and without optimization. This only shows that the benchmarks work.
 .PHONY: bench-short
 bench-short: protoc
 	$(CARGO) test --locked --bench bench -- --short
 
-# Updates the README's table of sizes for 100 pods, including resident memory of the static binary.
+# Updates the README's table of sizes for 100 pods, which includes the resident memory of the static binary.
 .PHONY: sizing
 sizing: static
 	EXPORTER=$(STATIC) BLESS=1 $(CARGO) test --locked --test tests tables::series_counts
 
-# Measures what pods and the node cost in a scrape, with 110 pods in real cgroups. Needs root.
+# Measures what the metrics of pods and of the node add to the cost of a scrape, with 110 pods in real
+# cgroups. Needs root.
 .PHONY: bench-ledger
 bench-ledger: build
 	tests/bench/ledger $(or $(CARGO_TARGET_DIR),target)/release/smaps-container-exporter
 
-# Measures the cost to containerd and its shims, with 50 pods. Needs root.
+# Measures what the exporter costs containerd and its shims, with 50 pods. Needs root.
 .PHONY: bench-containerd
 bench-containerd: build
 	tests/bench/containerd
 
-# Records fixtures/node again from real programs under a real containerd. Needs root.
+# Records fixtures/node again, from real programs under a real containerd. Needs root.
 .PHONY: record-fixture
 record-fixture: protoc
 	tests/record/run
 
-# The build of containerd-client needs protoc. Installs it if that is possible without questions, or says how.
+# Installs protoc, which the build of containerd-client needs. If that would need a password or an answer from
+# the user, prints how to install it.
 .PHONY: protoc
 protoc:
 	@command -v protoc > /dev/null || .ci/protoc.sh
@@ -133,20 +138,20 @@ night:
 
 # --- Shipping: the static binary, the image, the manifest -------------------------------------------------
 
-# For the other architecture: make static TARGET=aarch64-unknown-linux-musl
+# This target builds for the other architecture: make static TARGET=aarch64-unknown-linux-musl
 TARGET ?= $(subst arm64,aarch64,$(shell uname -m))-unknown-linux-musl
 STATIC = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/$(TARGET)/release/smaps-container-exporter
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 DIRTY := $(shell git status --porcelain 2>/dev/null | grep -q . && echo -dirty)
 REVISION := $(shell git rev-parse --short=12 HEAD 2>/dev/null)$(DIRTY)
 IMAGE ?= localhost/smaps-container-exporter:$(VERSION)
-# The values that are built into a shipped binary: its commit, and the image that it prints manifests for.
+# The build writes these values into the binary: its commit, and the image that its printed manifests name.
 BUILD_INFO = SMAPS_EXPORTER_REVISION=$(REVISION) SMAPS_EXPORTER_IMAGE=$(IMAGE)
 IMAGE_TAR ?= target/smaps-container-exporter.tar
 ENGINE ?= $(firstword $(foreach engine,podman buildah docker,$(if $(shell command -v $(engine)),$(engine))))
 
-# Builds a static binary for TARGET, with the same bytes for the same commit and toolchain. MUSL_STD=debian
-# takes std from Debian's packages.
+# Builds a static binary for TARGET. The same commit and toolchain give the same bytes. With MUSL_STD=debian,
+# the standard library comes from Debian's packages.
 .PHONY: static
 static: protoc
 	$(BUILD_INFO) .ci/static.sh $(TARGET)
@@ -161,8 +166,8 @@ test-static: static
 test-reproducible: static
 	$(BUILD_INFO) .ci/test-reproducible.sh $(STATIC) $(TARGET)
 
-# Builds the image with podman, buildah or docker. IMAGE_FLAGS='--platform linux/arm64' is for the other
-# architecture.
+# Builds the image with podman, buildah or docker. For the other architecture, set IMAGE_FLAGS='--platform
+# linux/arm64'.
 .PHONY: image
 image:
 	$(or $(ENGINE),$(error found none of podman, buildah and docker: "make image-tar" needs none)) \
@@ -170,14 +175,16 @@ image:
 		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg IMAGE=$(IMAGE) \
 		$(IMAGE_FLAGS) .
 
-# Builds the same image as an OCI archive, without an engine or a network: for tests and air-gapped nodes.
+# Builds the same image as an OCI archive, for tests and for nodes without internet. Needs neither an image
+# engine nor a network.
 .PHONY: image-tar
 image-tar: static
 	mkdir -p $(dir $(IMAGE_TAR))
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
 		.ci/image-tar.py $(STATIC) $(IMAGE_TAR) $(IMAGE) VERSION=$(VERSION) REVISION=$(REVISION)
 
-# Prints a file for users: a manifest for IMAGE, the PodMonitor, the alert rules or the dashboard for Grafana.
+# Prints one of the files for users: the manifest for IMAGE, the PodMonitor, the alert rules or the Grafana
+# dashboard.
 # make manifest IMAGE=registry.example/smaps-container-exporter:0.2.0 | kubectl apply -f -
 PRINTED = manifest manifest-without-socket podmonitor rules dashboard
 .PHONY: $(PRINTED)
@@ -195,9 +202,9 @@ sbom:
 		--spec-version 1.5
 	mv smaps-container-exporter_bin.cdx.json $(SBOM)
 
-# Runs the steps of the release workflow that do not need GitHub, on the last commit, and checks the files
-# that it would upload. Needs what .ci/run needs, and the network for cargo-cyclonedx. The first run takes
-# half an hour.
+# Runs the steps of the release workflow that do not need GitHub, on the last commit. Checks the files that
+# they would upload. Needs what .ci/run needs, and the network for cargo-cyclonedx. The first run takes half
+# an hour.
 .PHONY: rehearse-release
 rehearse-release:
 	tests/e2e/setup.sh
@@ -205,21 +212,21 @@ rehearse-release:
 
 # --- Fuzzing ----------------------------------------------------------------------------------------------
 
-# Runs each fuzz target for FUZZ_SECONDS, with options of libFuzzer: make fuzz FUZZ_SECONDS=20
+# Runs each fuzz target for FUZZ_SECONDS. FUZZ_OPTIONS has options of libFuzzer: make fuzz FUZZ_SECONDS=20
 # FUZZ_OPTIONS=-seed=1. Needs a nightly toolchain.
 FUZZ_OPTIONS ?=
 .PHONY: fuzz
 fuzz:
 	tests/fuzz/run $(FUZZ_SECONDS) $(FUZZ_OPTIONS)
 
-# Runs each fuzz target once on its seeds only, with the stable toolchain.
+# Runs each fuzz target once on its seeds, without searching for new inputs. Needs only the stable toolchain.
 .PHONY: fuzz-seeds
 fuzz-seeds:
 	tests/fuzz/run seeds
 
-# Changes the code, one place at a time, and lists in target/mutants.out the changes that no test notices.
-# Needs cargo-mutants and hours; for one file: make mutants MUTANTS='--file src/smaps/scanner.rs'. Builds
-# without optimization, because building takes most of the time.
+# Changes the code in one place at a time, and runs the tests. Lists in target/mutants.out the changes that no
+# test notices. Needs cargo-mutants and hours. For one file: make mutants MUTANTS='--file
+# src/smaps/scanner.rs'. The tests are built without optimization, because building takes most of the time.
 MUTATED = src/smaps/**/*.rs src/totals/**/*.rs src/exposition/**/*.rs src/cgroupfs/**/*.rs \
 	src/procfs/cgroup.rs src/node/**/*.rs
 MUTANTS ?= $(foreach files,$(MUTATED),--file '$(files)')

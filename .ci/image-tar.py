@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """image-tar.py BINARY ARCHIVE NAME [ARG=VALUE...]: makes the image of the Containerfile's last stage.
 
-It takes a static binary and writes an OCI archive for `ctr -n k8s.io images import`, `podman load` or `docker
-load`. It needs neither an engine nor a network. The same binary, name and arguments give the same bytes.
-SOURCE_DATE_EPOCH is the time in the archive and the image, as in other reproducible builds.
+The script takes a static binary and writes an OCI archive for `ctr -n k8s.io images import`, `podman load` or
+`docker load`. It needs neither a container engine nor a network. The same binary, name and arguments give the
+same bytes. All times in the archive and in the image are $SOURCE_DATE_EPOCH, which reproducible builds set.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ import time
 from pathlib import Path
 
 CONTAINERFILE = Path(__file__).resolve().parent.parent / "Containerfile"
-ARCHITECTURES = {62: "amd64", 183: "arm64"}  # by ELF's e_machine
+ARCHITECTURES = {62: "amd64", 183: "arm64"}  # the keys are ELF's e_machine
 EPOCH = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
 
 
 def last_stage(arguments: dict[str, str]) -> tuple[str, dict]:
-    """Returns the binary's path in the image, and the image's run configuration."""
+    """Returns the path of the binary in the image, and the run configuration of the image."""
     text = re.sub(r"\\\n", " ", CONTAINERFILE.read_text())
     instructions = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
     start = max(i for i, (keyword, _) in enumerate(instructions) if keyword == "FROM")
@@ -85,7 +85,7 @@ def main(binary: str, out: str, name: str, *arguments: str):
     assert content[:4] == b"\x7fELF", f"{binary} is not an ELF binary"
     platform = {"architecture": ARCHITECTURES[struct.unpack_from("<H", content, 18)[0]], "os": "linux"}
     place, config = last_stage(dict(argument.split("=", 1) for argument in arguments))
-    # Not compressed, because the bytes would depend on the compressor's version.
+    # The layer is not compressed: compressed bytes would depend on the version of the compressor.
     layer = blob(tar({place: (0o755, content)}), "layer.v1.tar")
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(EPOCH))
     rootfs = {"type": "layers", "diff_ids": [layer["digest"]]}
@@ -99,7 +99,7 @@ def main(binary: str, out: str, name: str, *arguments: str):
     entry = blob(manifest, "manifest.v1+json", platform=platform, annotations=annotations)
     index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [entry]}
     path = {descriptor["digest"]: f"blobs/sha256/{descriptor['digest'][7:]}" for descriptor in (layer, image)}
-    # manifest.json is for engines that only read docker's archives.
+    # Some engines read only docker's archives, and these need manifest.json.
     docker = [{"Config": path[image["digest"]], "RepoTags": [name], "Layers": [path[layer["digest"]]]}]
     files = {"oci-layout": (0o644, text({"imageLayoutVersion": "1.0.0"})), "index.json": (0o644, text(index))}
     Path(out).write_bytes(tar({**files, "manifest.json": (0o644, text(docker)), **blobs}))

@@ -1,11 +1,14 @@
 #!/bin/sh
-# musl-sysroot.sh TARGET DIR: makes a Rust toolchain in DIR with a std for the musl TARGET from Debian's
-# packages, for machines on which `rustup target add TARGET` has no network. Afterwards
+# musl-sysroot.sh TARGET DIR: makes a Rust toolchain in DIR, for machines on which `rustup target add TARGET`
+# has no network. Its standard library for the musl TARGET is built from Debian's packages. Afterwards this
+# command works as usual:
 #   RUSTC=DIR/bin/rustc CARGO_TARGET_..._LINKER=DIR/bin/ld cargo build --release --target TARGET
-# works as usual. Needs Debian, root for binutils, a cargo, and under two minutes.
+# The script needs Debian and cargo. It runs as root, because it installs binutils. It takes less than two
+# minutes.
 #
-# This std is only for this program's release profile: it aborts on panic and prints no backtrace (a stripped
-# binary has none), so it links no unwinder and needs only the C library of the target.
+# The standard library fits only the release profile of this program. That profile aborts on panic, and the
+# binary is stripped, so it prints no backtrace. Therefore no unwinder is linked, only the C library of the
+# target.
 set -eu
 target=$1
 mkdir -p "$2"
@@ -27,7 +30,7 @@ rm -rf "$debs" "$root"
 mkdir -p "$debs" "$root"
 [ -n "$(apt-cache madison rustc-web)" ] || apt-get -q update
 apt-get -q install -y --no-install-recommends "$binutils"
-command -v "$ld" >/dev/null || ld=ld # the host's own ld has no prefix
+command -v "$ld" >/dev/null || ld=ld # the ld of the host has no prefix
 version=$(apt-cache madison rustc-web | awk '{ split($3, part, "."); print part[1] "." part[2]; exit }')
 llvm=$(apt-cache depends "libstd-rust-web-$version" | grep -o 'libllvm[0-9.]*$')
 cd "$debs"
@@ -35,7 +38,7 @@ apt-get -q download rustc-web rust-web-src "libstd-rust-web-$version" libstd-rus
 if [ "$arch" = "$(dpkg --print-architecture)" ]; then
     apt-get -q download musl-dev
 else
-    # Separate package lists, so that the system's apt does not need the architecture.
+    # This script has package lists of its own. So the system's apt does not have to know the architecture.
     mkdir -p lists/partial cache/archives/partial
     foreign="-o APT::Architecture=$arch -o APT::Architectures=$arch -o Dir::State::lists=$debs/lists
         -o Dir::Cache=$debs/cache -o Dir::State::status=/dev/null"
@@ -49,7 +52,7 @@ sources=$root/usr/lib/rustlib/src/rust
 mkdir -p "$(dirname "$sources")"
 ln -sfn "$(find "$root/usr/src" -maxdepth 1 -name 'rustc-*')" "$sources"
 
-# Builds std and its dependencies. lto = "fat" needs their bitcode.
+# Builds the standard library and its dependencies. Their bitcode is needed for lto = "fat".
 mkdir -p "$dir/seed/src"
 : >"$dir/seed/src/lib.rs"
 cat >"$dir/seed/Cargo.toml" <<'TOML'
@@ -70,7 +73,8 @@ LD_LIBRARY_PATH=$libs RUSTC=$root/usr/bin/rustc RUSTC_BOOTSTRAP=1 \
     cargo build --quiet --release -Zbuild-std=std,panic_abort -Zbuild-std-features= \
     --target "$target" --target-dir "$dir/std"
 
-# Makes a sysroot with this std, and with the host's for build scripts.
+# Makes a sysroot with this standard library for the target, and the host's standard library for build
+# scripts.
 sysroot=$dir/lib/rustlib
 lib=$sysroot/$target/lib
 rm -rf "$sysroot"
@@ -84,7 +88,8 @@ LD_LIBRARY_PATH=$libs exec $root/usr/bin/rustc --sysroot $dir "\$@"
 SH
 chmod +x "$dir/bin/rustc"
 
-# rustc links musl into a static binary, and the compiler's start files and unwinder, which are empty here.
+# For a static binary, rustc links musl, the start files of the compiler, and an unwinder. Here the compiler's
+# start files and the unwinder are empty.
 musl=$(dirname "$(find "$root/usr/lib" -name rcrt1.o)")
 for file in crt1.o rcrt1.o crti.o crtn.o libc.a; do cp "$musl/$file" "$lib/self-contained/"; done
 for file in crtbegin.o crtbeginS.o crtend.o crtendS.o; do

@@ -1,10 +1,10 @@
 #!/bin/sh
-# protoc.sh: installs protoc, which the build of containerd-client needs, if that is possible without
-# questions. Otherwise prints one line that says how.
+# protoc.sh: installs protoc, which the build of containerd-client needs. If installing it would need a
+# password or an answer from the user, prints one line that says how to install it.
 set -eu
 
-# Package manager, package, and options that suppress questions. brew refuses to run as root, the others need
-# root.
+# Each line of the table below has a package manager, a package, and options. With these options, the package
+# manager asks no question. brew refuses to run as root; the others need root.
 while read -r manager package options; do
     command -v "$manager" > /dev/null || continue
     hint="$manager ${options%% *} $package"

@@ -1,9 +1,9 @@
-"""rehearse-release.py: runs the release workflow as far as a machine without GitHub allows, and checks the
-files that it would upload.
+"""rehearse-release.py: runs the release workflow without GitHub, and checks the files that it would upload.
 
 The commands come from .github/workflows/release.yml. They run on a clone of the last commit, in the order of
-the jobs, for both architectures. Steps that need GitHub, a registry or the other architecture are named below
-and skipped."""
+the jobs, for both architectures. Some steps need GitHub, a registry or the other architecture. They are named
+below and skipped.
+"""
 
 import hashlib
 import json
@@ -25,11 +25,12 @@ WORKFLOW = yaml.safe_load((REPOSITORY / ".github/workflows/release.yml").read_te
 REHEARSAL = REPOSITORY / "target/rehearsal"
 CHECKOUT, UPLOADED = REHEARSAL / "checkout", REHEARSAL / "uploaded"
 NAME = "smaps-container-exporter"
-# Jobs and steps that need GitHub or a registry, and the commands that run programs of the target.
+# The rehearsal skips these jobs and steps, because they need GitHub or a registry. On another architecture,
+# it also skips commands that match NATIVE, because they run a binary of the target architecture.
 JOBS_ELSEWHERE = {"image"}
 STEPS_ELSEWHERE = {"Release"}
 NATIVE = re.compile(r"make test$|\.ci/test-static\.sh ")
-MACHINES = {"x86_64-unknown-linux-musl": 62, "aarch64-unknown-linux-musl": 183}  # ELF's e_machine
+MACHINES = {"x86_64-unknown-linux-musl": 62, "aarch64-unknown-linux-musl": 183}  # values of ELF's e_machine
 OWN_MACHINE = {"x86_64": 62, "aarch64": 183}[platform.machine()]
 
 
@@ -38,7 +39,10 @@ def git(*arguments: str) -> str:
 
 
 def check_out():
-    """Clones the last commit, or cleans the clone. Only target/ stays, so that its build is used again."""
+    """Clones the last commit, or cleans an earlier clone.
+
+    Only target/ stays, so that the next build is faster.
+    """
     if not CHECKOUT.exists():
         subprocess.run(["git", "clone", "--quiet", "--no-checkout", REPOSITORY, CHECKOUT], check=True)
     commit = git("rev-parse", "HEAD")
@@ -51,7 +55,10 @@ def check_out():
 
 
 def tools() -> Path:
-    """Returns the directory of the tools that the workflow installs. It has a sudo for root."""
+    """Returns the directory with the tools that the workflow installs.
+
+    If root runs the script, the directory also has a program `sudo`.
+    """
     directory = REHEARSAL / "tools/bin"
     directory.mkdir(parents=True, exist_ok=True)
     sudo = directory / "sudo"
@@ -61,12 +68,15 @@ def tools() -> Path:
 
 
 def filled_in(text: str, values: dict[str, str]) -> str:
-    """Replaces the workflow's expressions in a text. An expression without a value here is an error."""
+    """Replaces each expression of the workflow in a text by its value.
+
+    Fails for an expression without a value.
+    """
     return re.sub(r"\$\{\{\s*(.*?)\s*\}\}", lambda expression: values[expression[1]], text)
 
 
 class Run:
-    """A run of the workflow: the outputs of its jobs, and the environment of its commands."""
+    """A run of the workflow. It has the outputs of the jobs, and the environment of the commands."""
 
     def __init__(self, version: str):
         self.values: dict[str, str] = {}
@@ -78,7 +88,7 @@ class Run:
             "CARGO_INSTALL_ROOT": str(REHEARSAL / "tools"),
             "PATH": f"{tools()}:{os.environ['PATH']}",
         }
-        self.environment.pop("CARGO_TARGET_DIR", None)  # the workflow names target/
+        self.environment.pop("CARGO_TARGET_DIR", None)  # in the workflow, the path is target/
         self.environment |= {name: str(value) for name, value in WORKFLOW["env"].items()}
 
     def job(self, name: str, matrix: dict[str, str]):
@@ -104,7 +114,7 @@ class Run:
         output.write_text("")
         own = {key: filled_in(value, self.values) for key, value in step.get("env", {}).items()}
         directory = CHECKOUT / step.get("working-directory", ".")
-        # as GitHub runs it
+        # GitHub runs commands in bash with these options.
         subprocess.run(
             ["bash", "-eo", "pipefail", "-c", command], cwd=directory, env=self.environment | own, check=True
         )
@@ -122,7 +132,7 @@ class Run:
 
 
 def check_archive(path: Path, target: str, version: str, image: str):
-    """Checks that an archive has a static binary, the README and the license, with fixed attributes."""
+    """Checks that an archive has a static binary, the README and the license, all with fixed attributes."""
     top = f"{NAME}-{version}-{target}"
     with tarfile.open(path) as tar:
         members = {member.name: member for member in tar}
@@ -150,7 +160,7 @@ def check_archive(path: Path, target: str, version: str, image: str):
 
 
 def check_sbom(path: Path, version: str):
-    """Checks that an SBOM is of this version and lists what is linked in, and nothing else."""
+    """Checks that an SBOM is for this version, and lists exactly the crates that the binary contains."""
     sbom = json.loads(path.read_text())
     assert (sbom["bomFormat"], sbom["specVersion"]) == ("CycloneDX", "1.5")
     assert sbom["metadata"]["component"]["version"] == version
@@ -184,7 +194,7 @@ def main():
     UPLOADED.mkdir(parents=True)
     version = tomllib.loads(git("show", "HEAD:Cargo.toml"))["package"]["version"]
     run = Run(version)
-    # The jobs are listed in the order in which they need each other.
+    # The workflow lists each job after the jobs that it needs.
     for name, job in jobs.items():
         if name not in JOBS_ELSEWHERE:
             for matrix in job.get("strategy", {}).get("matrix", {}).get("include", [{}]):

@@ -1,10 +1,10 @@
 #!/bin/sh
-# static.sh TARGET: builds the release binary for a musl TARGET, such as x86_64-unknown-linux-musl, and prints
-# its path.
+# static.sh TARGET: builds the release binary for a musl TARGET, such as x86_64-unknown-linux-musl. Prints the
+# path of the binary.
 #
-# The same commit and toolchain give the same bytes everywhere, because no path of the machine is included.
-# std for the target comes with the toolchain or from rustup. If rustup cannot fetch it, or with
-# MUSL_STD=debian, it is built from Debian's packages.
+# The same commit and toolchain give the same bytes on every machine, because the binary contains no path of
+# the machine. The standard library for the target comes with the toolchain or from rustup. If rustup cannot
+# fetch it, or if MUSL_STD=debian is set, it is built from Debian's packages.
 set -eu
 target=$1
 cd "$(dirname "$0")/.."
@@ -13,7 +13,7 @@ cargo_home=${CARGO_HOME:-$HOME/.cargo}
 
 installed() { [ -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ]; }
 if [ "${MUSL_STD:-rustup}" = rustup ] && { installed || rustup target add "$target" >&2; }; then
-    linker=rust-lld # part of the toolchain, and links for each architecture
+    linker=rust-lld # rust-lld is part of the toolchain and links for each architecture
 else
     sysroot=${MUSL_SYSROOT:-$PWD/target/musl}/$target
     .ci/musl-sysroot.sh "$target" "$sysroot" >&2
@@ -22,9 +22,9 @@ else
     export RUSTC
 fi
 
-# Flags are separated by 0x1f, so that paths may contain spaces. They apply only to the target's code, not to
-# build scripts. If two prefixes match a path, the later one applies; the target directory is usually below
-# this one.
+# The character 0x1f separates the flags, so paths may contain spaces. The flags apply only to code for the
+# target, not to build scripts. If two --remap-path-prefix flags match a path, rustc uses the later flag. The
+# target directory is usually below this directory, so its flag comes last.
 unit=$(printf '\037')
 flags="-Clinker=$linker$unit--remap-path-prefix=$PWD=."
 cargo fetch --quiet --locked

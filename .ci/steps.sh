@@ -1,11 +1,11 @@
-# Sourced by .ci/run and .ci/night: runs steps one after the other or in the background, and prints their
-# durations.
+# Functions for .ci/run and .ci/night. They run steps, in the foreground or in the background, and print how
+# long each step took.
 logs=target/gate
 mkdir -p "$logs"
 times=()
 declare -A beside_pids beside_started_at
 
-# step COMMAND...: runs a command and records its duration.
+# step COMMAND...: runs a command and records how long it took.
 step() {
     local started_at=$SECONDS
     echo "=== $* (at $SECONDS s)"
@@ -13,19 +13,19 @@ step() {
     times+=("$((SECONDS - started_at)) s  $*")
 }
 
-# beside NAME COMMAND...: runs a command in the background of the next steps, with its output in a log.
+# beside NAME COMMAND...: starts a command in the background, beside the next steps. Its output goes to a log.
 beside() {
     local name=$1
     shift
     echo "=== beside: $* (at $SECONDS s)"
-    set -m # starts a process group, which can be killed as a whole
+    set -m # starts a process group, so that the command and its children can be killed together
     "$@" > "$logs/$name.log" 2>&1 &
     set +m
     beside_pids[$name]=$!
     beside_started_at[$name]=$SECONDS
 }
 
-# joined NAME...: waits for commands in the background, and prints their output.
+# joined NAME...: waits for background commands and prints their output. Fails if a command has failed.
 joined() {
     local name code
     for name; do
@@ -39,7 +39,7 @@ joined() {
     done
 }
 
-# Kills commands in the background when the script ends, also if a step has failed.
+# Kills the background commands when the script ends, also after a failed step.
 ended() {
     local code=$?
     for pid in "${beside_pids[@]}"; do

@@ -1,6 +1,6 @@
 #!/bin/sh
-# test-reproducible.sh BINARY TARGET: builds the same commit again in another directory, and expects the same
-# bytes.
+# test-reproducible.sh BINARY TARGET: builds the same commit again in another directory. Fails if the bytes
+# differ.
 set -eu
 binary=$1 target=$2
 cd "$(dirname "$0")/.."

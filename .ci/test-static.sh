@@ -4,14 +4,14 @@ set -eu
 binary=$1
 cd "$(dirname "$0")/.."
 
-# ldd is not enough: it calls a static-pie with an interpreter static.
+# ldd is not enough: it reports a static-pie binary as static even if the binary has an interpreter.
 ! readelf -lW "$binary" | grep INTERP || { echo "$binary has an interpreter" >&2 && exit 1; }
 ! readelf -dW "$binary" | grep NEEDED || { echo "$binary needs a shared library" >&2 && exit 1; }
 for path in "$PWD/" "${CARGO_HOME:-$HOME/.cargo}/" "${CARGO_TARGET_DIR:-$PWD/target}/"; do
     ! grep -aqF "$path" "$binary" || { echo "$binary contains the local path $path" >&2 && exit 1; }
 done
 
-# Runs the binary in an otherwise empty directory. The mounts end with their namespace.
+# Runs the binary in an otherwise empty directory. The mounts disappear with their mount namespace.
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 mkdir -p "$root/proc" "$root/fixtures" "$root/live"

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Checks the words and the columns of every text file in the repository: part of `make lint`.
+"""Checks the words and the width of lines in every text file of the repository. Part of `make lint`.
 
-It fails on a short list of words that are almost always the wrong ones here (see "Words" in CONTRIBUTING.md),
-in comments, names and strings, and on lines of more than 110 columns. Passing it does not make a text good.
+The check fails on lines of more than 110 columns. It also fails on a short list of words that are nearly
+always wrong here, in comments, names and strings: see "Words" in CONTRIBUTING.md. Passing it does not make a
+text good.
 
-Files in words-unfinished.txt are not checked. The list only shrinks: `words.py --prune` removes the files
-that have no fault any more. `words.py --self-test` shows that the check finds faults.
+Files in words-unfinished.txt are not checked. The list only shrinks: `words.py --prune` removes files that
+have no fault any more. `words.py --self-test` shows that the check finds faults.
 """
 
 import re
@@ -14,31 +15,31 @@ import sys
 from pathlib import Path
 
 MAX_COLUMNS = 110
-# A tab counts as in prettier.
+# prettier counts a tab as this number of columns, too.
 TAB_COLUMNS = 2
 
 WORDS = re.compile(
     r"\b(?:whom|whoever|anew|in vain|for want of|so many|nobody|somebody|(?:is|are) told)\b", re.IGNORECASE
 )
 
-# True uses: in these files, these texts are not faults.
+# In these files, these texts are correct, although they contain a listed word.
 ALLOWED = {
-    # The log line of version 0.1, which the entry about the new one quotes.
+    # The changelog quotes this log line of version 0.1.
     ".github/CHANGELOG.md": ["killed for want of memory:"],
     ".github/CONTRIBUTING.md": [
         "A process is not *somebody*",
         "no paths are told",
     ],
-    # An option of systemctl.
+    # The name of an option of systemctl.
     "tests/nodes/guest/node.py": ["--kill-whom=main"],
 }
 
-# This file has to name the words.
+# The check of words skips this file, because it lists the words.
 ITSELF = ".ci/words.py"
 
 UNFINISHED = Path(__file__).with_name("words-unfinished.txt")
 
-# Recordings and golden files, files of others, and files that a program writes.
+# The check skips recordings and golden files, files from other projects, and files that a program writes.
 SKIPPED = re.compile(r"^fixtures/|\.(?:proto|lock|png|json)$|^LICENSE$")
 
 COMMENT_MARK = re.compile(r"^\s*(?://[/!]?|#+|/?\*+|>)?\s*")
@@ -46,24 +47,25 @@ URL = re.compile(r"https?://\S+")
 
 
 def words_of(line: str) -> str:
-    """Returns a line as words: names in snake case and camel case are taken apart."""
+    """Splits names in snake case and camel case into words."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", line.replace("_", " "))
 
 
 def is_too_long(path: str, line: str) -> bool:
-    """Whether a line has too many columns. URLs cannot be broken, nor can rows of tables."""
+    """Returns whether a line has too many columns. URLs do not count, and rows of tables may be longer."""
     is_row = path.endswith(".md") and path != "README.md" and line.startswith("|")
     return not is_row and len(URL.sub("", line.expandtabs(TAB_COLUMNS))) > MAX_COLUMNS
 
 
 def faults(path: str, text: str) -> list[str]:
-    """Returns the faults of a file, one line each."""
+    """Returns the faults of a file, each as one line of text."""
     found = []
     for allowed in ALLOWED.get(path, []):
         text = text.replace(allowed, "x" * len(allowed))
     lines = text.split("\n")
     for number, line in enumerate(lines, 1):
-        # The words of the next line complete a phrase that is broken at the end of this one.
+        # A phrase may continue on the next line. So each line is searched together with the words of the next
+        # line.
         words = words_of(line).rstrip()
         following = COMMENT_MARK.sub("", words_of(lines[number])) if number < len(lines) else ""
         for match in WORDS.finditer(f"{words} {following}"):
@@ -76,14 +78,14 @@ def faults(path: str, text: str) -> list[str]:
 
 
 def texts() -> dict[str, str]:
-    """Returns the text files that git knows, by path."""
+    """Returns the text of each text file that git tracks, by path."""
     listed = subprocess.run(["git", "ls-files", "-z"], check=True, capture_output=True, text=True).stdout
     paths = [path for path in listed.split("\0") if path and not SKIPPED.search(path)]
     return {path: Path(path).read_text(encoding="utf-8") for path in paths if Path(path).is_file()}
 
 
 def self_test() -> None:
-    """Checks that faults are found, and that what is no fault is not."""
+    """Checks that faults are found, and that correct text has none."""
     wide = "x" * MAX_COLUMNS
     for path, text, n_faults in [
         ("src/a.rs", "// The process whom it reads.", 1),

@@ -1,56 +1,59 @@
-//! CPU time that may be spent: a share of the elapsed time. What is overspent is paid off before more is
-//! spent.
+//! Credit: CPU time that may be spent. It grows by a fraction of the elapsed time. Spending too much makes it
+//! negative, and nothing more may be spent until it is positive again.
 
 use std::time::{Duration, Instant};
 
-/// Credit in seconds of CPU time, which becomes negative when the last use cost more than there was.
+/// Credit in seconds of CPU time. It becomes negative if the last use cost more than there was.
 #[derive(Clone, Copy, Debug)]
 pub struct Credit {
-    /// The fraction of one core that is earned; 0 means no limit.
+    /// The fraction of one core by which the credit grows; 0 means no limit.
     fraction: f64,
     seconds: f64,
     credited_at: Option<Instant>,
 }
 
 impl Credit {
-    /// Returns credit that grows by this fraction of one core, and for now is unlimited.
+    /// Returns credit that grows by this fraction of one core. It is unlimited at first.
     pub fn new(fraction: f64) -> Self {
         Self { fraction, seconds: f64::INFINITY, credited_at: None }
     }
 
-    /// Returns how much of one core is earned; 0 means no limit.
+    /// Returns the fraction of one core by which the credit grows; 0 means no limit.
     pub fn fraction(&self) -> f64 {
         self.fraction
     }
 
-    /// Returns credit that grows by this fraction of one core, and starts with what is earned in this time.
+    /// Returns credit that grows by this fraction of one core. It starts with what is earned in the time
+    /// `longest`.
     pub fn full(fraction: f64, longest: Duration) -> Self {
         let mut credit = Self::new(fraction);
         credit.cap(longest);
         credit
     }
 
-    /// Earns credit for the time since the last call, at most for `longest` in total.
+    /// Adds the credit earned since the last call. The credit is capped at what is earned in the time
+    /// `longest`.
     pub fn earn(&mut self, now: Instant, longest: Duration) {
         let Some(before) = self.credited_at.replace(now) else { return };
         self.seconds += self.fraction * now.saturating_duration_since(before).as_secs_f64();
         self.cap(longest);
     }
 
-    /// Limits the credit to what is earned in this time.
+    /// Caps the credit at what is earned in the time `longest`.
     pub fn cap(&mut self, longest: Duration) {
         if self.fraction > 0.0 {
             self.seconds = self.seconds.min(self.fraction * longest.as_secs_f64());
         }
     }
 
-    /// Sets unlimited credit to zero at `now`, so that it is limited from then on.
+    /// Ends unlimited credit: sets it to zero, and lets it grow from `now` on. If the fraction is 0, it stays
+    /// unlimited.
     pub fn limit(&mut self, now: Option<Instant>) {
         self.credited_at = now;
         self.seconds = if self.fraction > 0.0 { 0.0 } else { f64::INFINITY };
     }
 
-    /// Takes away what was spent, in seconds; a negative amount gives back.
+    /// Subtracts the seconds that were spent. A negative number gives credit back.
     pub fn spend(&mut self, seconds: f64) {
         self.seconds -= seconds;
     }
@@ -60,7 +63,7 @@ impl Credit {
         self.seconds > 0.0
     }
 
-    /// Returns how long it takes until something may be spent.
+    /// Returns how long it takes until the credit is positive again.
     pub fn time_to_next(&self) -> Duration {
         self.time_to_earn(-self.seconds)
     }

@@ -1,28 +1,28 @@
-//! The text of the system's errors, for messages of one line.
+//! Turns the system's errors into text for messages of one line.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Whether a filter makes unlisted system calls of this process fail with `EPERM`.
+/// Whether the sandbox is on: then system calls that it does not list fail with `EPERM`.
 static IS_SANDBOXED: AtomicBool = AtomicBool::new(false);
 
-/// From now on, errors say that a missing permission may be due to the sandbox.
+/// Makes later errors say that a missing permission may be due to the sandbox.
 pub(crate) fn blame_sandbox() {
     IS_SANDBOXED.store(true, Ordering::Relaxed);
 }
 
-/// EPERM has this number on every system.
+/// The number of EPERM, which is the same on every system.
 const EPERM: i32 = 1;
 
-/// Returns the system's text in lower case and without its number: `no such file or directory`, where std
-/// writes `No such file or directory (os error 2)`. The text of any other error is not changed.
+/// Returns the system's text in lower case and without its number. For example, std writes `No such file or
+/// directory (os error 2)`, and this returns `no such file or directory`. Other errors keep their text.
 pub(crate) fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     match error.raw_os_error() {
         Some(number) => {
             let text = text.trim_end_matches(&format!(" (os error {number})")).to_lowercase();
-            // The sandbox makes calls that it does not list fail with this error, and nothing else would show
-            // that.
+            // The sandbox makes unlisted system calls fail with this error. Without this hint, nothing would
+            // point to the sandbox.
             if number == EPERM && IS_SANDBOXED.load(Ordering::Relaxed) {
                 return text + " (or not allowed by the sandbox: see --sandbox)";
             }

@@ -1,7 +1,7 @@
-//! Where the memory of containerized processes really is: the totals of `/proc/<pid>/smaps` by container,
-//! command and mapped path, as Prometheus text.
+//! The program exports how much memory containers use, and for what. It sums `/proc/<pid>/smaps` by
+//! container, command and mapped path, and serves the sums as Prometheus text.
 //!
-//! Data flows one way, through rooms that are folders:
+//! Data flows one way through the modules below. Each of them is one folder, called a room:
 //!
 //! ```text
 //! cli (options) -> start (parts) -> scrape
@@ -12,42 +12,46 @@
 //!
 //! Only requests for scrapes go the other way: http -> demand -> scrape.
 //!
-//! Each room owns some things, and knows nothing of others:
+//! A pure room does no input or output. Each room owns certain things, and must not know about others:
 //! - [`cli`] owns the options, their table and their help. It knows nothing of their effects.
-//! - [`scrape`] owns one scrape from beginning to end, the checks between scrapes, the threads that take
-//!   turns at both, and the OOM records. It knows nothing of HTTP or options.
-//! - [`demand`] owns requests for scrapes, which decide when the next one begins, and the wakes of waiting
-//!   threads. It knows nothing of what a scrape is.
+//! - [`scrape`] owns one scrape from beginning to end, the checks between scrapes, the threads that run
+//!   scrapes and checks, and the OOM records. It knows nothing of HTTP or options.
+//! - [`demand`] owns the requests for scrapes, from which it decides when the next scrape begins. It also
+//!   wakes waiting threads. It does not know what a scrape is.
 //! - [`sources`] owns the listings of containers: containerd, CRI, the kubelet's links, a recording. It knows
 //!   nothing of processes.
-//! - [`node`] owns the containers and their cgroups, and when to list them; the processes and their
-//!   attribution; what to read next, within which budget, and what the result means; the memory that cgroups
-//!   use, and OOM kills. It knows nothing of options.
-//! - [`procfs`] (Linux) owns the files of a process, their errors, and the end of an address space. It knows
-//!   nothing of containers.
-//! - [`cgroupfs`] (Linux) owns the table of a cgroup's fields and the account made from them (pure), the
-//!   cgroup's files, and its place in the hierarchy. It knows nothing of containers.
+//! - [`node`] owns the containers, their cgroups, and the decision when to list containers. It owns the
+//!   processes, and decides which container each process is in. It decides which process to read next within
+//!   the CPU budget, and what to do with the result. It also owns the memory use of cgroups, and OOM kills.
+//!   It knows nothing of options.
+//! - [`procfs`] (Linux) owns the files of a process and their errors. It also notices when an address space
+//!   ends. It knows nothing of containers.
+//! - [`cgroupfs`] (Linux) owns the table of cgroup fields, and makes the account from these fields (without
+//!   I/O). It owns the files of a cgroup, and finds a cgroup in the hierarchy. It knows nothing of
+//!   containers.
 //! - [`smaps`] (pure) owns the table of fields and the scanner. It knows nothing else.
-//! - [`totals`] (pure) owns what one process maps, the sums, what is kept and what is folded so that each
-//!   container has its share, and label text. It knows nothing else, except `smaps`.
-//! - [`exposition`] (pure) owns the text of a snapshot, of cgroups and of OOM kills, and the exporter's own
-//!   metrics. It knows nothing else, except `smaps`, `totals` and the table of cgroup fields.
+//! - [`totals`] (pure) owns the memory that one process maps, the sums, and label text. It also decides which
+//!   series are kept and which are folded, so that each container has its share. It knows only `smaps`.
+//! - [`exposition`] (pure) owns the text of a snapshot, of cgroups, of OOM kills and of the exporter's own
+//!   metrics. It knows only `smaps`, `totals` and the table of cgroup fields.
 //! - [`http`] owns connections, requests, the hand-over of the text, and the page. It knows nothing of how
 //!   the text is made.
 //! - `logging` owns the queue of log lines and the thread that writes them. It knows nothing else.
 //! - `signals` owns SIGTERM and SIGINT. It knows nothing else.
 //! - `sandbox` owns the rights that the process drops before its first scrape. It knows nothing else.
-//! - [`start`] makes the parts of the program from the options, and decides which source the options name. It
+//! - [`start`] makes the parts of the program from the options, and chooses the source of containers. It
 //!   knows nothing of what the parts do.
 //!
 //! Invariants:
-//! - Only true values are exported: an incomplete read counts for nothing, a process that has ended is gone,
-//!   a field that the kernel does not print is absent, and folding changes no sum.
-//! - A process is identified by its pid and start time, and held by a descriptor of its directory while it is
-//!   read; it is never identified by its name or its pid alone.
-//! - No process, container runtime or client can delay the others: every wait can be cut short or detached.
-//! - A scrape allocates nothing while nothing changes, and everything that workloads or clients choose has a
-//!   limit.
+//! - Only true values are exported. The values of an incomplete read are dropped, and so are the values of a
+//!   process that has ended. A field that the kernel does not print is absent. Folding changes no sum.
+//! - A process is identified by its pid and start time together, never by its pid or its name alone. While it
+//!   is read, it is held by a descriptor of its directory, so that a pid that is reused meanwhile cannot be
+//!   mistaken for it.
+//! - No process, container runtime or client can delay the others: every wait has a time limit, can be
+//!   cancelled, or is left to a thread that nothing else waits for.
+//! - While nothing changes, a scrape allocates no memory. If workloads or clients choose the size of
+//!   something, that size has a limit.
 #![forbid(unsafe_code)]
 
 pub mod anonymous;
@@ -96,35 +100,37 @@ use crate::scrape::{Pass, Scraper};
 use crate::signals::{Received, Signals};
 use crate::sources::recording::Writer;
 
-/// How long the first scrape waits for a listing. After that it continues without containers, and later
-/// scrapes try again.
+/// How long the first scrape waits for a listing of containers. After this time it continues without
+/// containers, and later scrapes try again.
 const FIRST_LISTING: Duration = Duration::from_secs(5);
-/// How long `--once` and `--record` wait for a listing, because they have only one scrape.
+/// How long `--once` and `--record` wait for a listing. They wait longer, because they scrape only once.
 const ONLY_LISTING: Duration = Duration::from_secs(30);
-/// How long `--once` and `--record` wait for slow reads, and the pause before testing again whether any is
-/// left.
+/// How long `--once` and `--record` wait for slow reads to end. Meanwhile they scrape again, at most once per
+/// [`ONLY_PAUSE`].
 const ONLY_READS: Duration = Duration::from_secs(30);
 const ONLY_PAUSE: Duration = Duration::from_millis(100);
-/// With a lower limit of open files a scrape would be incomplete: without containers, 20 to 30 files are open
-/// at once, and each read that does not return holds up to three more.
+/// The program does not start with a lower limit of open files, because its scrapes would be incomplete.
+/// Without containers, 20 to 30 files are open at once, and each stuck read holds up to three more.
 const MIN_OPEN_FILES: u64 = 64;
-/// `/healthz` fails when a scrape has been due for longer than both this many intervals and this time.
+/// `/healthz` fails when a scrape has been due for longer than this number of scrape intervals, and for
+/// longer than [`HEALTHY_AGE`].
 const HEALTHY_INTERVALS: u32 = 10;
 const HEALTHY_AGE: Duration = Duration::from_secs(30);
 
-/// Why the program fails: one line.
+/// Why the program fails. Each reason is printed as one line.
 #[derive(Debug)]
 pub enum Failure {
     /// The command line is invalid.
     Usage(UsageError),
-    /// The command line does not fit this system: no proc, no socket, the address in use.
+    /// The options are valid but do not fit this system: proc or the socket is missing, or the address is in
+    /// use.
     Start(String),
     /// A signal arrived before the work was done.
     Signal(Received),
 }
 
 impl Failure {
-    /// Writes the line, after the log, and returns the exit code.
+    /// Writes the reason as the last line of the log, and returns the exit code.
     pub fn report(self) -> ExitCode {
         let (error, code) = match self {
             Self::Usage(error) => (error.to_string(), 2),
@@ -164,8 +170,8 @@ fn finish<T>(result: Result<Result<T, String>, Received>) -> Result<T, Failure> 
     result.map_err(Failure::Signal)?.map_err(Failure::Start)
 }
 
-/// Runs `--once`: writes one scrape to stdout, without the exporter's own metrics, so that the same node
-/// gives the same bytes.
+/// Runs `--once`: writes one scrape to stdout. The exporter's own metrics are left out, because they change
+/// with every run, and the same node should give the same bytes.
 fn once(options: &Options, signals: Signals) -> Result<(), Failure> {
     scrape_once(options, signals, |scraper| {
         let mut text = Vec::new();
@@ -183,8 +189,8 @@ fn record(options: &Options, signals: Signals, directory: &Path) -> Result<(), F
     Ok(())
 }
 
-/// Scrapes once, on other threads, and returns the result of `then`. A process with a read that does not
-/// return is skipped, and a signal ends everything.
+/// Scrapes once, on other threads, and returns the result of `then`. Stuck reads are skipped. A signal ends
+/// the wait.
 fn scrape_once<T: Send + 'static>(
     options: &Options,
     signals: Signals,
@@ -223,11 +229,12 @@ fn serve(options: &Options, signals: Signals) -> Result<(), String> {
     let server = Server::bind(&options.addr)?;
     let addr = server.local_addr();
     let mut scraper = start::scraper(options)?;
-    // Logged only now, so that a program that cannot start prints one line, the reason, and nothing else.
+    // These lines are logged only now, so that a program that cannot start prints one line, the reason.
     let node = options.node.as_ref().map(|node| format!(", node {node}")).unwrap_or_default();
     info!("{}{node}", cli::help::version().trim_end());
     info!("{}", scraper.describe_source());
-    // Comes before any other thread starts: capabilities belong to a thread, and new threads inherit them.
+    // The sandbox comes before any other thread starts: capabilities belong to a thread, and new threads
+    // inherit them.
     start::enter_sandbox(options);
     logging::start().map_err(|error| no_thread(&error))?;
     let (publisher, published) = publish::publisher();
@@ -264,7 +271,7 @@ fn no_demand(error: io::Error) -> String {
     format!("cannot make a pair of sockets: {}", plain(&error))
 }
 
-/// Publishes each scrape, the records of OOM kills whenever there are new ones, and the views that are due.
+/// Returns a function that publishes each scrape, new OOM records, and the views that are due.
 fn publish_each(
     mut publisher: Publisher,
     ooms: Document,
@@ -302,7 +309,8 @@ fn publish_each(
     })
 }
 
-/// Ends the process. Without one of its threads it would keep running but not work, and so not be restarted.
+/// Ends the process after a panic in any thread. Otherwise the process would continue without that thread: it
+/// would not work, and Kubernetes would not restart it.
 fn end_on_panic(panic: &PanicHookInfo<'_>) {
     let cause = panic.payload_as_str().unwrap_or("unknown").escape_debug();
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -330,8 +338,8 @@ mod tests {
     use super::*;
     use std::process::Command;
 
-    /// The panic ends the process, so this test runs itself in another one, in which an environment variable
-    /// makes it panic in a thread.
+    /// A panic ends the process, so this test runs its own binary again in a second process. An environment
+    /// variable makes that process panic in a thread.
     #[test]
     fn a_panic_in_a_thread_ends_the_process_with_one_line() {
         if std::env::var_os("SMAPS_TEST_PANIC").is_some() {

@@ -1,8 +1,8 @@
 //! The log: lines on standard error, written by a thread of its own.
 //!
-//! Standard error may be a pipe that is not read: containerd reads it, and may be down. A line is therefore
-//! queued, and the thread that logs it continues. A full queue drops debug lines first, and errors and OOM
-//! kills last.
+//! Standard error may be a pipe that nothing reads, for example while containerd is down. So the thread that
+//! logs a line only puts it into a queue, and never waits. When the queue is full, debug lines are dropped
+//! first, errors and OOM kills last.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,28 +15,28 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-/// The target of the lines that report OOM kills, which are kept as long as errors.
+/// The target of log lines about OOM kills. They have the same rank as errors.
 pub const OOM_KILL: &str = "oom_kill";
 
-/// The maximum size of the queue: 5,000 lines of 150 bytes. The longest line, an OOM kill, has at most 200
-/// KiB.
+/// The maximum size of the queue in bytes. It holds about 5,000 lines of 150 bytes. The longest line, an OOM
+/// kill, has at most 200 KiB.
 const MAX_BYTES: usize = 1 << 20;
-/// The memory of a queued line in addition to its text: its place in the queue, and the allocator's overhead.
+/// The memory that a queued line needs besides its text: its slot in the queue, and the allocator's overhead.
 const LINE_OVERHEAD: usize = 64;
-/// The maximum time that the program waits at its end for the queue to be written.
+/// When the program ends, it waits this long for the queue to be written.
 const MAX_FLUSH: Duration = Duration::from_millis(500);
 
 /// The lines that are not written yet.
 #[derive(Debug)]
 struct Queue {
-    /// The lines by rank, in the order in which ranks are dropped; within a rank the oldest line first, each
-    /// with its number.
+    /// The lines by rank. The rank that is dropped first comes first. Within a rank, the oldest line comes
+    /// first. Each line has a number, which orders lines of different ranks.
     lines: [VecDeque<(u64, String)>; 4],
     n_bytes: usize,
     /// The number of the next line.
     next: u64,
     n_dropped: u64,
-    /// The number of dropped lines that were not reported yet.
+    /// The number of dropped lines that the log has not reported yet.
     n_unreported: u64,
 }
 
@@ -45,8 +45,8 @@ impl Queue {
         Self { lines: [const { VecDeque::new() }; 4], n_bytes: 0, next: 0, n_dropped: 0, n_unreported: 0 }
     }
 
-    /// Appends a line. While the queue is too full, drops the oldest line of the lowest rank, which may be
-    /// the new one.
+    /// Appends a line. While the queue is too large, drops the oldest line of the lowest rank. This may be
+    /// the new line.
     fn push(&mut self, rank: usize, line: String) {
         self.n_bytes += line.len() + LINE_OVERHEAD;
         self.lines[rank].push_back((self.next, line));
@@ -59,7 +59,8 @@ impl Queue {
         }
     }
 
-    /// Returns the next line to write: a report of dropped lines if there are some, else the oldest line.
+    /// Returns the next line to write. This is a report of dropped lines if there are any, else the oldest
+    /// line.
     fn pop(&mut self) -> Option<String> {
         if self.n_unreported > 0 {
             let n_dropped = mem::take(&mut self.n_unreported);
@@ -83,7 +84,7 @@ impl Queue {
     }
 }
 
-/// Returns how long a full queue keeps a line: the higher, the longer.
+/// Returns the rank of a line. A full queue keeps lines of a higher rank longer.
 fn rank(level: Level, target: &str) -> usize {
     match level {
         _ if target == OOM_KILL => 3,
@@ -94,8 +95,8 @@ fn rank(level: Level, target: &str) -> usize {
     }
 }
 
-/// Returns the text of a line. Control characters are escaped, so that it is one line whatever names it
-/// contains.
+/// Returns the text of a line. It escapes control characters, so that a name with a newline cannot begin a
+/// second line.
 fn line(level: Level, message: std::fmt::Arguments<'_>) -> String {
     let message = message.to_string();
     let mut line = format!("[{level:<5}] ");
@@ -154,7 +155,7 @@ impl Logger {
         self.queued.notify_one();
     }
 
-    /// Writes the queued lines, and waits for further ones forever.
+    /// Writes the queued lines, and then waits for more, forever.
     fn run(&self) {
         let mut state = self.lock();
         loop {
@@ -184,8 +185,8 @@ pub fn init(level: LevelFilter) {
     }
 }
 
-/// Starts the thread that writes the lines. It inherits this thread's capabilities, so these must be dropped
-/// first.
+/// Starts the thread that writes the lines. The new thread inherits this thread's capabilities, so drop the
+/// capabilities before this call.
 ///
 /// Fails with the system's error when no thread can be started.
 pub fn start() -> io::Result<()> {
@@ -197,7 +198,8 @@ pub fn start() -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until all lines are written, but for at most half a second, because standard error may not be read.
+/// Waits until all lines are written, but at most half a second, because nothing may be reading standard
+/// error.
 pub fn flush() {
     if start().is_err() {
         drop(LOGGER.drain(LOGGER.lock()));
@@ -217,8 +219,8 @@ pub fn n_dropped() -> u64 {
     LOGGER.lock().queue.n_dropped
 }
 
-/// Writes to standard error without std's lock, because the thread that holds the lock may be blocked for
-/// good. What cannot be written is lost.
+/// Writes to standard error without the lock of Rust's standard library, because the thread that holds that
+/// lock may be blocked for good. Text that cannot be written is lost.
 fn write(mut text: &[u8]) {
     let stderr = io::stderr();
     while !text.is_empty() {
@@ -226,7 +228,7 @@ fn write(mut text: &[u8]) {
             Ok(n) => text = &text[n..],
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
-                // Standard error is a non-blocking pipe, which another program has made so.
+                // Standard error is a non-blocking pipe: a program that shares it has made it so.
                 if poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], None)
                     .is_err_and(|error| error != Errno::INTR)
                 {
@@ -260,7 +262,7 @@ mod tests {
     fn a_full_queue_drops_debug_lines_first_and_oom_kills_last() {
         let mut queue = Queue::new();
         let long = |name: &str| name.repeat((MAX_BYTES / 5 - LINE_OVERHEAD) / name.len());
-        // Five lines fit.
+        // The queue has room for five lines.
         for (level, target, name) in [
             (Level::Warn, "x", "w"),
             (Level::Debug, "x", "d"),

@@ -1,7 +1,7 @@
 //! SIGTERM and SIGINT, which end the program.
 //!
-//! PID 1 of a container never receives a signal without a handler, so the handlers are installed before
-//! anything else.
+//! In a container, the program usually has the pid 1. The kernel delivers these signals to such a process
+//! only if it has handlers for them. So the handlers are installed before anything else.
 
 use std::future::{Future as _, poll_fn};
 use std::io;
@@ -20,12 +20,13 @@ use crate::errors::plain;
 pub struct Received {
     /// The name of the signal, such as `SIGTERM`.
     pub name: &'static str,
-    /// The exit code of a program that the signal ends before its work is done: 128 plus the signal's number,
-    /// as in shells.
+    /// The exit code if the signal ends the program before its work is done: 128 plus the signal's number, as
+    /// in shells.
     pub exit_code: u8,
 }
 
-/// The handlers. They stay installed, so a signal is not lost if it arrives before the program waits for it.
+/// The signal handlers. They stay installed, so a signal that arrives before the program waits for it is
+/// kept.
 #[derive(Debug)]
 pub struct Signals {
     runtime: Runtime,
@@ -35,7 +36,7 @@ pub struct Signals {
 impl Signals {
     /// Installs the handlers.
     ///
-    /// Fails with one line when the system refuses.
+    /// Fails with one line if the system refuses.
     pub fn install() -> Result<Self, String> {
         let install = || -> io::Result<Self> {
             let runtime = Builder::new_current_thread().enable_io().build()?;
@@ -59,7 +60,7 @@ impl Signals {
         work: impl FnOnce() -> Result<T, String> + Send + 'static,
     ) -> Result<Result<T, String>, Received> {
         let (sender, receiver) = oneshot::channel();
-        // After a signal nothing receives the result.
+        // After a signal the receiver is gone, so the result is dropped.
         let work = move || _ = sender.send(work());
         if let Err(error) = thread::Builder::new().spawn(work) {
             return Ok(Err(format!("cannot start a thread: {}", plain(&error))));

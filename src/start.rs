@@ -39,17 +39,17 @@ enum Api {
     Cri,
 }
 
-/// The sockets that are tried in this order when the options name no source.
+/// The sockets of the known runtimes. If the options name no source, the first existing one is used.
 const SOCKETS: [(&str, Api); 3] = [
     ("/run/containerd/containerd.sock", Api::Containerd),
     ("/run/crio/crio.sock", Api::Cri),
     ("/run/cri-dockerd.sock", Api::Cri),
 ];
 
-/// Opens proc and the source of containers that the options name. Sends no request to a container runtime
-/// yet.
+/// Opens proc and the source of containers that the options name. This sends no request to a container
+/// runtime yet.
 ///
-/// Fails with one line when proc cannot be opened or shows no process, when there is no socket, or when the
+/// Fails with one line if proc cannot be opened or shows no process, if there is no socket, or if the
 /// recording cannot be read.
 pub fn scraper(options: &Options) -> Result<Scraper, String> {
     let source = source(options)?;
@@ -88,14 +88,14 @@ pub fn scraper(options: &Options) -> Result<Scraper, String> {
     }))
 }
 
-/// Returns what the options export.
+/// Returns which series and fields these options export.
 pub fn shape(options: &Options) -> Shape {
     let &Options { group_by, anon_parts, pid: by_pid, fields, omit_zero, max_samples, .. } = options;
     Shape { group_by, anon_parts, by_pid, fields, omit_zero, max_samples }
 }
 
-/// Returns the queue of the views of single requests. Their parameters replace options; parameters without
-/// any effect stand for the exposition that is rendered ahead.
+/// Returns the queue of the views: expositions for single requests, whose parameters replace options. A
+/// request whose parameters change nothing gets the exposition that each scrape renders.
 pub fn views(options: &Options) -> http::views::Views {
     let max_samples = options.max_samples;
     let options = options.clone();
@@ -110,9 +110,9 @@ pub fn views(options: &Options) -> http::views::Views {
     http::views::Views::new(Box::new(parse), max_samples)
 }
 
-/// Drops the rights that a program with these options does not need, for this thread and those that it
-/// starts; with `--sandbox off`, drops nothing. Everything that needs more rights must be open already:
-/// the listening socket and proc.
+/// Drops the rights that a program with these options does not need, in this thread and the threads that it
+/// starts later. With `--sandbox off`, drops nothing. Proc and the listening socket must be open before,
+/// because opening them needs more rights.
 pub fn enter_sandbox(options: &Options) {
     if options.sandbox {
         sandbox::enter(&needs(options));
@@ -135,7 +135,7 @@ fn needs(options: &Options) -> Needs {
     }
 }
 
-/// Opens the source that the options name, or else the first existing one.
+/// Opens the source of containers that the options name. If they name none, opens the first existing socket.
 fn source(options: &Options) -> Result<Box<dyn Source>, String> {
     if let Some(directory) = &options.fixture {
         check_recording(directory)?;
@@ -165,8 +165,8 @@ fn source(options: &Options) -> Result<Box<dyn Source>, String> {
     Ok(Box::new(client))
 }
 
-/// Opens the cgroup file system that the options name, to read the containers' accounts. If it is missing,
-/// that is logged, except for a recording, which may be without one.
+/// Opens the cgroup file system that the options name, which is needed for the containers' accounts. Logs if
+/// it cannot be opened. A recording may have no cgroup file system; this is not logged.
 fn cgroups(options: &Options) -> Option<CgroupUsage> {
     if options.cgroup_metrics == 0 {
         return None;
@@ -191,22 +191,22 @@ fn cgroups(options: &Options) -> Option<CgroupUsage> {
     }
 }
 
-/// Returns whether containers are checked between scrapes: on a live node, unless the program ends after one
-/// scrape.
+/// Returns whether the memory use of containers is checked between scrapes. This needs the cgroups' memory, a
+/// live node, and a program that does not end after one scrape.
 pub fn has_checks(options: &Options) -> bool {
     let has_memory = options.cgroup_metrics & MEMORY != 0;
     has_memory && options.fixture.is_none() && !options.once && options.record.is_none()
 }
 
-/// Returns the path of the cgroup file system: the one in the options, else the one in the recording, else
-/// the usual mount point.
+/// Returns the path of the cgroup file system: the path in the options, or else the one inside the recording,
+/// or else the usual mount point.
 fn cgroup_path(options: &Options) -> PathBuf {
     let recorded = options.fixture.as_ref().map(|directory| directory.join("cgroup"));
     options.cgroup_path.clone().or(recorded).unwrap_or_else(|| "/sys/fs/cgroup".into())
 }
 
-/// Fails with one line when there is no socket at `path`. Without this check, a path with a component
-/// missing, which is a directory, would be connected to forever.
+/// Fails with one line if there is no socket at `path`. Without this check, the program would try forever to
+/// connect to a directory, for example if the path lacks its last part.
 fn check_socket(path: &Path) -> Result<(), String> {
     let fail = |cause: &str| format!("no socket at {path:?}: {cause}");
     let kind = fs::metadata(path).map_err(|error| fail(&plain(&error)))?.file_type();
@@ -231,8 +231,8 @@ fn check_recording(directory: &Path) -> Result<(), String> {
     }
 }
 
-/// Returns the first socket that exists, with an API that knows the containerd namespaces in the options. CRI
-/// knows only the namespace `k8s.io`. Fails with one line when there is no such socket.
+/// Returns the first existing socket whose API can list the containerd namespaces in the options: CRI lists
+/// only the namespace `k8s.io`. Fails with one line if there is no such socket.
 fn first_socket(
     namespaces: &[String],
     exists: impl Fn(&Path) -> bool,
@@ -250,7 +250,7 @@ fn first_socket(
     })
 }
 
-/// Returns the sockets that [`source`] may choose from; empty if no container runtime is used.
+/// Returns the sockets that [`source`] may choose from. The list is empty if no container runtime is used.
 fn sockets(options: &Options) -> Vec<PathBuf> {
     if options.fixture.is_some() || options.container_logs.is_some() {
         return Vec::new();

@@ -1,4 +1,5 @@
-//! The alert rules: both of their files, their runbooks and their tests, and the limits that they divide by.
+//! Checks the alert rules: their two files, their runbooks and their tests, and the metrics of limits that
+//! some rules divide by.
 
 use std::fs;
 
@@ -9,7 +10,7 @@ use crate::support::{Directory, Serving, exporter};
 const RULES: &str = "src/kubernetes/rules.yaml";
 const PROMETHEUS_RULE: &str = "src/kubernetes/prometheusrule.yaml";
 const RUNBOOKS: &str = ".github/RUNBOOKS.md";
-/// What the tests of promtool show of each alert.
+/// promtool has to test each alert in each of these situations.
 const SITUATIONS: [&str; 5] = ["fires", "does not fire", "after restarts", "two replicas", "missing series"];
 
 fn parse(path: &str) -> Yaml {
@@ -18,7 +19,7 @@ fn parse(path: &str) -> Yaml {
     document.clone()
 }
 
-/// Returns each alert.
+/// Returns all alerts.
 fn alerts() -> Vec<Yaml> {
     let rules = parse(RULES);
     let groups = rules["groups"].as_vec().expect("groups").iter();
@@ -29,7 +30,7 @@ fn name_of(alert: &Yaml) -> &str {
     alert["alert"].as_str().expect("an alert has a name")
 }
 
-/// `BLESS=1` writes the custom resource from the rule file.
+/// `BLESS=1` copies the rules from the rule file into the custom resource.
 #[test]
 fn both_rule_files_have_the_same_rules() {
     let text = fs::read_to_string(PROMETHEUS_RULE).unwrap();

@@ -1,7 +1,7 @@
-//! A steady scrape allocates nothing. Allocations of the scraping thread are counted, over a recording and
-//! over live processes.
+//! Once a scrape has run a few times, it allocates no memory. The test counts the allocations of the scraping
+//! thread, with a recording and with live processes.
 //!
-//! This is the only test of its crate, because an allocator is global.
+//! This is the only test of its crate, because its allocator applies to the whole program.
 
 #[path = "bench/counting.rs"]
 mod counting;
@@ -21,8 +21,8 @@ use scrapes::Scrapes;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// After this many scrapes, both buffers of the hand-over and both tables of processes have reached their
-/// size.
+/// After five scrapes, no buffer grows any more: neither the two buffers of expositions, nor the two tables
+/// of processes.
 const N_WARM_UP: usize = 5;
 const N_STEADY: usize = 10;
 
@@ -61,7 +61,7 @@ fn steady_scrape_allocates_nothing() {
     let containers = format!("id\t{}\tlive\tpod\tcontainer\n", sleepers[0].0.id());
     let live = Recording::empty("allocations", &containers).unwrap();
     std::os::unix::fs::symlink("/proc", live.directory.join("proc")).unwrap();
-    // Other processes come and go in this cgroup, but have another name.
+    // Other processes start and end in this cgroup, but the filter excludes them by their name.
     let options =
         ["--filter", "live/pod/container/cat", "--cpu-budget", "0", "--cgroup-path", "/sys/fs/cgroup"];
     for (mut scrape, n_unchanged) in [
@@ -79,15 +79,16 @@ fn steady_scrape_allocates_nothing() {
     }
 }
 
-/// Asserts that scrapes, after the first ones, allocate nothing.
+/// Asserts that, after the first scrapes, no further scrape allocates memory.
 fn assert_steady(scrape: &mut Scrapes, what: &str) {
     (0..N_WARM_UP).for_each(|_| scrape.run());
     let counted: Vec<Allocations> = (0..N_STEADY).map(|_| counting::during(|| scrape.run())).collect();
     assert_eq!(counted, [Allocations::default(); N_STEADY], "{what}");
 }
 
-/// Asserts the same on a machine where other processes begin and end, and new cgroups are remembered. Between
-/// such events, many scrapes allocate nothing, however busy the machine is.
+/// Asserts that `N_STEADY` scrapes allocate nothing, on a machine where other processes start and end. A
+/// scrape may allocate when a process or a cgroup is new. Between such events, scrapes allocate nothing, even
+/// on a busy machine.
 fn assert_steady_between_events(scrape: &mut Scrapes) {
     (0..N_WARM_UP).for_each(|_| scrape.run());
     let deadline = Instant::now() + Duration::from_secs(120);
@@ -102,7 +103,7 @@ fn assert_steady_between_events(scrape: &mut Scrapes) {
     }
 }
 
-/// A process that waits for input, and ends with its input.
+/// A process that waits until its input ends, and then ends, too.
 struct Sleeper(Child);
 
 impl Sleeper {

@@ -1,8 +1,8 @@
-//! The rules for anonymous memory, compared with snapshots of programs where the use of each mapping is
-//! known.
+//! Compares the rules for anonymous memory with snapshots of programs. The snapshots state what each mapping
+//! was really used for.
 //!
-//! `fixtures/anonymous` has 30 of them; `ANONYMOUS_SNAPSHOTS` names another directory of such files, made by
-//! `tests/record/anonymous.py`.
+//! `fixtures/anonymous` has 30 snapshots. `ANONYMOUS_SNAPSHOTS` names another directory of such files.
+//! `tests/record/anonymous.py` makes them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,7 +15,7 @@ use smaps_container_exporter::smaps::fields::FIELDS;
 use smaps_container_exporter::smaps::scanner::{Mapping, Scanner};
 use smaps_container_exporter::totals::anon_part::AnonPart;
 
-/// What memory was really used for, and the part that it belongs to.
+/// Each real use of memory, and the part that it belongs to.
 const USES: [(&str, Option<AnonPart>); 20] = [
     ("stack", Some(AnonPart::ThreadStacks)),
     ("arena", Some(AnonPart::MallocArenas)),
@@ -39,7 +39,8 @@ const USES: [(&str, Option<AnonPart>); 20] = [
     ("other", None),
 ];
 
-/// The KiB by part according to the rules (the last is the rest), and by actual use.
+/// The KiB of each part (row) and of each real use (column). The rules choose the part. The last row is
+/// memory that is in no part.
 type Claims = [[u64; USES.len()]; AnonPart::ALL.len() + 1];
 
 /// One mapping of a snapshot.
@@ -53,7 +54,8 @@ struct Line {
 }
 
 impl Line {
-    /// Moves a mapping that is at an address that the kernel has chosen.
+    /// Adds `by` to the addresses that the kernel has chosen. Those below 0x7e00_0000_0000 are the program's
+    /// choice.
     fn lift(&mut self, by: u64) {
         let lifted = |address: &str| match u64::from_str_radix(address, 16).unwrap() {
             address @ ..0x7e00_0000_0000 => format!("{address:08x}"),
@@ -64,7 +66,7 @@ impl Line {
     }
 }
 
-/// Returns the snapshots, by name.
+/// Returns the snapshots by name.
 fn snapshots() -> BTreeMap<String, Vec<Line>> {
     let directory =
         std::env::var_os("ANONYMOUS_SNAPSHOTS").map_or("fixtures/anonymous".into(), PathBuf::from);
@@ -93,7 +95,8 @@ fn line(text: &str) -> Line {
     }
 }
 
-/// Returns smaps as the kernel would print it, but with the KiB of a use as the value of each field.
+/// Returns a text like the kernel's smaps. In it, each field stands for one real use, and its value is the
+/// KiB of that use.
 fn smaps(lines: &[Line]) -> String {
     let mut text = String::new();
     for Line { addresses, permissions, flags, uses, path } in lines {
@@ -123,7 +126,8 @@ fn claims(lines: &[Line]) -> Claims {
     claims
 }
 
-/// Returns the KiB that the rules claim for a part, how many of these correctly, and how many there are.
+/// Returns three sums in KiB: all that the rules assign to a part, how much of it really belongs to the part,
+/// and all that really belongs to the part.
 fn judge(claims: &Claims, part: AnonPart) -> [u64; 3] {
     let is_right = |i: &usize| USES[*i].1 == Some(part);
     let claimed = &claims[part as usize];
@@ -137,7 +141,7 @@ fn share(part: u64, of: u64) -> f64 {
     if of == 0 { f64::NAN } else { part as f64 / of as f64 }
 }
 
-/// Applies the rules to snapshots, of which `change` may change the lines, and prints the table.
+/// Changes each line of each snapshot with `change`, applies the rules, prints a table and returns the sums.
 fn all_claims(what: &str, change: impl Fn(&mut Line)) -> Claims {
     let mut all = Claims::default();
     println!("{what}");
@@ -162,11 +166,13 @@ fn all_claims(what: &str, change: impl Fn(&mut Line)) -> Claims {
     all
 }
 
-/// How the lines of a snapshot are changed, and the minimum recall of each part.
+/// A variant of the snapshots: its name, the change that makes it from each line, and the minimum recall of
+/// each part.
 type Variant<'a> = (&'a str, &'a dyn Fn(&mut Line), [f64; AnonPart::ALL.len()]);
 
-/// The minimum recall of these 30 snapshots is a little below the measured one. They include JVMs without
-/// compressed pointers and JDK 8 and 11, of which the rules claim little.
+/// At least 99% of the bytes that the rules assign to a part really belong to it. The minimum recalls are a
+/// little below the measured ones. Some recalls are low, because the snapshots include JVMs without
+/// compressed pointers and JDK 8 and 11, where the rules recognize little.
 #[test]
 fn rules_are_right_about_99_percent_of_bytes() {
     let without = |flags: &'static [&'static str]| {

@@ -1,6 +1,6 @@
-//! Which container and which cgroup's memory each process counts for, in recordings of nodes with other
-//! cgroups than version 2 below `kubepods.slice`. The expected values are worked out by hand from the
-//! recordings.
+//! Checks to which container each process belongs, and which cgroup each container's account comes from. The
+//! recordings are of nodes whose cgroups differ from the usual ones, which are of version 2 and below
+//! `kubepods.slice`. The expected values were worked out by hand.
 
 use std::fmt::Write as _;
 
@@ -47,15 +47,16 @@ const DOCKER_IN_DOCKER: &[&str] = &[
     "/redis uses 3000000 of 4000000",
 ];
 
-/// The recordings below `fixtures/attribution`, each with the expected RSS of each command in KiB and the
-/// expected account of each container. No recording states its container runtime.
+/// The recordings below `fixtures/attribution`. Each has the expected RSS of each command in KiB, and the
+/// expected account of each container. The recordings do not say which container runtime they come from.
 const RECORDINGS: &[(&str, &[&str])] = &[
-    // Version 1's controllers beside an empty version 2, where every container has the path of containerd's
-    // service. The shells of kubectl exec are in the container's cgroup only in version 1.
+    // The node has version 1's controllers, and a version 2 hierarchy without controllers. In version 2,
+    // every container has the path of containerd's service. A shell of kubectl exec is in the container's
+    // cgroup only in version 1.
     ("hybrid-by-pid", HYBRID),
     ("hybrid-by-id", HYBRID),
-    // The kubelet uses systemd's driver and containerd does not: `<slice>:cri-containerd:<id>` is below
-    // containerd.service.
+    // The kubelet uses the systemd driver, but containerd does not. So containerd makes cgroups with names
+    // like `<slice>:cri-containerd:<id>` below containerd.service.
     (
         "colon",
         &[
@@ -65,7 +66,8 @@ const RECORDINGS: &[(&str, &[&str])] = &[
             "web-0/nginx uses 2000000 of 4000000",
         ],
     ),
-    // The same on version 1, where hierarchies that systemd does not use have this path below the root.
+    // The same cgroup names with version 1. In hierarchies that systemd does not use, a cgroup with such a
+    // name is directly below the root.
     (
         "colon-version-1",
         &[
@@ -75,7 +77,7 @@ const RECORDINGS: &[(&str, &[&str])] = &[
             "web-0/nginx uses 2000000 of 4000000",
         ],
     ),
-    // By the 0:: line, every container is in `/docker`.
+    // In the cgroup file of every container, the path of version 2 (the 0:: line) is `/docker`.
     (
         "openrc",
         &[
@@ -85,10 +87,11 @@ const RECORDINGS: &[(&str, &[&str])] = &[
             "/redis uses 3000000 of none",
         ],
     ),
-    // With cgroup_disable=memory, the ids are in the lines of other controllers.
+    // With cgroup_disable=memory, only the lines of other controllers have the ids.
     ("memory-off-by-pid", MEMORY_OFF),
     ("memory-off-by-id", MEMORY_OFF),
-    // The memory line has no id. Memory that two containers share is in the account of neither.
+    // The line of the memory controller has no id. redis and sidecar are in the same memory cgroup, so
+    // neither of them has an account.
     (
         "ecs",
         &[
@@ -100,30 +103,30 @@ const RECORDINGS: &[(&str, &[&str])] = &[
             "/sidecar sidecar 4000",
         ],
     ),
-    // A process that was started in the container is in a memory cgroup below the container's own, and has a
-    // lower pid than init.
+    // A process that was started in the container later is in a memory cgroup below the container's own. The
+    // pid of this process is lower than the pid of init.
     ("ecs-exec-by-pid", ECS_EXEC),
     ("ecs-exec-by-id", ECS_EXEC),
-    // A workload names one of its own cgroups after another container.
+    // A workload gives one of its own cgroups the id of another container.
     ("nested-by-pid", NESTED),
     ("nested-by-id", NESTED),
     ("nested-version-1", NESTED),
-    // The runtime has placed one container below another.
+    // The runtime has made the cgroup of one container below the cgroup of another container.
     ("docker-in-docker-by-pid", DOCKER_IN_DOCKER),
     ("docker-in-docker-by-id", DOCKER_IN_DOCKER),
-    // A node inside a container, seen from inside a cgroup namespace.
+    // A node that runs inside a container, seen from inside a cgroup namespace.
     ("kind", KIND),
-    // Containers of two pods and containerd are in one cgroup without an id.
+    // Containers of two pods, and containerd itself, are in one cgroup that has no id.
     ("shared", &[]),
 ];
 
-/// Recordings with a listed init pid that is not the container's: the cgroup of that process lacks the
-/// container's id, and those of other processes have it.
+/// In these recordings, the runtime lists an init pid that belongs to another process. The cgroup of that
+/// process does not have the container's id, but cgroups of other processes do.
 const FOREIGN_INITS: &[(&str, &[&str])] = &[
-    // The runtime in a kind node is listed from outside, and its pids are of the node's PID namespace. On the
-    // host, 101 is sshd, 102 is the kubelet of that node, and 103 does not exist.
+    // The containers of a kind node are listed from the host. The listed pids are those inside the kind node.
+    // On the host, pid 101 is sshd, pid 102 is the kubelet of that node, and pid 103 does not exist.
     ("kind-from-outside", KIND),
-    // The pid of a container's init process now belongs to sshd.
+    // The init process has ended, and sshd now has its pid.
     (
         "stale-init",
         &[
@@ -135,9 +138,9 @@ const FOREIGN_INITS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Recordings of sandboxes. gVisor's process and its gofer are in the pod's cgroup, and both containers have
-/// its pid. Kata's processes are in a cgroup of the sandbox. What several containers of a pod share counts
-/// for the pod.
+/// Recordings of sandboxes. With gVisor, the sandbox process and its gofer are in the pod's cgroup, and both
+/// containers are listed with the pid of the sandbox. With Kata, the processes are in a cgroup of the
+/// sandbox. Memory that several containers of a pod share counts for the pod.
 const SANDBOXES: &[(&str, &[&str])] = &[
     (
         "gvisor",
@@ -159,11 +162,11 @@ const SANDBOXES: &[(&str, &[&str])] = &[
             "web-0/ virtiofsd 300",
         ],
     ),
-    // The cgroup has the id of one of the containers.
+    // The cgroup has the id of one of the two containers.
     ("shared-pid", &["web-0/ exe 50000", "web-0/ uses 60000000 of 80000000"]),
 ];
 
-/// Returns what an exposition shows, in the form of [`RECORDINGS`].
+/// Returns the processes and accounts in an exposition, in the form of [`RECORDINGS`].
 fn shown(exposition: &str) -> Vec<String> {
     let label = |line: &str, name: &str| {
         let (_, rest) = line.split_once(&format!(",{name}=\"")).unwrap_or_default();
@@ -248,13 +251,13 @@ fn cgroup_shared_by_different_pods_is_logged_once() {
     assert_eq!(n_lines.count(), 1, "{}", describe(&command, &output));
 }
 
-/// A container id that begins with these digits.
+/// Returns a container id of 64 characters that begins with these digits.
 fn id(digits: &str, rest: char) -> String {
     digits.to_owned() + &rest.to_string().repeat(64 - digits.len())
 }
 
-/// Returns the name of the kubelet's link for a container with this name and id, cut at 255 bytes after this
-/// many digits.
+/// Returns the name of the kubelet's link for a container. The name has 255 bytes, the most that a file name
+/// may have, so only `n_digits` digits of the id fit.
 fn cut_link(container: &str, id: &str, n_digits: usize) -> String {
     let names = format!("_shop_{container}-");
     let pod = "p".repeat(255 - names.len() - n_digits - ".log".len());
@@ -266,9 +269,10 @@ fn cut_link_names_are_matched_by_their_remaining_digits() {
     let node = Directory::new();
     let ids: Vec<String> =
         ["aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"].map(|digits| id(digits, '0')).into();
-    // The ids of the last two containers begin with the same digits, so neither is matched.
+    // The ids of the last two containers begin with the same digits, so the cut link matches neither.
     let twin = id("cccccccccccc", '1');
-    // The first container names one of its cgroups so that the second link's digits match it as well.
+    // The first container has given one of its cgroups a name that looks like an id. The digits of the second
+    // link match this name, too.
     let fake = format!("/pod1/{}/{}", ids[0], id("bbbbbbbbbbbb", '9'));
     let paths = [
         format!("/pod1/{}", ids[0]),

@@ -1,4 +1,5 @@
-//! Attribution by each line of a cgroup file, with the hierarchies that runtimes and distributions create.
+//! Tests attribution by each line of a cgroup file, in the hierarchies that runtimes and distributions
+//! create.
 
 use std::sync::Arc;
 
@@ -19,8 +20,9 @@ fn cgroups_of(file: &str) -> Cgroups {
     cgroups
 }
 
-/// Each row has the file of a process, the file of init if its pid is known, the expected container, and the
-/// expected path of the account. The listed containers are a and b.
+/// The runtime lists two containers, a and b. Each row has the cgroup file of a process, the expected
+/// container, and the expected path of the account. If the pid of init is known, the row also has init's
+/// cgroup file.
 #[test]
 fn every_line_of_a_cgroup_file_is_used() {
     const SERVICE: &str = "0::/system.slice/containerd.service\n";

@@ -1,9 +1,9 @@
-//! The command line of the built program.
+//! Tests the command line of the built program.
 
 use crate::support::{Directory, describe, exporter, once, stdout_of};
 
-/// Runs the program, which must fail with this exit code and print one line on standard error only. Returns
-/// the line.
+/// Runs the program, and returns the line that it prints on standard error. The program must fail with this
+/// exit code and print nothing else.
 #[track_caller]
 fn error_of(args: &[&str], code: i32) -> String {
     let mut command = exporter(args);
@@ -46,7 +46,7 @@ fn usage_errors_exit_with_2() {
     }
 }
 
-/// Neither a right nor an option of the exporter is needed.
+/// `--print` needs no rights and no other option.
 #[test]
 fn print_writes_the_file_and_exits_with_0() {
     let manifest = include_str!("../src/kubernetes/daemonset.yaml");
@@ -114,12 +114,12 @@ fn startup_failures_exit_with_1() {
     assert_eq!(error, format!("cannot read {path:?}: {expected}"));
 }
 
-/// With `--addr`, the default port is not used, so `make test` passes while `make run` is running.
+/// If `--addr` is given, the default port is not used. So `make test` passes while `make run` is running.
 #[test]
 fn listener_on_the_default_port_does_not_hide_the_cause() {
     let listener = std::net::TcpListener::bind("127.0.0.1:8080");
     if let Err(error) = &listener {
-        // Another program may listen there already, such as `make run`.
+        // Another program, such as `make run`, may already listen there.
         assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
     }
     let recording = Directory::new();
@@ -136,7 +136,7 @@ fn address_in_use_exits_with_1() {
     recording.one_container();
     recording.process(1, "x", "");
     let error = error_of(&["--fixture", recording.path().to_str().unwrap(), "--addr", &addr], 1);
-    // The first text is glibc's, the second musl's.
+    // glibc has the first text, musl the second.
     let causes = ["address already in use", "address in use"];
     assert!(causes.iter().any(|cause| error == format!("cannot listen on {addr:?}: {cause}")), "{error}");
 }
@@ -154,7 +154,8 @@ fn help_and_version_are_printed() {
     );
 }
 
-/// Missing cgroups are logged once; a recording may be without them.
+/// The log says once that cgroups are missing, and only if `--cgroup-path` is given: a recording need not
+/// have cgroups.
 #[test]
 fn missing_cgroups_are_logged_once() {
     let recording = Directory::new();
@@ -210,7 +211,7 @@ fn once_filtered(recording: &std::path::Path, filter: &str) -> String {
     String::from_utf8(stdout_of(&args)).unwrap()
 }
 
-/// Recording a recording gives the same recording.
+/// A recording that is made from a recording is identical to it.
 #[test]
 fn recording_of_a_recording_is_identical() {
     let first = Directory::new();
@@ -239,7 +240,7 @@ fn recording_of_a_recording_is_identical() {
     );
 }
 
-/// If there is nothing to record, one line says why, and nothing is created.
+/// If there is nothing to record, the program prints one line that says why, and creates nothing.
 #[test]
 fn empty_selection_records_nothing() {
     let directory = Directory::new();
@@ -273,7 +274,7 @@ fn empty_selection_records_nothing() {
     assert!(!to.exists());
 }
 
-/// On a node without containers, the log does not blame the filter.
+/// On a node without containers, the log does not say that the filter is the cause.
 #[test]
 fn node_without_containers_is_logged() {
     let empty = Directory::new();
@@ -286,7 +287,8 @@ fn node_without_containers_is_logged() {
     assert!(output.status.success());
 }
 
-/// The selection of the filters is logged once, as a warning only if nothing is selected.
+/// After the first scrape, one log line says what the filters select. The line is a warning only if they
+/// select nothing.
 #[test]
 fn selection_is_logged_after_the_first_scrape() {
     let node = "fixtures/node";
@@ -306,7 +308,7 @@ fn selection_is_logged_after_the_first_scrape() {
         let output = command.output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stderr), expected, "{}", describe(&command, &output));
     }
-    // Debug lines say why a process is not exported.
+    // With debug logging, a line for each process that is not exported says why.
     let mut command =
         exporter(&["--once", "--fixture", node, "--filter", "shop/*/nginx/*", "--log-level", "debug"]);
     let output = command.output().unwrap();

@@ -1,11 +1,11 @@
-//! The options that reduce the number of series: whatever they omit or combine, the sums stay true.
+//! Tests the options that reduce the number of series. Whatever they omit or combine, the sums stay the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::support::{Directory, assert_golden, fixture, once};
 
-/// The options, and the name of the golden file of `fixtures/node` under them.
+/// Each row has the name of a golden file, and the options that make it from `fixtures/node`.
 const CONTROLS: [(&str, &[&str]); 10] = [
     ("plain", &[]),
     ("fields", &["--fields", "rss,pss,private_dirty"]),
@@ -19,7 +19,7 @@ const CONTROLS: [(&str, &[&str]); 10] = [
     ("all", &["--pid", "--omit-zero", "--max-samples", "500", "--fields", "rss,swap,mmu_page_size"]),
 ];
 
-/// Long-term stores refuse samples with longer labels.
+/// Some long-term stores reject a sample if one of its labels is longer than 1 KiB.
 #[test]
 fn paths_are_cut_at_1_kib_by_default() {
     let recording = Directory::new();
@@ -44,7 +44,7 @@ fn paths_are_cut_at_1_kib_by_default() {
 
 type Series = BTreeMap<String, String>;
 
-/// A sample of a family that these options change: family, labels, value.
+/// Returns the samples of the smaps metrics: family, labels, value.
 fn samples(text: &str) -> Vec<(String, Series, u64)> {
     let lines = text.lines().filter(|line| line.starts_with("process_smaps_"));
     lines
@@ -70,8 +70,8 @@ fn samples(text: &str) -> Vec<(String, Series, u64)> {
         .collect()
 }
 
-/// Returns the sum of every family over the labels that these options change: path, kind and pid. Of page
-/// sizes, the largest counts.
+/// Returns the sum of each family over the labels that these options change: path, kind and pid. For page
+/// sizes, it returns the largest value instead.
 fn sums(text: &str) -> BTreeMap<(String, Series), u64> {
     let mut sums = BTreeMap::new();
     for (family, mut labels, value) in samples(text) {
@@ -85,8 +85,8 @@ fn sums(text: &str) -> BTreeMap<(String, Series), u64> {
     sums
 }
 
-/// Asserts that each sum under these options equals the sum without them, and that no exported family lacks a
-/// sum, except for omitted zeros.
+/// Asserts that each sum is the same with and without these options. All sums of the selected families must
+/// be there, except omitted zeros.
 fn assert_sums(recording: &Path, args: &[&str]) {
     let unlimited: &[&str] = if args.contains(&"--max-samples") { &[] } else { &["--max-samples", "0"] };
     let args = [unlimited, args].concat();
@@ -128,8 +128,8 @@ fn options_keep_the_sums_of_the_recorded_node() {
     }
 }
 
-/// Returns a node of many small series of equal size, where ties are common, with one path that has the name
-/// of the fold.
+/// Returns a node with many small series of equal size, so that ties are common. One path is named `[other]`,
+/// like the series into which paths are folded.
 fn generated_node() -> Directory {
     let node = Directory::new();
     node.one_container();
@@ -164,14 +164,15 @@ fn options_keep_the_sums_of_a_generated_node() {
         assert_sums(node.path(), args);
     }
     for limit in [61, 70, 100, 163, 164, 165, 500, 999, 1300, 100_000] {
-        // Even with everything folded, 12 commands need 5 samples each and one for their processes.
+        // Even if everything is folded, each of 12 commands has 5 samples, and one more for the number of its
+        // processes.
         if limit >= 12 * 6 {
             assert_sums(node.path(), &["--max-samples", &limit.to_string()]);
         }
     }
 }
 
-/// The largest paths keep their names: no path is shown while a larger one is folded.
+/// Only the smallest paths are folded, so the largest keep their names.
 #[test]
 fn smallest_paths_fold_first() {
     let node = generated_node();
@@ -185,7 +186,7 @@ fn smallest_paths_fold_first() {
     let kept: Vec<u64> = folded.iter().filter(|(labels, _)| !is_other(labels)).map(|(_, rss)| *rss).collect();
     let lost = plain.iter().filter(|(labels, _)| !is_other(labels) && !folded.contains_key(*labels));
     let largest_lost = lost.map(|(_, rss)| *rss).max().unwrap();
-    // A path that is alone in its fold keeps its name, however small it is.
+    // If only one path of a command would be folded, it keeps its name, however small it is.
     let n_smaller = kept.iter().filter(|rss| **rss < largest_lost).count();
     assert!(
         n_smaller <= 12 && kept.len() > 20,
@@ -203,16 +204,16 @@ fn same_input_gives_same_bytes() {
     }
 }
 
-/// The kernel's own sum over a live process equals the sum over its mappings; `pss` except for rounding in
-/// each mapping.
+/// For a live process, the kernel's own sum equals the sum over its mappings. Only `pss` and `locked` may
+/// differ, because the kernel rounds them in each mapping.
 #[test]
 #[cfg(target_os = "linux")]
 fn rollup_equals_the_sum_over_smaps() {
     let recording = Directory::new();
     let name = format!("roll-{}", std::process::id());
     let program = recording.path().join(&name);
-    // A copy of the program could not be executed while a child that another test has just forked holds it
-    // open for writing.
+    // The program is a symbolic link, because a copy could fail to start. If another test forks while the
+    // copy is written, the forked child holds the copy open for writing.
     std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
     let child = Running(
         std::process::Command::new(&program).arg("1000").stdout(std::process::Stdio::null()).spawn().unwrap(),
@@ -244,8 +245,8 @@ fn rollup_equals_the_sum_over_smaps() {
         let samples = samples(&text).into_iter().map(|(family, _, value)| (family, value));
         samples.filter(|(family, _)| family != "process_smaps_size_bytes").collect::<BTreeMap<_, _>>()
     };
-    // Other processes that begin or end change what this one shares with them, so the comparison is repeated
-    // until nothing happened in between.
+    // Other processes share memory with this one, so its values change when they start or end. The comparison
+    // is repeated until no process started or ended in between.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
         let (smaps, rollup) = (scrape(&format!("size,{fields}")), scrape(&fields));
@@ -264,7 +265,7 @@ fn rollup_equals_the_sum_over_smaps() {
     }
 }
 
-/// A program that is ended with the test, whether it passes or fails.
+/// A program that ends with the test, whether the test passes or fails.
 struct Running(std::process::Child);
 
 impl Drop for Running {
@@ -274,7 +275,7 @@ impl Drop for Running {
     }
 }
 
-/// Kinds do not fold: all samples are exported, and the log says so once, not in every scrape.
+/// Kinds are not folded: all samples are exported. The log says so only once, not in every scrape.
 #[test]
 fn samples_over_the_limit_are_logged_once() {
     use std::io::{BufRead, BufReader, Read};
@@ -307,7 +308,7 @@ fn samples_over_the_limit_are_logged_once() {
         std::io::Write::write_all(&mut client, b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
         client.read_to_string(&mut text).unwrap();
         if text.split(' ').nth(1) == Some("503") {
-            continue; // nothing is published yet
+            continue; // no scrape has ended yet
         }
         let value = |name: &str| {
             let line = text.lines().find(|line| line.starts_with(name)).unwrap();

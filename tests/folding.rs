@@ -1,4 +1,4 @@
-//! How `--max-samples` folds: what fits is never folded, and the limit is used up.
+//! Tests how `--max-samples` folds: what fits is never folded, and little of the limit stays unused.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,8 +15,8 @@ use smaps_container_exporter::totals::view::View;
 
 use crate::support::{Directory, Numbers, once};
 
-/// Records containers that have commands with this many paths each. Returns the number of samples, and of
-/// commands under their own names.
+/// Scrapes a recording of these containers. Each number is a command with this many paths. Returns the number
+/// of samples, and the number of commands that keep their own names.
 fn shown(containers: &[Vec<usize>], max_samples: usize) -> (usize, usize) {
     let recording = Directory::new();
     let mut listed = String::from("id\tinit_pid\tnamespace\tpod\tcontainer\n");
@@ -46,19 +46,20 @@ fn shown(containers: &[Vec<usize>], max_samples: usize) -> (usize, usize) {
     (samples().count(), commands.filter(|line| !line.contains("comm=\"[other]\"")).count())
 }
 
-/// 101 commands. Here a series has 7 samples, and a command one more.
+/// In the first case, there are 101 commands with one path each. A path has 7 samples, and a command has one
+/// more.
 #[test]
 fn fitting_commands_are_not_folded() {
     for (containers, max_samples, min_samples, n_commands) in [
         (vec![vec![1; 101]], 808, 808, 101),
-        // With one sample less, two commands are folded.
+        // If one sample less is allowed, two commands are folded.
         (vec![vec![1; 101]], 807, 800, 99),
-        // 30 paths take 211 samples, which is within the fair share. The rest is for commands with one path
-        // each.
+        // The container with 30 paths needs 211 samples. This is within its fair share. The other container
+        // gets the rest, for its commands with one path each.
         (vec![vec![1; 100], vec![30]], 808, 803, 74),
         (vec![vec![2; 50], vec![1; 50], vec![30]], 820, 819, 75),
         (vec![vec![3; 100], vec![1]], 808, 808, 101),
-        // All commands fit, and one path.
+        // There is room for all commands, and for one more path.
         (vec![[vec![1; 100], vec![30]].concat()], 820, 815, 101),
     ] {
         let (n_samples, n_shown) = shown(&containers, max_samples);
@@ -109,7 +110,7 @@ fn view(snapshot: &Snapshot, shape: Shape) -> View {
     view
 }
 
-/// What is shown of one container: the sums of its fields and mappings, its processes, and the numbers of
+/// What a view shows of one container: the sums of its fields, mappings and processes, and the numbers of
 /// samples, commands and series.
 #[derive(Debug, Default, PartialEq)]
 struct Shown {
@@ -144,7 +145,8 @@ fn by_container(view: &View, snapshot: &Snapshot) -> BTreeMap<String, Shown> {
     containers
 }
 
-/// Whatever series stand for, and however low the limit is, the sums of each container are the same.
+/// The sums of a container are the same in all views, whatever a series stands for and however low the limit
+/// is.
 #[test]
 fn sums_of_all_views_agree() {
     for seed in 1..=200 {
@@ -195,7 +197,8 @@ fn random_tables_use_up_the_limit() {
         assert_eq!(n_samples, after.values().map(|shown| shown.n_samples).sum(), "{case}");
         assert!(before.keys().eq(after.keys()), "{case}");
         let fields = shape.fields.count_ones() as usize;
-        // The fewest samples of a container, and the most that showing one more command or path can take.
+        // `least` is the smallest number of samples that a container can have. `step` is the largest number
+        // that one more command or path can add.
         let (least, step) = match group_by {
             GroupBy::Kind => (6 * (fields + 1) + 1, 7 * (fields + 1) + 2),
             _ => (fields + 2, 2 * fields + 4),

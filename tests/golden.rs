@@ -1,4 +1,4 @@
-//! Expositions of the fixtures, compared with golden files.
+//! Compares expositions of the fixtures with golden files.
 
 use std::fs;
 
@@ -14,9 +14,9 @@ fn smaps_of_other_kernels_equal_golden_files() {
     }
 }
 
-/// The accounts of containers, from recordings written by hand in the format that kernels print: version 2 as
-/// seen from inside a cgroup namespace, with one container that has every file and one on an older kernel;
-/// and version 1.
+/// Tests the accounts of containers. The recordings were written by hand in the format of kernels. The
+/// recording of version 2 is seen from inside a cgroup namespace. One of its containers has every file, and
+/// another one has the files of an older kernel. The other recording is of version 1.
 #[test]
 fn accounts_of_both_cgroup_versions_equal_golden_files() {
     for version in ["v1", "v2"] {
@@ -39,7 +39,7 @@ fn accounts_of_both_cgroup_versions_equal_golden_files() {
     }
 }
 
-/// Every golden file has a fixture, so a renamed fixture leaves no file behind.
+/// Every golden file has a fixture. So a renamed fixture cannot leave its golden file behind.
 #[test]
 fn every_golden_file_has_a_fixture() {
     let names: Vec<String> = smaps_fixtures().into_iter().map(|(name, _)| name).collect();

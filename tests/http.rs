@@ -1,4 +1,4 @@
-//! The server as clients see it, over real connections.
+//! Tests the server over real connections, as clients see it.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,21 +14,21 @@ use smaps_container_exporter::http::views::Views;
 
 const GET: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// Longer than any test takes, and short enough to wait for.
+/// A failing test ends after this time. A passing test takes much less time.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 fn serve() -> (Publisher, SocketAddr) {
     serve_for(Vec::new())
 }
 
-/// Starts a server that clients on this machine may call by these host names.
+/// Starts a server. Clients on this machine may address it by these host names.
 fn serve_for(hosts: Vec<String>) -> (Publisher, SocketAddr) {
     let (publisher, addr, _) = serve_on_demand(DEADLINE, hosts);
     (publisher, addr)
 }
 
-/// Starts a server with a demand that counts one scrape, which stays fresh for `interval`; the caller
-/// publishes its result.
+/// Starts a server after one scrape, whose result stays fresh for `interval`. The caller still has to publish
+/// the exposition of that scrape.
 fn serve_on_demand(interval: Duration, hosts: Vec<String>) -> (Publisher, SocketAddr, Arc<Demand>) {
     let (publisher, published) = publisher();
     let server = Server::bind("127.0.0.1:0").unwrap();
@@ -42,7 +42,7 @@ fn serve_on_demand(interval: Duration, hosts: Vec<String>) -> (Publisher, Socket
     (publisher, addr, demand)
 }
 
-/// Starts a server with a stale exposition.
+/// Starts a server whose exposition is stale.
 fn serve_old() -> (Publisher, SocketAddr, Arc<Demand>) {
     let (mut publisher, addr, demand) = serve_on_demand(Duration::from_millis(1), Vec::new());
     publish(&mut publisher, b"old 1\n");
@@ -50,7 +50,7 @@ fn serve_old() -> (Publisher, SocketAddr, Arc<Demand>) {
     (publisher, addr, demand)
 }
 
-/// Runs the scrape that requests wait for.
+/// Runs the scrape that the requests wait for.
 fn scrape(publisher: &mut Publisher, demand: &Demand, text: &[u8]) {
     demand.begin(Instant::now());
     publish(publisher, text);
@@ -106,14 +106,14 @@ fn requests_for_stale_data_share_the_next_scrape() {
     }
 }
 
-/// Requests of clients that have disconnected do not count either. A probe is answered, and a request beyond
-/// the 64 that may wait gets the last exposition.
+/// A waiting request does not count as a connection, even if its client has disconnected. Probes are still
+/// answered. At most 64 requests may wait, and a further one gets the last exposition.
 #[test]
 fn waiting_requests_do_not_count_as_connections() {
     let (mut publisher, addr, demand) = serve_old();
     let mut clients: Vec<_> = (0..40).map(|_| send(addr, GET)).collect();
     (0..24).for_each(|_| drop(send(addr, GET)));
-    // Connections are accepted in the order in which they arrive.
+    // The server accepts connections in the order in which they arrive, so this is the 65th request.
     let mut late = send(addr, GET);
     assert_eq!(receive(&mut late).1, b"old 1\n");
     for _ in 0..100 {
@@ -126,7 +126,8 @@ fn waiting_requests_do_not_count_as_connections() {
     }
 }
 
-/// Prometheus sends its timeout; shortly before it, the last exposition is sent.
+/// Prometheus sends its timeout with each request. If the scrape has not ended shortly before the timeout,
+/// the server sends the last exposition.
 #[test]
 fn request_waits_until_shortly_before_its_timeout() {
     let (_publisher, addr, _) = serve_old();
@@ -138,7 +139,8 @@ fn request_waits_until_shortly_before_its_timeout() {
     assert!(receive(&mut client).0.starts_with("HTTP/1.1 200 "), "the connection is as before");
 }
 
-/// The advice in a refusal is correct: the command line accepts the option, and the option helps.
+/// If a request is refused because of its host name, the advice in the response is right: the command line
+/// accepts the option, and the option helps.
 #[test]
 fn host_in_the_advice_is_allowed() {
     for host in ["evil.example", "Evil.example:8080", "evil.example.:80", "evil.example:80:80", "[::1", "a b"]
@@ -147,7 +149,7 @@ fn host_in_the_advice_is_allowed() {
         let ask = |addr| receive(&mut send(addr, request.as_bytes()));
         let (head, text) = ask(serve().1);
         if head.starts_with("HTTP/1.1 400 ") {
-            continue; // there is no Host at all
+            continue; // the server has found no Host in this request
         }
         assert!(head.starts_with("HTTP/1.1 421 "), "{host}: {head}");
         let text = String::from_utf8(text).unwrap();
@@ -191,7 +193,8 @@ fn one_connection_serves_many_requests() {
     }
 }
 
-/// An age is the one at the time of the response, both plain and gzipped, and the rest is what was published.
+/// The age in a response is the age at the time of the response, both in plain text and in gzip. All other
+/// text is as published.
 #[test]
 fn age_is_rendered_when_it_is_served() {
     let (mut publisher, addr) = serve();
@@ -223,7 +226,7 @@ fn requests_sent_together_are_answered_in_order() {
     publish(&mut publisher, b"x 1\n");
     let requests = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\nGET /nowhere HTTP/1.1\r\nHost: \
                      localhost\r\n\r\nGET /readyz HTTP/1.0\r\n\r\n";
-    // The result does not depend on how the requests are cut into packets.
+    // Wherever the requests are split into two packets, the result is the same.
     for i in 0..requests.len() {
         let mut client = send(addr, &requests[..i]);
         client.set_nodelay(true).unwrap();
@@ -270,8 +273,8 @@ fn stalled_clients_do_not_block_others() {
         let mut client = send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert!(receive(&mut client).1 == text);
     }
-    // One outdated exposition may be held, but not a second one: new clients that stop reading end the old
-    // ones.
+    // Clients that have stopped reading may hold one outdated exposition, but not two. When newer clients
+    // hold a second one, the server closes the connections of the older clients.
     let mut newer = send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     newer.read_exact(&mut [0]).unwrap();
     publish(&mut publisher, &text);

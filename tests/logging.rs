@@ -1,4 +1,4 @@
-//! A log that is not read delays nothing.
+//! Tests that the exporter runs on if nothing reads its log.
 
 use std::io::Read as _;
 use std::time::{Duration, Instant};
@@ -7,10 +7,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{Directory, Serving, exporter};
 
-/// With 4 KiB each, this is more than a pipe (64 KiB) and the queue (1 MiB) hold.
+/// This number of lines of 4 KiB fits neither into a pipe (64 KiB) nor into the queue of log lines (1 MiB).
 const MORE_THAN_FIT: u32 = 400;
 
-/// A recording in which the first scrape logs `n_lines` debug lines of 4 KiB.
+/// Returns a recording. Its first scrape logs `n_lines` debug lines of 4 KiB.
 fn talkative(n_lines: u32) -> Directory {
     let recording = Directory::new();
     recording.one_container();
@@ -49,7 +49,7 @@ fn unread_log_does_not_stop_scrapes() {
     assert!(exporter.get("/healthz").starts_with("HTTP/1.1 200 "));
     let n_dropped = number(&exporter, "smaps_exporter_log_lines_dropped_total");
     assert!(n_dropped >= 100, "{n_dropped}");
-    // Once it is read, the log states how many lines were dropped, and continues.
+    // Once the test reads the log, there is a line with the number of dropped lines. Further lines follow it.
     let report = loop {
         let line = exporter.line();
         assert!(!line.is_empty());
@@ -61,8 +61,8 @@ fn unread_log_does_not_stop_scrapes() {
     assert!(report.starts_with("[WARN ] ") && n_reported >= n_dropped, "{report}");
 }
 
-/// At the end, queued lines are written for at most half a second. Then the program ends even if nothing is
-/// read.
+/// At its end, the program writes queued lines for at most half a second. It then exits, even if nothing
+/// reads them.
 #[test]
 fn unread_log_does_not_stop_the_shutdown() {
     let recording = talkative(MORE_THAN_FIT);
@@ -80,7 +80,7 @@ fn unread_log_does_not_stop_the_shutdown() {
     assert_eq!(status.code(), Some(0));
 }
 
-/// A log that is read has every line, to the last one.
+/// A reader of the log gets every line, including the last.
 #[test]
 fn log_that_is_read_is_complete() {
     let recording = talkative(100);

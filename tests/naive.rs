@@ -1,14 +1,14 @@
-//! A simple reader of smaps that the scanner is compared with; the fuzz targets use it, too.
+//! A simple reader of smaps. Tests and fuzz targets compare the scanner with it.
 
 use std::cmp::Ordering;
 
 use smaps_container_exporter::smaps::fields::{FIELDS, Values};
 use smaps_container_exporter::smaps::scanner::{Next, Scanner};
 
-/// The path and the values of each mapping, and how the next mapping relates to it.
+/// The path and the values of each mapping, and the relation of the next mapping to it.
 pub type Mappings = Vec<(Vec<u8>, Values, Next)>;
 
-/// Follows the rules in scanner.rs in the simplest way: lines, then words.
+/// Follows the rules in scanner.rs in the simplest way: splits the text into lines, and lines into words.
 pub fn mappings(text: &[u8]) -> Mappings {
     let mut mappings = Mappings::new();
     let mut before: Option<[Vec<u8>; 2]> = None;
@@ -47,7 +47,7 @@ fn naive_header(line: &[u8]) -> Option<Vec<u8>> {
     if dash > space || !is_address(&line[..dash]) || !is_address(&line[dash + 1..space]) {
         return None;
     }
-    // The rest consists of four words and the spaces after each.
+    // The path comes after four words, each of which ends with a space.
     let mut rest = &line[space + 1..];
     for _ in 0..4 {
         let end = rest.iter().position(|&b| b == b' ').unwrap_or(rest.len());
@@ -56,7 +56,7 @@ fn naive_header(line: &[u8]) -> Option<Vec<u8>> {
     Some(rest[rest.iter().take_while(|&&b| b == b' ').count()..].to_vec())
 }
 
-/// Returns the digits of both addresses in a header line.
+/// Returns the digits of the two addresses in a header line.
 fn range(line: &[u8]) -> [Vec<u8>; 2] {
     let mut addresses = line.split(|&b| b == b'-' || b == b' ').map(<[u8]>::to_vec);
     [addresses.next().unwrap(), addresses.next().unwrap()]
@@ -73,7 +73,7 @@ fn naive_next([begin, end]: &[Vec<u8>; 2], next: &[u8]) -> Next {
     }
 }
 
-/// Returns the mappings as a scanner finds them. The scanner must advance at every step.
+/// Returns the mappings that a scanner finds. Fails if the scanner does not advance.
 pub fn scanned(scanner: &mut Scanner, text: &[u8]) -> Mappings {
     let mut mappings = Mappings::new();
     let mut at = 0;

@@ -1,4 +1,4 @@
-//! What happens to processes from scrape to scrape, over a recording that changes.
+//! Tests what happens to processes from scrape to scrape, on a recording that changes.
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,8 +14,9 @@ use crate::support::{Directory, Serving, describe, exporter};
 const SMAPS: &str =
     "1000-2000 r--p 00000000 00:01 1 /lib/x\nSize:                  4 kB\nRss:                   4 kB\n";
 
-/// Returns a scraper without a budget, unless the test is about one. Scrapes follow each other immediately
-/// here, so with a budget, which is a share of the time between them, each would read different processes.
+/// Returns a scraper, without a CPU budget unless the test sets one. The budget is a share of the time
+/// between scrapes. Here scrapes follow each other immediately, so with a budget each scrape would read only
+/// some processes.
 fn scraper(recording: &Directory, more: &[&str]) -> Scraper {
     let args = ["--fixture", recording.path().to_str().unwrap(), "--fields", "rss"];
     let budget: &[&str] = if more.contains(&"--cpu-budget") { &[] } else { &["--cpu-budget", "0"] };
@@ -26,7 +27,7 @@ fn scraper(recording: &Directory, more: &[&str]) -> Scraper {
     }
 }
 
-/// Scrapes once. Returns each command and the number of its processes.
+/// Scrapes once. Returns each command with its number of processes.
 fn scrape(scraper: &mut Scraper) -> Vec<String> {
     let mut reader = scraper.reader();
     scraper.scrape(&mut reader).unwrap();
@@ -62,8 +63,9 @@ fn processes_are_added_and_removed() {
     assert_eq!(scrape(&mut scraper), ["init 1"]);
 }
 
-/// A zombie is recognized once, by `stat`, or by `status` where version 1 hides its cgroups. Its files are
-/// then not read again, so 20,000 zombies cost no more than their entries in the listing of proc.
+/// The first scrape recognizes a zombie by `stat`, or by `status` where version 1 hides the cgroups of
+/// zombies. Later scrapes do not read its files. So 20,000 zombies cost no more than their entries in the
+/// listing of /proc.
 #[test]
 fn zombie_is_not_read_again() {
     let recording = three();
@@ -91,21 +93,21 @@ fn zombie_is_not_read_again() {
         })
     };
     wait_until(|| shown() == [true, false, false, false]);
-    // The first thread of 8 has exited, and other threads run. 7 and 9 cannot come back.
+    // 7 and 9 are zombies for good. In process 8, only the first thread has exited, and other threads run.
     for pid in [7, 8, 9] {
         recording.write(&format!("proc/{pid}/cgroup"), "0::/kubepods/pod1/c1\n");
         recording.write(&format!("proc/{pid}/smaps"), SMAPS);
     }
     wait_until(|| shown()[1]);
     assert_eq!(shown(), [true, true, false, false]);
-    // Another process has the pid, and its directory another inode number.
+    // Another process gets pid 7, so its directory has another inode number.
     recording.process(70, "worker", SMAPS);
     fs::remove_dir_all(recording.path().join("proc/7")).unwrap();
     fs::rename(recording.path().join("proc/70"), recording.path().join("proc/7")).unwrap();
     wait_until(|| shown()[2]);
 }
 
-/// Waits until a condition holds, for at most 30 s.
+/// Waits until a condition is true, for at most 30 s.
 #[track_caller]
 fn wait_until(mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -129,12 +131,12 @@ fn values_are_kept_until_the_next_read_or_the_end_of_the_process() {
     assert_eq!(scrape(&mut scraper), ["init 1"], "without stat it may be another program");
 }
 
-/// A process that changes its name is shown under the new one once it is read. Until then it has no values,
-/// because without `stat` it may be another program. A process that changes its cgroup leaves its container
-/// immediately. Neither counts as an error.
+/// A process that changes its name is shown under the new name as soon as it is read. Until then it has no
+/// values: without `stat`, the exporter cannot exclude that it is another program. A process that changes its
+/// cgroup leaves its container immediately. Neither change counts as an error.
 #[test]
 fn changed_name_or_cgroup_is_no_read_error() {
-    // Without a limit on CPU time, and with no CPU time after the first scrape.
+    // The first case has no limit on CPU time. In the second case, the first scrape uses up the budget.
     for (budget, found) in [("0", &["init 1", "renamed 1"][..]), ("0.000000001", &["init 1"])] {
         let recording = three();
         let mut scraper = scraper(&recording, &["--filter", "*/*/*/*", "--cpu-budget", budget]);
@@ -157,13 +159,13 @@ fn changed_name_or_cgroup_is_no_read_error() {
     }
 }
 
-/// Returns the `stat` file of a process with code and stack at these addresses. The kernel prints 1 and 0 to
-/// hide them.
+/// Returns the `stat` file of a process with its code and its stack at these addresses. If the kernel hides
+/// the addresses, it prints 1 and 0.
 fn stat(pid: u32, [code, stack]: [u64; 2]) -> String {
     format!("{pid} (x) S 1 1 1 0 -1 4194304 0 0 0 0 1 1 0 0 20 0 1 0 {pid} 9 9 0 {code} 0 {stack}\n")
 }
 
-/// The first scrape uses up the budget, so later ones keep its values and read nothing.
+/// The first scrape uses up the budget, so later scrapes keep its values and read nothing.
 #[test]
 fn kept_values_are_dropped_after_an_exec() {
     const PROGRAM: [u64; 2] = [4_198_400, 140_000_000];
@@ -190,8 +192,8 @@ fn kept_values_are_dropped_after_an_exec() {
     }
 }
 
-/// A read with overlapping mappings fails, and the values of the previous read are kept. A mapping that is
-/// printed again counts once.
+/// If mappings overlap, the read fails, and the values of the previous read are kept. If the kernel prints a
+/// mapping again, the mapping counts once.
 #[test]
 fn torn_read_keeps_the_last_values() {
     let recording = three();
@@ -225,8 +227,8 @@ fn torn_read_keeps_the_last_values() {
     assert_eq!(mappings(&mut scraper), shown(3, 2), "whole");
 }
 
-/// Proc may still list the directory of a process that has ended. Its values are dropped even if no read of
-/// it was due.
+/// /proc may still list the directory of a process that has ended. The values of the process are dropped even
+/// if it was not due to be read.
 #[test]
 fn values_of_an_ended_process_with_a_directory_are_dropped() {
     let recording = three();
@@ -236,7 +238,7 @@ fn values_of_an_ended_process_with_a_directory_are_dropped() {
     assert_eq!(scrape(&mut scraper), ["init 1", "worker 1"]);
 }
 
-/// A pid has one name: proc prints no other, but a recording may contain anything.
+/// In /proc, a pid has only one name. A recording may contain further names, and these are ignored.
 #[test]
 fn second_name_of_a_pid_is_ignored() {
     let recording = three();
@@ -249,7 +251,7 @@ fn second_name_of_a_pid_is_ignored() {
     assert_eq!(scrape(&mut scraper(&recording, &["--filter", "*/*/*/*"])), ["init 1", "worker 2"]);
 }
 
-/// A recording from an untrusted person cannot block the exporter.
+/// A recording cannot block the exporter, even if an untrusted person has made it.
 #[test]
 fn pipes_and_devices_in_a_recording_are_not_read() {
     let recording = three();
@@ -274,7 +276,7 @@ fn pipes_and_devices_in_a_recording_are_not_read() {
     assert_eq!(output.status.code(), Some(1));
 }
 
-/// A recording may be replaced while the exporter runs: by renaming, or removed and created again.
+/// A recording may be replaced while the exporter runs: it is renamed, or removed and made again.
 #[test]
 fn replaced_recording_is_opened_again() {
     let recording = three();

@@ -1,5 +1,5 @@
-//! What the README and `src/kubernetes` tell users to apply works: the YAML parses, its parts fit together,
-//! and its arguments are valid.
+//! Tests what the README and `src/kubernetes` tell users to apply: the YAML parses, its parts fit together,
+//! and the arguments are valid.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ const MONITOR: &str = include_str!("../src/kubernetes/podmonitor.yaml");
 const RULES: &str = include_str!("../src/kubernetes/rules.yaml");
 const OPERATOR_RULES: &str = include_str!("../src/kubernetes/prometheusrule.yaml");
 
-/// Returns the documents of the manifests, and of every fenced YAML block of the README.
+/// Returns the YAML documents of the manifests, and of every fenced YAML block in the README.
 fn documents() -> Vec<Yaml> {
     let blocks = README.split("\n```yaml\n").skip(1);
     let blocks = blocks.map(|block| block.split_once("\n```").expect("the block ends").0);
@@ -28,7 +28,7 @@ fn documents() -> Vec<Yaml> {
     documents
 }
 
-/// Returns the manifest's document of this kind.
+/// Returns the document of this kind.
 fn document(kind: &str) -> Yaml {
     documents().into_iter().find(|document| document["kind"].as_str() == Some(kind)).expect(kind)
 }
@@ -72,7 +72,7 @@ fn every_args_list_is_valid() {
     }
 }
 
-/// Finds indented commands, including those of the Go exporter with single dashes.
+/// Checks all commands, including the one for the Go exporter with single dashes.
 #[test]
 fn every_command_line_is_valid() {
     let commands = README.lines().filter_map(|line| line.strip_prefix("    smaps-container-exporter "));
@@ -90,7 +90,7 @@ fn every_command_line_is_valid() {
     }
 }
 
-/// The manifest's parts match each other.
+/// The parts of the manifest fit together.
 #[test]
 fn parts_of_the_manifest_match() {
     let daemon_set = document("DaemonSet");
@@ -101,8 +101,8 @@ fn parts_of_the_manifest_match() {
     let image = container["image"].as_str().expect("an image");
     assert!(image.ends_with(concat!(":", env!("CARGO_PKG_VERSION"))), "{image}");
 
-    // Each path that the program opens is in a mount, the mount is read-only, and its volume is the same
-    // directory of the node.
+    // Each path that the program opens is in a mount. The mount is read-only, and its volume is the same
+    // directory on the node.
     let mounts = container["volumeMounts"].as_vec().expect("mounts");
     let mount_of = |path: &Path| {
         let is_below = |mount: &&Yaml| mount["mountPath"].as_str().is_some_and(|at| path.starts_with(at));
@@ -125,7 +125,7 @@ fn parts_of_the_manifest_match() {
     assert_eq!(socket["mountPropagation"].as_str(), Some("HostToContainer"));
     assert!(mounts.iter().all(|mount| mount["readOnly"].as_bool() == Some(true)));
 
-    // The probes, the monitor and the policy name the port on which the program listens.
+    // The probes, the monitor and the policy use the port on which the program listens.
     let port = &container["ports"][0];
     assert!(options.addr.ends_with(&format!(":{}", port["containerPort"].as_i64().expect("a number"))));
     for (probe, path) in [("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")] {
@@ -136,7 +136,8 @@ fn parts_of_the_manifest_match() {
     assert_eq!(monitor["spec"]["podMetricsEndpoints"][0]["port"], port["name"]);
     assert_eq!(policy["spec"]["ingress"][0]["ports"][0]["port"], port["name"]);
 
-    // All selectors match the pods of the DaemonSet, in the namespace that is created for them.
+    // All selectors match the pods of the DaemonSet. All documents are in the namespace that the manifest
+    // creates.
     let selected = &daemon_set["spec"]["selector"]["matchLabels"];
     let labels = &daemon_set["spec"]["template"]["metadata"]["labels"];
     assert_eq!(selected["app.kubernetes.io/name"], labels["app.kubernetes.io/name"]);
@@ -157,8 +158,8 @@ fn parts_of_the_manifest_match() {
     }
 }
 
-/// `--print manifest --image` replaces the only image. A scrape may have as many samples as the exporter
-/// serves.
+/// `--print manifest --image` replaces the image, so there must be only one. Prometheus must accept as many
+/// samples per scrape as the exporter serves.
 #[test]
 fn the_manifest_has_one_image_and_the_monitor_a_sufficient_limit() {
     assert_eq!(MANIFEST.matches("image:").count(), 1);
@@ -174,7 +175,7 @@ fn the_manifest_has_one_image_and_the_monitor_a_sufficient_limit() {
     );
 }
 
-/// The table of rights is the same text wherever it stands.
+/// The table of rights has the same text in all three documents.
 #[test]
 fn the_tables_of_rights_are_equal() {
     let table = |text: &'static str| {
@@ -187,7 +188,7 @@ fn the_tables_of_rights_are_equal() {
     assert_eq!(table(include_str!("../src/kubernetes/README.md")), rights);
 }
 
-/// The capabilities named in the text are those in the manifest, and nothing else is allowed.
+/// The manifest requests exactly the documented capabilities, and allows nothing else.
 #[test]
 fn manifest_requests_only_the_documented_capabilities() {
     let pod = &document("DaemonSet")["spec"]["template"]["spec"];

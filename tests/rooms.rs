@@ -1,17 +1,18 @@
-//! The rooms under src, their files, and which of them may import which.
+//! Tests the rooms, which are the folders of src: their files, and which room may import which.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Paths that read, write or talk to the system. `std::io` itself is judged by what is used of it.
+/// Paths with which code can read, write or talk to the system. `std::io` also has paths without I/O: see
+/// [`NO_IO`].
 const IO: [&str; 7] =
     ["std::env", "std::fs", "std::io", "std::net", "std::os", "std::process", "std::thread"];
-/// Paths below `std::io` that do not: they only write into a buffer.
+/// Paths of `std::io` that do no I/O, because they only write into a buffer.
 const NO_IO: [&str; 3] = ["std::io::Write", "std::io::self", "std::io"];
 
-/// A room, the rooms (or modules of a room) that it may not mention, and whether it is pure, that is, without
-/// I/O.
+/// Each row has a room, the rooms or modules that it must not mention, and whether it is pure. A pure room
+/// does no I/O.
 const ROOMS: [(&str, &[&str], bool); 13] = [
     ("smaps", PURE, true),
     ("totals", PURE, true),
@@ -28,8 +29,8 @@ const ROOMS: [(&str, &[&str], bool); 13] = [
     ("sandbox", &["cli", "http", "node", "scrape", "sources", "start"], false),
 ];
 const PURE: &[&str] = &["cli", "procfs", "cgroupfs", "node", "sources", "http", "sandbox", "scrape"];
-/// The rooms that render families need the tables of fields. The table of cgroup fields is pure, though its
-/// room reads files.
+/// The rooms that write expositions need the tables of fields. So they may import the table of cgroup fields,
+/// which does no I/O, although other files of its room read files.
 const TEXT: &[&str] = &[
     "cli",
     "procfs",
@@ -78,7 +79,7 @@ fn rooms_import_each_other_in_one_direction() {
     assert!(circle.is_empty(), "these rooms import each other in a circle: {circle:?}");
 }
 
-/// Unit tests are exempt: they may import any other file.
+/// Unit tests are an exception: they may import any other file.
 #[test]
 fn files_of_a_room_import_each_other_in_one_direction() {
     let mut files = Files::default();
@@ -109,8 +110,8 @@ fn files_have_at_most_400_lines() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// Removes everything that needs nothing of the rest, repeatedly. Returns what is left: circles, and what
-/// needs them.
+/// Returns the items that import each other in a circle, and the items that depend on a circle. All others
+/// are removed one by one: each time, one item that needs none of the remaining items.
 fn circle(mut needs: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
     let mut left: BTreeSet<String> = needs.keys().cloned().collect();
     while let Some(free) = left.iter().find(|each| needs[*each].is_disjoint(&left)).cloned() {
@@ -126,7 +127,8 @@ fn without_tests(text: &str) -> &str {
     text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text)
 }
 
-/// The files by module path: the paths that each mentions, and the names that its `use` declarations import.
+/// The files by module path. Each file has the paths that it mentions, and the names that its `use`
+/// declarations import, with the path that each name stands for.
 #[derive(Default)]
 struct Files(BTreeMap<String, (BTreeSet<String>, BTreeMap<String, String>)>);
 
@@ -135,7 +137,7 @@ impl Files {
         self.0.insert(module.join("::"), paths(module, text));
     }
 
-    /// Returns the other files that each file mentions.
+    /// Returns for each file the other files that it mentions.
     fn imports(&self) -> impl Iterator<Item = (&str, BTreeSet<String>)> {
         self.0.iter().map(|(file, (mentions, _))| {
             let mut needs: BTreeSet<String> = mentions.iter().filter_map(|path| self.file_of(path)).collect();
@@ -144,7 +146,8 @@ impl Files {
         })
     }
 
-    /// Returns the file that defines what a path names, which another file may export again.
+    /// Returns the file that defines what a path names. The path may lead through a file that only re-exports
+    /// it.
     fn file_of(&self, path: &str) -> Option<String> {
         let inside = path.strip_prefix("crate::")?;
         let ends = inside.match_indices("::").map(|(end, _)| end).chain([inside.len()]);
@@ -162,7 +165,7 @@ impl Files {
 
 fn is_fault(path: &str, forbidden: &[&str], is_pure: bool) -> bool {
     match path.strip_prefix("crate::") {
-        // A glob import could bring in anything.
+        // A glob import could import anything, so it is a fault.
         Some(inside) => first(inside) == "*" || forbidden.iter().any(|room| is_below(inside, room)),
         None => is_pure && !NO_IO.contains(&path) && IO.iter().any(|io| is_below(path, io)),
     }
@@ -176,9 +179,9 @@ fn first(path: &str) -> &str {
     path.split("::").next().unwrap_or(path)
 }
 
-/// Returns every Rust file under src and its module path; the crate's root is `lib`.
+/// Returns every Rust file under src, with its module path. For the root of the crate, this is `lib`.
 fn sources() -> Vec<(PathBuf, Vec<String>)> {
-    let src = Path::new("src"); // tests run in the package's root
+    let src = Path::new("src"); // tests run in the root directory of the package
     let mut sources = Vec::new();
     for file in files(src) {
         if file.extension().is_none_or(|extension| extension != "rs") {
@@ -206,14 +209,14 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     files_found
 }
 
-/// Returns the absolute paths that a module's text names, in `use` declarations or in full, including its
-/// tests.
+/// Returns the absolute paths that the text of a module names, in `use` declarations or in full. Unit tests
+/// in the text are included.
 fn mentions(module: &[String], text: &str) -> BTreeSet<String> {
     paths(module, text).0
 }
 
-/// Returns the same, and each name that a `use` declaration imports anywhere in the file, with what it stands
-/// for.
+/// Returns the same paths as [`mentions`]. Also returns each name that a `use` declaration imports anywhere
+/// in the file, with the path that the name stands for.
 fn paths(module: &[String], text: &str) -> (BTreeSet<String>, BTreeMap<String, String>) {
     let tokens = tokens(text);
     let children: BTreeSet<&str> = tokens
@@ -299,8 +302,8 @@ fn paths(module: &[String], text: &str) -> (BTreeSet<String>, BTreeMap<String, S
     (found, names)
 }
 
-/// Parses one tree of a `use` declaration from `at`. Adds its leaves and the name of each, and returns where
-/// the tree ends.
+/// Parses one tree of a `use` declaration, starting at `at`. Adds its leaves, with the name that each
+/// imports, and returns where the tree ends.
 fn tree<'a>(
     tokens: &[&'a str],
     mut at: usize,
@@ -337,7 +340,8 @@ fn tree<'a>(
     at
 }
 
-/// Returns `crate::...`, `std::...` or a path in another crate, for a path that is written in `module`.
+/// Returns the absolute path, `crate::...`, `std::...` or in another crate, for a path that is written in
+/// `module`.
 fn absolute(module: &[String], path: &[&str]) -> String {
     let mut base: Vec<&str> = Vec::new();
     let mut rest = path;
@@ -362,13 +366,15 @@ fn is_name(token: &str) -> bool {
     token.starts_with(|c: char| c.is_alphabetic() || c == '_')
 }
 
-/// Whether the `::` before `at` continues a path: `a::b`, `<A>::b`, but not `-> ::a`.
+/// Returns whether the `::` before `at` continues a path: it does in `a::b` and `<A>::b`, but not in `->
+/// ::a`.
 fn is_continued(tokens: &[&str], at: usize) -> bool {
     let token = |back: usize| at.checked_sub(back).map_or("", |at| tokens[at]);
     token(1) == "::" && (is_name(token(2)) || token(2) == ">" && token(3) != "-")
 }
 
-/// Returns Rust's tokens, as far as paths need them: comments, strings and characters are omitted.
+/// Returns the tokens of Rust code that are needed to find paths. Comments, strings and characters are left
+/// out.
 fn tokens(text: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let mut rest = text;
@@ -397,7 +403,8 @@ fn tokens(text: &str) -> Vec<&str> {
     tokens
 }
 
-/// Returns the length of the string or character literal at the beginning of `text`. A lifetime is not one.
+/// Returns the length of the string or character literal at the beginning of `text`. A lifetime is no
+/// literal.
 fn literal(text: &str) -> Option<usize> {
     let prefix = ["br", "cr", "b", "c", "r", ""]
         .into_iter()
@@ -424,7 +431,7 @@ fn literal(text: &str) -> Option<usize> {
     Some(prefix.len() + end)
 }
 
-/// A checker that recognizes nothing would find no fault either.
+/// Tests the checker itself: if it recognized no path, it would find no fault either.
 #[test]
 fn paths_in_code_are_mentions() {
     let cases: [(&str, &[&str]); 14] = [

@@ -1,4 +1,4 @@
-//! The scanner compared with a naive reader, at every prefix, at several read sizes, and over generated
+//! Compares the scanner with a naive reader: at every prefix, at several read sizes, and on generated
 //! records.
 
 use std::io::{self, Read};
@@ -48,8 +48,8 @@ fn scanners_agree_on_every_prefix_of_every_fixture() {
     }
 }
 
-/// Reads `text`, `read_size` bytes at a time, through a buffer of `buffer_size` bytes. Returns `None` if it
-/// is torn.
+/// Reads `text` in pieces of `read_size` bytes, through a buffer of `buffer_size` bytes. Returns `None` if
+/// the read is torn.
 fn read(scanner: &mut Scanner, text: &[u8], read_size: usize, buffer_size: usize) -> Option<Mappings> {
     let mut mappings = Mappings::new();
     let mut add = |mapping: Mapping<'_>| mappings.push((mapping.path.to_vec(), *mapping.values, Next::Above));
@@ -62,12 +62,12 @@ fn read(scanner: &mut Scanner, text: &[u8], read_size: usize, buffer_size: usize
     Some(mappings)
 }
 
-/// Does the same with the naive reader: a mapping that is printed again replaces the previous one, and none
-/// may begin inside another.
+/// Does the same with the naive reader. If a mapping is printed again, it replaces the previous one. If a
+/// mapping begins inside another one, the read is torn.
 fn naively_read(text: &[u8]) -> Option<Mappings> {
     let mut mappings = naive::mappings(text);
     mappings.retain(|(.., next)| *next != Next::Same);
-    // `read` does not see how the next mapping relates.
+    // `read` does not return the relation between two mappings, so it is not compared.
     let is_whole = |(.., next): &mut (_, _, Next)| std::mem::replace(next, Next::Above) != Next::Torn;
     mappings.iter_mut().all(is_whole).then_some(mappings)
 }
@@ -95,27 +95,28 @@ fn scanners_agree_at_every_read_and_buffer_size() {
     assert!((100..900).contains(&n_torn), "{n_torn} of 1,000 generated records are torn");
 }
 
-/// Each case has a list of address ranges and the indexes of those that count, or `None` if the read is torn.
+/// Each case has a list of address ranges. It also has the indexes of the ranges that count, or `None` if the
+/// read is torn.
 #[test]
 fn mapping_printed_again_counts_once() {
     for (ranges, counted) in [
         (&["00400000-00401000", "00401000-00402000"][..], Some(&[0, 1][..])),
-        // A heap that brk extends twice during the read.
+        // During the read, brk extends the heap twice.
         (
             &["1c2a3000-1c2c4000", "1c2a3000-1c2e5000", "1c2a3000-1c306000", "7ffd000ed000-7ffd000ef000"],
             Some(&[2, 3]),
         ),
-        // A mapping that mprotect extends into the next one.
+        // During the read, mprotect extends a mapping into the next one.
         (
             &["7f0000000000-7f0000021000", "7f0000000000-7f0000022000", "7f0000022000-7f0004000000"],
             Some(&[1, 2]),
         ),
         (&["7f0000000000-7f0000021000", "7f0000000000-7f0000020000"], Some(&[1])),
-        // A mapping that grew downwards, then two mappings that became one.
+        // These reads are torn. A mapping has grown downwards, or two mappings have become one.
         (&["7f0000000000-7f0000021000", "7f0000020000-7f0004000000"], None),
         (&["7f0000000000-7f0000021000", "7f0000021000-7f0000022000", "7f0000000000-7f0000023000"], None),
         (&["7f0000000000-7f0000021000", "7effffff0000-7f0000022000"], None),
-        // Addresses with more or fewer than twelve digits.
+        // These addresses have more or fewer than twelve digits.
         (&["ffff0000-100000000", "100000000-100001000"], Some(&[0, 1])),
         (&["ffff0000-100001000", "100000000-100002000"], None),
         (&["ffff0000-100001000", "ffff0000-100000000"], Some(&[1])),
@@ -138,7 +139,7 @@ fn mapping_printed_again_counts_once() {
     }
 }
 
-/// Pseudorandom numbers that are the same in every run (Marsaglia, "Xorshift RNGs", 2003).
+/// Pseudorandom numbers, the same ones in every run (Marsaglia, "Xorshift RNGs", 2003).
 struct Random(u64);
 
 impl Random {
@@ -154,7 +155,7 @@ impl Random {
     }
 }
 
-/// Returns a file of mappings as some kernel might print them, or nearly so.
+/// Returns smaps as some kernel might print it, sometimes with a small fault.
 fn generated(random: &mut Random) -> Vec<u8> {
     let mut order: Vec<usize> = (0..N_FIELDS).collect();
     for _ in 0..random.below(4) {
@@ -164,14 +165,15 @@ fn generated(random: &mut Random) -> Vec<u8> {
     order.truncate(N_FIELDS - random.below(6) as usize);
     if random.below(4) == 0 {
         let again = order[random.below(order.len() as u64) as usize];
-        order.insert(random.below(order.len() as u64) as usize, again); // the last one counts
+        // if a field is printed twice, the last one counts
+        order.insert(random.below(order.len() as u64) as usize, again);
     }
     let mut text = Vec::new();
     let address_bits = random.of(&[&20, &33, &40, &46, &60]);
     let (mut begin, mut end) = (0, random.below(1 << address_bits));
     for _ in 0..1 + random.below(12) {
         (begin, end) = match random.below(60) {
-            0..6 => (begin, end + 4096), // it has grown
+            0..6 => (begin, end + 4096), // the mapping has grown
             6 => (begin, begin + 1),
             7 => (begin + 1, end),
             8 => (random.below(1 << address_bits), random.below(1 << address_bits)),
@@ -205,9 +207,9 @@ fn generated(random: &mut Random) -> Vec<u8> {
                 7 => format!("{key:<16}{:>8} kB\n", "12\u{e9}"),
                 8 => format!("{key:<16}{}{value} kB\n", "9".repeat(20)),
                 9 => format!("{key:<16}{value:08} kB\n"),
-                // Two lines of together 28 bytes.
+                // These are two lines, but together they have 28 bytes, like one usual line.
                 10 => format!("{key}\n{:>1$} kB\n", value % 100_000_000, 23 - key.len()),
-                // 28 bytes, but more than eight digits.
+                // The line has 28 bytes, like a usual line, but a value of more than eight digits.
                 11 => format!("{key}{:0>1$} kB\n", 123_456_789_u64 + value % 10, 24 - key.len()),
                 12..40 => format!("{key:<16}{:>8} kB\n", 0),
                 _ => format!("{key:<16}{:>8} kB\n", value % 100_000_000),
@@ -229,8 +231,8 @@ fn generated(random: &mut Random) -> Vec<u8> {
     text
 }
 
-/// The learned path, the general path and the naive reader agree. The scanners keep what they learned from
-/// record to record.
+/// The learned path, the general path and the naive reader agree. Both scanners keep what they have learned
+/// from earlier records.
 #[test]
 fn scanners_agree_on_generated_records() {
     let mut random = Random(0x5eed);
@@ -256,7 +258,8 @@ fn scanners_agree_on_generated_records() {
     assert!(n_mappings > 50_000, "the records are not mostly refused: {n_mappings}");
 }
 
-/// Tests every byte at every place of an address range: the line is a header or not.
+/// Puts every byte at every place of an address range. The scanner and the naive reader agree on whether the
+/// line is still a header.
 #[test]
 fn addresses_have_lower_case_hexadecimal_digits() {
     let header = b"7f123456000a-7f12345a9f0c r--p 00000000 fe:00 1 /x\nRss:                   4 kB\n";
@@ -270,8 +273,9 @@ fn addresses_have_lower_case_hexadecimal_digits() {
             n_headers += expected.len();
         }
     }
-    // There are 16 digits at 24 places, the minus and the space. Two more minuses or spaces at the ends would
-    // move the range.
+    // The line stays a header with any of 16 digits at 24 places, and with the minus and the space as they
+    // are. A further minus or space near the end of an address shortens the address, but the line is still a
+    // header.
     assert!((24 * 16 + 2..24 * 16 + 30).contains(&n_headers), "{n_headers}");
 }
 

@@ -1,4 +1,4 @@
-//! Start and end of the program: its limit of open files, and its signals.
+//! Tests the start and the end of the program: its limit of open files, and its signals.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{Directory, Serving, describe, exporter, fixture};
 
-/// Returns the program, to be run by a shell that changes a limit first.
+/// Returns a command that changes a limit in a shell and then runs the program.
 fn limited(ulimit: &str, args: &[&str]) -> Command {
     let program = exporter(args);
     let mut shell = Command::new("sh");
@@ -26,7 +26,8 @@ fn soft_limit_of_open_files_is_raised_to_the_hard_limit() {
     assert_eq!(Serving::start(command).value("process_max_fds"), "500");
 }
 
-/// Too few open files cause one error line: not a panic, and not an exposition that lacks most of its lines.
+/// If too few files may be open, there is one error line: no panic, and no exposition that lacks most of its
+/// lines.
 #[test]
 fn too_few_open_files_are_reported_in_one_line() {
     let node = Directory::new();
@@ -60,7 +61,7 @@ fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_raw(child.id().try_into().unwrap()).unwrap(), signal).unwrap();
 }
 
-/// Waits until the process has handlers for SIGINT and SIGTERM (bits 1 and 14 of `SigCgt`).
+/// Waits until the process handles SIGINT and SIGTERM (bits 1 and 14 of `SigCgt`).
 fn wait_for_handler(child: &Child) {
     let deadline = std::time::Instant::now() + Duration::from_secs(30);
     loop {
@@ -75,8 +76,7 @@ fn wait_for_handler(child: &Child) {
     }
 }
 
-/// At any time the program has handlers, and a signal ends it: also while it waits for a runtime that does
-/// not answer, or for a reader of its output that does not read.
+/// A signal ends the program at any time, even while a runtime does not answer or nothing reads its output.
 #[test]
 fn signal_ends_unfinished_work() {
     let directory = Directory::new();
@@ -105,14 +105,14 @@ fn signal_ends_unfinished_work() {
         let mut log = String::new();
         child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
         assert_eq!(status.code(), Some(code), "{args:?} {status}\n{log}");
-        // The interrupted work may still log a line of its own.
+        // The work that is interrupted may log a line of its own, too.
         let line = if code == 143 { ": ended by SIGTERM\n" } else { ": ended by SIGINT\n" };
         assert!(log.contains(line), "{log}");
     }
 }
 
-/// A signal soon after exec ends the program before it runs, or properly. Once the program has logged a line,
-/// always properly.
+/// A signal just after exec either kills the program before it runs, or ends it properly. Once the program
+/// has logged a line, a signal always ends it properly.
 #[test]
 fn early_signals_end_the_program_properly() {
     for i in 0..40 {
@@ -120,7 +120,8 @@ fn early_signals_end_the_program_properly() {
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut text = String::new();
         match i % 2 {
-            0 => std::thread::sleep(Duration::from_micros(i * 125)), // not to be right: any moment must do
+            // the signal may come at any moment
+            0 => std::thread::sleep(Duration::from_micros(i * 125)),
             _ => _ = log.read_line(&mut text).unwrap(),
         }
         signal(&child, Signal::TERM);
@@ -132,7 +133,7 @@ fn early_signals_end_the_program_properly() {
     }
 }
 
-/// A kernel may be built without smaps.
+/// Some kernels are built without smaps.
 #[test]
 fn kernel_without_smaps_is_reported() {
     let node = Directory::new();

@@ -1,4 +1,4 @@
-//! What several tests need: the program, temporary directories, recordings, golden files.
+//! Code that several tests need: the program, temporary directories, recordings and golden files.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -8,7 +8,7 @@ use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// A directory that is removed with its content when it is dropped.
+/// A directory that is removed with its content when this is dropped.
 pub struct Directory(PathBuf);
 
 impl Directory {
@@ -24,14 +24,14 @@ impl Directory {
         &self.0
     }
 
-    /// Writes a file, with the directories above it.
+    /// Writes a file, and makes the directories above it.
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         let path = self.0.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
     }
 
-    /// Makes the directory a recording of one container with init process 1.
+    /// Makes the directory a recording of one container, whose init process has pid 1.
     pub fn one_container(&self) {
         self.write("containers.tsv", "id\tinit_pid\tnamespace\tpod\tcontainer\nc1\t1\tshop\tweb-0\tapp\n");
     }
@@ -50,8 +50,8 @@ impl Drop for Directory {
     }
 }
 
-/// Returns the program with these arguments: the one just built, or `EXPORTER`, such as that of another
-/// architecture.
+/// Returns a command that runs the program with these arguments. The program is the one that was just built,
+/// or `EXPORTER`, which may be built for another architecture.
 pub fn exporter<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Command {
     let built = env!("CARGO_BIN_EXE_smaps-container-exporter");
     let mut command = Command::new(std::env::var_os("EXPORTER").unwrap_or_else(|| built.into()));
@@ -59,7 +59,7 @@ pub fn exporter<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Command {
     command
 }
 
-/// A running program, which is ended when it is dropped.
+/// A running program. Dropping this kills the program.
 pub struct Serving {
     pub child: Child,
     pub log: BufReader<ChildStderr>,
@@ -67,7 +67,7 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Starts `command` and waits until it listens.
+    /// Starts `command`, and waits until the program listens.
     pub fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
@@ -87,7 +87,7 @@ impl Serving {
         &self.addr
     }
 
-    /// Returns the next line of the log; empty at its end.
+    /// Returns the next line of the log, or an empty text at its end.
     pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.log.read_line(&mut line).unwrap();
@@ -127,7 +127,7 @@ impl Drop for Serving {
     }
 }
 
-/// Runs the program to its end, which must be a success, and returns what it printed.
+/// Runs the program until it ends, and returns what it printed. The program must succeed.
 #[track_caller]
 pub fn stdout_of<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Vec<u8> {
     let mut command = exporter(args);
@@ -136,13 +136,13 @@ pub fn stdout_of<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Vec<u8> {
     output.stdout
 }
 
-/// Describes a command, its status and both output streams, for the message of a failed test.
+/// Describes a command, its status and its two output streams, for the message of a failed test.
 pub fn describe(command: &Command, output: &Output) -> String {
     let [stdout, stderr] = [&output.stdout, &output.stderr].map(|stream| String::from_utf8_lossy(stream));
     format!("{command:?}\n{}\n--- stdout\n{stdout}\n--- stderr\n{stderr}", output.status)
 }
 
-/// Returns one scrape of a recording, with further arguments.
+/// Returns the exposition of one scrape of a recording, with further arguments.
 #[track_caller]
 pub fn once(recording: &Path, args: &[&str]) -> String {
     let recording = recording.to_str().unwrap();
@@ -155,7 +155,7 @@ pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
-/// Returns every file of this kind below `fixtures/smaps`, by name.
+/// Returns every smaps file in `fixtures/smaps`, by name.
 pub fn smaps_fixtures() -> Vec<(String, Vec<u8>)> {
     let mut found: Vec<_> = fs::read_dir(fixture("smaps"))
         .unwrap()
@@ -168,7 +168,7 @@ pub fn smaps_fixtures() -> Vec<(String, Vec<u8>)> {
     found
 }
 
-/// Compares `text` with a golden file; with `BLESS=1` in the environment, writes the golden file.
+/// Compares `text` with a golden file. With `BLESS=1` in the environment, writes the golden file instead.
 #[track_caller]
 pub fn assert_golden(name: &str, text: &str) {
     let path = fixture(name);
@@ -190,7 +190,7 @@ pub fn assert_golden(name: &str, text: &str) {
     assert_eq!(golden.len(), text.len(), "{path:?} and the text differ in length");
 }
 
-/// Pseudorandom numbers that are the same in every run (Marsaglia, "Xorshift RNGs", 2003).
+/// Pseudorandom numbers, the same ones in every run (Marsaglia, "Xorshift RNGs", 2003).
 pub struct Numbers(pub u64);
 
 impl Numbers {
@@ -202,7 +202,7 @@ impl Numbers {
         self.0 % end
     }
 
-    /// Returns a number below `end`; small ones are more likely.
+    /// Returns a number below `end`. Small numbers are more likely.
     pub fn small(&mut self, end: u64) -> u64 {
         let end = 1 + self.below(end);
         self.below(end)

@@ -1,4 +1,4 @@
-//! The README's tables, which follow from the program: `BLESS=1` rewrites them.
+//! Compares the README's tables with the program. `BLESS=1` writes the tables.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -17,10 +17,10 @@ use smaps_container_exporter::smaps::fields::{Combine, FIELDS};
 
 use crate::support::{Directory, Serving, exporter, fixture, once};
 
-/// Compares the part of the README between `<!-- name -->` and `<!-- end -->` with `block`.
+/// Compares `block` with the part of the README between `<!-- name -->` and `<!-- end -->`.
 #[track_caller]
 fn assert_block(name: &str, block: &str) {
-    // Several tests may bless at once.
+    // With `BLESS=1`, several tests write the README. This lock keeps them from writing it at the same time.
     static README: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _alone = README.lock();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
@@ -58,8 +58,8 @@ fn readme_lists_the_fields() {
     assert_block("metrics", &table);
 }
 
-/// Each file with many lines has a row, and files of one number share a row. An asterisk marks what version 1
-/// lacks.
+/// A file with many keys has one row. Files with one number each share a row. An asterisk marks what version
+/// 1 lacks.
 #[test]
 fn readme_lists_the_cgroup_fields() {
     let mut rows: Vec<(String, String)> = Vec::new();
@@ -150,14 +150,14 @@ fn readme_lists_the_exporters_metrics() {
     assert_block("own", &table);
 }
 
-/// What is read of a top-level cgroup.
+/// The files that the exporter reads in a top-level cgroup.
 const TOP: [&str; 2] = ["memory.current", "memory.stat"];
 /// The cgroup of the pod in `fixtures/cgroups/v2`.
 const POD: &str = "kubepods.slice/kubepods-burstable.slice/\
                    kubepods-burstable-pod5f4c0000_0000_4000_8000_000000000001.slice";
 
-/// Returns a recording of a hundred pods: twenty times those of `fixtures/node`, each with its own names,
-/// pids and cgroups. The cgroups have the files of version 2.
+/// Returns a recording of a hundred pods: twenty copies of the pods of `fixtures/node`. Each copy has names,
+/// pids and cgroups of its own. The cgroups have the files of version 2.
 fn hundred_pods() -> Directory {
     let (node, v2) = (fixture("node"), fixture("cgroups/v2/cgroup"));
     let recording = Directory::new();
@@ -219,7 +219,7 @@ fn hundred_pods() -> Directory {
     recording
 }
 
-/// Returns the resident bytes of an exporter of this recording after five scrapes.
+/// Returns the resident bytes of an exporter of this recording, after five scrapes.
 fn resident_bytes(recording: &Path, args: &[&str]) -> u64 {
     let more = ["--filter", "*/*/*/*", "--addr", "127.0.0.1:0", "--fixture", recording.to_str().unwrap()];
     let mut process = exporter(&[args, &more].concat()).stderr(Stdio::piped()).spawn().unwrap();
@@ -243,8 +243,8 @@ fn resident_bytes(recording: &Path, args: &[&str]) -> u64 {
     resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// The columns of Prometheus series: what they count, and how the names of the families begin. A column
-/// without series is omitted.
+/// The columns of Prometheus series. Each row has the title of a column, and how the names of its families
+/// begin. A column without series is left out.
 const COLUMNS: [(&str, &str); 4] = [
     ("of smaps", "process_smaps_"),
     ("of pods", "cgroup_pod_"),
@@ -252,7 +252,7 @@ const COLUMNS: [(&str, &str); 4] = [
     ("of containers' cgroups", "cgroup_"),
 ];
 
-/// Returns the numbers of Prometheus series by column.
+/// Returns the number of Prometheus series in each column.
 fn count_series(text: &str) -> [usize; COLUMNS.len()] {
     let mut counts = [0; COLUMNS.len()];
     for line in text.lines() {
@@ -263,7 +263,7 @@ fn count_series(text: &str) -> [usize; COLUMNS.len()] {
     counts
 }
 
-/// The README's table is compared without its last column, resident memory, which varies: `make sizing`
+/// The last column of the README's table, resident memory, varies, so it is not compared. `make sizing`
 /// measures it with the static binary.
 #[test]
 fn series_counts() {
@@ -311,7 +311,8 @@ fn series_counts() {
         writeln!(table, "{row} {resident} |").unwrap();
     }
     assert_block("counts", &table);
-    // The numbers for the defaults, for the manifest and for the manifest by path are also in the text.
+    // The text of the README also states these numbers: for the defaults, the manifest, and the manifest by
+    // path.
     for (row, column) in [(0, 0), (4, 0), (4, 3), (5, 0)] {
         let number = rows[row].3[column];
         let number = format!("{},{:03}", number / 1000, number % 1000);
@@ -319,7 +320,7 @@ fn series_counts() {
     }
 }
 
-/// With the manifest's options, an exporter costs Prometheus little, and its page still shows paths.
+/// With the options of the manifest, Prometheus has to store few series, and the page still shows paths.
 #[test]
 fn manifest_exports_few_series_and_keeps_paths() {
     let recording = hundred_pods();

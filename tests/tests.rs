@@ -1,4 +1,4 @@
-//! What the program does, seen from outside: one crate, with a module for each subject.
+//! Tests what the program does, seen from outside. There is one crate, with a module for each subject.
 
 mod alerts;
 mod anonymous;

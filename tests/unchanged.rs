@@ -1,5 +1,5 @@
-//! A skipped read gives the same result as a read: a generated proc changes step by step, and is scraped with
-//! and without confirming.
+//! Tests that skipping a read gives the same values as a read. A generated /proc changes step by step. One
+//! scraper skips unchanged processes, and another one reads everything.
 
 use std::fmt::Write as _;
 
@@ -10,14 +10,14 @@ const N_STEPS: usize = 1000;
 const N_PROCESSES: u32 = 3;
 const N_MAPPINGS: u64 = 200;
 
-/// The sizes in KiB, in the order of [`KEYS`].
+/// A mapping. Its values are in KiB, in the order of [`KEYS`].
 struct Mapping {
     pages: u64,
     path: String,
     values: [u64; KEYS.len()],
 }
 
-/// Further keys that the kernel prints; here their values are always 0.
+/// Further keys that the kernel prints. In this test, their values are always 0.
 const ZEROS: [&str; 13] = [
     "Pss_Dirty",
     "Shared_Dirty",
@@ -53,7 +53,7 @@ impl Process {
         Self { pid, comm: format!("p{pid}"), n_faults: 0, mappings: (0..N_MAPPINGS).map(mapping).collect() }
     }
 
-    /// Changes the process at random, and returns what was changed.
+    /// Changes the process at random. Returns what has changed.
     fn step(&mut self, numbers: &mut Numbers) -> &'static str {
         let what = numbers.below(12);
         let i = numbers.below(self.mappings.len() as u64) as usize;
@@ -152,15 +152,15 @@ fn skipped_reads_give_the_values_of_a_read() {
         assert_eq!(samples(&confirming), samples(&reading), "step {step}: {what}");
     }
     let reads = |kind| confirming.value(&format!("smaps_exporter_reads_total{{kind=\"{kind}\"}}"));
-    // How many depends on the cost of both on this machine.
+    // How many reads are skipped depends on what a change check and a read cost on this machine.
     println!("{} reads unchanged, {} of smaps", reads("unchanged"), reads("smaps"));
     assert!(reads("unchanged") > 100.0, "{} and {}", reads("unchanged"), reads("smaps"));
 }
 
-/// A recording has neither `stat` nor `smaps_rollup`. The metadata of its files shows whether they have
-/// changed, once they are older than the resolution of the clock.
+/// A recording has neither `stat` nor `smaps_rollup`, so the metadata of its files shows whether they have
+/// changed. The metadata is only used once it is older than the resolution of the clock.
 ///
-/// There is no budget, because it is a share of the time between scrapes, and these follow each other
+/// There is no CPU budget: it is a share of the time between scrapes, and here scrapes follow each other
 /// immediately.
 #[test]
 fn changed_recording_is_read_again() {

@@ -1,5 +1,5 @@
-//! `cgroup_memory_unmapped_bytes`: how much page cache and shared memory no process maps. The split is
-//! exported only where it is known.
+//! Tests `cgroup_memory_unmapped_bytes`: how much page cache and shared memory no process maps. The exporter
+//! exports this split only where it is known.
 
 use std::fmt::Write as _;
 
@@ -7,12 +7,12 @@ use crate::support::{Directory, once};
 
 const MIB: u64 = 1 << 20;
 
-/// A recording of one container that is charged for 300 MiB of files, of which 102 are tmpfs or shared
+/// A recording of one container. It is charged for 300 MiB of files, and 102 MiB of these are tmpfs or shared
 /// memory.
 struct Node(Directory);
 
 impl Node {
-    /// Creates the node; `mapped` of its file pages are mapped, in MiB.
+    /// Creates the recording. Of the file pages, `mapped` MiB are mapped.
     fn new(mapped: u64) -> Self {
         let node = Directory::new();
         node.one_container();
@@ -23,8 +23,8 @@ impl Node {
         Self(node)
     }
 
-    /// Adds a process that maps these paths, in MiB, and sees tmpfs at `tmpfs`. `first_mount` is the id of a
-    /// mount in its mount namespace.
+    /// Adds a process that maps these paths, with sizes in MiB. The process has a tmpfs at `tmpfs`.
+    /// `first_mount` is the id of a mount in its mount namespace.
     fn process(&self, pid: u32, first_mount: u32, tmpfs: &str, mapped: &[(String, u64)]) {
         let mut smaps = String::new();
         for (i, (path, size)) in (1_u64..).zip(mapped) {
@@ -38,7 +38,8 @@ impl Node {
         self.0.write(&format!("proc/{pid}/mountinfo"), mounts);
     }
 
-    /// Returns the page cache and the shared memory that no process maps, in MiB, if that is exported.
+    /// Returns how many MiB of page cache and of shared memory no process maps. Returns `None` if this is not
+    /// exported.
     fn unmapped(&self, args: &[&str]) -> Option<[u64; 2]> {
         let text = once(self.0.path(), args);
         let value = |part: &str| {
@@ -74,9 +75,9 @@ fn mounts_of_each_process_are_those_of_its_namespace() {
     let node = Node::new(120);
     node.process(1, 30, "/data", &paths([("/data/x", 40), ("/scratch/x", 30)]));
     node.process(2, 77, "/scratch", &paths([("/data/x", 30), ("/scratch/x", 20)]));
-    // 60 MiB of shared memory are mapped.
+    // The processes map 60 MiB of shared memory: each process has its tmpfs at another path.
     assert_eq!(node.unmapped(&[]), Some([138, 42]));
-    // With both processes in one namespace, 70 MiB are mapped.
+    // With both processes in one mount namespace, they map 70 MiB of shared memory.
     node.process(2, 30, "/data", &paths([("/data/x", 30), ("/scratch/x", 20)]));
     assert_eq!(node.unmapped(&[]), Some([148, 32]));
 }

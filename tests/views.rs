@@ -1,4 +1,4 @@
-//! The views of one node: they show what version 0.1 printed with the same options.
+//! Tests the views of one node. They show what version 0.1 printed with the same options.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,7 +14,7 @@ use crate::support::{Directory, Numbers, Serving, exporter, fixture, once, stdou
 
 /// The number of random recordings.
 const N_RANDOM: u64 = 20;
-/// Paths as the kernel prints them, and as it never does.
+/// Paths that the kernel prints, and some that it never prints.
 const PATHS: [&[u8]; 23] = [
     b"",
     b"[anon]",
@@ -41,7 +41,7 @@ const PATHS: [&[u8]; 23] = [
     b"/",
 ];
 
-/// Returns a recording of up to 4 pods with up to 3 containers, made from this seed.
+/// Returns a recording of up to 4 pods, each with up to 3 containers. The seed determines it.
 fn random_recording(seed: u64) -> Directory {
     let mut numbers = Numbers(seed * 0x9e37_79b9);
     let recording = Directory::new();
@@ -83,13 +83,13 @@ fn random_smaps(numbers: &mut Numbers) -> Vec<u8> {
     text
 }
 
-/// The recordings, by name.
+/// Returns the recordings by name.
 fn recordings() -> BTreeMap<String, Option<Directory>> {
     let random = (1..=N_RANDOM).map(|seed| (format!("random-{seed:02}"), Some(random_recording(seed))));
     random.chain([("node".to_owned(), None)]).collect()
 }
 
-/// Options that shape an exposition, except `--max-samples`.
+/// Returns the options that shape an exposition, except `--max-samples`.
 fn shapes() -> Vec<Vec<&'static str>> {
     let mut shapes = Vec::new();
     for group_by in ["path", "kind", "process"] {
@@ -102,14 +102,14 @@ fn shapes() -> Vec<Vec<&'static str>> {
     shapes
 }
 
-/// Returns the families of processes, which come first.
+/// Returns the metrics of processes. They come first in an exposition.
 fn families_of_processes(text: &str) -> &str {
     let others = ["# HELP cgroup_", "# HELP smaps_exporter_"];
     let end = others.iter().filter_map(|begin| text.find(begin)).min();
     &text[..end.unwrap_or(text.len())]
 }
 
-/// Returns a hash of a text (FNV-1a), which is the same on every machine.
+/// Returns a hash of a text (FNV-1a). It is the same on every machine.
 fn hash(text: &str) -> u64 {
     let step = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
     text.bytes().fold(0xcbf2_9ce4_8422_2325, step)
@@ -119,8 +119,9 @@ fn path_of(name: &str, recording: &Option<Directory>) -> PathBuf {
     recording.as_ref().map_or_else(|| fixture(name), |recording| recording.path().to_owned())
 }
 
-/// Compares what the program prints with these shapes and this `--max-samples` with a golden file. Each of
-/// its lines has the recording, the options, the length and the hash.
+/// Compares what the program prints with a golden file, for each of these shapes and with this
+/// `--max-samples`. Each line of the file has a recording, the options, and the length and the hash of the
+/// text.
 fn assert_printed(golden: &str, shapes: &[Vec<&str>], max_samples: &str, min_lines: usize) {
     let recordings = recordings();
     if std::env::var_os("BLESS").is_some() {
@@ -132,7 +133,7 @@ fn assert_printed(golden: &str, shapes: &[Vec<&str>], max_samples: &str, min_lin
                 let more: &[&str] = if has_anon_parts { &["--anon-parts", "off"] } else { &[] };
                 let text = once(&path_of(name, recording), &[&options, more].concat());
                 let text = families_of_processes(&text);
-                // Which commands fold may differ.
+                // Which commands are folded may differ between versions, so such texts are left out.
                 if !text.contains("comm=\"[other]\"") {
                     let (length, hash) = (text.len(), hash(text));
                     writeln!(lines, "{name}\t{}\t{length}\t{hash:016x}", options.join(" ")).unwrap();
@@ -155,14 +156,14 @@ fn assert_printed(golden: &str, shapes: &[Vec<&str>], max_samples: &str, min_lin
     }
 }
 
-/// The golden file is what version 0.1 printed: `EXPORTER=(commit be28605) BLESS=1`.
+/// The golden file is what version 0.1 printed. `EXPORTER=(commit be28605) BLESS=1` writes it.
 #[test]
 fn options_print_the_same_as_version_0_1() {
     assert_printed("views.tsv", &shapes(), "100000", 700);
 }
 
-/// The golden file is what the program printed before there were views: `EXPORTER=(commit ae59f4e) BLESS=1`.
-/// Version 0.1 used less of the limit.
+/// The golden file is what the program printed before there were views. `EXPORTER=(commit ae59f4e) BLESS=1`
+/// writes it. Version 0.1 cannot write it, because it used less of the limit.
 #[test]
 fn same_paths_fold_as_before_views_existed() {
     let by_path: Vec<_> = shapes().into_iter().filter(|shape| shape[1] == "path").collect();
@@ -178,7 +179,7 @@ fn serve(recording: &Path, args: &[&str]) -> Serving {
     serving
 }
 
-/// Returns the body of the response to a request for a view. A view may have to wait for CPU time.
+/// Returns the body of a response with a view. The view may have to wait for CPU time.
 fn view(serving: &Serving, parameters: &str) -> String {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
@@ -191,7 +192,7 @@ fn view(serving: &Serving, parameters: &str) -> String {
     }
 }
 
-/// One exporter serves all views, whatever its own options are.
+/// One exporter can serve every view, whatever its own options are.
 #[test]
 fn parameters_give_the_same_as_version_0_1() {
     let recordings = recordings();
@@ -265,8 +266,8 @@ fn invalid_parameters_are_refused_with_one_line() {
     }
 }
 
-/// Without sizes, the kernel's sums suffice for a view by process, and nothing else is read of a live
-/// process. A view that needs paths waits for a scrape that reads them.
+/// A view by process without sizes needs only the kernel's sums, so nothing else is read of a live process. A
+/// view that needs paths waits for a scrape that reads them.
 #[test]
 fn view_by_path_makes_scrapes_read_paths() {
     let recording = Directory::new();
@@ -283,8 +284,8 @@ fn view_by_path_makes_scrapes_read_paths() {
     assert!(view(&serving, "group-by=kind").contains("kind=\"file\""));
 }
 
-/// Of 64 clients that request different views and do not read, four hold a view; the others get a time to
-/// retry after. What is rendered ahead is served in the meantime.
+/// Of 64 clients that request different views and do not read them, four get a view. The others get an error
+/// and a time after which to try again. Meanwhile, the exposition that is always rendered is still served.
 #[test]
 fn many_views_at_once_stay_within_limits() {
     let recording = fixture("node");
@@ -316,7 +317,7 @@ fn many_views_at_once_stay_within_limits() {
     assert!(serving.get("/metrics").starts_with("HTTP/1.1 200 OK\r\n"));
     let n_bytes = once(&recording, &["--pid"]).len() as u64;
     let after = peak_bytes(&serving);
-    // Each view is a little larger than that, and the thread that renders it needs the rows.
+    // Each view is a little larger than `n_bytes`, and the thread that renders it needs memory for the rows.
     assert!(after - before < 6 * n_bytes + (4 << 20), "{before} to {after}, a view has {n_bytes}");
     drop(clients);
     assert!(

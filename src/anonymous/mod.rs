@@ -1,15 +1,16 @@
-//! Infers from the layout of a process's anonymous mappings what they are used for. Pure.
+//! Infers what a process uses its anonymous memory for, from the layout of its mappings. Pure.
 //!
-//! The kernel names few of them, but most can be distinguished by address, permissions, five flags and
-//! adjacency. Each of the [`rules`] claims single mappings for a part, and each rule in [`runs`] claims
-//! adjacent mappings that belong together. A mapping that no rule claims stays `[anon]`. [`parts`] sums the
-//! mappings of a process by part.
+//! The kernel gives names to only a few anonymous mappings. Most others can be told apart by their address,
+//! their permissions, five flags, and the mappings next to them. Each of the [`rules`] looks at a single
+//! mapping, and claims it for a part, such as thread stacks. Each rule in [`runs`] claims adjacent mappings
+//! that belong together. A mapping that no rule claims stays `[anon]`. [`parts`] sums the mappings of a
+//! process by part.
 //!
-//! A false claim is worse than none. In the snapshots of `fixtures/anonymous`, more than 99% of the bytes
-//! that a rule claims have the use that it infers, and no rule claims anything in an unknown layout. The
-//! comment of each rule has its figures for the 80 snapshots that the rules were made from: precision (the
-//! share of the claimed bytes that have the use) and recall (the share of the bytes with that use that are
-//! claimed).
+//! A wrong claim is worse than no claim. In the snapshots of `fixtures/anonymous`, more than 99% of the bytes
+//! that a rule claims have the use that the rule infers, and no rule claims anything in an unknown layout.
+//! The rules were made from 80 snapshots. The comment of each rule gives two figures for these snapshots. The
+//! precision is how many of the bytes that the rule claims really have the use. The recall is how many of the
+//! bytes that have the use are claimed by the rule.
 
 pub mod parts;
 mod rules;

@@ -8,31 +8,32 @@ use crate::smaps::scanner::Mapping;
 use crate::totals::anon_part::AnonPart;
 use crate::totals::sums::Totals;
 
-/// The index of the sum of what no rule claims, which comes after the sums in the order of
-/// [`AnonPart::ALL`].
+/// The index of the sum of all mappings that no rule claims. It comes after the parts in [`AnonPart::ALL`].
 const REST: usize = AnonPart::ALL.len();
 
-/// The anonymous memory of one process by part. It takes 4 KiB, whatever the number of mappings.
+/// The anonymous memory of one process by part. This takes 4 KiB, however many mappings there are.
 #[derive(Debug, Default)]
 pub struct Parts {
     sums: [Totals; REST + 1],
     /// The last mapping, if it has no name.
     last: Option<Place>,
-    /// The last mapping and the one below it, while the rule for the last one still depends on what is above.
+    /// The last mapping, if it is not summed yet because its rule must first know the mapping above; the
+    /// unnamed mapping directly below it; and its values.
     waiting: Option<(Place, Option<Place>, Values)>,
-    /// What lies directly below the last mapping, and what would lie directly below the next one.
+    /// What lies directly below the last mapping, and what lies directly below the mapping that comes next.
     below: [Option<Below>; 2],
     run: Option<Run>,
-    /// The totals of mappings shaped like stacks, by size. Stacks of further sizes are not recognized.
+    /// The totals of mappings that look like stacks, by size. Mappings of a ninth size are not taken for
+    /// stacks.
     stacks: [(u64, Totals); 8],
     is_java: bool,
-    /// Whether the Java heap has a name, as that of ZGC has.
+    /// Whether the Java heap has a name. ZGC names its heap.
     has_named_heap: bool,
 }
 
 impl Parts {
-    /// Adds the next mapping of the process. Returns whether it is summed here: only mappings without a
-    /// name are. A named mapping only decides how its neighbours are classified.
+    /// Adds the next mapping of the process. Returns whether the mapping is summed here. A named mapping is
+    /// not summed here: it only affects how its neighbours are classified.
     pub fn add(&mut self, mapping: &Mapping<'_>) -> bool {
         if !mapping.path.is_empty() {
             self.note_named(mapping);
@@ -55,8 +56,8 @@ impl Parts {
         true
     }
 
-    /// Ends the process and calls `each` with the path and the totals of each part that has mappings. The
-    /// path is empty for mappings that no rule claims.
+    /// Ends the sums of the process. Calls `each` with the path and the totals of each part that has
+    /// mappings. The path is empty for the mappings that no rule claims.
     pub fn finish(&mut self, mut each: impl FnMut(&'static str, &Totals)) {
         self.sum_waiting(None);
         self.end_run();
@@ -72,7 +73,7 @@ impl Parts {
         sums.filter(|(_, sum)| sum.n_mappings > 0).for_each(|(path, sum)| each(path, sum));
     }
 
-    /// Notes a mapping that has a name.
+    /// Notes a mapping with a name, because it may be a neighbour of unnamed ones.
     fn note_named(&mut self, mapping: &Mapping<'_>) {
         self.sum_waiting(None);
         self.last = None;
@@ -88,15 +89,15 @@ impl Parts {
         self.has_named_heap |= mapping.path.starts_with(b"/memfd:java_heap");
     }
 
-    /// Adds the mapping that was held back to its sum: it is known now whether a mapping without a name lies
-    /// directly above it.
+    /// Adds the waiting mapping to the sum of its part. `above` is the unnamed mapping directly above it, if
+    /// there is one.
     fn sum_waiting(&mut self, above: Option<&Place>) {
         if let Some((place, below, values)) = self.waiting.take() {
             self.sum(&Spot { place: &place, below: below.as_ref(), above }, &values);
         }
     }
 
-    /// Adds a mapping to the sum that it belongs to.
+    /// Adds a mapping to the sum of its part.
     fn sum(&mut self, spot: &Spot<'_>, values: &Values) {
         let place = spot.place;
         let sum = if let Some((_, part)) = RULES.iter().find(|(claims, _)| claims(spot)) {
@@ -120,7 +121,7 @@ impl Parts {
         sum.add_values(values, 1);
     }
 
-    /// Adds the run to the sum that it belongs to.
+    /// Adds the current run to the sum of its part.
     fn end_run(&mut self) {
         if let Some(run) = self.run.take() {
             let part = run.part(self.has_named_heap);
@@ -134,8 +135,8 @@ mod tests {
     use super::*;
     use crate::smaps::scanner::Scanner;
 
-    /// Returns the size of each part in KiB, given `<addresses> <permissions> [<flag>...] [<path>]` for each
-    /// mapping.
+    /// Returns the size of each part in KiB. Each mapping is given as `<addresses> <permissions> [<flag>...]
+    /// [<path>]`.
     fn parts(mappings: &[&str]) -> Vec<(&'static str, u64)> {
         let (mut scanner, mut parts, mut text) = (Scanner::default(), Parts::default(), String::new());
         for mapping in mappings {

@@ -1,4 +1,4 @@
-//! The rules for runs: adjacent mappings, writable and inaccessible ones, that may be one reservation.
+//! The rules for runs: adjacent mappings, some writable and some inaccessible, that may be one reservation.
 
 use std::ops::Range;
 
@@ -7,22 +7,23 @@ use crate::smaps::place::{ACCOUNTED, NO_HUGE_PAGES, NO_RESERVE, NOT_FORKED, Plac
 use crate::totals::anon_part::AnonPart;
 use crate::totals::sums::Totals;
 
-/// Go makes memory usable in multiples of this, and metaspace of a JVM consists of chunks of this size.
+/// Go makes reserved memory usable in multiples of this size. The metaspace of a JVM consists of chunks of
+/// this size.
 const CHUNK: u64 = 4 * MIB;
-/// Where the heap of Go begins: 0xc000000000, on arm64 0x4000000000 (runtime/malloc.go, mallocinit), since Go
-/// 1.26 at a random address. Elsewhere a run can only be one of a JVM.
+/// Where Go's heap may begin: at 0xc000000000, on arm64 at 0x4000000000 (runtime/malloc.go, mallocinit), from
+/// Go 1.26 on at a random address. A run outside this range can only belong to a JVM.
 const GO: Range<u64> = 0x40_0000_0000..0x7e00_0000_0000;
 
-/// What lies directly below a run, if it is one of these.
+/// What lies directly below a run. Only these cases matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Below {
     Anonymous,
     File,
-    /// A JVM's archive of classes, perhaps with inaccessible filler above it.
+    /// A JVM's archive of classes. There may be an inaccessible gap between the archive and the run.
     ClassArchive,
 }
 
-/// Adjacent mappings that may be one reservation, as far as they are known.
+/// Adjacent mappings that may be one reservation. More may follow.
 #[derive(Debug, Default)]
 pub struct Run {
     below: Option<Below>,
@@ -30,10 +31,10 @@ pub struct Run {
     begin: u64,
     pub end: u64,
     is_writable: bool,
-    /// Whether permissions change at an address where Go (in a Go run) or HotSpot (in others) never changes
-    /// them.
+    /// Whether the permissions change at an address where the runtime would never change them. The runtime is
+    /// Go or HotSpot.
     has_odd_steps: bool,
-    /// Whether a chunk in use begins above one with room.
+    /// Whether a chunk in use begins above a chunk that still has room.
     has_chunks: bool,
     pub is_below_archive: bool,
     n_reserved: u64,
@@ -42,9 +43,9 @@ pub struct Run {
 }
 
 impl Run {
-    /// Returns the run that begins with a mapping, if it can be one. In the mmap area no rule claims a single
-    /// mapping. With this condition and [`depends_on_above`](super::rules::Spot::depends_on_above), an
-    /// anonymous mapping costs 25 ns instead of 80.
+    /// Returns the run that begins with a mapping, if a run can begin there. A single mapping in the mmap
+    /// area is never a run. Together with [`depends_on_above`](super::rules::Spot::depends_on_above), this
+    /// condition reduces the cost of an anonymous mapping from 80 ns to 25 ns.
     pub fn beginning(place: &Place, below: Option<Below>) -> Option<Self> {
         if place.is_in_mmap_area() && !place.is_followed {
             return None;
@@ -54,7 +55,7 @@ impl Run {
         ((is_writable || is_of_go) && run.try_add(place)).then_some(run)
     }
 
-    /// Adds the next mapping if it belongs to the run. Returns whether it does.
+    /// Adds the next mapping, if it belongs to the run. Returns whether it does.
     pub fn try_add(&mut self, place: &Place) -> bool {
         if place.begin != self.end {
             return false;
@@ -79,8 +80,8 @@ impl Run {
         true
     }
 
-    /// Whether another run begins at this address: the class space above a heap, anything above the class
-    /// space, or a reservation above a block of malloc.
+    /// Whether another run begins at this address. That may be the class space above a heap, anything above
+    /// the class space, or a reservation above a block of malloc.
     fn is_followed_at(&self, begin: u64) -> bool {
         let is_aligned = begin.is_multiple_of(CHUNK) && !self.begin.is_multiple_of(CHUNK);
         let ends_space =
@@ -88,7 +89,8 @@ impl Run {
         !self.is_of_go && begin != self.begin && (begin == 4 * GIB || is_aligned || ends_space)
     }
 
-    /// Returns the part that the writable mappings are, if a rule claims them; a part of Java only in a JVM.
+    /// Returns the part to which the writable mappings belong, if a rule claims them. If the process is no
+    /// JVM, the caller does not count Java's parts.
     pub fn part(&self, has_named_heap: bool) -> Option<AnonPart> {
         let is_java_heap = |run| is_java_heap(run) || !has_named_heap && is_uncompressed_java_heap(run);
         match self.is_of_go {
@@ -99,15 +101,16 @@ impl Run {
     }
 }
 
-/// The heap of Go: whole arenas, usable in steps of 4 MiB (runtime/mheap.go). Precision 100%, recall 98% (the
-/// rest is the runtime's). Without the condition on steps, Chromium's PartitionAlloc was claimed.
+/// Go's heap: whole arenas, which become usable in steps of 4 MiB (runtime/mheap.go). Precision 100%, recall
+/// 98% (the rest belongs to Go's runtime). Without the condition on steps, Chromium's PartitionAlloc was
+/// claimed.
 fn is_go_heap(run: &Run) -> bool {
     !run.has_odd_steps && (run.begin | run.end).is_multiple_of(ARENA) && run.end <= GO.end
 }
 
-/// The class space of a JVM: a reservation above the archive of classes, or without one above the heap, at
-/// exactly 4 GiB (metaspace.cpp). Precision 100%, with [`is_metaspace`] recall 77% (of JDK 8 and 11 only
-/// this).
+/// The class space of a JVM. This is a reservation directly above the archive of classes. Without an archive,
+/// it is a reservation that begins at the address 4 GiB, directly above the heap (metaspace.cpp). Precision
+/// 100%. Together with [`is_metaspace`], recall 77% (JDK 8 and 11 have only the class space).
 fn is_class_space(run: &Run) -> bool {
     let is_aligned = run.begin.is_multiple_of(CHUNK) && (run.end - run.begin).is_multiple_of(ARENA);
     let is_above = |below| run.below == Some(below);
@@ -115,9 +118,10 @@ fn is_class_space(run: &Run) -> bool {
         || run.begin == 4 * GIB && is_above(Below::Anonymous)
 }
 
-/// Metaspace of a JVM since JDK 16: 64 MiB, usable in steps of 64 KiB (metaspaceSettings.hpp). The first is
-/// directly below the archive of classes, and may have merged with what is below; another one has a chunk in
-/// use above one with room. Precision 100%. Without the chunk, 31 MB of G1's marks for 4 GiB were claimed.
+/// Metaspace of a JVM, from JDK 16 on. It consists of areas of 64 MiB, which become usable in steps of 64 KiB
+/// (metaspaceSettings.hpp). The first area is directly below the archive of classes, and may have merged with
+/// memory below it. Any other area must have a chunk in use above a chunk with room. Precision 100%. Without
+/// the condition on chunks, 31 MB of G1's marks for a heap of 4 GiB were claimed.
 fn is_metaspace(run: &Run) -> bool {
     let size = run.end - run.begin;
     let has_chunks = run.has_chunks && !run.is_writable && size.is_multiple_of(ARENA) && size <= 4 * ARENA;
@@ -125,15 +129,17 @@ fn is_metaspace(run: &Run) -> bool {
     is_reservation && (has_chunks || run.is_below_archive && size <= ARENA)
 }
 
-/// The heap of a JVM with compressed pointers, which ends below 32 GiB. Otherwise only a program that is not
-/// position-independent is there. Precision 100%, with [`is_uncompressed_java_heap`] recall 85%.
+/// The heap of a JVM with compressed pointers, which ends below 32 GiB. Nothing else lies there, except a
+/// program that is not position-independent. Precision 100%. Together with [`is_uncompressed_java_heap`],
+/// recall 85%.
 fn is_java_heap(run: &Run) -> bool {
     run.end <= 32 * GIB && run.below != Some(Below::File)
 }
 
-/// The heap of a JVM without compressed pointers. Only ZGC reserves 32 GiB as well, and its heap is a memfd.
-/// In no snapshot. A heap that is usable as a whole is not recognized, and neither is a smaller one
-/// (`-XX:-UseCompressedOops`): three snapshots have one, and nothing else is missing in the recall of 85%.
+/// The heap of a JVM without compressed pointers: a reservation of at least 32 GiB. ZGC reserves as much,
+/// too, but its heap is a memfd. No snapshot has a heap of this kind. Two kinds of Java heaps are not
+/// recognized: a heap that is usable as a whole, and a heap below 32 GiB with `-XX:-UseCompressedOops`. Three
+/// snapshots have an unrecognized heap. Nothing else is missing in the recall.
 fn is_uncompressed_java_heap(run: &Run) -> bool {
     is_mmap_address(run.begin) && run.n_reserved >= 32 * GIB
 }

@@ -1,13 +1,14 @@
-//! The account of a cgroup: the parts of its memory. Pure.
+//! The account of a cgroup: its charged memory, split into parts. This module does no I/O.
 //!
-//! Each part is a counter of the kernel, or the difference of two; what no counter covers is the remainder.
+//! Each part is a counter of the kernel, or the difference of two counters. The remainder is the memory that
+//! no counter covers.
 
 use super::fields::{
     ACTIVE_ANON, ANON, CURRENT, FILE, FILE_MAPPED, HUGETLB, INACTIVE_ANON, KERNEL, KERNEL_STACK, PAGETABLES,
     PERCPU, SEC_PAGETABLES, SHMEM, SLAB, SOCK, SWAPCACHED, UNEVICTABLE, VMALLOC, Values, ZSWAP,
 };
 
-/// The parts, as label values, in the order in which they are exported.
+/// The parts of an account: their label values, in the order of export.
 pub const PARTS: [&str; 15] = [
     "anon",
     "anon_unmapped",
@@ -26,31 +27,31 @@ pub const PARTS: [&str; 15] = [
     "remainder",
 ];
 
-/// The account of a cgroup in the form in which it is exported.
+/// What is exported about the account of a cgroup.
 #[derive(Clone, Copy, Debug)]
 pub struct Exported<'a> {
     /// The label text of the account's samples, without the closing brace.
     pub labels: &'a str,
     /// The values of the cgroup.
     pub values: &'a Values,
-    /// The bytes of page cache, and of tmpfs and shared memory, that no process maps; `None` if they are
-    /// unknown.
+    /// The bytes that no process maps: those of the page cache, and those of tmpfs and shared memory. `None`
+    /// if they are unknown.
     pub unmapped: Option<[u64; 2]>,
 }
 
-/// Returns the bytes of each of the [`PARTS`]; `None` for a part that the kernel does not print. The sum of
-/// the parts is the charged memory. The kernel does not update its counters at the same moment, so the
-/// remainder may be negative.
+/// Returns the bytes of each of the [`PARTS`]. A part that the kernel does not print is `None`. The parts add
+/// up to the charged memory. The remainder may be negative, because the kernel does not update all its
+/// counters at the same moment.
 ///
 /// Returns `None` for a cgroup that does not show how much memory is charged to it.
 pub fn parts(values: &Values) -> Option<[Option<i64>; PARTS.len()]> {
     let get = |field| signed(values, field);
     let current = get(CURRENT)?;
     let shmem = get(SHMEM);
-    // The kernel's `file` is everything in the page cache, including tmpfs and shared memory.
+    // The kernel's `file` counts the whole page cache, including tmpfs and shared memory.
     let page_cache = get(FILE).map(|file| (file - shmem.unwrap_or(0)).max(0));
-    // Each kind of kernel memory is counted once: `vmalloc` does not include stacks from vmalloc
-    // (mm/vmalloc.c), and no slab includes zswap's compressed pages.
+    // No kernel memory is counted twice: `vmalloc` does not include stacks that come from vmalloc
+    // (mm/vmalloc.c), and `slab` does not include the compressed pages of zswap.
     let kernel = [SLAB, PAGETABLES, SEC_PAGETABLES, KERNEL_STACK, PERCPU, VMALLOC, ZSWAP].map(&get);
     let n_known: i64 = kernel.iter().flatten().fold(0, |sum: i64, bytes| sum.saturating_add(*bytes));
     let [slab, page_tables, sec_page_tables, stacks, percpu, vmalloc, zswap] = kernel;
@@ -78,12 +79,13 @@ pub fn parts(values: &Values) -> Option<[Option<i64>; PARTS.len()]> {
     Some(parts)
 }
 
-/// Returns the bytes of anonymous memory that is charged but that no process maps: mainly the rest of partly
-/// unmapped huge pages, until the kernel splits them. `anon` counts only mapped pages, while the LRU lists
-/// count whole huge pages.
+/// Returns the bytes of anonymous memory that is charged although no process maps it. Most of it belongs to
+/// huge pages that a process has partly unmapped and the kernel has not split yet. The LRU lists count whole
+/// huge pages, and `anon` counts only mapped pages. The difference of the two is the result.
 ///
-/// Returns `None` where the lists do not show this: where locked memory, which is on the unevictable list,
-/// exceeds 1% of `anon`, or where the kernel does not print how much of the lists is swap cache.
+/// Returns `None` if the unevictable list, which contains locked memory, exceeds 1% of `anon`, or if the
+/// kernel does not print how much of the lists is swap cache. The difference would then also contain other
+/// memory.
 fn anon_unmapped(values: &Values) -> Option<i64> {
     let get = |field| signed(values, field);
     let (anon, shmem, swap_cached) = (get(ANON)?, get(SHMEM)?, get(SWAPCACHED)?);
@@ -91,8 +93,8 @@ fn anon_unmapped(values: &Values) -> Option<i64> {
         return None;
     }
     let listed = get(ACTIVE_ANON)?.saturating_add(get(INACTIVE_ANON)?);
-    // The difference is negative where memory was freed by MADV_FREE: it stays in `anon` and is on the list
-    // of files.
+    // The difference is negative if a process has freed memory by MADV_FREE: `anon` still counts such memory,
+    // but the kernel has moved it to the list of files.
     Some((listed - anon - shmem - swap_cached).max(0))
 }
 
@@ -100,16 +102,17 @@ fn signed(values: &Values, field: usize) -> Option<i64> {
     values.get(field).map(|bytes| bytes.min(i64::MAX as u64 / 8) as i64)
 }
 
-/// Returns the bytes of the page cache, and of tmpfs and shared memory, that no process maps. `mapped_shmem`
-/// is how much tmpfs and shared memory the container's processes map, by PSS.
+/// Returns the bytes that no process maps: those of the page cache, and those of tmpfs and shared memory.
+/// `mapped_shmem` is the PSS of the tmpfs and shared memory that the container's processes map.
 ///
-/// The kernel has one count of mapped memory for both, so the split is a difference.
+/// The kernel prints one number for the mapped memory of both kinds. So the mapped page cache is that number
+/// minus `mapped_shmem`.
 pub fn unmapped(values: &Values, mapped_shmem: u64) -> Option<[u64; 2]> {
     let [file, mapped, shmem] = [FILE, FILE_MAPPED, SHMEM].map(|field| values.get(field));
     let (file, shmem) = (file?, shmem?);
     let both = file.saturating_sub(mapped?);
-    // Neither part is larger than its total, because the processes may map memory that is charged to another
-    // cgroup.
+    // `mapped_shmem` may include memory that is charged to another cgroup. Without these bounds, a result
+    // could exceed all the memory of its kind.
     let page_cache = both.saturating_sub(shmem.saturating_sub(mapped_shmem)).min(file.saturating_sub(shmem));
     Some([page_cache, both - page_cache])
 }
@@ -147,7 +150,8 @@ mod tests {
 
     #[test]
     fn rare_kinds_of_memory_are_parts() {
-        // Includes swap, zswap, hugetlb accounting, a virtual machine, and huge pages that are not split yet.
+        // The values include swap, zswap, hugetlb, the page tables of a virtual machine, and huge pages that
+        // are not split yet.
         let stat = "anon 100\nfile 30\nkernel 90\nkernel_stack 5\npagetables 7\nsec_pagetables 8\npercpu 3\n\
                     sock 4\nvmalloc 11\nshmem 20\nzswap 13\nswapcached 6\nhugetlb 200\ninactive_anon 140\n\
                     active_anon 30\nunevictable 1\nslab 25\n";
@@ -212,11 +216,11 @@ mod tests {
             (70, 30, 20, 0, [20, 20]),
             (70, 30, 20, 15, [35, 5]),
             (70, 30, 20, 99, [40, 0]),
-            // The processes of other containers map memory that is charged here: what is unmapped does not
-            // exceed the kernel's count.
+            // Processes of other containers map memory that is charged to this container. The unmapped memory
+            // must not exceed what the kernel counts.
             (20, 15, 20, 0, [0, 5]),
             (20, 25, 20, 0, [0, 0]),
-            // The processes map memory that is charged to other cgroups.
+            // The container's processes map memory that is charged to other cgroups.
             (20, 0, 20, 13, [0, 20]),
         ] {
             let stat = format!("file {file}\nfile_mapped {mapped}\nshmem {shmem}\n");

@@ -1,8 +1,9 @@
-//! Notices writes to the limits of cgroups, and new cgroups, so that neither has to be searched for once a
-//! second.
+//! Reports writes to the limit files of cgroups, and new cgroups. Without these reports, the exporter would
+//! have to read all limits and list all cgroups once a second.
 //!
-//! inotify reports each write to a file of a cgroup, and needs no right to write it. It fails if a security
-//! policy forbids it, or if too many files are watched (`fs.inotify.max_user_watches`).
+//! inotify reports each write to a cgroup's file. Watching a file needs no permission to write it. Watching
+//! fails if a security policy forbids it, or if too many files are watched already
+//! (`fs.inotify.max_user_watches`).
 
 use std::os::fd::BorrowedFd;
 #[cfg(target_os = "linux")]
@@ -11,7 +12,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 #[cfg(target_os = "linux")]
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 
-/// Names a watched file or directory.
+/// Identifies a watched file or directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watched(i32);
 
@@ -20,12 +21,13 @@ pub struct Watched(i32);
 pub struct Changed {
     written: Vec<i32>,
     has_new: bool,
-    /// Whether there may be other changes, too.
+    /// Whether changes may be missing from `written` and `has_new`, because nothing is watched or because the
+    /// kernel has dropped events.
     is_incomplete: bool,
 }
 
 impl Changed {
-    /// Whether the file may have been written. A file that is not watched always may.
+    /// Whether the file may have been written. This is always true for a file that is not watched.
     pub fn includes(&self, file: Option<Watched>) -> bool {
         self.is_incomplete || file.is_none_or(|Watched(number)| self.written.contains(&number))
     }
@@ -43,7 +45,8 @@ pub struct Changes(Option<OwnedFd>);
 
 #[cfg(target_os = "linux")]
 impl Default for Changes {
-    /// Creates the state without watches. If the kernel does not allow watches, none can be added later.
+    /// Creates a state that watches nothing yet. If the kernel does not allow inotify, no watch can be added
+    /// later either.
     fn default() -> Self {
         Self(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok())
     }
@@ -51,12 +54,14 @@ impl Default for Changes {
 
 #[cfg(target_os = "linux")]
 impl Changes {
-    /// Watches for writes to a file. Returns `None` if it cannot be watched; then all watches end.
+    /// Watches a file for writes. If the kernel refuses that, nothing is watched any more, and the result is
+    /// `None`.
     pub fn watch_file(&mut self, file: BorrowedFd<'_>) -> Option<Watched> {
         self.watch(file, WatchFlags::MODIFY)
     }
 
-    /// Watches for new cgroups in a directory. Returns `None` if it cannot be watched; then all watches end.
+    /// Watches a directory for new cgroups. If the kernel refuses that, nothing is watched any more, and the
+    /// result is `None`.
     pub fn watch_directory(&mut self, directory: BorrowedFd<'_>) -> Option<Watched> {
         self.watch(directory, WatchFlags::CREATE)
     }
@@ -70,10 +75,10 @@ impl Changes {
         watched.ok().map(Watched)
     }
 
-    /// Ends a watch. Closing the descriptor does not end it.
+    /// Ends one watch. Closing the descriptor of the watched file would not end it.
     pub fn forget(&self, Watched(number): Watched) {
         if let Some(inotify) = &self.0 {
-            // This fails if the kernel has ended the watch.
+            // An error means that the kernel has already ended the watch.
             _ = inotify::remove_watch(inotify, number);
         }
     }
@@ -90,7 +95,7 @@ impl Changes {
         if let Some(inotify) = &self.0 {
             let mut events = Reader::new(inotify, &mut buffer);
             while let Ok(event) = events.next() {
-                // The end of a watch is reported, too.
+                // The kernel also reports the end of a watch. None of the checks below matches that event.
                 changed.is_incomplete |= event.events().contains(ReadFlags::QUEUE_OVERFLOW);
                 changed.has_new |= event.events().contains(ReadFlags::CREATE);
                 if event.events().contains(ReadFlags::MODIFY) {
@@ -102,7 +107,8 @@ impl Changes {
     }
 }
 
-/// The replacement on other systems, which only read recordings: it watches nothing.
+/// The replacement for systems other than Linux, where the exporter only reads recordings. It watches
+/// nothing.
 #[derive(Debug, Default)]
 #[cfg(not(target_os = "linux"))]
 pub struct Changes;
@@ -110,12 +116,12 @@ pub struct Changes;
 #[cfg(not(target_os = "linux"))]
 #[expect(clippy::unused_self, reason = "as on Linux")]
 impl Changes {
-    /// Returns `None`, because the file is not watched.
+    /// Returns `None`: no file can be watched on this system.
     pub fn watch_file(&mut self, _: BorrowedFd<'_>) -> Option<Watched> {
         None
     }
 
-    /// Returns `None`, because the directory is not watched.
+    /// Returns `None`: no directory can be watched on this system.
     pub fn watch_directory(&mut self, _: BorrowedFd<'_>) -> Option<Watched> {
         None
     }
@@ -126,7 +132,7 @@ impl Changes {
     /// Does nothing.
     pub fn stop(&mut self) {}
 
-    /// Returns that anything may have changed.
+    /// Returns a result that says that anything may have changed.
     pub fn take(&mut self) -> Changed {
         Changed { is_incomplete: true, ..Changed::default() }
     }

@@ -1,38 +1,37 @@
-//! The counters of memory events of one cgroup, in files that stay open.
+//! The memory event counters of one cgroup, read from files that stay open.
 //!
-//! An open file can be polled: the kernel reports an event by `POLLPRI`. An open file takes 5 KB of kernel
-//! memory, and a read 2 microseconds. Once the cgroup is removed, reads fail.
+//! An open file can be polled: the kernel signals a new event by `POLLPRI`. Each open file takes 5 KB of
+//! kernel memory, and each read takes 2 microseconds. Reads fail once the cgroup is removed.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::fields::number;
 
-/// The counters that concern OOM kills, since the cgroup was created. A counter that the kernel does not
-/// print is 0.
+/// The memory event counters of a cgroup since it was created. A counter that the kernel does not print is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventCounts {
-    /// How often the cgroup, or one below it, has reached its limit.
+    /// How often the cgroup, or a cgroup below it, has reached its limit.
     pub max: u64,
-    /// How often no memory was left below the limit of the cgroup or of one below it.
+    /// How often the cgroup, or a cgroup below it, was at its limit and the kernel could free no memory.
     pub oom: u64,
-    /// How often no memory was left below the limit of the cgroup itself.
+    /// How often the cgroup itself was at its limit and the kernel could free no memory.
     pub own_oom: u64,
-    /// How many processes in the cgroup or below it the kernel has killed. The first process of a group kill
-    /// counts twice.
+    /// How many processes the kernel has killed in the cgroup and below it. When the kernel kills all
+    /// processes of a cgroup at once (`memory.oom.group`), it counts the first one twice.
     pub kills: u64,
 }
 
 /// The open files with the counters of one cgroup.
 #[derive(Debug)]
 pub struct EventFiles {
-    /// `memory.events`, or version 1's `memory.oom_control`.
+    /// The file `memory.events`, or on version 1 `memory.oom_control`.
     all: OwnedFd,
-    /// `memory.events.local`, which leaves out the cgroups below.
+    /// The file `memory.events.local`, which does not count the cgroups below.
     own: Option<OwnedFd>,
 }
 
 impl EventFiles {
-    /// Keeps these files open.
+    /// Keeps two open files: `all` counts the cgroup and those below it, and `own` counts the cgroup alone.
     pub fn new(all: OwnedFd, own: Option<OwnedFd>) -> Self {
         Self { all, own }
     }
@@ -57,14 +56,14 @@ impl EventFiles {
     }
 }
 
-/// Returns the descriptor that reports an event.
+/// The descriptor to poll for events.
 impl AsFd for EventFiles {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.all.as_fd()
     }
 }
 
-/// Calls `each` with each key and count of a file. Returns `None` if it cannot be read.
+/// Calls `each` with every key and count in a file. Returns `None` if the file cannot be read.
 fn read(file: &OwnedFd, mut each: impl FnMut(&[u8], u64)) -> Option<()> {
     let mut text = [0; 512];
     let n_bytes = rustix::io::pread(file, &mut text, 0).ok()?;

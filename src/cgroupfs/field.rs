@@ -1,12 +1,13 @@
-//! What the table of cgroup fields contains for each field: the metric, the unit, and the files. Pure.
+//! What the table of cgroup fields has for each field: its metric, its unit and its files. This module does
+//! no I/O.
 
 /// One cgroup field.
 #[derive(Debug)]
 pub struct Field {
-    /// The metric is `cgroup_<name>` followed by the suffix of the unit. Fields with the same name are
-    /// consecutive, each with its own label.
+    /// The part of the metric's name after `cgroup_` and before the unit's suffix. Fields that share a name
+    /// are neighbours in the table, and each has its own label.
     pub name: &'static str,
-    /// The end of the label text: the field's own label if it has one, and the brace.
+    /// The end of the label text: the field's own label, if it has one, and then the closing brace.
     pub labels: &'static str,
     /// The unit of the number.
     pub unit: Unit,
@@ -18,22 +19,22 @@ pub struct Field {
     pub help: &'static str,
 }
 
-/// The unit of a number, which decides the suffix of the metric's name, and whether it is a counter
-/// (Prometheus, "Metric and label naming").
+/// The unit of a field. It decides the suffix of the metric's name, and whether the metric is a counter or a
+/// gauge (Prometheus, "Metric and label naming").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// Memory, a gauge.
+    /// Memory in bytes; a gauge.
     Bytes,
-    /// A number of things, a gauge.
+    /// A number of things; a gauge.
     Number,
-    /// A number of events, a counter.
+    /// A number of events; a counter.
     Events,
-    /// A total of time, a counter, kept in nanoseconds.
+    /// A total of time in nanoseconds; a counter.
     Time,
 }
 
 impl Unit {
-    /// Returns the end of the metric's name.
+    /// Returns the suffix of the metric's name.
     pub fn suffix(self) -> &'static str {
         match self {
             Self::Bytes => "_bytes",
@@ -49,14 +50,15 @@ impl Unit {
     }
 }
 
-/// The place of a field in a version of the file system.
+/// Where one version of the cgroup file system has a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The file; empty if that version does not have the field, or if the field is derived from others.
+    /// The name of the file. It is empty if this version lacks the field, or if the exporter computes the
+    /// field from other fields.
     pub file: &'static str,
-    /// The beginning of the field's line; empty in a file that consists of one number.
+    /// The word that begins the field's line. It is empty for a file that contains only one number.
     pub key: &'static str,
-    /// The factor from the kernel's number to the field's unit.
+    /// The factor that converts the kernel's number into the field's unit.
     pub factor: u64,
 }
 
@@ -72,24 +74,25 @@ pub enum Version {
 /// A set of [`GROUPS`]: bit `i` stands for `GROUPS[i]`.
 pub type GroupMask = u8;
 
-/// What can be exported of cgroups: the memory of containers, pods and the node, and what the controllers of
-/// CPU time and of processes count for containers. The names of a container's fields begin with their group.
+/// The groups of cgroup metrics that can be exported. Three of them are the memory of containers, of pods and
+/// of the node. The other two are what the controllers `cpu` and `pids` count for containers. The name of
+/// each container field begins with the name of its group.
 pub const GROUPS: [&str; 5] = ["memory", "pod", "node", "cpu", "pids"];
-/// The group of the containers' memory.
+/// The bit of the group `memory`: the memory of containers.
 pub const MEMORY: GroupMask = 1;
-/// The group of the pods' memory.
+/// The bit of the group `pod`: the memory of pods.
 pub const POD: GroupMask = 1 << 1;
-/// The group of the node's memory.
+/// The bit of the group `node`: the memory of the node.
 pub const NODE: GroupMask = 1 << 2;
 
 impl Field {
-    /// Returns the field's place in this version, if it has one.
+    /// Returns where the field is in this version, if it exists there.
     pub fn place(&self, version: Version) -> Option<Place> {
         let place = if version == Version::V2 { self.v2 } else { self.v1 };
         (!place.file.is_empty()).then_some(place)
     }
 
-    /// Returns the group of the field, as a position in [`GROUPS`].
+    /// Returns the position of the field's group in [`GROUPS`].
     pub fn group(&self) -> usize {
         let group = GROUPS.iter().position(|group| self.name.starts_with(group));
         group.expect("each name begins with its group")

@@ -1,9 +1,10 @@
-//! The one table of cgroup fields: the place in each version of the file system, the metric's name, its unit
-//! and its help text.
+//! The table of all cgroup fields. For each field, it has the place in both versions of the file system, the
+//! metric's name, the unit and the help text.
 //!
-//! The reader, the exposition, `--cgroup-metrics` and the README's table are all made from it. Pure. The
-//! meanings are the kernel's: Documentation/admin-guide/cgroup-v2.rst; for version 1, cgroup-v1/memory.rst,
-//! cpuacct.rst, pids.rst. A field has a place in version 1 only if it has the same meaning there.
+//! The reader, the exposition, `--cgroup-metrics` and the README's table all use this one table. This module
+//! does no I/O. The kernel documents what the fields mean in Documentation/admin-guide/cgroup-v2.rst, and for
+//! version 1 in cgroup-v1/memory.rst, cpuacct.rst and pids.rst. A field has a place in version 1 only if it
+//! has the same meaning there.
 
 use super::field::Place;
 pub use super::field::{GROUPS, GroupMask, MEMORY, NODE, POD, Unit, Version};
@@ -16,8 +17,8 @@ pub const CURRENT: usize = 0;
 pub const PEAK: usize = 1;
 /// `FIELDS[MAX]`: the cgroup's own limit.
 pub const MAX: usize = 4;
-/// `FIELDS[LIMIT]`: the limit that applies. Version 2 does not print it, so it is found on the way to the
-/// root.
+/// `FIELDS[LIMIT]`: the limit that applies to the cgroup. Version 2 does not print it. It is the smallest of
+/// the limits of the cgroup and of all cgroups above it.
 pub const LIMIT: usize = 5;
 /// `FIELDS[WORKING_SET]`: charged memory without inactive page cache.
 pub const WORKING_SET: usize = 6;
@@ -45,14 +46,14 @@ pub(super) const SLAB: usize = 33;
 /// `FIELDS[OOM_KILLS]`: the number of OOM kills in the cgroup.
 pub const OOM_KILLS: usize = 40;
 
-/// Version 1 prints "no limit" as `PAGE_COUNTER_MAX`, the largest number of pages, in bytes: 2^63 minus one
-/// page, which is at most 64 KiB.
+/// On version 1, a limit of this many bytes or more means "no limit". The kernel then prints
+/// `PAGE_COUNTER_MAX` in bytes, which is 2^63 minus one page, and a page has at most 64 KiB.
 pub(super) const UNLIMITED: u64 = i64::MAX as u64 - 0xffff;
 
-/// The values of the fields of one cgroup.
+/// The values of the fields of one cgroup, as far as they are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Values {
-    /// The fields that the kernel printed, or that are derived from those.
+    /// One bit for each field that the kernel printed, or that is derived from such fields.
     present: u128,
     numbers: [u64; N_FIELDS],
 }
@@ -64,13 +65,13 @@ impl Default for Values {
 }
 
 impl Values {
-    /// Returns the field at this position of the table; `None` if the kernel did not print it, or printed
-    /// that there is no limit.
+    /// Returns the value of the field at this position of the table. Returns `None` if the kernel did not
+    /// print it, or printed that there is no limit.
     pub fn get(&self, field: usize) -> Option<u64> {
         (self.present & 1 << field != 0).then_some(self.numbers[field])
     }
 
-    /// Copies the fields of this file from an earlier reading.
+    /// Copies the fields of this file from `earlier`, the values of an earlier read.
     pub(super) fn keep(&mut self, file: &File, earlier: &Self) {
         for field in file.lines.iter().map(|line| line.field) {
             if let Some(number) = earlier.get(field) {
@@ -79,7 +80,7 @@ impl Values {
         }
     }
 
-    /// Whether the fields of this file have the same values in both.
+    /// Whether the fields of this file have the same values in `self` and in `other`.
     pub(super) fn is_equal(&self, file: &File, other: &Self) -> bool {
         file.lines.iter().all(|line| self.get(line.field) == other.get(line.field))
     }
@@ -89,8 +90,8 @@ impl Values {
         self.numbers[field] = number;
     }
 
-    /// Adds the fields that are derived from those that were read, and from the smallest limit above the
-    /// cgroup.
+    /// Adds the fields that the kernel does not print. They are computed from the fields that were read and
+    /// from `limit_above`, the smallest limit of the cgroups above.
     pub fn derive(&mut self, limit_above: Option<u64>) {
         let limits = [limit_above, self.get(MAX), self.get(LIMIT)];
         if let Some(limit) = limits.into_iter().flatten().min() {
@@ -102,7 +103,7 @@ impl Values {
     }
 }
 
-/// A file, and the fields in it.
+/// A file of a cgroup, and the fields in it.
 #[derive(Debug)]
 pub struct File {
     /// The name of the file.
@@ -117,8 +118,8 @@ struct Line {
     field: usize,
 }
 
-/// Returns the files of a version that contain the fields of these groups, each once, in the order of the
-/// table.
+/// Returns the files of this version that contain fields of these groups. Each file is listed once, in the
+/// order of the table.
 pub fn files(version: Version, groups: GroupMask) -> Vec<File> {
     let mut files: Vec<File> = Vec::new();
     for (field, row) in FIELDS.iter().enumerate().filter(|(_, row)| groups & 1 << row.group() != 0) {
@@ -138,8 +139,8 @@ impl File {
         self.name.split('.').next().unwrap_or_default()
     }
 
-    /// Whether the file rarely changes, or is not worth reading each time: settings other than the limit, and
-    /// huge pages.
+    /// Whether the file is read in every tenth read only. These are the files of settings other than the
+    /// limit, because they rarely change, and the files about huge pages, because they are of little use.
     pub(super) fn is_slow(&self) -> bool {
         const SETTINGS: [&str; 5] =
             ["memory.low", "memory.high", "memory.min", "memory.oom.group", "memory.swap.max"];
@@ -151,7 +152,7 @@ impl File {
         self.lines.iter().any(|line| line.field == field)
     }
 
-    /// Drops the fields for which `is_used` is false, which makes parsing faster.
+    /// Drops the fields for which `is_used` is false, because parsing is faster without them.
     pub(super) fn retain(&mut self, is_used: impl Fn(usize) -> bool) {
         self.lines.retain(|line| is_used(line.field));
     }
@@ -177,7 +178,7 @@ impl File {
     }
 }
 
-/// Returns the limit in a file `memory.max`, if there is one.
+/// Returns the limit that a `memory.max` file contains, if there is one.
 pub fn limit(text: &[u8]) -> Option<u64> {
     number(text.strip_suffix(b"\n").unwrap_or(text))
 }

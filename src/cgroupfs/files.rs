@@ -1,10 +1,10 @@
-//! The files of cgroups, read through one open directory for each cgroup.
+//! Reads the files of cgroups. The directory of each cgroup stays open.
 //!
-//! An open directory belongs to one cgroup for good: once that is removed, the directory has no files any
-//! more, even if a new cgroup has the same path.
+//! An open directory always belongs to the same cgroup. Once that cgroup is removed, the directory has no
+//! files any more, even if a new cgroup has the same path.
 //!
-//! Files are reopened for each read. Opening takes 4 of the 7 microseconds per file, but an open file holds 4
-//! KiB of kernel memory, which is charged to the exporter: 10 MB for 250 containers.
+//! The files in it are opened again for each read. Opening takes 4 of the 7 microseconds per file, but each
+//! open file would hold 4 KiB of kernel memory that is charged to the exporter: 10 MB for 250 containers.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -24,14 +24,16 @@ use super::use_files::{self, UseFiles};
 use crate::errors::plain;
 use crate::procfs::files::{open_directory, open_file, read_file};
 
-/// A file that exists in version 2 only, at the root and in each cgroup below.
+/// A file that only version 2 has, in the root and in each cgroup below it.
 const CONTROLLERS: &str = "cgroup.controllers";
-/// The file of a recording with the root of the cgroup namespace that the paths in proc are relative to.
+/// The name of a file that only recordings have. It contains the path of a cgroup: the root of the cgroup
+/// namespace to which the paths in the recorded proc are relative.
 const OWN: &str = "own";
 const LIMIT: &str = "memory.max";
-/// A file that changes only if `memory.events` changes.
+/// This file can change only when `memory.events` changes too.
 const LOCAL_EVENTS: &str = "memory.events.local";
-/// Slow files are read once in this many reads. With 250 containers that saves 9 ms in each scrape.
+/// [Slow files](File::is_slow) are read in every tenth read only. With 250 containers that saves 9 ms in each
+/// scrape.
 const SLOW: u32 = 10;
 
 /// A mounted cgroup file system, or a recording of one.
@@ -41,11 +43,12 @@ pub struct CgroupFs {
     version: Version,
     /// The groups of fields that are exported.
     groups: GroupMask,
-    /// The names and directories of the hierarchies that are read. Version 2 has one, with an empty name.
+    /// The name and the directory of each hierarchy that is read. Version 2 has one hierarchy, and its name
+    /// is empty.
     roots: Vec<(&'static str, OwnedFd)>,
-    /// The files that are read of each cgroup, and the positions of their hierarchies in `roots`.
+    /// The files to read of each cgroup, each with the position of its hierarchy in `roots`.
     files: Vec<(usize, File)>,
-    /// The files that are read of a cgroup that comes close to its limit.
+    /// The files to read of a cgroup that comes close to its limit.
     use_files: Arc<[File]>,
     has_memory: bool,
     /// The path of the root of this process's cgroup namespace; empty if that is the node's root.
@@ -55,7 +58,7 @@ pub struct CgroupFs {
     name: String,
 }
 
-/// The paths of a container's cgroup, as proc prints them; empty where they are not known.
+/// The paths of a container's cgroup, as proc prints them. An unknown path is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Paths {
     /// The path in the hierarchy that counts memory.
@@ -65,25 +68,26 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// Returns the path in the hierarchy with this name, which is empty for that of version 2.
+    /// Returns the path in the hierarchy with this name. The name of the version 2 hierarchy is empty.
     fn in_hierarchy(&self, name: &str) -> &[u8] {
         if matches!(name, "" | "memory") { &self.memory } else { &self.others }
     }
 }
 
-/// Where the memory of a container is counted, as paths below the mounted file system.
+/// Where the memory of a container is counted: paths below the mounted file system.
 #[derive(Debug)]
 pub struct Place {
     /// The container's cgroup.
     pub path: Vec<u8>,
     /// The pod's cgroup, if there is one.
     pub pod: Option<Vec<u8>>,
-    /// The cgroup above the container's. Its limit applies in both versions, also without a pod.
+    /// The cgroup above the container's. Its limit applies to the container, even if there is no pod.
     pub parent: Option<Vec<u8>>,
 }
 
 impl Place {
-    /// Returns the paths of the cgroups above the pod's, the highest first; none without a pod.
+    /// Returns the paths of the cgroups above the pod's cgroup, from the outermost to the innermost. Without
+    /// a pod there are none.
     pub fn above_pod(&self) -> impl Iterator<Item = &[u8]> {
         let pod = self.pod.as_deref().unwrap_or_default();
         let ends = pod.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(end, _)| end);
@@ -91,12 +95,12 @@ impl Place {
     }
 }
 
-/// The state of one cgroup: its directories in each hierarchy, once they are open.
+/// What is kept about one cgroup between reads: its open directory in each hierarchy, and its values.
 #[derive(Debug, Default)]
 pub struct Cgroup {
     directories: Vec<Option<OwnedFd>>,
     n_above: usize,
-    /// The number of reads until the [slow files](File::is_slow) are read.
+    /// The number of reads before the next one that includes the [slow files](File::is_slow).
     n_until_slow: u32,
     /// The values of the last read.
     last: Values,
@@ -105,7 +109,7 @@ pub struct Cgroup {
 impl CgroupFs {
     /// Opens the file system at `path` to read the fields of these groups.
     ///
-    /// Fails with one line if there is no cgroup file system.
+    /// Fails with a one-line message if there is no cgroup file system.
     pub fn open(path: &Path, groups: GroupMask) -> Result<Self, String> {
         let open = |path: &Path| {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -118,7 +122,8 @@ impl CgroupFs {
         };
         let mut roots = Vec::new();
         let mut files = Vec::new();
-        // The memory outside a pod's containers is computed from theirs.
+        // If pods or the node are exported, the memory of containers is read too: it is subtracted from that
+        // of the pod.
         let is_pod = groups & (POD | NODE) != 0;
         for file in fields::files(version, if is_pod { groups | MEMORY } else { groups }) {
             let hierarchy = if version == Version::V2 { "" } else { file.hierarchy() };
@@ -164,7 +169,7 @@ impl CgroupFs {
         self.groups
     }
 
-    /// Returns the hierarchy in which memory is counted, to read the cgroups above containers.
+    /// Returns a reader for the hierarchy that counts memory, to read the cgroups above containers.
     pub fn memory(&self, reads: Reads) -> Option<MemoryFs> {
         let (at, _) = self.files.iter().find(|(_, file)| file.has(CURRENT))?;
         Some(MemoryFs::new(self.version, self.roots[*at].1.try_clone().ok()?, reads))
@@ -175,7 +180,7 @@ impl CgroupFs {
         &self.path
     }
 
-    /// Returns the reason why no container's cgroup is found, for the log.
+    /// Returns the reason why no container's cgroup was found, for the log.
     pub fn explain_absence(&self) -> String {
         let namespace = fs::read_link("/proc/self/ns/cgroup").unwrap_or_default();
         explain_absence(&self.path, self.version, &namespace)
@@ -183,8 +188,8 @@ impl CgroupFs {
 
     /// Reads the cgroup at `paths` into `values`. Returns whether the cgroup exists.
     pub fn read(&mut self, paths: &Paths, cgroup: &mut Cgroup, values: &mut Values) -> bool {
-        // If reading fails, the held directory belongs to a removed cgroup; a new one may exist at the same
-        // path.
+        // If reading fails, the cgroup may have been removed, and a new one may have the same path. So the
+        // directories are opened again, once.
         for _ in 0..2 {
             *values = Values::default();
             if self.open_missing(paths, cgroup) && self.try_read(cgroup, values) {
@@ -196,8 +201,8 @@ impl CgroupFs {
         false
     }
 
-    /// Opens the directories that are not open yet: all of them at first, and later those of hierarchies that
-    /// a process has joined since. Returns whether any is open.
+    /// Opens the directories that are not open: on the first call all of them, and later those of hierarchies
+    /// that a process of the container has joined since. Returns whether any directory is open.
     fn open_missing(&mut self, paths: &Paths, cgroup: &mut Cgroup) -> bool {
         let is_whole = cgroup.directories.len() == self.roots.len();
         if is_whole && cgroup.directories.iter().all(Option::is_some) {
@@ -218,7 +223,8 @@ impl CgroupFs {
 
     fn try_read(&mut self, cgroup: &mut Cgroup, values: &mut Values) -> bool {
         let mut first = None;
-        // Each scrape reads the slow files of a tenth of the node's cgroups.
+        // The first read includes the slow files. The descriptor's number decides how soon the second turn
+        // comes, so each scrape reads the slow files of about a tenth of the cgroups.
         let reads_slow = cgroup.n_until_slow == 0;
         if reads_slow {
             let directory = cgroup.directories.iter().flatten().next();
@@ -229,7 +235,8 @@ impl CgroupFs {
         let mut has_events = true;
         for (at, file) in &self.files {
             let Some(directory) = &cgroup.directories[*at] else { continue };
-            // Every local event is also counted in the file of events, which is read before.
+            // `memory.events` is read first, and also counts the local events. So while it is unchanged, the
+            // file of the local events is unchanged too.
             if !reads_slow && (file.is_slow() || file.name == LOCAL_EVENTS && !has_events) {
                 values.keep(file, &cgroup.last);
                 continue;
@@ -254,14 +261,14 @@ impl CgroupFs {
         }
         values.derive(limit_above);
         cgroup.last = *values;
-        // If the cgroup was removed during the read, files may be missing only for that reason, so no value
-        // is used.
+        // Files may have been missing because the cgroup was removed during the read. The values count only
+        // if the first file that was read still exists.
         first.is_some_and(|(directory, name)| {
             accessat(directory, name, Access::EXISTS, AtFlags::empty()).is_ok()
         })
     }
 
-    /// Returns the limit of the cgroup `up` levels above, if it has one.
+    /// Returns the limit of the cgroup `up` levels above `directory`; `None` if that cgroup has no limit.
     fn limit_above(&mut self, directory: BorrowedFd<'_>, up: usize) -> Option<u64> {
         self.name.clear();
         (0..up).for_each(|_| self.name.push_str("../"));
@@ -269,9 +276,10 @@ impl CgroupFs {
         read_file(directory, &self.name, &mut self.text).ok().and_then(fields::limit)
     }
 
-    /// Returns the places where the memory of the container with this cgroup path, and of its pod, is
-    /// counted. There is no pod on version 1, which does not count kills per pod, nor directly below the
-    /// root, where other services are.
+    /// Returns the cgroups that count the memory of a container and of its pod. `path` is the container's
+    /// cgroup path. On version 1 the pod is left out, because its cgroup does not count kills. It is also
+    /// left out if the cgroup above the container's is the root or a top-level cgroup: services are there,
+    /// and no pods.
     pub fn place(&mut self, path: &[u8]) -> Option<Place> {
         let n_above = namespace::resolve(&self.namespace_root, path, &mut self.resolved)?;
         let has_pod = self.version == Version::V2 && n_above >= 3;
@@ -279,24 +287,25 @@ impl CgroupFs {
         Some(Place { path: self.resolved.clone(), pod: parent.clone().filter(|_| has_pod), parent })
     }
 
-    /// Returns the path of the cgroup that counts the memory of a container's pod, given the path of the
-    /// container's cgroup.
+    /// Returns the path of the cgroup that counts the memory of a pod. `path` is the cgroup path of a
+    /// container in the pod.
     ///
-    /// Returns `None` if the kubelet cannot have made the pod's cgroup, because the container's is directly
-    /// below the root, where services and Docker's containers are; and for a pod that runs in one cgroup as a
-    /// whole (Kata Containers).
+    /// Returns `None` if the cgroup above the container's is the root or a top-level cgroup. Services and
+    /// Docker's containers are there, but the kubelet puts no pod there. Also returns `None` if all
+    /// containers of the pod run in the pod's own cgroup (Kata Containers).
     pub fn pod_of(&mut self, path: &[u8]) -> Option<&[u8]> {
         let n_above = namespace::resolve(&self.namespace_root, path, &mut self.resolved)?;
         let is_pod = uid_of(&self.resolved).is_some();
         namespace::pod_of(&self.resolved).filter(|_| n_above >= 3 && !is_pod)
     }
 
-    /// Whether the kernel reports memory events. Version 1 does so only to a process with write access.
+    /// Whether the kernel reports memory events to the exporter. On version 1 it reports them only to a
+    /// process with write access.
     pub fn has_events(&self) -> bool {
         self.version == Version::V2
     }
 
-    /// Opens the counters of memory events of the cgroup at this place.
+    /// Opens the files with the memory event counters of the cgroup at `place`.
     pub fn open_events(&self, place: &[u8]) -> Option<EventFiles> {
         let (at, file) = self.files.iter().find(|(_, file)| file.has(OOM_KILLS))?;
         let directory =
@@ -306,17 +315,17 @@ impl CgroupFs {
         Some(EventFiles::new(all, own))
     }
 
-    /// Opens the files that show how close the cgroup at this place is to its limit.
+    /// Opens the files that show how close the cgroup at `place` is to its limit.
     pub fn open_use(&self, place: &[u8]) -> Option<UseFiles> {
         let (at, _) = self.files.iter().find(|(_, file)| file.has(CURRENT))?;
         let place = Path::new(OsStr::from_bytes(place));
         UseFiles::open(open_directory(self.roots[*at].1.as_fd(), place).ok()?, &self.use_files)
     }
 
-    /// Calls `each` with the place in a recording and the text of every file that is read of the cgroup at
-    /// `paths`, and of the cgroups above with limits that apply.
+    /// Calls `each` with every file that a recording of the cgroup at `paths` needs, and with the limits of
+    /// the cgroups above. `each` gets the file's path in the recording, and its text.
     ///
-    /// Fails when `each` does.
+    /// Fails if `each` fails.
     pub fn record(
         &mut self,
         paths: &Paths,
@@ -349,10 +358,10 @@ impl CgroupFs {
         Ok(())
     }
 
-    /// Calls `each` with the files that a recording needs besides its cgroups: one that shows the cgroup
-    /// version, and one with the root of the reader's cgroup namespace.
+    /// Calls `each` with the files that a recording needs in addition to the files of its cgroups: one that
+    /// shows the cgroup version, and one with the root of the reader's cgroup namespace.
     ///
-    /// Fails when `each` does.
+    /// Fails if `each` fails.
     pub fn record_root(
         &mut self,
         mut each: impl FnMut(&Path, &[u8]) -> Result<(), String>,
@@ -368,11 +377,11 @@ impl CgroupFs {
     }
 }
 
-/// The node's own cgroup namespace (include/linux/proc_ns.h, `PROC_CGROUP_INIT_INO`).
+/// The inode number of the node's own cgroup namespace (include/linux/proc_ns.h, `PROC_CGROUP_INIT_INO`).
 const NODE_NAMESPACE: &str = "cgroup:[4026531835]";
 
 fn explain_absence(path: &Path, version: Version, namespace: &Path) -> String {
-    // The files of version 2 show where the namespace has its root; those of version 1 do not.
+    // On version 2, the exporter finds the root of the namespace from the files. On version 1 it cannot.
     if version == Version::V1 && namespace != Path::new(NODE_NAMESPACE) && !namespace.as_os_str().is_empty() {
         return format!(
             "no container's cgroup is found below {path:?}: this process has a cgroup namespace of its own, \
@@ -382,7 +391,7 @@ fn explain_absence(path: &Path, version: Version, namespace: &Path) -> String {
     format!("no container's cgroup is below {path:?}: expected the node's cgroups, by --cgroup-path")
 }
 
-/// Returns the path of the cgroup above the one at `path`, which is empty for the root.
+/// Returns the path of the cgroup above the one at `path`. The path of the root is empty.
 pub fn above(path: &[u8]) -> &[u8] {
     &path[..path.iter().rposition(|&b| b == b'/').unwrap_or(0)]
 }

@@ -1,7 +1,7 @@
-//! The memory of the cgroups above containers, in files that stay open, and the list of these cgroups.
+//! The memory of the cgroups above containers, and the list of these cgroups. The files stay open.
 //!
-//! For 110 pods a scrape reads the open files in 1.0 ms; opening four files of each pod would take 2.8 ms. An
-//! open file holds 5 KB of kernel memory, which makes 2 MB.
+//! For 110 pods, a scrape reads the open files in 1.0 ms. Opening four files of each pod would take 2.8 ms.
+//! Each open file holds 5 KB of kernel memory: 2 MB in total.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -14,53 +14,54 @@ use rustix::io::Errno;
 use super::fields::{self, File, Values, Version};
 use crate::procfs::files::{open_directory, open_file, open_listable, read_file};
 
-/// More bytes than any of the files has: `memory.stat` is the longest, with less than 3 KiB.
+/// The size of the buffer for one file. The longest file is `memory.stat`, with less than 3 KiB.
 const MAX_BYTES: usize = 16 << 10;
-/// The fields that are parsed of a pod's `memory.stat`, 20 fewer than of a container's.
+/// The fields to parse in a pod's `memory.stat`. For a container, 20 more fields are parsed.
 const STAT_OF_PODS: [usize; 6] =
     [fields::LIMIT, fields::ANON, fields::FILE, fields::SHMEM, fields::KERNEL, fields::INACTIVE_FILE];
-/// The name of version 1's hierarchy.
+/// The name of the version 1 hierarchy that counts memory.
 const V1_NAME: &str = "memory";
-/// A file that only the root of a hierarchy of version 1 has.
+/// On version 1, only the root of a hierarchy has this file.
 const ONLY_IN_ROOT: &str = "cgroup.sane_behavior";
 
-/// The hierarchy of a cgroup file system in which memory is counted.
+/// The hierarchy of a cgroup file system that counts memory.
 #[derive(Debug)]
 pub struct MemoryFs {
     version: Version,
     root: OwnedFd,
-    /// The files that are read of a cgroup.
+    /// The files to read of each cgroup.
     files: Vec<File>,
     text: Vec<u8>,
 }
 
-/// The sets of files that are read of cgroups.
+/// Which files to read of each cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reads {
-    /// The use, limit, events and kinds of memory of pods.
+    /// For pods: the memory use and how it divides into kinds of memory, the limit, and the events.
     Pods,
-    /// The use and kinds of memory of top-level cgroups, and the kinds of memory of the root.
+    /// For top-level cgroups: the memory use and how it divides into kinds of memory. For the root cgroup,
+    /// the kernel prints only the kinds.
     Tops,
-    /// Only the use.
+    /// Only the memory use.
     Use,
 }
 
-/// A directory of cgroups.
+/// The open directory of a cgroup, to list the cgroups in it.
 #[derive(Debug)]
 pub struct Directory {
     directory: OwnedFd,
-    /// The directory's attributes when it was opened. The number of links is that of the cgroups in it plus
-    /// 2; on file systems that do not count links so, it is always 1.
+    /// The attributes of the directory when it was opened. The link count is the number of cgroups in the
+    /// directory plus 2. On a file system that does not count links this way, the link count is always 1.
     opened: Stat,
 }
 
 impl Directory {
-    /// Whether the number of cgroups in it has changed.
+    /// Whether the number of cgroups in the directory has changed since it was opened.
     pub fn has_changed(&self) -> bool {
         fstat(&self.directory).map_or(true, |now| now.st_nlink != self.opened.st_nlink)
     }
 
-    /// Returns the paths of the cgroups in it, given its own path, in the order of their names.
+    /// Returns the paths of the cgroups in the directory, sorted. `path` is the path of the directory itself.
     pub fn children(&self, path: &[u8]) -> Vec<Vec<u8>> {
         let mut paths = Vec::new();
         let entries = rustix::fs::Dir::read_from(&self.directory).into_iter().flatten().flatten();
@@ -75,13 +76,13 @@ impl Directory {
     }
 }
 
-/// The memory files of one cgroup, which are open, in the order of the file system's list. The kernel may
-/// lack some of them.
+/// The open memory files of one cgroup, in the order of the list in [`MemoryFs`]. `None` stands for a file
+/// that the kernel lacks.
 #[derive(Debug)]
 pub struct MemoryFiles(Vec<Option<OwnedFd>>);
 
 impl MemoryFs {
-    /// Reads files of `reads` below `root`.
+    /// Creates a reader for cgroups below `root`. `reads` selects the files.
     pub(super) fn new(version: Version, root: OwnedFd, reads: Reads) -> Self {
         let names: &[&str] = match (version, reads) {
             (Version::V1, Reads::Pods | Reads::Tops) => {
@@ -101,7 +102,7 @@ impl MemoryFs {
         Self { version, root, files, text: vec![0; MAX_BYTES] }
     }
 
-    /// Whether the root is that of the node. Inside a cgroup namespace it is another cgroup.
+    /// Whether the mounted root is the node's root cgroup. In a cgroup namespace, another cgroup is the root.
     pub fn is_of_node(&self) -> bool {
         let exists = |name| accessat(&self.root, name, Access::EXISTS, AtFlags::empty()).is_ok();
         match self.version {
@@ -110,22 +111,23 @@ impl MemoryFs {
         }
     }
 
-    /// Returns the directory of the cgroup at `path`, which is empty for the root.
+    /// Opens the directory of the cgroup at `path`. An empty path means the root.
     pub fn directory(&self, path: &[u8]) -> Option<Directory> {
         let directory = open_listable(self.root.as_fd(), below_root(path)).ok()?;
         let opened = fstat(&directory).ok()?;
         Some(Directory { directory, opened })
     }
 
-    /// Opens the files of the cgroup at `path`, which is empty for the root; `None` if it does not exist.
+    /// Opens the files of the cgroup at `path`. An empty path means the root. Returns `None` if the cgroup
+    /// does not exist.
     pub fn open(&self, path: &[u8]) -> Option<MemoryFiles> {
         let directory = open_directory(self.root.as_fd(), below_root(path)).ok()?;
         let open = |file: &File| open_file(directory.as_fd(), file.name).ok();
         Some(MemoryFiles(self.files.iter().map(open).collect()))
     }
 
-    /// Reads the files of a cgroup. `limit_above` is the smallest limit above it. Returns `None` if the
-    /// cgroup is gone.
+    /// Reads the files of a cgroup. `limit_above` is the smallest limit of the cgroups above it. Returns
+    /// `None` if the cgroup is gone.
     pub fn read(&mut self, files: &MemoryFiles, limit_above: Option<u64>) -> Option<Values> {
         let mut values = Values::default();
         for (file, open) in self.files.iter().zip(&files.0) {
@@ -140,8 +142,8 @@ impl MemoryFs {
         Some(values)
     }
 
-    /// Returns the smallest limit of the cgroup at `path` and those above it. Version 1 prints that for each
-    /// cgroup, so there it is `None`.
+    /// Returns the smallest of the limits of the cgroup at `path` and of the cgroups above it. Returns `None`
+    /// on version 1, where nothing has to be computed: the kernel prints this smallest limit for each cgroup.
     pub fn limit(&mut self, path: &[u8]) -> Option<u64> {
         if self.version == Version::V1 {
             return None;
@@ -156,9 +158,10 @@ impl MemoryFs {
         smallest
     }
 
-    /// Calls `each` with a file that shows that the root is that of the node, if version 1 needs one.
+    /// Calls `each` with a file that marks the recorded root as the node's root cgroup. Version 2 needs no
+    /// such file.
     ///
-    /// Fails when `each` does.
+    /// Fails if `each` fails.
     pub fn record_root(
         &self,
         mut each: impl FnMut(&Path, &[u8]) -> Result<(), String>,
@@ -169,10 +172,10 @@ impl MemoryFs {
         }
     }
 
-    /// Calls `each` with the place in a recording and the text of every file that is read of the cgroup at
-    /// `path`.
+    /// Calls `each` with every file that is read of the cgroup at `path`. `each` gets the file's path in a
+    /// recording, and its text.
     ///
-    /// Fails when `each` does.
+    /// Fails if `each` fails.
     pub fn record(
         &mut self,
         path: &[u8],
@@ -190,7 +193,7 @@ impl MemoryFs {
     }
 }
 
-/// Returns the path in the form that opens it below the root: `.` for the root itself.
+/// Returns `path` in the form that opens it below the root. For the root itself that is `.`.
 fn below_root(path: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(if path.is_empty() { b"." } else { path }))
 }

@@ -1,5 +1,5 @@
-//! Linux's cgroup file system: version 2, the hierarchies of version 1, or a recording of either. This room
-//! knows cgroups and nothing of containers.
+//! Linux's cgroup file system: version 2, the hierarchies of version 1, or a recording of either. This module
+//! knows about cgroups, but not about containers.
 
 pub mod account;
 pub mod changes;

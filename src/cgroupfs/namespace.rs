@@ -1,32 +1,36 @@
-//! Converts the paths of cgroups that proc prints into paths below the mounted file system.
+//! Converts the cgroup paths that proc prints into paths below the mounted file system.
 //!
-//! Proc prints paths relative to the root of the reader's cgroup namespace: in a container on version 2, the
-//! container's own cgroup is `/`, and the other cgroups of the node begin with `/..`. The mounted file system
-//! has the whole tree of the node, so the conversion needs the place of the namespace's root in that tree.
+//! Proc prints a path relative to the root of the reader's cgroup namespace. In a container on version 2,
+//! that root is the container's own cgroup. So proc prints that cgroup as `/`, and the paths of the node's
+//! other cgroups begin with `/..`. The mounted file system, however, shows the whole tree of the node. For
+//! the conversion, the exporter has to know where in that tree the root of its namespace is.
 
 use std::collections::VecDeque;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-/// Returns the path of the root of this process's cgroup namespace below `root`, the root of version 2: the
-/// path of the cgroup in which the process is found there, without the path that proc prints at its end.
-/// Returns an empty path if both are the same, or if the process is not found.
+/// Returns the path, below `root`, of the root of this process's cgroup namespace. `root` is the root of
+/// version 2.
+///
+/// The function searches for the cgroup that lists this process. The path of that cgroup ends with the path
+/// that proc prints for the process. The part before it is the result. The result is empty if the namespace's
+/// root is `root` itself, or if the process is not found.
 pub(super) fn find_root(root: &Path) -> Vec<u8> {
     let text = fs::read("/proc/self/cgroup").unwrap_or_default();
     let seen = text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"0::/"));
     seen.map(|seen| find(root, seen, &std::process::id().to_string())).unwrap_or_default()
 }
 
-/// Returns the path of a namespace's root, given a process in the namespace and the cgroup `seen` that proc
-/// prints for it. If several cgroups match, the one nearest to the root counts.
+/// Returns the path, below `root`, of a namespace's root. `pid` is a process in that namespace, and `seen` is
+/// the cgroup path that proc prints for it. If several cgroups match, the one nearest to `root` is used.
 fn find(root: &Path, seen: &[u8], pid: &str) -> Vec<u8> {
     let seen = Path::new(std::ffi::OsStr::from_bytes(seen));
     let is_in = |directory: &Path| {
         let pids = fs::read_to_string(root.join(directory).join("cgroup.procs")).unwrap_or_default();
         pids.lines().any(|line| line == pid)
     };
-    // The first matches on the node itself, where nothing has to be searched.
+    // On the node itself, the process is in the first directory, so no other directory is searched.
     let mut directories = VecDeque::from([seen.to_owned(), PathBuf::new()]);
     while let Some(directory) = directories.pop_front() {
         if directory.ends_with(seen) && is_in(&directory) {
@@ -42,9 +46,10 @@ fn find(root: &Path, seen: &[u8], pid: &str) -> Vec<u8> {
     Vec::new()
 }
 
-/// Sets `resolved` to the place of `path` below the mounted root, and returns how many directories are above
-/// it, the root included. Returns `None` if the path is outside, or is the root, which is no container's
-/// cgroup. `namespace_root` is the place of the namespace's root.
+/// Finds the cgroup that proc prints as `path`, and sets `resolved` to its path below the mounted root.
+/// `namespace_root` is the path of the namespace's root. Returns how many directories are above the cgroup,
+/// counting the mounted root. Returns `None` if the cgroup is outside the mounted tree, or is the mounted
+/// root, which is never a container's cgroup.
 pub(super) fn resolve(namespace_root: &[u8], path: &[u8], resolved: &mut Vec<u8>) -> Option<usize> {
     resolved.clear();
     for component in namespace_root.split(|&b| b == b'/').chain(path.split(|&b| b == b'/')) {
@@ -63,11 +68,13 @@ pub(super) fn resolve(namespace_root: &[u8], path: &[u8], resolved: &mut Vec<u8>
     (!resolved.is_empty()).then(|| 1 + resolved.iter().filter(|&&b| b == b'/').count())
 }
 
-/// Returns the cgroup of the pod, given that of a container in it: the one above, unless that is the root.
+/// Returns the path of a pod's cgroup, given the path of the cgroup of a container in the pod. The pod's
+/// cgroup is the directory above. Returns `None` if that directory is the root.
 ///
-/// Returns `None` for `<slice>:cri-containerd:<id>`: when the kubelet uses systemd's driver and containerd
-/// does not, runc takes this for a path below its own cgroup, which is containerd's. Then the pod's cgroup,
-/// the slice, is elsewhere and empty.
+/// Also returns `None` for a name like `<slice>:cri-containerd:<id>`. Such a name appears when the kubelet
+/// uses the systemd cgroup driver and containerd does not: runc then takes the name for a path below
+/// containerd's cgroup, in which runc itself is. In that case the pod's cgroup, the slice, is elsewhere and
+/// is empty.
 pub(super) fn pod_of(resolved: &[u8]) -> Option<&[u8]> {
     let slash = resolved.iter().rposition(|&b| b == b'/')?;
     (!resolved[slash..].contains(&b':')).then_some(&resolved[..slash])

@@ -1,8 +1,9 @@
-//! The memory of the node, divided into parts that add up to all memory. Pure.
+//! Divides the memory of the node into parts that add up to all of it. This module does no I/O.
 //!
-//! Memory that is charged to a cgroup below the root belongs to the part of the top-level cgroup above it.
-//! The other parts are the node's own counters, less the memory in them that is charged to a cgroup. In
-//! sixteen situations on Linux 6.1, 6.12 and 7.2 the remainder was below 0.5% of all memory.
+//! Memory that is charged to a cgroup is in the part of the top-level cgroup above it. Each other part comes
+//! from one of the node's own counters: charged memory that this counter includes is subtracted from it. The
+//! remainder is what no part covers. In sixteen situations on Linux 6.1, 6.12 and 7.2 the remainder was below
+//! 0.5% of all memory.
 
 use super::fields::{
     ANON, FILE, HUGETLB, KERNEL, KERNEL_STACK, PAGETABLES, PERCPU, SEC_PAGETABLES, SLAB, VMALLOC, Values,
@@ -10,7 +11,8 @@ use super::fields::{
 };
 use crate::procfs::node_memory::NodeMemory;
 
-/// The parts that are charged to no cgroup, in bytes; `None` for a part that the kernel does not print.
+/// The memory that is charged to no cgroup below the root, by part, in bytes. A part that the kernel does not
+/// print is `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Uncharged {
     /// Memory that nothing uses.
@@ -23,13 +25,13 @@ pub struct Uncharged {
     pub hugetlb_pool: Option<u64>,
     /// Compressed memory of zram, and the memory of zswap that is not charged.
     pub zram: Option<u64>,
-    /// Memory that the host of a virtual machine has reclaimed.
+    /// Memory that the host of a virtual machine has taken back.
     pub balloon: Option<u64>,
 }
 
-/// Returns the memory that is charged to no cgroup below the root. `root` has the values of the root's
-/// `memory.stat`, and `tops` those of all top-level cgroups. The counters are not read at one moment, so a
-/// difference may be negative; then the part is 0.
+/// Returns the memory that is charged to no cgroup below the root. `root` has the values of the root cgroup's
+/// `memory.stat`, and `tops` has the values of every top-level cgroup. The kernel's counters are read at
+/// different moments, so a difference may be negative. The part is then 0.
 pub fn uncharged<'a>(
     memory: &NodeMemory,
     root: &Values,
@@ -57,9 +59,9 @@ fn resident_bytes(values: &Values) -> u64 {
     [ANON, FILE].into_iter().filter_map(|field| values.get(field)).fold(0, u64::saturating_add)
 }
 
-/// Returns the charged kernel memory that is also in the node's counters. Network buffers are not: their
-/// pages come from outside the slab, and subtracting them was wrong by 110 MB in a test. On version 1 there
-/// is only the sum of all kernel memory.
+/// Returns the charged kernel memory that the node's counters also contain. Network buffers are left out,
+/// because their pages do not come from the slab: when they were subtracted in a test, the result was wrong
+/// by 110 MB. On version 1 the kernel prints only the sum of all kernel memory, so that sum is returned.
 fn kernel_bytes(values: &Values) -> u64 {
     let kinds = [SLAB, KERNEL_STACK, PAGETABLES, SEC_PAGETABLES, PERCPU, VMALLOC];
     let kinds = kinds.into_iter().filter_map(|field| values.get(field));
@@ -94,7 +96,7 @@ mod tests {
             balloon: Some(8),
         };
         assert_eq!(uncharged(&memory, &root, tops.iter()), expected);
-        // The kernel updates its counters late, so the charged memory may exceed the node's.
+        // The kernel updates its counters late, so more memory may be charged than the node's counters show.
         let less = NodeMemory { total: 1000, ..NodeMemory::default() };
         let expected =
             Uncharged { free: 0, root_cgroup: 0, kernel: 0, hugetlb_pool: None, zram: None, balloon: None };

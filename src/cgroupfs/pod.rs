@@ -1,19 +1,21 @@
-//! The memory of a pod, and how much of it no running container of the pod is charged for. Pure.
+//! The memory of a pod, and how much of it is charged to none of the pod's running containers. This module
+//! does no I/O.
 
 use super::fields::{ANON, CURRENT, FILE, KERNEL, SHMEM, Values};
 
-/// The parts of the memory outside the containers, as label values, in the order in which they are exported.
+/// The parts of a pod's memory outside its running containers: their label values, in the order of export.
 pub const PARTS: [&str; 5] = ["anon", "page_cache", "shmem", "kernel", "remainder"];
 
-/// The bytes of each of the [`PARTS`]; `None` for a part that the kernel does not print.
+/// The bytes of each of the [`PARTS`]. A part that the kernel does not print is `None`.
 pub type Outside = [Option<i64>; PARTS.len()];
 
-/// A pod in the form in which it is exported.
+/// What is exported about a pod.
 #[derive(Clone, Copy, Debug)]
 pub struct Exported<'a> {
     /// The label text of the pod's samples, without the closing brace.
     pub labels: &'a str,
-    /// The end of the label text with the pod's uid; empty if the cgroup's name does not show it.
+    /// The text of the label with the pod's uid, which comes last, and the closing brace. It is empty if the
+    /// cgroup's name does not show the uid.
     pub uid_label: &'a str,
     /// The values of the pod's cgroup.
     pub values: &'a Values,
@@ -21,9 +23,9 @@ pub struct Exported<'a> {
     pub outside: Option<Outside>,
 }
 
-/// Returns the memory that is charged to a pod and to none of its running containers. The sum of the parts is
-/// the pod's charged memory less that of the containers. The cgroups are not read at the same moment, so the
-/// remainder may be negative.
+/// Returns the memory that is charged to a pod but to none of its running containers, by part. The sum of the
+/// parts is the memory charged to the pod minus the memory charged to its containers. The remainder may be
+/// negative, because the cgroups are not read at the same moment.
 ///
 /// Returns `None` if one of the cgroups does not show how much memory is charged to it.
 pub fn outside<'a>(pod: &Values, containers: impl Iterator<Item = &'a Values>) -> Option<Outside> {
@@ -40,8 +42,8 @@ pub fn outside<'a>(pod: &Values, containers: impl Iterator<Item = &'a Values>) -
     Some([anon, page_cache, shmem, kernel, Some(all?.saturating_sub(sum))])
 }
 
-/// Returns the charged bytes: all of them, then anonymous memory, page cache, tmpfs and shared memory, and
-/// kernel memory.
+/// Returns the charged bytes in this order: all memory, anonymous memory, page cache, tmpfs with shared
+/// memory, kernel memory.
 fn kinds(values: &Values) -> [Option<i64>; PARTS.len()] {
     let get = |field| values.get(field).map(|bytes| bytes.min(i64::MAX as u64 / 8) as i64);
     let shmem = get(SHMEM);
@@ -50,9 +52,9 @@ fn kinds(values: &Values) -> [Option<i64>; PARTS.len()] {
     [get(CURRENT), get(ANON), page_cache, shmem, get(KERNEL)]
 }
 
-/// Returns the pod's uid from the name of its cgroup, which the kubelet makes: `pod<uid>`, or with systemd's
-/// driver `kubepods-burstable-pod<uid>.slice` with underscores. The uid of a static pod is a hash of its
-/// manifest, without dashes.
+/// Returns the uid of a pod from the name of its cgroup. The kubelet names the cgroup `pod<uid>`. With the
+/// systemd driver the name is `kubepods-burstable-pod<uid>.slice`, and the uid has underscores in place of
+/// dashes. The uid of a static pod is a hash of its manifest, without dashes.
 pub fn uid_of(path: &[u8]) -> Option<String> {
     let name = path.rsplit(|&b| b == b'/').next().unwrap_or_default();
     let name = std::str::from_utf8(name).ok()?;
@@ -84,7 +86,7 @@ mod tests {
 
     #[test]
     fn memory_outside_the_containers_is_the_difference() {
-        // A container that has ended left 90 bytes of tmpfs.
+        // An ended container has left 90 bytes in a tmpfs.
         let pod = of(100, "anon 3\nfile 93\nshmem 91\nkernel 2\n");
         let containers =
             [of(4, "anon 2\nfile 1\nshmem 1\nkernel 1\n"), of(1, "anon 1\nfile 0\nshmem 0\nkernel 0\n")];

@@ -1,6 +1,7 @@
-//! The use and the limit of one cgroup, in files that stay open.
+//! The memory use and the limit of one cgroup, read from files that stay open.
 //!
-//! The use is read once a second. Opening a file takes 4 microseconds, and reading an open one 2.
+//! The memory use is read once a second. Opening a file takes 4 microseconds, and reading an open file takes
+//! 2 microseconds.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -8,8 +9,8 @@ use std::sync::Arc;
 use super::fields::{self, CURRENT, File, INACTIVE_FILE, MAX, Values, Version};
 use crate::procfs::files::{open_file, read_file};
 
-/// The files that are read when the cgroup has reached its limit, or is close to it: the use, the limit, the
-/// highest use, and `memory.stat`. Returns them for one version.
+/// Returns the files to read when a cgroup has reached its limit or is close to it: its memory use, its
+/// limit, its highest memory use, and `memory.stat`.
 pub fn files(version: Version) -> Arc<[File]> {
     let all = fields::files(version, 1).into_iter();
     let names: &[&str] = match version {
@@ -34,7 +35,8 @@ pub struct UseFiles {
 }
 
 impl UseFiles {
-    /// Opens the files of the cgroup with this directory, or returns `None` if it has none.
+    /// Opens the files of the cgroup that has this directory. Returns `None` if the file with the memory use
+    /// or the file with the limit is missing.
     pub fn open(directory: OwnedFd, files: &Arc<[File]>) -> Option<Self> {
         let open = |field| {
             let file = files.iter().find(|file| file.has(field))?;
@@ -49,19 +51,20 @@ impl UseFiles {
         fields::number(read(&self.current, &mut [0; 32])?)
     }
 
-    /// Returns the cgroup's own limit, if it has one.
+    /// Returns the cgroup's own limit. Returns `None` if it has no limit, or if the cgroup is gone.
     pub fn limit(&self) -> Option<u64> {
         self.read_limit().flatten()
     }
 
-    /// Returns the cgroup's own limit, if it has one; `None` if the cgroup is gone.
+    /// Returns the cgroup's own limit. `Some(None)` means that it has no limit, and `None` that the cgroup is
+    /// gone.
     pub fn read_limit(&self) -> Option<Option<u64>> {
         let mut text = [0; 32];
         let limit = fields::number(read(&self.max, &mut text)?);
         Some(limit.filter(|&bytes| bytes < fields::UNLIMITED))
     }
 
-    /// Returns the file of the limit.
+    /// Returns the open file that contains the limit.
     pub fn limit_file(&self) -> BorrowedFd<'_> {
         self.max.as_fd()
     }
@@ -71,7 +74,8 @@ impl UseFiles {
         self.directory.as_fd()
     }
 
-    /// Returns the bytes of page cache that the kernel can reclaim at once, if it prints them.
+    /// Returns the bytes of page cache that the kernel can reclaim at once; `None` if the kernel does not
+    /// print them.
     pub fn inactive_file(&self, text: &mut Vec<u8>) -> Option<u64> {
         let mut values = Values::default();
         let file = self.files.iter().find(|file| file.has(INACTIVE_FILE))?;
@@ -79,7 +83,7 @@ impl UseFiles {
         values.get(INACTIVE_FILE)
     }
 
-    /// Returns the values in these [`files`].
+    /// Reads all of the [`files`], and returns the values in them.
     pub fn values(&self, text: &mut Vec<u8>) -> Values {
         let mut values = Values::default();
         for file in self.files.iter() {
@@ -91,7 +95,8 @@ impl UseFiles {
         values
     }
 
-    /// Returns whether the kernel kills all processes of the cgroup at once; `None` if it cannot.
+    /// Returns whether an OOM kill in the cgroup kills all its processes; `None` if the kernel has no such
+    /// setting.
     pub fn kills_group(&self, text: &mut Vec<u8>) -> Option<bool> {
         let text = read_file(self.directory.as_fd(), "memory.oom.group", text).ok()?;
         fields::number(text.trim_ascii_end()).map(|number| number == 1)

@@ -1,4 +1,4 @@
-//! The command line: arguments become [`Options`], or one line that says why they are invalid.
+//! Parses the command line: arguments become [`Options`], or one line that says why they are invalid.
 
 use std::ffi::OsString;
 
@@ -15,19 +15,19 @@ use super::usage_error::UsageError;
 #[expect(clippy::large_enum_variant, reason = "there is one in a program's life")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    /// Export, record, or print once.
+    /// Run: serve, record, or print one exposition.
     Run(Options),
     /// Print [`help`](super::help::help).
     Help,
     /// Print the version.
     Version,
-    /// Print this text, the file that `--print` names.
+    /// Print this text: the file that `--print` names.
     Print(String),
 }
 
 /// Parses the arguments that follow the program's name.
 ///
-/// An option that is given twice is refused, unless it is repeatable.
+/// Fails if an option is given twice, unless the option is repeatable.
 pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, UsageError> {
     let mut options = Options::unset();
     let mut given = [false; OPTIONS.len()];
@@ -51,8 +51,8 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
                 None => return Err(unknown_option("--", name)),
             },
             Arg::Short(letter) => {
-                // double_dashes() did not change this argument, so it is an unknown long option, not a group
-                // of short ones.
+                // double_dashes() gives two dashes to each known option. This argument still has one dash, so
+                // it is an unknown long option, and not a group of short options.
                 let rest = parser.optional_value().unwrap_or_default();
                 return match (letter, rest.is_empty()) {
                     ('h', true) => Ok(Command::Help),
@@ -89,7 +89,8 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
     })
 }
 
-/// Accepts the single dash of Go's flag package: `-addr` becomes `--addr`. Values of options are not changed.
+/// Accepts the single dash of Go's flag package: `-addr` becomes `--addr`. Values that follow an option are
+/// not changed.
 fn double_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut args: Vec<OsString> = args.into_iter().collect();
     let mut rest = args.iter_mut();
@@ -116,7 +117,7 @@ fn double_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     args
 }
 
-/// Quotes an unknown option, and suggests the most similar one.
+/// Returns an error that quotes an unknown option and suggests the most similar one.
 fn unknown_option(dashes: &str, option: &str) -> UsageError {
     let name = option.split('=').next().unwrap_or_default();
     let names = OPTIONS.iter().map(|spec| spec.name).chain(["help", "version"]);
@@ -188,7 +189,7 @@ mod tests {
         assert_eq!(run(&[]), expected);
     }
 
-    /// Each option is tested in each of its four spellings.
+    /// Tests each option with one dash and with two, and with its value as the next argument and after `=`.
     #[test]
     fn each_option_has_four_spellings() {
         type Change = fn(&mut Options);
@@ -240,7 +241,7 @@ mod tests {
                 let option = format!("{dashes}{name}");
                 assert_eq!(run(&[&option, value]), expected, "{option} {value}");
                 assert_eq!(run(&[&format!("{option}={value}")]), expected, "{option}={value}");
-                // The following option is not taken as a value.
+                // `--pid` is a flag, so the option after it is not taken as its value.
                 expected.pid = true;
                 assert_eq!(run(&[&option, value, "-pid"]), expected, "{option} {value} -pid");
                 expected.pid = false;

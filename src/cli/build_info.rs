@@ -3,16 +3,17 @@
 /// The version in Cargo.toml.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The commit, as the Makefile passes it; `unknown` if cargo was called without it.
+/// The commit that the program was built from. The Makefile passes it; without the Makefile it is `unknown`.
 pub const REVISION: &str = match option_env!("SMAPS_EXPORTER_REVISION") {
     Some(revision) if !revision.is_empty() => revision,
     _ => "unknown",
 };
 
-/// The image in `src/kubernetes/daemonset.yaml`, which a local build makes.
+/// The image that a local build makes. `src/kubernetes/daemonset.yaml` names it.
 pub const LOCAL_IMAGE: &str = concat!("localhost/smaps-container-exporter:", env!("CARGO_PKG_VERSION"));
 
-/// The image that this program is released in, as the build passes it in; the local one without that.
+/// The name of the image in which this program is released. The build passes it. Otherwise this is the local
+/// image.
 pub const IMAGE: &str = match option_env!("SMAPS_EXPORTER_IMAGE") {
     Some(image) if !image.is_empty() => image,
     _ => LOCAL_IMAGE,
@@ -26,7 +27,7 @@ const LIBC: &str = if cfg!(target_env = "musl") {
     ""
 };
 
-/// The machine, system and C library, such as `x86_64-linux-musl`.
+/// Returns the machine, system and C library, such as `x86_64-linux-musl`.
 pub fn target() -> String {
     format!("{}-{}{LIBC}", std::env::consts::ARCH, std::env::consts::OS)
 }

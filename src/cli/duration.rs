@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Parses a duration; `None` if it is malformed or zero. Anything above Go's limit, 2^63 - 1 ns or 292 years,
-/// becomes the longest duration.
+/// Parses a duration; `None` if it is malformed or zero. Durations above Go's limit of 2^63 - 1 ns (292
+/// years) become `Duration::MAX`.
 pub(super) fn parse(text: &str) -> Option<Duration> {
     const UNITS: [(&str, u64); 8] = [
         ("ns", 1),
@@ -34,15 +34,17 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
     }
 }
 
-/// Returns `number`, such as `1`, `1.5`, `1.` or `.5`, times `unit`, rounded down and saturated.
+/// Returns `number` times `unit`, rounded down. The number may be `1`, `1.5`, `1.` or `.5`. A product that is
+/// too large becomes the largest `u64`.
 fn decimal(number: &str, unit: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.len() + fraction.len() == 0 || fraction.contains('.') {
         return None;
     }
-    // A number that needs more than 64 bits is too large for any unit.
+    // A number that needs more than 64 bits is too large with any unit.
     let whole = if whole.is_empty() { 0 } else { whole.parse::<u64>().unwrap_or(u64::MAX) };
-    // Twenty digits are far finer than a nanosecond of any unit, and 10^20 units fit into 128 bits.
+    // Digits after the twentieth are dropped. The error is far below a nanosecond, and the product fits into
+    // 128 bits.
     let digits = &fraction[..fraction.len().min(20)];
     let part = digits.bytes().fold(0_u128, |part, digit| part * 10 + u128::from(digit - b'0'));
     let part = part * u128::from(unit) / 10_u128.pow(digits.len() as u32);

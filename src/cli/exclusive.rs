@@ -3,8 +3,8 @@
 use super::table::OPTIONS;
 use super::usage_error::UsageError;
 
-/// Options that make others ineffective. Such a combination is refused, because the other option would be
-/// ignored.
+/// Pairs of an option and the options that have no effect beside it. Such a combination is an error, because
+/// otherwise the second option would be ignored silently.
 const EXCLUSIVE: [(&str, &[&str]); 4] = [
     ("once", &["record"]),
     ("fixture", &["proc-path", "containerd-sock", "containerd-namespace", "cri-sock", "container-logs"]),
@@ -12,8 +12,7 @@ const EXCLUSIVE: [(&str, &[&str]); 4] = [
     ("container-logs", &["containerd-sock", "containerd-namespace"]),
 ];
 
-/// Fails if one of the given options would make another one ineffective, or if an `image` is given without
-/// `--print`.
+/// Fails if two of the given options cannot be combined, or if `--image` is given without `--print`.
 pub(super) fn refuse(given: &[bool], image: &str) -> Result<(), UsageError> {
     let is_given = |name: &str| OPTIONS.iter().zip(given).any(|(spec, given)| *given && spec.name == name);
     let refused = |name: &str, other: &str| {

@@ -13,8 +13,8 @@ use crate::totals::grouping::GroupBy;
 /// The value of each option, given or default.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// The address to listen on: `:PORT`, `HOST:PORT` or `[IPv6]:PORT`. Its syntax is checked; the host is
-    /// not resolved.
+    /// The address to listen on: `:PORT`, `HOST:PORT` or `[IPv6]:PORT`. Only the syntax has been checked: the
+    /// host may not exist.
     pub addr: String,
     /// Where the node's proc is mounted.
     pub proc_path: PathBuf,
@@ -28,16 +28,17 @@ pub struct Options {
     pub log_level: LevelFilter,
     /// The node's name, for the log, the page and the info metric.
     pub node: Option<String>,
-    /// containerd's socket. At most one of this, `cri_sock` and `container_logs` is given. Without any, the
-    /// first existing socket of the known runtimes is used.
+    /// containerd's socket. At most one of `containerd_sock`, `cri_sock` and `container_logs` is given. If
+    /// none is, the first existing socket of the known runtimes is used.
     pub containerd_sock: Option<PathBuf>,
     /// The socket of a runtime that supports CRI.
     pub cri_sock: Option<PathBuf>,
-    /// The directory of the kubelet's links, which name containers.
+    /// The directory with the kubelet's links to log files. The names of the links name the containers.
     pub container_logs: Option<PathBuf>,
-    /// The containerd namespaces to list: at least one, and none twice.
+    /// The containerd namespaces to list. The list has at least one, and none twice.
     pub containerd_namespaces: Vec<String>,
-    /// The filters: a process is selected if any of them matches. There is at least one, and none twice.
+    /// The filters. A process is selected if at least one of them matches. The list has at least one filter,
+    /// and none twice.
     pub filters: Vec<Filter>,
     /// A recorded node to read instead of containerd and the live proc.
     pub fixture: Option<PathBuf>,
@@ -47,32 +48,32 @@ pub struct Options {
     pub once: bool,
     /// The fields to export, at least one.
     pub fields: FieldMask,
-    /// What one series stands for.
+    /// What one series of a command stands for.
     pub group_by: GroupBy,
     /// Whether each process has its own series, with the label `pid`.
     pub pid: bool,
     /// Whether samples of value 0 are omitted.
     pub omit_zero: bool,
-    /// Whether anonymous memory is split by the layout of its mappings.
+    /// Whether anonymous memory is split into stacks, heaps and so on, judging by the layout of its mappings.
     pub anon_parts: bool,
     /// The maximum number of `process_smaps_*` samples; 0 means no limit.
     pub max_samples: usize,
-    /// The length in bytes after which a path is cut.
+    /// The maximum length of a path in bytes. Longer paths are cut.
     pub max_label_bytes: usize,
     /// The fraction of one core that scrapes may use, at most 1024; 0 means no limit.
     pub cpu_budget: f64,
-    /// The host names that requests from this machine may use besides its own name; lowercase.
+    /// The host names that requests from this machine may use in addition to its own name; lowercase.
     pub allowed_hosts: Vec<String>,
-    /// Whether to drop capabilities and system calls that are not needed once everything is open.
+    /// Whether to drop unneeded capabilities and system calls once all files and sockets are open.
     pub sandbox: bool,
-    /// The file that is printed in place of running; it names the local image.
+    /// The file that `--print` prints. It names the local image.
     pub print: Option<String>,
-    /// The image that replaces the local one in that file.
+    /// The image that replaces the local one in the printed file.
     pub image: String,
 }
 
 impl Options {
-    /// Returns the options before [`OPTIONS`](super::table::OPTIONS) sets their values.
+    /// Returns options without values, for the parser: [`OPTIONS`](super::table::OPTIONS) sets each of them.
     pub(super) fn unset() -> Options {
         Options {
             addr: String::new(),

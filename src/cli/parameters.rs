@@ -1,5 +1,5 @@
-//! The parameters of `/metrics`: they have the names and values of options, and replace these for one
-//! response.
+//! Parses the parameters of `/metrics`. They have the names and values of options, and replace the options
+//! for one response.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -13,14 +13,14 @@ use super::usage_error::UsageError;
 /// The options that a request may replace.
 const PARAMETERS: [&str; 5] = ["group-by", "filter", "pid", "fields", "omit-zero"];
 
-/// The maximum length of a request's filters together, in bytes. Filters with thousands of `*` would take
-/// seconds per thousand containers.
+/// The maximum length in bytes of all filters of one request together. Filters with thousands of `*` would
+/// take seconds for a thousand containers.
 const MAX_FILTER_BYTES: usize = 1024;
 
-/// Parses the part of a request's target after `?`. Returns the options of that response. Their filters are
-/// those of the request, and select among what the options select.
+/// Parses the part of a request's target after `?`, and returns the options for the response. The returned
+/// options contain only the request's filters. A process must match the program's own filters as well.
 ///
-/// Fails with one line that quotes what is wrong and says what is expected.
+/// Fails with one line that quotes the wrong part and says what is expected.
 pub fn parse(query: &[u8], options: &Options) -> Result<Options, UsageError> {
     let mut options = options.clone();
     options.filters.clear();
@@ -78,7 +78,7 @@ fn find(name: &[u8]) -> Result<&'static Spec, UsageError> {
     })
 }
 
-/// Decodes a name or a value as HTML forms encode it: `+` is a space, `%2F` a slash.
+/// Decodes a name or a value that is encoded as in HTML forms: `+` is a space, `%2F` is a slash.
 fn decode(encoded: &[u8]) -> Result<Vec<u8>, UsageError> {
     let mut decoded = Vec::with_capacity(encoded.len());
     let mut rest = encoded;

@@ -1,4 +1,4 @@
-//! The files that `--print` prints: what belongs to this version on Kubernetes, in Prometheus and in Grafana.
+//! The files that `--print` prints: the files of this version for Kubernetes, Prometheus and Grafana.
 
 use std::ffi::OsStr;
 
@@ -7,7 +7,7 @@ pub(super) const EXPECTED: &str =
 
 const MANIFEST: &str = include_str!("../kubernetes/daemonset.yaml");
 
-/// Returns the text of a file by its name.
+/// Returns the text of the file with this name.
 pub(super) fn file(name: &OsStr) -> Option<String> {
     Some(match name.to_str()? {
         "manifest" => MANIFEST.into(),
@@ -19,7 +19,8 @@ pub(super) fn file(name: &OsStr) -> Option<String> {
     })
 }
 
-/// The manifest as the component `without-socket` changes it; a test compares both.
+/// Returns the manifest with the change that the kustomize component `without-socket` makes. A test checks
+/// that the component gives the same manifest.
 fn without_socket() -> String {
     MANIFEST
         .replace("--containerd-sock=/run/containerd/containerd.sock", "--container-logs=/var/log/containers")

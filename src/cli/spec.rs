@@ -1,4 +1,4 @@
-//! One row of the table of options, and how it takes a value.
+//! One row of the table of options, and how the option's value is set.
 
 use std::ffi::OsStr;
 
@@ -7,7 +7,7 @@ use super::usage_error::UsageError;
 use crate::cgroupfs::fields::GROUPS;
 use crate::smaps::fields::FIELDS;
 
-/// One option: it takes a value, or is a flag, which has an empty `value`.
+/// One option. An option with an empty `value` is a flag: it takes no value.
 pub(super) struct Spec {
     pub name: &'static str,
     /// The name of the value in `--help`.
@@ -37,7 +37,7 @@ pub(super) fn put<T>(value: Option<T>, to: &mut T) -> Option<()> {
     Some(())
 }
 
-/// Appends a value of an option that may be repeated, unless it was given before.
+/// Adds a value to the list of a repeatable option, unless the list contains it.
 pub(super) fn add_once<T: PartialEq>(value: T, to: &mut Vec<T>) -> Option<()> {
     if !to.contains(&value) {
         to.push(value);
@@ -46,7 +46,8 @@ pub(super) fn add_once<T: PartialEq>(value: T, to: &mut Vec<T>) -> Option<()> {
 }
 
 impl Spec {
-    /// Sets the value. Fails if the value is not an expected one. Errors call the option by `name`.
+    /// Sets the option to `value`. Fails if the value is not an expected one. The error refers to the option
+    /// as `name`.
     pub(super) fn set(&self, name: &str, options: &mut Options, value: &OsStr) -> Result<(), UsageError> {
         (self.set)(options, value).ok_or_else(|| {
             let expected = self.expected();

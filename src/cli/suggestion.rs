@@ -1,7 +1,7 @@
 //! Suggests the closest known option for a misspelled one.
 
-/// Returns the one of `names` that is closest to `given`, if at most a third of its letters differ, or else
-/// one that contains `given`.
+/// Returns the name that is closest to `given`, if at most a third of the letters differ. Otherwise returns a
+/// name that contains `given`.
 pub(super) fn nearest(
     given: &str,
     names: impl Iterator<Item = &'static str> + Clone,
@@ -13,11 +13,11 @@ pub(super) fn nearest(
     near.map(|(_, name)| name).or_else(|| names.clone().find(part_of))
 }
 
-/// Returns how many letters must be inserted, removed, replaced or swapped with a neighbour to turn `a` into
-/// `b`.
+/// Returns how many single changes turn `a` into `b`. A change inserts, removes or replaces a letter, or
+/// swaps two neighbours.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b) = (a.as_bytes(), b.as_bytes());
-    // Row i has the distances from the first i letters of a to each prefix of b.
+    // Row i has the distance between the first i letters of a and each prefix of b.
     let (mut before, mut row) = (vec![], (0..=b.len()).collect::<Vec<_>>());
     for i in 1..=a.len() {
         let mut next = vec![i];

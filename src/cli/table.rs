@@ -1,4 +1,4 @@
-//! The table of options, from which the parser, the defaults and `--help` are made.
+//! The table of options. The parser, the defaults and `--help` are made from it.
 
 use super::build_info;
 use super::print;
@@ -38,7 +38,7 @@ pub(super) const OPTIONS: &[Spec] = &[
         value: "LIST",
         default: "memory,pod,node",
         help: "export cgroup metrics: memory,pod,node,cpu,pids; or none",
-        // The names are appended.
+        // `Spec::expected` appends the names of the groups.
         expected: "\"none\" or a comma-separated list, each name once, of ",
         set: |options, value| put(values::cgroup_metrics(value), &mut options.cgroup_metrics),
         ..UNSET
@@ -145,7 +145,7 @@ pub(super) const OPTIONS: &[Spec] = &[
         value: "LIST",
         default: "all",
         help: "the fields to export: rss,pss,private_dirty,...",
-        // The names from the table of fields are appended.
+        // `Spec::expected` appends the names of the fields.
         expected: "\"all\" or a comma-separated list, each name once, of ",
         set: |options, value| put(values::field_mask(value), &mut options.fields),
         ..UNSET

@@ -1,4 +1,4 @@
-//! Parses the values of options; `None` stands for an invalid value.
+//! Parses the values of options. `None` stands for an invalid value.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -26,18 +26,18 @@ pub(super) fn path(value: &OsStr) -> Option<PathBuf> {
     (!value.is_empty()).then(|| value.into())
 }
 
-/// A path, or the address of a socket as the kubelet's options have it: `unix:///run/crio/crio.sock`.
+/// Parses a path, or the address of a socket as in the kubelet's options: `unix:///run/crio/crio.sock`.
 pub(super) fn socket(value: &OsStr) -> Option<PathBuf> {
     let path = match value.as_bytes().strip_prefix(b"unix://") {
         Some(path) => OsStr::from_bytes(path),
         None => value,
     };
-    // tcp:// and npipe:// are no paths
+    // tcp:// and npipe:// addresses are not paths.
     let is_address = path.to_str().is_some_and(|path| path.contains("://"));
     (!path.is_empty() && !is_address).then(|| path.into())
 }
 
-/// The shortest interval. Below it, each scrape would begin before the last one has ended, on any node.
+/// The shortest interval. On any node, a scrape takes longer than this.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 pub(super) const LONGEST_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
@@ -50,7 +50,7 @@ pub(super) fn scrape_interval(value: &OsStr) -> Option<Duration> {
 }
 
 pub(super) fn log_level(value: &OsStr) -> Option<LevelFilter> {
-    // Upper case is accepted, as by the Go original.
+    // Upper case is accepted, because the Go version of this program accepted it.
     Some(match value.to_str()?.to_ascii_lowercase().as_str() {
         "debug" => LevelFilter::Debug,
         "info" => LevelFilter::Info,
@@ -61,7 +61,7 @@ pub(super) fn log_level(value: &OsStr) -> Option<LevelFilter> {
     })
 }
 
-/// Accepts the letters that containerd allows, because the name becomes a gRPC header.
+/// Accepts only the letters that containerd allows, because the name becomes a gRPC header.
 pub(super) fn containerd_namespace(value: &OsStr) -> Option<String> {
     let name = value.to_str()?;
     let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
@@ -81,14 +81,14 @@ pub(super) fn switch(value: &OsStr) -> Option<bool> {
     })
 }
 
-/// Accepts names of any letters, because not every node belongs to Kubernetes, up to Kubernetes' limit of
-/// length.
+/// Accepts names with any letters, because not every node belongs to Kubernetes. Kubernetes' limit of 253
+/// bytes applies.
 pub(super) fn node(value: &OsStr) -> Option<String> {
     let name = value.to_str()?;
     ((1..=253).contains(&name.len()) && !name.contains(char::is_control)).then(|| name.into())
 }
 
-/// The characters of a reference to an image; none of them needs care inside a quoted string of YAML.
+/// Accepts the characters of an image reference. None of them needs escaping in a quoted YAML string.
 pub(super) fn image(value: &OsStr) -> Option<String> {
     let name = value.to_str()?;
     let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/:@".contains(&byte);
@@ -137,7 +137,7 @@ pub(super) fn max_label_bytes(value: &OsStr) -> Option<usize> {
 
 pub(super) fn cpu_budget(value: &OsStr) -> Option<f64> {
     let fraction: f64 = value.to_str()?.parse().ok()?;
-    // NaN is in no range; abs() turns -0 into 0.
+    // NaN is in no range, so it is refused. abs() turns -0 into 0.
     (0.0..=1024.0).contains(&fraction).then_some(fraction.abs())
 }
 

@@ -1,7 +1,8 @@
-//! When the next scrape begins: on request. No timer starts a scrape.
+//! Decides when the next scrape begins. A scrape begins only if it was requested: no timer starts one.
 //!
-//! The HTTP thread requests scrapes and the scrape thread runs them; each wakes the other. A request that
-//! finds a fresh result gets it immediately. All requests that find a stale one wait for the same scrape.
+//! The HTTP thread requests scrapes, the scrape thread runs them, and each wakes the other. If the last
+//! result is fresh, a request gets it immediately. Otherwise the request waits for the next scrape, together
+//! with all other waiting requests.
 
 mod wake;
 
@@ -11,19 +12,19 @@ use std::time::{Duration, Instant};
 
 pub use self::wake::Wake;
 
-/// A result stays fresh for at least this long after the end of its scrape, however long the scrape took:
-/// waiting for the next one would give no fresher result.
+/// A result stays fresh for at least this long after its scrape has ended, however long the scrape took.
 const MIN_FRESH: Duration = Duration::from_millis(200);
-/// Scrapes read the paths of mappings for this long after the last request that needed them.
+/// After a request that needs the paths of mappings, scrapes read paths for this long.
 const PATHS_PERIOD: Duration = Duration::from_secs(300);
 
-/// Requests for scrapes, shared by the thread that scrapes and the thread that serves.
+/// The requests for scrapes. The scrape thread and the HTTP thread share them.
 #[derive(Debug)]
 pub struct Demand {
-    /// The shortest time between the starts of two scrapes, and how long a result stays fresh.
+    /// The shortest time between the starts of two scrapes. A result stays fresh for this long after its
+    /// scrape has begun.
     interval: Duration,
     state: Mutex<State>,
-    /// Wakes the scrape thread when the first request for a scrape arrives.
+    /// Wakes the scrape thread when a scrape is requested.
     requested: Wake,
     /// Wakes the HTTP thread when a scrape has succeeded.
     done: Wake,
@@ -34,8 +35,8 @@ pub struct Demand {
 pub enum Freshness {
     /// The last result is fresh.
     Fresh,
-    /// A scrape is needed and has been requested. Its result can be served once more than this number of
-    /// scrapes have succeeded.
+    /// A scrape is needed and has been requested. The request can be answered as soon as the number of
+    /// scrapes that have succeeded is larger than this number.
     WaitFor(u64),
 }
 
@@ -43,26 +44,27 @@ pub enum Freshness {
 struct State {
     /// The number of scrapes that have succeeded.
     n_succeeded: u64,
-    /// The time of the oldest request that no successful scrape has answered yet.
+    /// When the oldest request came that is not answered yet. Only a successful scrape answers requests.
     requested_since: Option<Instant>,
     /// When the last scrape began.
     began_at: Option<Instant>,
-    /// Until when the last result is fresh.
+    /// When the last result stops being fresh.
     fresh_until: Option<Instant>,
     is_running: bool,
-    /// The earliest start of the next scrape within the CPU budget.
+    /// The CPU budget allows no scrape before this time.
     not_before: Option<Instant>,
-    /// Until when scrapes read paths, and the number of scrapes that succeed without them.
+    /// The time until which scrapes read paths; and the number of scrapes that will have succeeded before the
+    /// first one that reads paths.
     paths: Option<(Instant, u64)>,
-    /// Whether a scrape is requested that begins after the running one.
+    /// Whether a request needs a scrape that begins only after the running one has ended.
     is_another_requested: bool,
 }
 
 impl Demand {
-    /// Requests the first scrape, so that no client has to. `interval` is the shortest time between the
-    /// starts of two scrapes, and how long a result stays fresh.
+    /// Creates the demand, and requests the first scrape. `interval` is the shortest time between the starts
+    /// of two scrapes, and how long a result stays fresh.
     ///
-    /// Fails with the system's error when no descriptor is left.
+    /// Fails with the system's error if no descriptor is left.
     pub fn new(interval: Duration, now: Instant) -> io::Result<Self> {
         let state = State {
             n_succeeded: 0,
@@ -77,7 +79,7 @@ impl Demand {
         Ok(Self { interval, state: Mutex::new(state), requested: Wake::new()?, done: Wake::new()? })
     }
 
-    /// Returns whether the last result is fresh, and requests a scrape if it is not.
+    /// Returns whether the last result is fresh. If it is not, requests a scrape.
     pub fn request(&self, now: Instant) -> Freshness {
         let mut state = self.lock();
         if state.fresh_until.is_some_and(|until| now < until) {
@@ -87,10 +89,11 @@ impl Demand {
         Freshness::WaitFor(state.n_succeeded)
     }
 
-    /// Does the same for a request that needs the paths of mappings, where scrapes usually read only sums.
+    /// The same as [`request`](Self::request), but the scrape must read the paths of mappings. Usually
+    /// scrapes read only sums.
     pub fn request_paths(&self, now: Instant) -> Freshness {
         let mut state = self.lock();
-        // A running scrape does not read them.
+        // A scrape that is already running does not read paths.
         let n_without = state.n_succeeded + u64::from(state.is_running);
         let n_without = state.paths.filter(|(until, _)| now < *until).map_or(n_without, |(_, n)| n);
         state.paths = Some((now + PATHS_PERIOD, n_without));
@@ -116,7 +119,7 @@ impl Demand {
     }
 
     fn request_in(&self, state: &mut State, now: Instant) {
-        // Only the first request changes when the next scrape begins.
+        // Later requests are answered by the same scrape, so they wake nothing.
         if state.requested_since.is_none() {
             state.requested_since = Some(now);
             self.requested.wake();
@@ -128,7 +131,8 @@ impl Demand {
         self.lock().n_succeeded > n
     }
 
-    /// Returns when the next scrape may begin, which may be in the past; `None` while none is requested.
+    /// Returns when the next scrape may begin, which may be in the past. Returns `None` if no scrape is
+    /// requested.
     pub fn next_start(&self, now: Instant) -> Option<Instant> {
         let state = self.lock();
         state.requested_since?;
@@ -143,9 +147,9 @@ impl Demand {
         state.is_running = true;
     }
 
-    /// Notes that the scrape has ended. After a success, its result must have been published, and the
-    /// requests that wait for it are answered. A failed scrape is repeated. The next scrape does not begin
-    /// before `not_before`.
+    /// Notes that the scrape has ended. The caller must publish the result before this call, because this
+    /// call answers the waiting requests. A failed scrape is repeated. The next scrape does not begin before
+    /// `not_before`.
     pub fn end(&self, is_success: bool, not_before: Option<Instant>, now: Instant) {
         let mut state = self.lock();
         state.is_running = false;
@@ -161,12 +165,12 @@ impl Demand {
         self.done.wake();
     }
 
-    /// Returns how long the current scrape has been running, or how long a scrape has been due without
-    /// succeeding; zero while none is requested.
+    /// Returns for how long a scrape has been due or running, whichever is longer. A requested scrape is due
+    /// until one succeeds. Returns zero if no scrape is due or running.
     pub fn overdue(&self, now: Instant) -> Duration {
         let state = self.lock();
         let began_at = state.began_at.filter(|_| state.is_running);
-        // A scrape is not due while the CPU budget forbids it.
+        // While the CPU budget forbids a scrape, the scrape is not overdue.
         let due_at = state
             .requested_since
             .map(|since| state.not_before.map_or(since, |not_before| since.max(not_before)));
@@ -174,12 +178,12 @@ impl Demand {
         since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
-    /// Returns what wakes the scrape thread when [`Demand::next_start`] changes.
+    /// Returns the [`Wake`] on which the scrape thread waits for requests.
     pub fn requested(&self) -> &Wake {
         &self.requested
     }
 
-    /// Returns what wakes the HTTP thread when a scrape has succeeded.
+    /// Returns the [`Wake`] on which the HTTP thread waits for scrapes to succeed.
     pub fn done(&self) -> &Wake {
         &self.done
     }
@@ -200,7 +204,7 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// Returns a demand with a first scrape from 0 to 100 ms, and the time of 0.
+    /// Returns a demand whose first scrape ran from 0 to 100 ms, and the time that counts as 0.
     fn demand() -> (Demand, Instant) {
         let start = Instant::now();
         let demand = Demand::new(INTERVAL, start).unwrap();
@@ -210,7 +214,7 @@ mod tests {
         (demand, start)
     }
 
-    /// Whether a wait on this would end immediately. Clears it.
+    /// Whether a wait for this wake would end immediately. Clears the wake.
     fn is_awake(wake: &Wake) -> bool {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let is_readable = poll(&mut [PollFd::new(wake, PollFlags::IN)], Some(&now)) == Ok(1);

@@ -1,4 +1,4 @@
-//! Wakes a waiting thread from another thread, whatever else the waiting thread is doing.
+//! Lets one thread wake another one that waits for something else at the same time.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// A pair of connected sockets. The waiting thread polls one of them, alone, among other descriptors or on an
-/// asynchronous runtime; a byte written to the other socket wakes the thread.
+/// A pair of connected sockets. A byte written to one socket wakes the thread that polls the other one. That
+/// thread may poll other descriptors too, or wait in an asynchronous runtime.
 #[derive(Debug)]
 pub struct Wake {
     sender: UnixStream,
@@ -16,7 +16,7 @@ pub struct Wake {
 }
 
 impl Wake {
-    /// Makes the pair. Fails with the system's error when no descriptor is left.
+    /// Creates the pair. Fails with the system's error if no descriptor is left.
     pub fn new() -> io::Result<Self> {
         let (sender, receiver) = UnixStream::pair()?;
         sender.set_nonblocking(true)?;
@@ -24,19 +24,20 @@ impl Wake {
         Ok(Self { sender, receiver })
     }
 
-    /// Makes the descriptor readable until [`Wake::clear`], which ends a current or a later wait.
+    /// Ends the current wait. If there is no current wait, ends the next one, unless [`Wake::clear`] is
+    /// called before it.
     pub fn wake(&self) {
         // The write fails if the buffer is full; then the descriptor is readable already.
         let _ = (&self.sender).write(&[0]);
     }
 
-    /// Makes the descriptor unreadable again. The waiting thread must call this after waking and before it
-    /// checks what has changed, so that no later wake is lost.
+    /// Makes the descriptor unreadable again. The thread that was woken must call this before it checks what
+    /// has changed, so that no later wake is lost.
     pub fn clear(&self) {
         while (&self.receiver).read(&mut [0; 64]).is_ok_and(|n_bytes| n_bytes == 64) {}
     }
 
-    /// Waits until `deadline` or the next wake, and clears it. May return early when a signal arrives.
+    /// Waits until the next wake or `deadline`, and clears the wake. A signal may end the wait early.
     pub fn wait_until(&self, deadline: Instant) {
         let timeout = deadline.saturating_duration_since(Instant::now());
         let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
@@ -44,8 +45,8 @@ impl Wake {
         self.clear();
     }
 
-    /// Waits for the next wake and clears it. The current asynchronous runtime runs its other tasks in the
-    /// meantime. Fails with the system's error when no descriptor is left.
+    /// Waits for the next wake, and clears it. Meanwhile the asynchronous runtime runs its other tasks. Fails
+    /// with the system's error if no descriptor is left.
     pub async fn woken(&self) -> io::Result<()> {
         let receiver = tokio::net::UnixStream::from_std(self.receiver.try_clone()?)?;
         receiver.readable().await?;
@@ -54,7 +55,7 @@ impl Wake {
     }
 }
 
-/// Returns the descriptor that becomes readable on a wake.
+/// Returns the descriptor that a wake makes readable.
 impl AsFd for Wake {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.receiver.as_fd()

@@ -1,4 +1,4 @@
-//! The accounts of containers as Prometheus text: the families `cgroup_*`.
+//! Writes the accounts of containers as Prometheus text: the families `cgroup_*`.
 
 use super::text::{Family, Kind};
 use crate::cgroupfs::account::{Exported, PARTS, parts};
@@ -11,7 +11,7 @@ pub const ACCOUNT: &str =
 pub const UNMAPPED: &str =
     "Page cache, tmpfs and shared memory that are charged to the container but that no process maps.";
 
-/// The end of the label text of each part.
+/// The end of each part's label text: the label `part` and the closing brace.
 const PART_LABELS: [&str; PARTS.len()] = [
     ",part=\"anon\"}",
     ",part=\"anon_unmapped\"}",
@@ -30,11 +30,11 @@ const PART_LABELS: [&str; PARTS.len()] = [
     ",part=\"remainder\"}",
 ];
 
-/// The ends of the label texts of [`Exported::unmapped`].
+/// The end of the label text of each value in [`Exported::unmapped`]: the label `part` and the closing brace.
 const UNMAPPED_LABELS: [&str; 2] = [",part=\"page_cache\"}", ",part=\"shmem\"}"];
 
-/// Appends the families of these groups that have a sample to `text`. The accounts are in the order in which
-/// they are exported.
+/// Appends the families of these groups to `text`. A family without samples is left out. The samples have the
+/// order of the accounts.
 pub fn render<'a>(
     text: &mut Vec<u8>,
     groups: GroupMask,

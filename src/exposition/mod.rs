@@ -1,5 +1,5 @@
-//! Renders a snapshot, the cgroups' memory and the exporter's own metrics as Prometheus text, and OOM records
-//! as JSON. Pure.
+//! Renders the exposition as Prometheus text: a snapshot, the memory of cgroups and the exporter's own
+//! metrics. Renders OOM records as JSON. Pure.
 
 pub mod cgroups;
 pub mod node;

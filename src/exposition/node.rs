@@ -1,4 +1,4 @@
-//! The memory of the node as Prometheus text: the family `cgroup_node_memory_bytes`.
+//! Writes the memory of the node as Prometheus text: the family `cgroup_node_memory_bytes`.
 
 use super::text::{Family, Kind};
 
@@ -6,7 +6,7 @@ use super::text::{Family, Kind};
 pub const HELP: &str = "Parts of the node's memory; their sum is MemTotal. The part of a top-level cgroup is \
                         named by its path; remainder is memory in no counter of the kernel.";
 
-/// Appends the family to `text`, given the label text of each part and its bytes; nothing without parts.
+/// Appends the family to `text`. Each part has its label text and its bytes. Without parts, appends nothing.
 pub fn render<'a>(text: &mut Vec<u8>, parts: impl Iterator<Item = (&'a str, i64)>) {
     let mut family = Family::new(text, "cgroup_", "node_memory", "_bytes", Kind::Gauge, HELP);
     parts.for_each(|(labels, bytes)| family.signed_sample(&[labels], bytes));

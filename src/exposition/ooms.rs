@@ -1,5 +1,5 @@
-//! OOM records: what a container held when the kernel killed a process in it. A record is written as JSON for
-//! `/ooms` and as a log line.
+//! Writes OOM records: what a container held when the kernel killed a process in it. A record is written as
+//! JSON for `/ooms`, and as a log line.
 
 use std::fmt::{self, Display, Formatter, Write as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,23 +8,24 @@ use crate::cgroupfs::account::{PARTS, parts};
 use crate::cgroupfs::fields::{CURRENT, LIMIT, PEAK, Values};
 use crate::totals::largest::{Largest, Part};
 
-/// The containers in which a kill may have happened, if only the pod's cgroup has counted it.
+/// The containers in which a kill may have happened. This is needed if only the pod's cgroup has counted the
+/// kill.
 #[derive(Clone, Copy, Debug)]
 pub struct PodKill<'a> {
-    /// The names of the containers that were removed at about that time.
+    /// The names of the containers that were removed at about the time of the kill.
     pub candidates: &'a [String],
-    /// Whether the pod has containers that no filter selects, which are not named.
+    /// Whether the pod has containers that no filter selects. Their names are not given.
     pub has_unselected: bool,
 }
 
-/// A process as it was read just before a kill.
+/// A process, as it was read just before a kill.
 #[derive(Clone, Copy, Debug)]
 pub struct Process<'a> {
     /// The pid of the process.
     pub pid: u32,
     /// The name of the process.
     pub command: &'a str,
-    /// The resident bytes: anonymous, of files, and of shared memory.
+    /// The resident bytes of anonymous memory, of files and of shared memory.
     pub rss: [u64; 3],
 }
 
@@ -33,24 +34,24 @@ pub struct Process<'a> {
 pub struct Record<'a> {
     /// When the kills were noticed.
     pub time: SystemTime,
-    /// The namespace, the pod and the container, which is empty if only the pod is known.
+    /// The namespace, pod and container. The container is empty if only the pod is known.
     pub container: [&'a str; 3],
-    /// The possible containers; `None` if the container is known.
+    /// The containers in which the kill may have happened; `None` if the container is known.
     pub pod: Option<PodKill<'a>>,
     /// How many processes were killed.
     pub n_kills: u64,
-    /// The processes that were killed, as far as they are known.
+    /// Those of the killed processes that are known.
     pub victims: Vec<Process<'a>>,
     /// The limit that was hit, if it is known.
     pub hit: Hit,
-    /// The values of the container's cgroup, as of the last read before the kill.
+    /// The values of the container's cgroup from the last read before the kill.
     pub values: &'a Values,
-    /// The age of the readings of the processes when the kill was noticed, and the processes, the largest
-    /// first.
+    /// The age of the processes' readings when the kill was noticed; and the processes, the largest first.
     pub processes: Option<(Duration, Vec<Process<'a>>)>,
-    /// The age of the oldest reading behind `largest`.
+    /// The age of the oldest reading from which `largest` was computed.
     pub age: Option<Duration>,
-    /// The time over which the growth of paths is counted, up to these readings.
+    /// The time over which the growth of paths was measured. It ends with the readings from which `largest`
+    /// was computed.
     pub growth_time: Option<Duration>,
     /// The largest paths that the container mapped.
     pub largest: &'a Largest,
@@ -61,17 +62,18 @@ pub struct Record<'a> {
 pub struct Hit {
     /// The name of the limit.
     pub name: Option<&'static str>,
-    /// The use of the cgroup with that limit.
+    /// The memory use of the cgroup that has this limit.
     pub current: Option<u64>,
     /// The size of that limit.
     pub limit: Option<u64>,
-    /// Whether the kernel kills all processes of the container at once.
+    /// Whether the kernel kills all processes of the container together (memory.oom.group).
     pub kills_group: Option<bool>,
-    /// The bytes charged to the pod outside its running containers, if the pod's limit may have been hit.
+    /// How many bytes were charged to the pod outside its running containers. Known only if the pod's limit
+    /// may have been hit.
     pub outside_containers: Option<u64>,
 }
 
-/// A log line in three parts, so that the kills of several records can be added.
+/// A log line, split around the number of kills, so that the kills of another record can be added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
     before: String,
@@ -98,8 +100,8 @@ impl Display for LogLine {
 }
 
 impl Record<'_> {
-    /// Returns the record as one JSON object. An unknown value is null; an unknown part of the account is
-    /// absent.
+    /// Returns the record as one JSON object. An unknown value is null. An unknown part of the account is
+    /// left out.
     pub fn json(&self) -> String {
         let [namespace, pod, container] = self.container;
         let time = self.time.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -182,14 +184,14 @@ impl Record<'_> {
         ]
     }
 
-    /// Returns the parts of the container's account that are known.
+    /// Returns the known parts of the container's account.
     fn account(&self) -> impl Iterator<Item = (&'static str, i64)> {
         let account = parts(self.values).unwrap_or_default();
         PARTS.into_iter().zip(account).filter_map(|(part, bytes)| Some((part, bytes?)))
     }
 
-    /// Returns the record as one line of `key=value`. The paths come last, each with its size, and with its
-    /// growth in parentheses.
+    /// Returns the record as one line of `key=value`. The paths come last. Each has its size, and its growth
+    /// in parentheses.
     pub fn log_line(&self) -> LogLine {
         let [namespace, pod, container] = self.container;
         let mut before = format!("OOM kill: namespace={namespace:?} pod={pod:?} container={container:?}");
@@ -242,7 +244,7 @@ fn seconds(duration: Duration) -> String {
     format!("{:.3}", duration.as_secs_f64())
 }
 
-/// Returns the JSON document with these records, in this order.
+/// Returns a JSON document of these records, in this order.
 pub fn document<'a>(records: impl Iterator<Item = &'a str>) -> String {
     let mut text = "{\"records\":[".to_owned();
     for (i, record) in records.enumerate() {

@@ -1,10 +1,11 @@
-//! The memory of pods as Prometheus text: the families `cgroup_pod_*` and `smaps_exporter_pod_info`.
+//! Writes the memory of pods as Prometheus text: the families `cgroup_pod_*` and `smaps_exporter_pod_info`.
 
 use super::text::{Family, Kind};
 use crate::cgroupfs::fields::{CURRENT, FIELDS, LIMIT, WORKING_SET};
 use crate::cgroupfs::pod::{Exported, PARTS};
 
-/// The families with one value, and the fields of the pod's cgroup that they show.
+/// The families with one value per pod. Each has its name, the field of the pod's cgroup that it shows, and
+/// its HELP text.
 pub const FAMILIES: [(&str, usize, &str); 3] = [
     ("memory_current", CURRENT, "All memory charged to the pod."),
     (
@@ -28,7 +29,7 @@ pub const OUTSIDE: &str = "Memory charged to the pod but to none of its running 
 pub const INFO: &str =
     "The uid of each pod, from the name of its cgroup; for a static pod, the hash of its manifest.";
 
-/// The end of the label text of each part.
+/// The end of each part's label text: the label `part` and the closing brace.
 const PART_LABELS: [&str; PARTS.len()] = [
     ",part=\"anon\"}",
     ",part=\"page_cache\"}",

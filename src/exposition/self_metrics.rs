@@ -1,6 +1,6 @@
-//! The exporter's own metrics: its scrapes, reads and errors, and the conventional `process_*` metrics.
+//! The exporter's own metrics: its scrapes, reads and errors, and the usual `process_*` metrics about itself.
 //!
-//! They are rendered from a report of plain values, which the caller fills in.
+//! They are rendered from a report with plain values, which the caller fills in.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,18 +15,18 @@ pub struct Report {
     pub scrape_duration: Duration,
     /// When the last scrape ended.
     pub scraped_at: SystemTime,
-    /// Whether the last container listing succeeded and the runtime is still up; `None` for a recording.
+    /// Whether the last container listing succeeded, and the runtime is still up. `None` for a recording.
     pub containerd_up: Option<bool>,
     /// The number of failed listings.
     pub containerd_errors: u64,
-    /// The number of the kubelet's links that match no container; `None` if containers are not listed by
-    /// links.
+    /// How many of the kubelet's links do not name exactly one container. A link with a cut id may match more
+    /// than one. `None` if containers are not listed by links.
     pub n_unmatched_links: Option<u64>,
     /// The number of running containers.
     pub n_containers: u64,
     /// The number of processes with exported values.
     pub n_processes: u64,
-    /// The number of mappings behind these values.
+    /// The number of mappings that were summed into these values.
     pub n_mappings: u64,
     /// The number of `process_smaps_*` samples in the exposition.
     pub n_samples: u64,
@@ -38,9 +38,9 @@ pub struct Report {
     pub read_time: Duration,
     /// The failed reads.
     pub read_errors: ReadErrors,
-    /// The number of processes with a read that does not return.
+    /// How many processes are stuck.
     pub n_stuck: u64,
-    /// The duration of the slowest read among those behind the exported values.
+    /// The duration of the slowest one among the reads that gave the exported values.
     pub longest_read: Duration,
     /// The node's vm.max_map_count.
     pub max_map_count: Option<u64>,
@@ -58,34 +58,34 @@ pub struct Report {
     pub max_open_files: Option<u64>,
 }
 
-/// The numbers of successful reads of processes, by what was read.
+/// How many reads of processes succeeded, by what was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reads {
     /// Reads of every mapping.
     pub smaps: u64,
-    /// Reads of the kernel's sums.
+    /// Reads of smaps_rollup, the kernel's own sums.
     pub rollup: u64,
     /// Reads that were not needed, because nothing had changed.
     pub unchanged: u64,
-    /// Reads that were deferred, because the container might have reached its limit during the read. The last
-    /// values are kept.
+    /// Reads that were put off, because the container might have reached its limit during the read. The last
+    /// values were kept.
     pub deferred: u64,
 }
 
-/// The numbers of failed reads of processes, by reason.
+/// How many reads of processes failed, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadErrors {
-    /// The permission to open smaps was denied.
+    /// The kernel refused permission to open smaps.
     pub denied: u64,
     /// The process executed another program during the read.
     pub exec: u64,
     /// The process ended during the read.
     pub gone: u64,
-    /// The mappings changed during the read, twice in a row. The last values are kept.
+    /// The mappings changed during the read, twice in a row. The last values were kept.
     pub torn: u64,
     /// Reading every mapping took too long. The kernel's sums were read instead.
     pub slow: u64,
-    /// The read does not return.
+    /// The read has not returned.
     pub stuck: u64,
     /// Any other error.
     pub io: u64,
@@ -131,14 +131,14 @@ pub struct SelfMetrics {
     started_at: SystemTime,
 }
 
-/// The head of the family with the age of the oldest values, up to the value, which is rendered when the
+/// The beginning of the family for the age of the oldest values. The value itself is appended when the
 /// exposition is served.
 pub const OLDEST_DATA: &str = "\
 # HELP smaps_exporter_oldest_data_seconds Age of the oldest values in this exposition, when it is served.
 # TYPE smaps_exporter_oldest_data_seconds gauge
 smaps_exporter_oldest_data_seconds ";
 
-/// Displays label text that has no closing brace yet, with the brace.
+/// Displays label text with the closing brace that it lacks.
 struct Closed<'a>(&'a str);
 
 impl fmt::Display for Closed<'_> {
@@ -148,8 +148,7 @@ impl fmt::Display for Closed<'_> {
 }
 
 impl SelfMetrics {
-    /// Creates the metrics of an exporter with this version, revision, target, filters, node, CPU budget in
-    /// cores (0 means no limit) and start time.
+    /// Creates the metrics of an exporter. The CPU budget is in cores; 0 means no limit.
     pub fn new(
         [version, revision, target]: [&str; 3],
         filters: impl Iterator<Item = String>,
@@ -173,9 +172,9 @@ impl SelfMetrics {
 
     /// Appends the families to `text`.
     ///
-    /// `namespaces` has the label text of each namespace and the number of containers in it. `folded` has the
-    /// label text of each container, without the closing brace, and the number of its folded paths;
-    /// `oom_kills` has the same label text and the number of OOM kills.
+    /// `namespaces` has the label text of each namespace, and its number of containers. `folded` has the
+    /// label text of each container, without the closing brace, and its number of folded paths. `oom_kills`
+    /// has the same label text, and the number of OOM kills.
     pub fn render<'a>(
         &self,
         text: &mut Vec<u8>,

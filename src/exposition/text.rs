@@ -1,7 +1,8 @@
 //! Writes a view of the readings as Prometheus text (Prometheus, "Exposition formats", version 0.0.4).
 //!
-//! Families are contiguous and begin with HELP and TYPE; samples follow the order of the view. The label
-//! text of a series is copied as it is, so a sample costs three copies and the digits of its value.
+//! The samples of a family stand together, after its HELP and TYPE, in the order of the view. Writing a
+//! sample is cheap: it copies the name and the label text, which are ready, and prints the digits of the
+//! value.
 
 use std::fmt::Display;
 use std::io::Write as _;
@@ -36,12 +37,12 @@ pub fn render(text: &mut Vec<u8>, view: &View, summed: Summed<'_>) -> u64 {
     n_samples + processes.n_samples
 }
 
-/// The kind of a family's values (Prometheus, "Metric types").
+/// Whether a family is a gauge or a counter (Prometheus, "Metric types").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The value goes up and down.
+    /// The value can go up and down.
     Gauge,
-    /// The value only goes up, from the start of the exporter.
+    /// The value only goes up. It begins at 0 when the exporter starts.
     Counter,
 }
 
@@ -54,16 +55,16 @@ impl Kind {
     }
 }
 
-/// A family that is being written. Without samples, nothing is written.
+/// A family that is being written. A family without samples writes nothing.
 #[derive(Debug)]
 pub struct Family<'a> {
     text: &'a mut Vec<u8>,
-    /// The prefix, the name and the suffix.
+    /// The family's name in three pieces.
     name: [&'static str; 3],
     kind: Kind,
     help: &'static str,
-    /// The range of `text` with the whole name, once the head is written: one copy of it is cheaper than
-    /// three of its pieces.
+    /// Where `text` holds the whole name, after HELP and TYPE are written. Copying it from there is faster
+    /// than copying the three pieces.
     written_name: Range<usize>,
     n_samples: u64,
 }
@@ -93,19 +94,19 @@ impl<'a> Family<'a> {
         let _ = writeln!(self.text, " {}", kind.name());
     }
 
-    /// Writes a sample of a whole number. The label text, with its braces, is given in pieces.
+    /// Writes a sample with a whole number. `labels` is the label text in pieces, with its braces.
     pub(super) fn sample(&mut self, labels: &[&str], value: u64) {
         self.begin_sample(labels);
         push_value(self.text, value);
     }
 
-    /// Writes a sample of a whole number that may be negative.
+    /// Writes a sample with a whole number that may be negative.
     pub(super) fn signed_sample(&mut self, labels: &[&str], value: i64) {
         self.begin_sample(labels);
         let _ = writeln!(self.text, " {value}"); // writing to a Vec cannot fail
     }
 
-    /// Writes a sample of each known part. `ends` has the ends of their label texts.
+    /// Writes a sample for each known part. `ends` has the end of each part's label text.
     pub(super) fn parts<const N: usize>(&mut self, labels: &str, ends: &[&str; N], parts: [Option<i64>; N]) {
         for (end, bytes) in ends.iter().zip(parts) {
             if let Some(bytes) = bytes {
@@ -114,7 +115,7 @@ impl<'a> Family<'a> {
         }
     }
 
-    /// Writes a sample of a time given in nanoseconds, in seconds.
+    /// Writes a sample of a time in seconds, given in nanoseconds.
     pub(super) fn sample_of_time(&mut self, labels: &[&str], nanoseconds: u64) {
         self.begin_sample(labels);
         let _ = writeln!(self.text, " {}", nanoseconds as f64 / 1e9); // writing to a Vec cannot fail
@@ -132,14 +133,14 @@ impl<'a> Family<'a> {
     }
 }
 
-/// Appends a family of one sample without labels, or nothing without a value.
+/// Appends a family with one sample and no labels. Without a value, appends nothing.
 pub fn single(text: &mut Vec<u8>, name: &'static str, kind: Kind, help: &'static str, value: Option<f64>) {
     if let Some(value) = value {
         labelled(text, name, kind, help, [("", value)]);
     }
 }
 
-/// Appends a family, given the label text of each sample (with braces, or empty) and its value.
+/// Appends a family with these samples. Each has its label text, with braces or empty, and its value.
 pub fn labelled<V: Display>(
     text: &mut Vec<u8>,
     name: &'static str,
@@ -153,7 +154,7 @@ pub fn labelled<V: Display>(
     }
 }
 
-/// Appends the end of a sample: a space, the decimal digits of `value`, a newline.
+/// Appends the end of a sample: a space, the decimal digits of `value`, and a newline.
 fn push_value(text: &mut Vec<u8>, mut value: u64) {
     let mut end = *b"                     \n"; // u64::MAX has 20 digits
     let mut at = end.len() - 1;

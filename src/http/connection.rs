@@ -1,5 +1,5 @@
-//! One connection, as a state machine. A turn receives what has arrived or writes a part of a response, and
-//! never waits.
+//! One connection, as a state machine. In one turn it receives what has arrived, or writes a part of a
+//! response. A turn never waits.
 
 use std::io::{self, ErrorKind, Read};
 use std::net::{IpAddr, Shutdown, TcpStream};
@@ -14,7 +14,7 @@ use super::routes::{Client, Reply, reply};
 use super::site::Site;
 use super::throttle::Account;
 
-/// The maximum length of a head. A longer one is refused.
+/// The maximum length of a request's head. Longer ones are refused.
 const MAX_HEAD_BYTES: usize = 8 << 10;
 
 /// How long a connection may be idle between requests.
@@ -23,24 +23,24 @@ pub const IDLE: Duration = Duration::from_secs(120);
 pub const HEAD: Duration = Duration::from_secs(5);
 /// How long sending a response may take.
 pub const RESPONSE: Duration = Duration::from_secs(30);
-/// A response that has made no progress for this long makes room for a new connection. A client that reads
-/// 20 KB/s makes progress every 3 s: TCP reopens a closed window by 64 KiB at once.
+/// A response that has made no progress for this long may be cut, to free its slot for a new connection. A
+/// client that reads slowly still makes progress: at 20 KB/s, TCP lets the server send 64 KiB every 3 s.
 pub const STALLED: Duration = Duration::from_secs(5);
-/// How long a closing connection is read from.
+/// How long a closing connection still reads what the client sends.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// The state of a connection.
 pub enum State {
-    /// The connection waits for a request after one that was answered.
+    /// A request was answered. The connection waits for the next one.
     Idle,
-    /// The connection waits for the first byte or the rest of a head.
+    /// The connection waits for the head of a request, or for the rest of one.
     ReadingHead,
     /// The request waits for a scrape, for compression, or for credit.
     Pending(Pending),
-    /// A response is being sent; the last byte was written at the time of `progress`.
+    /// A response is being sent. `progress` is the time of the last successful write.
     Writing { response: Response, progress: Instant },
-    /// The last response is written. What the client still sends is read and discarded: unread bytes would
-    /// make the kernel reset the connection, and the client might never see its response.
+    /// The last response is written. What the client still sends is read and discarded. Otherwise the kernel
+    /// would reset the connection, and the client might lose its response.
     Closing,
     /// The connection is closed.
     Ended,
@@ -55,19 +55,21 @@ pub struct Connection {
     pub client: Client,
     /// The current state.
     pub state: State,
-    /// When the connection entered this state; the deadline of a response does not move with its progress.
+    /// When the connection entered this state. Progress of a response does not change this time, so it does
+    /// not extend the deadline either.
     pub since: Instant,
-    /// The bytes that were received and not parsed yet.
+    /// The bytes that were received, but not parsed yet.
     received: Vec<u8>,
-    /// Whether a request may have been received since the last attempt to parse one.
+    /// Whether `received` may hold a complete request, so that parsing it is worthwhile.
     may_hold_request: bool,
 }
 
 impl Connection {
-    /// Creates the connection of a stream that was just accepted.
+    /// Creates the connection for a stream that was just accepted.
     pub fn new(stream: TcpStream, peer: IpAddr, now: Instant) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        // A response is written as a whole, so there is nothing for Nagle's algorithm to gather.
+        // A response is written as a whole. Nagle's algorithm, which gathers small writes, would only delay
+        // it.
         stream.set_nodelay(true)?;
         // An IPv4 client of an IPv6 socket has an address such as ::ffff:127.0.0.1.
         let peer = peer.to_canonical();
@@ -77,19 +79,19 @@ impl Connection {
         Ok(Self { stream, peer, client, state, since: now, received, may_hold_request: false })
     }
 
-    /// Whether the connection takes one of the slots. While it waits for a scrape it does not, because that
-    /// costs nothing.
+    /// Whether the connection counts against the slots. A connection that waits for a scrape does not count,
+    /// because waiting costs nothing.
     pub fn takes_slot(&self) -> bool {
         let is_scraping = matches!(&self.state, State::Pending(pending) if pending.is_scraping());
         !self.is_surplus() && !is_scraping
     }
 
-    /// Whether the connection only remains to be closed, perhaps after one answer.
+    /// Whether the connection is about to close: it is closing, or has no slot and gets at most one response.
     pub fn is_surplus(&self) -> bool {
         !self.client.has_slot || matches!(self.state, State::Closing | State::Ended)
     }
 
-    /// Returns the account that the next turn is charged to.
+    /// Returns the account to which the next turn is charged.
     pub fn account(&self) -> Account {
         match self.state {
             State::Pending(_) | State::Writing { .. } => Account::Responses,
@@ -103,18 +105,18 @@ impl Connection {
         self.account() == Account::Responses && !is_compressing
     }
 
-    /// Returns the socket events that give the connection a turn.
+    /// Returns the socket events that the connection waits for. After such an event it has a turn.
     pub fn interest(&self) -> PollFlags {
         match self.state {
             State::Writing { .. } => PollFlags::OUT,
-            // The kernel reports errors in any case.
+            // Only errors matter here, and the kernel always reports them.
             State::Pending(_) => PollFlags::empty(),
             _ => PollFlags::IN,
         }
     }
 
-    /// Returns when the connection has a turn without an event, which may be in the past, or else when it
-    /// ends.
+    /// Returns when the connection must have its next turn, even without a socket event. This is when its
+    /// deadline passes, or earlier. The time may be in the past.
     pub fn next_turn(&self, site: &Site) -> Instant {
         match &self.state {
             State::Pending(pending) => pending.waits_until(site).unwrap_or(self.since),
@@ -136,10 +138,11 @@ impl Connection {
             }
     }
 
-    /// Does what the socket is ready for: at most one read, one request, one write.
+    /// Does what the socket is ready for. One turn makes at most one read, parses one request, and makes one
+    /// write.
     pub fn turn(&mut self, site: &Site, now: Instant) {
-        // An error means that the client has closed the connection, or that the response's buffer was taken
-        // for a scrape.
+        // A turn fails if the client has closed the connection, or if the response's buffer was taken away to
+        // make room for the next scrape.
         if self.try_turn(site, now).is_err() {
             self.state = State::Ended;
         }
@@ -184,7 +187,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Parses the first request that was received, if it is complete. Probes are answered immediately.
+    /// Parses the first request in `received`, if it is complete. A probe is answered immediately.
     fn parse(&mut self, site: &Site, now: Instant) -> io::Result<()> {
         self.may_hold_request = false;
         let refuse = |status, text: &'static str| {
@@ -241,7 +244,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Discards what a client sends after its last response.
+    /// Discards what the client sends after its last response.
     fn discard(&self) -> io::Result<()> {
         match (&self.stream).read(&mut [0; 4096]) {
             Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
@@ -250,12 +253,12 @@ impl Connection {
         }
     }
 
-    /// Whether the connection may be closed for a new one: no complete request has arrived, or the response
-    /// makes no progress.
+    /// Whether the connection may be closed to free its slot: the client has sent no complete request, or the
+    /// response makes no progress.
     pub fn can_be_evicted(&mut self, now: Instant) -> bool {
         match self.state {
             State::Idle | State::ReadingHead => {
-                // The rest of the request may still be in the socket.
+                // The rest of the request may have arrived at the socket, so it is received first.
                 let is_gone = !self.may_hold_request && self.receive(now).is_err();
                 is_gone || matches!(parse_head(&self.received), Parsed::Incomplete)
             }
@@ -275,7 +278,7 @@ impl std::os::fd::AsFd for Connection {
     }
 }
 
-/// Whether a socket was not ready, or a signal interrupted the call.
+/// Whether the call may succeed later: the socket was not ready, or a signal interrupted the call.
 fn is_temporary(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }

@@ -1,5 +1,5 @@
-//! The open connections: how many there may be, which one is closed for another, and which one has the next
-//! turn.
+//! The open connections. Decides how many may be open, which one is closed for a new one, and which one has
+//! the next turn.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -8,26 +8,26 @@ use std::time::Instant;
 
 use super::connection::{Connection, State};
 
-/// The open connections, and how many there may be.
+/// The open connections and their limits.
 pub struct Connections {
     /// The connections, in no particular order.
     pub open: Vec<Connection>,
-    /// The number of slots: the maximum number of open connections, not counting those that wait for a
-    /// scrape, are closing, or have no slot.
+    /// The number of slots: how many connections may be open. Connections that wait for a scrape, are
+    /// closing, or have no slot do not count.
     n_slots: usize,
-    /// The maximum number of connections that are closing or have no slot. Beyond it the oldest is removed,
-    /// which looks like an error to a client that has not read its response yet.
+    /// How many connections may be closing or without a slot. If there are more, the oldest of them is cut.
+    /// Its client sees an error if it has not read its response yet.
     n_others: usize,
 }
 
 impl Connections {
-    /// Creates the state without connections.
+    /// Creates the state before the first connection.
     pub fn new() -> Self {
         Connections { open: Vec::new(), n_slots: 64, n_others: 192 }
     }
 
-    /// Adds a connection, closing another one for it if necessary. Returns whether it got a slot. Without a
-    /// slot only a probe is answered.
+    /// Adds a connection, and closes another one if all slots are taken. Returns whether the new one has a
+    /// slot. Without a slot, only a probe is answered.
     pub fn admit(&mut self, mut connection: Connection, now: Instant) -> bool {
         let n_taken = self.open.iter().filter(|connection| connection.takes_slot()).count();
         connection.client.has_slot = n_taken < self.n_slots || self.evict(Some(connection.peer), now);
@@ -36,11 +36,12 @@ impl Connections {
         has_slot
     }
 
-    /// Closes a connection of the address that holds most slots: an idle one, else one still receiving a
-    /// head, else one with a stalled response; of several, the one longest in that state. A response that
-    /// makes progress is cut only for an address that, even with its new connection, holds fewer slots.
+    /// Closes a connection to free its slot. Connections of addresses that hold more slots come first. Within
+    /// an address, idle connections come first, then those still receiving a head, then those with a
+    /// response. Among equals, the one longest in its state comes first. A response that makes progress is
+    /// cut only if its address holds more slots than the newcomer's address, the new connection included.
     ///
-    /// Returns whether there was such a connection.
+    /// Returns whether a connection was closed.
     pub fn evict(&mut self, newcomer: Option<IpAddr>, now: Instant) -> bool {
         let n_slots = self.n_slots_by_address();
         let n_wanted = newcomer.map(|peer| n_slots.get(&peer).map_or(1, |n| n + 1));
@@ -70,7 +71,8 @@ impl Connections {
         n_slots
     }
 
-    /// Removes the connections that have ended, and the oldest of too many that are closing or have no slot.
+    /// Removes the connections whose deadline has passed. If too many are closing or without a slot, removes
+    /// the oldest of them.
     pub fn expire(&mut self, now: Instant) {
         self.open.retain(|connection| now < connection.deadline());
         let mut others: Vec<_> = self.open.iter().filter(|c| c.is_surplus()).map(|c| c.since).collect();
@@ -81,7 +83,8 @@ impl Connections {
         }
     }
 
-    /// Sorts connections by turn: those of addresses that hold fewer slots first, then the longest wait.
+    /// Sorts ready connections into the order of their turns. Connections of addresses with fewer slots come
+    /// first. Among equals, the connection that has waited longest comes first.
     pub fn sort_by_turn(&self, ready: &mut [usize]) {
         let n_slots = self.n_slots_by_address();
         ready.sort_by_key(|&i| (n_slots.get(&self.open[i].peer), self.open[i].since));
@@ -102,7 +105,7 @@ mod tests {
     const LAST_REQUEST: &[u8] = b"GET /readyz HTTP/1.0\r\n\r\n";
     const LARGE_REQUEST: &[u8] = b"GET /metrics HTTP/1.0\r\n\r\n";
 
-    /// Connects a client that sends `bytes`, which have arrived when this returns, because loopback delivers
+    /// Connects a client that sends `bytes`. They have arrived when this returns, because loopback delivers
     /// at once.
     fn connect(now: Instant, bytes: &[u8]) -> (Connection, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -113,7 +116,7 @@ mod tests {
         (Connection::new(stream, peer.ip(), now).unwrap(), client)
     }
 
-    /// Connects from this address and sends a request for a response that the client does not read.
+    /// Connects from an address that ends in `last`, and requests a response that the client does not read.
     fn connect_and_stall(site: &Site, last: u8, now: Instant) -> (Connection, TcpStream) {
         let (mut connection, client) = connect(now, LARGE_REQUEST);
         (0..2).for_each(|_| connection.turn(site, now));
@@ -126,7 +129,7 @@ mod tests {
         Connections { n_slots, n_others, ..Connections::new() }
     }
 
-    /// Returns what a client receives until its connection is closed.
+    /// Returns what a client receives before its connection is closed.
     fn rest(mut client: TcpStream) -> String {
         let mut bytes = Vec::new();
         client.read_to_end(&mut bytes).unwrap();
@@ -147,7 +150,7 @@ mod tests {
             let mut connections = limited(1, 0);
             let (connection, client) = connect(now, bytes);
             connections.admit(connection, now);
-            // Responses are written at the end of the same turn or in the next one.
+            // A response is written at the end of the same turn, or in the next turn.
             (0..3).for_each(|_| connections.open[0].turn(&site, now));
             assert_eq!(connections.open[0].next_turn(&site), now + limit);
             connections.expire(now + limit - MS);
@@ -186,7 +189,7 @@ mod tests {
         let (now, site) = (Instant::now(), Site::of(&vec![b'x'; 8 << 20]));
         let mut connections = limited(4, 9);
         let mut clients = Vec::new();
-        // The addresses in the order in which they connect; the first four connections find free slots.
+        // The addresses, in the order in which they connect. The first four connections find free slots.
         for (i, last) in [1, 1, 1, 1, 1, 2, 3, 1, 2].into_iter().enumerate() {
             let (connection, client) = connect_and_stall(&site, last, now + MS * i as u32);
             assert_eq!(connections.admit(connection, now), [0, 1, 2, 3, 5, 6].contains(&i), "{i}");
@@ -238,7 +241,7 @@ mod tests {
             assert!(connections.admit(connection, now));
             connections.open.last_mut().unwrap().turn(&site, at);
             connections.expire(now);
-            // The client has its whole response and does not close.
+            // The client has received its whole response, but keeps the connection open.
             clients.push(client);
         }
         assert_eq!(connections.open.len(), 3);

@@ -1,4 +1,4 @@
-//! Compresses the latest exposition piece by piece, so that other connections have turns in between.
+//! Compresses the latest exposition piece by piece, so that other connections are served between the pieces.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -9,15 +9,14 @@ use flate2::{Compression, Crc};
 
 use super::publish::{Age, Buffer, Exposition, Published, max_gzip_bytes};
 
-/// The level with the best ratio for its time: 10 MB become 16 times smaller in 30 ms; level 6 takes 38 ms
-/// for the same ratio.
+/// Level 5 makes 10 MB 16 times smaller in 30 ms. Level 6 takes 38 ms for the same result.
 const LEVEL: Compression = Compression::new(5);
-/// How much text is compressed in one turn, which takes 0.25 ms.
+/// The bytes of text that are compressed in one turn. This takes 0.25 ms.
 const PIECE_BYTES: usize = 64 << 10;
 /// The header of a gzip file without a name or a time (RFC 1952).
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 
-/// The last result, and the compression that is under way. All requests share both.
+/// The last result, and the compression in progress. All requests share both.
 #[derive(Default)]
 pub struct Compressor {
     last: Option<Gzipped>,
@@ -28,8 +27,8 @@ pub struct Compressor {
 pub struct Gzipped {
     /// The exposition's number.
     number: u64,
-    /// The bytes of the gzip file up to its last block. `None` if they would be too many, or if the text was
-    /// taken for a scrape before its end: then the text is served as it is.
+    /// The gzip file without its tail. `None` if the file would be too long, or if the text was taken away
+    /// before all of it was compressed. Then a request is answered with the latest text, uncompressed.
     pub bytes: Option<Arc<Buffer>>,
     age: Option<Age>,
     crc: Crc,
@@ -43,7 +42,7 @@ struct Running {
 }
 
 impl Compressor {
-    /// Compresses one piece, unless there is a result for the exposition with this number or a later one.
+    /// Compresses one piece, unless the exposition with this number, or a later one, is already compressed.
     /// Returns the result, or `None` while more pieces are needed.
     pub fn advance(&mut self, published: &Published, number: u64) -> Option<&Gzipped> {
         if self.last.as_ref().is_none_or(|last| last.number < number) {
@@ -52,7 +51,8 @@ impl Compressor {
                 self.running = Some(running);
                 return None;
             }
-            // The bytes of the previous exposition are freed first, if no connection sends them.
+            // The previous bytes are freed before the new ones are made, unless a connection still sends
+            // them.
             self.last = None;
             let last = self.last.insert(running.finish());
             last.bytes.iter().for_each(|bytes| published.add_gzipped(bytes.clone()));
@@ -68,7 +68,7 @@ impl Running {
         Self { exposition, encoder: DeflateEncoder::new(bytes, LEVEL), crc: Crc::new(), n_done: 0 }
     }
 
-    /// Compresses one piece. Returns whether there is nothing more to do.
+    /// Compresses one piece. Returns whether it was the last one.
     fn compress_piece(&mut self) -> bool {
         let Some(text) = self.exposition.text.bytes() else { return true };
         let piece = &text[self.n_done..];
@@ -84,7 +84,7 @@ impl Running {
     }
 
     fn finish(mut self) -> Gzipped {
-        // After a flush, the stream continues at a whole byte and refers to nothing before it.
+        // A flush fills the last byte, so that a second compressed stream, the tail, can be appended later.
         self.encoder.flush().expect("a Vec takes every write");
         let is_whole = self.n_done == self.exposition.text.n_bytes() && !self.is_too_long();
         let mut bytes = std::mem::take(self.encoder.get_mut());
@@ -99,8 +99,8 @@ impl Running {
 }
 
 impl Gzipped {
-    /// Returns the end of the gzip file: the sample that is rendered when the exposition is served, and the
-    /// checksum.
+    /// Returns the end of the gzip file: the last sample, which is rendered when the exposition is served,
+    /// and the checksum.
     pub fn tail(&self, now: Instant) -> Vec<u8> {
         let tail = self.age.map(|age| age.sample(now)).unwrap_or_default();
         let mut encoder = DeflateEncoder::new(Vec::with_capacity(tail.len() + 64), LEVEL);
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
     use std::io::Read;
 
-    /// Compresses to the end. Returns what a client unpacks, or `None` if the text is served as it is.
+    /// Compresses to the end. Returns what a client unpacks, or `None` if the text is served uncompressed.
     fn gunzip(compressor: &mut Compressor, published: &Published) -> Option<Vec<u8>> {
         let number = published.latest().unwrap().number;
         while compressor.advance(published, number).is_none() {}
@@ -156,7 +156,8 @@ mod tests {
         assert_eq!(gunzip(&mut Compressor::default(), &published), None);
     }
 
-    /// A waiting request accepts the result for a later exposition, so losing its text does not block it.
+    /// A waiting request also accepts the result for a later exposition, so it is answered even if its text
+    /// was taken away.
     #[test]
     fn compression_ends_when_its_text_is_taken_away() {
         let (mut publisher, published) = publisher();

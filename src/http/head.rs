@@ -1,10 +1,10 @@
-//! The head of an HTTP/1 request, which may be any bytes.
+//! Parses the head of an HTTP/1 request. The bytes come from a client and may be anything.
 //!
-//! `httparse` knows the grammar of lines: it refuses a malformed head at the first wrong byte, folded lines
-//! and a space before a colon among them, and its result does not change when more bytes follow. Which heads
-//! are refused in addition, and what a head means, is decided here (RFC 9112, sections 2 to 6).
+//! `httparse` checks the grammar of lines. It refuses a malformed head at the first wrong byte, for example a
+//! folded line or a space before a colon. Its result does not change when more bytes arrive. This module also
+//! refuses some well-formed heads, and decides what a head means (RFC 9112, sections 2 to 6).
 
-/// Maximum number of header lines.
+/// The maximum number of header lines.
 pub const MAX_FIELDS: usize = 100;
 
 /// The result of parsing the bytes received so far.
@@ -12,7 +12,7 @@ pub const MAX_FIELDS: usize = 100;
 pub enum Parsed<'a> {
     /// The bytes are well-formed so far, but more are needed.
     Incomplete,
-    /// The bytes are not a request, whatever follows.
+    /// The bytes cannot become a valid request, whatever follows.
     Malformed,
     /// The head has more lines than [`MAX_FIELDS`].
     TooLong,
@@ -25,13 +25,13 @@ pub enum Parsed<'a> {
 pub struct Head<'a> {
     /// `GET`, `HEAD` or any other token.
     pub method: &'a [u8],
-    /// The path of the target, not decoded and without its query.
+    /// The path of the target: without its query, and still percent-encoded.
     pub path: &'a [u8],
-    /// The query of the target, not decoded; empty if there is none.
+    /// The query of the target, still percent-encoded; empty if there is none.
     pub query: &'a [u8],
-    /// The host that the client wants (RFC 9112, section 3.2): the authority of the target, else the `Host`
-    /// header as it was sent, such as `node:8080`; empty if there is none, as HTTP/1.0 allows. `None` if
-    /// there is more than one `Host`, or none in HTTP/1.1.
+    /// The host that the client names (RFC 9112, section 3.2): the authority of the target, or else the
+    /// `Host` header as it was sent, such as `node:8080`. HTTP/1.0 allows a request without a host; then this
+    /// is empty. `None` if there is more than one `Host` header, or none in HTTP/1.1.
     pub host: Option<&'a [u8]>,
     /// Whether a body follows.
     pub has_body: bool,
@@ -39,11 +39,12 @@ pub struct Head<'a> {
     pub keep_alive: bool,
     /// Whether the response may be gzipped.
     pub accepts_gzip: bool,
-    /// Whether the client is a browser: only they name `text/html`.
+    /// Whether the client is a browser: only browsers ask for `text/html`.
     pub accepts_html: bool,
-    /// The entity tags that the client has. If there are several such lines, the last one counts.
+    /// The entity tags of the versions that the client has cached. If several header lines state them, the
+    /// last one counts.
     pub if_none_match: &'a [u8],
-    /// Prometheus's scrape timeout in seconds, as it was sent; it may not be a number.
+    /// Prometheus's scrape timeout in seconds, as it was sent. It may not be a number.
     pub scrape_timeout: &'a [u8],
 }
 
@@ -57,7 +58,7 @@ pub fn parse_head(bytes: &[u8]) -> Parsed<'_> {
         Err(httparse::Error::TooManyHeaders) => return Parsed::TooLong,
         Err(_) => return Parsed::Malformed,
     };
-    // The last number of HTTP/1.0 or HTTP/1.1.
+    // The version is the last digit of HTTP/1.0 or HTTP/1.1.
     let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
         return Parsed::Malformed;
     };
@@ -97,8 +98,8 @@ pub fn parse_head(bytes: &[u8]) -> Parsed<'_> {
     Parsed::Complete(head, n_bytes)
 }
 
-/// Splits `/path?query` or `http://host/path?query`, which proxies send, into the authority, the path and the
-/// query.
+/// Splits a target into authority, path and query. A target is `/path?query`, or `http://host/path?query` if
+/// a proxy sends it.
 fn split_target(target: &[u8]) -> (Option<&[u8]>, &[u8], &[u8]) {
     let (authority, path) = match target.get(..7) {
         Some(scheme) if scheme.eq_ignore_ascii_case(b"http://") => {
@@ -110,11 +111,12 @@ fn split_target(target: &[u8]) -> (Option<&[u8]>, &[u8], &[u8]) {
     };
     let mut parts = path.splitn(2, |&b| b == b'?');
     let (path, query) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    // `http://host` stands for the root.
+    // `http://host` without a path stands for the root.
     (authority, if path.is_empty() { b"/" } else { path }, query)
 }
 
-/// Returns the members of a comma-separated list, and whether each is accepted: its quality is not 0.
+/// Returns the members of a comma-separated list. The flag of a member says whether the client accepts it: it
+/// does, unless the quality of the member is 0.
 fn list(value: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
     value.split(|&b| b == b',').map(|member| {
         let mut parts = member.split(|&b| b == b';').map(<[u8]>::trim_ascii);
@@ -128,7 +130,7 @@ fn list(value: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
 mod tests {
     use super::*;
 
-    /// Parses a complete head, and checks that every prefix of it gives a consistent result.
+    /// Parses a complete head, and checks that every prefix of it gives a matching result.
     fn parse(head: &str) -> Parsed<'_> {
         let bytes = head.as_bytes();
         let whole = parse_head(bytes);

@@ -1,13 +1,14 @@
-//! Which `Host` a request from this machine may name.
+//! Decides which `Host` a request from this machine may name. This prevents DNS rebinding.
 //!
-//! A web page can point its own name at 127.0.0.1 and then read, from its visitor's browser, what listens
-//! there: the exporter, through the visitor's `kubectl port-forward`, which ends at the pod's own loopback.
-//! The browser still sends the page's name as `Host`, which shows the attack (DNS rebinding). A page cannot
-//! point an address or this machine's name at itself.
+//! In this attack, a web page lets its own name resolve to 127.0.0.1. Then its script, in the visitor's
+//! browser, can read what listens there. With `kubectl port-forward`, that is the exporter: the forwarded
+//! connection ends at the pod's loopback. But the browser still sends the page's name as `Host`, so the
+//! exporter can refuse it. A page can have neither an address nor this machine's name as its own name, so
+//! addresses and this machine's name are allowed.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// The names that requests from this machine may use, beside addresses and `localhost`.
+/// The names that requests from this machine may use, in addition to addresses and `localhost`.
 #[derive(Clone, Debug, Default)]
 pub struct Hosts(Vec<String>);
 
@@ -18,7 +19,8 @@ impl Hosts {
         Hosts(allowed)
     }
 
-    /// Whether a request may name this host. Requests from elsewhere may name any; browsers always name one.
+    /// Whether a request may name this host. Requests from other machines may name any host. An empty host is
+    /// allowed, because the attack needs a browser, and browsers always name a host.
     pub fn allow(&self, is_local: bool, host: &[u8]) -> bool {
         !is_local || host.is_empty() || str::from_utf8(host).is_ok_and(|host| self.is_ours(name_of(host)))
     }
@@ -33,8 +35,8 @@ impl Hosts {
     }
 }
 
-/// Returns a host without its port and final dot: `node` for `node:8080` and `node.`, `[::1]` for
-/// `[::1]:8080`.
+/// Returns a host without its port and its final dot. `node:8080` and `node.` become `node`, `[::1]:8080`
+/// becomes `[::1]`.
 fn name_of(host: &str) -> &str {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
@@ -48,7 +50,7 @@ pub fn is_host_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
 }
 
-/// Returns the text that refuses this host, with the option that would allow it, if there is one.
+/// Returns the text that refuses this host. If an option would allow the host, the text names the option.
 pub fn misdirected(host: &[u8]) -> String {
     let name = name_of(str::from_utf8(host).unwrap_or_default());
     let hint = match is_host_name(name) {
@@ -77,7 +79,8 @@ mod tests {
         assert!(!hosts("a").allow(true, b"\xff"));
     }
 
-    /// tests/http.rs tests that the command line accepts the option that is advised.
+    /// This test checks only what the text says. tests/http.rs tests that the command line accepts the option
+    /// in the text.
     #[test]
     fn other_hosts_are_refused_with_advice() {
         let refuse = |host: &str, advised: Option<&str>| {

@@ -1,4 +1,4 @@
-//! A request for the exposition on its way to a response: it may wait for a scrape and for compression.
+//! A request for the exposition that is not answered yet: it may wait for a scrape, and then for compression.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,18 +14,19 @@ const VARY: (&str, &str) = ("Vary", "Accept-Encoding");
 
 /// The maximum number of requests waiting for a scrape. Further requests get the last exposition.
 const MAX_WAITING: usize = 64;
-/// How long a request without a timeout waits for a scrape.
+/// How long a request waits for a scrape if the client states no timeout.
 const USUAL_PATIENCE: Duration = Duration::from_secs(5);
-/// The maximum time that a request waits for a scrape, because a waiting request holds a connection.
+/// The maximum time that a request waits for a scrape. It is limited, because a waiting request holds a
+/// connection.
 pub const MAX_PATIENCE: Duration = Duration::from_secs(30);
-/// How long before the client's timeout the wait ends, so that the answer arrives in time.
+/// The wait ends this long before the client's timeout, so that the response arrives in time.
 const SPARE: Duration = Duration::from_millis(500);
-/// How long a view may take after the wait for its scrape has ended.
+/// How long a request still waits for its view after the wait for a scrape has ended.
 const GRACE: Duration = Duration::from_millis(400);
-/// How often a view that is not rendered yet wakes the thread that scrapes.
+/// How often a waiting request wakes the scrape thread to render its view.
 const TRY_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A request for the exposition that has been parsed and not answered yet.
+/// A request for the exposition that was parsed, and is not answered yet.
 pub struct Pending {
     form: Form,
     accepts_gzip: bool,
@@ -33,20 +34,21 @@ pub struct Pending {
     scrape: Option<Wait>,
     /// The view that the request waits for.
     view: Option<WaitForView>,
-    /// The number of the exposition that is compressed for the request, which accepts a later one.
+    /// The number of the exposition that is compressed for this request. The request also accepts a later
+    /// one.
     compressing: Option<u64>,
 }
 
-/// A wait until more than this number of scrapes have succeeded, at most until the deadline. Then the request
-/// gets the last exposition, whatever its age. The slot counts the request among the waiting ones.
+/// A wait for a scrape. It ends when more than `n_succeeded` scrapes have succeeded, or at the deadline. Then
+/// the request gets the last exposition, however old. The slot counts as one waiting request.
 struct Wait {
     n_succeeded: u64,
     deadline: Instant,
     _slot: Arc<()>,
 }
 
-/// A wait for a view, at most until the deadline. The thread that scrapes is woken from time to time, because
-/// a view may lack CPU time.
+/// A wait for a view, until the deadline at the latest. The scrape thread is woken from time to time, because
+/// it may have lacked the CPU time to render the view.
 struct WaitForView {
     view: Arc<View>,
     next_try: Instant,
@@ -54,10 +56,11 @@ struct WaitForView {
 }
 
 impl Pending {
-    /// Requests a scrape if the last exposition is not fresh, and waits for it if there is a free slot.
+    /// Requests a scrape if the last exposition is not fresh, and waits for the scrape if there is a free
+    /// slot.
     pub fn new(site: &Site, request: &Head<'_>, now: Instant) -> Self {
         let scrape = match site.demand.request(now) {
-            // The site holds the original, which stands for no waiting request.
+            // The site holds one clone itself, which is no waiting request.
             Freshness::WaitFor(n_succeeded) if Arc::strong_count(&site.wait_slots) <= MAX_WAITING => {
                 let deadline = now + patience(request.scrape_timeout);
                 Some(Wait { n_succeeded, deadline, _slot: site.wait_slots.clone() })
@@ -78,18 +81,19 @@ impl Pending {
         Ok(Self { form, accepts_gzip, scrape: None, view, compressing: None })
     }
 
-    /// Whether the request waits for a scrape, which costs nothing.
+    /// Whether the request waits for a scrape. Waiting costs no CPU time.
     pub fn is_scraping(&self) -> bool {
         self.scrape.is_some() || self.view.is_some()
     }
 
-    /// Whether the request waits for compression. Compression continues without credit once it has begun,
-    /// because the text may be taken for a scrape in the meantime.
+    /// Whether the request waits for compression. Once begun, compression continues without credit, because
+    /// the next scrape may take the text away.
     pub fn is_compressing(&self) -> bool {
         self.compressing.is_some()
     }
 
-    /// Returns until when the request waits for a scrape; `None` when [`advance`](Self::advance) is due.
+    /// Returns when the request's wait for a scrape or a view ends at the latest. `None` means that
+    /// [`advance`](Self::advance) can be called now.
     pub fn waits_until(&self, site: &Site) -> Option<Instant> {
         if let Some(view) = &self.view {
             return (!view.view.is_answered()).then_some(view.next_try.min(view.deadline));
@@ -98,8 +102,8 @@ impl Pending {
         wait.map(|wait| wait.deadline)
     }
 
-    /// Ends the wait for a scrape and compresses a piece, if necessary. Returns the response once it is
-    /// complete.
+    /// Ends the wait for a scrape, and compresses one piece of the exposition if the client accepts gzip.
+    /// Returns the response once it is complete.
     pub fn advance(&mut self, site: &Site, now: Instant) -> Option<Response> {
         if self.view.is_some() {
             return self.advance_view(site, now);
@@ -119,8 +123,8 @@ impl Pending {
         Some(Response::of_exposition(self.form, &[EXPOSITION, UNCACHED, VARY], latest.text, tail))
     }
 
-    /// Returns the response with a view. If the scrape takes too long, the last one is rendered; if that is
-    /// impossible too, the response says so.
+    /// Returns the response with a view. If the next scrape takes too long, the view shows the last one. If
+    /// rendering takes too long, too, the response is an error.
     fn advance_view(&mut self, site: &Site, now: Instant) -> Option<Response> {
         let WaitForView { view, next_try, deadline } = self.view.as_mut()?;
         if !view.is_answered() && now < *deadline {
@@ -151,12 +155,12 @@ pub fn refused(form: Form, refusal: Refusal) -> Response {
     }
 }
 
-/// Returns the answer before the first exposition.
+/// Returns the response to requests before the first exposition is ready.
 pub fn not_ready(form: Form) -> Response {
     Response::new(form, 503, &[PLAIN, UNCACHED], b"the first scrape is not complete yet\n")
 }
 
-/// Returns how long a request may wait: a little less than the client's timeout, given in seconds.
+/// Returns how long a request may wait: a little less than the client's timeout, which is given in seconds.
 fn patience(scrape_timeout: &[u8]) -> Duration {
     let seconds = str::from_utf8(scrape_timeout).ok().and_then(|text| text.parse().ok());
     let timeout = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());

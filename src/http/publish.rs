@@ -1,27 +1,28 @@
-//! The hand-over of expositions from the scrape thread to the HTTP thread.
+//! Hands expositions over from the scrape thread to the HTTP thread.
 //!
-//! The scrape thread renders into a buffer that nothing else refers to, and publishes it. A connection
-//! holds a reference to the buffer that it sends: the text of an exposition, or its gzipped bytes. A steady
-//! exporter owns two buffers for texts, and the scrape thread allocates nothing.
+//! The scrape thread renders into a buffer that nothing else refers to, and then publishes the buffer. Each
+//! connection refers to the buffer that it sends: the text of an exposition, or its gzipped bytes. Usually
+//! there are two buffers for texts, which are used in turn, so the scrape thread allocates nothing.
 //!
-//! One limit applies to all buffers. Before a scrape would exceed it, buffers of outdated expositions are
-//! taken from the connections that still send them, which then close: texts first, the oldest first.
+//! All buffers together have a memory limit. To stay within the limit, the next scrape takes buffers of
+//! outdated expositions away from slow connections. These connections then close. Texts are taken away before
+//! gzipped bytes, and older ones before newer ones.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// The memory for what is kept beside the latest text and the next one: gzipped bytes, and small outdated
-/// texts.
+/// How much memory gzipped bytes and outdated texts may take, in addition to the latest text and the next
+/// one.
 const EXTRA_BYTES: usize = 2 << 20;
-/// A text's gzipped bytes may take this share of it, and 256 KiB. Usually they take a sixteenth.
+/// Gzipped bytes may take a twelfth of their text's size, and 256 KiB more. Usually they take a sixteenth.
 const GZIP_SHARE: usize = 12;
 
-/// Returns how long the gzipped bytes of a text may be.
+/// Returns the maximum size of the gzipped bytes of a text.
 pub fn max_gzip_bytes(n_text_bytes: usize) -> usize {
     n_text_bytes / GZIP_SHARE + (256 << 10)
 }
 
-/// Bytes that connections send. They may be taken away before they are sent.
+/// Bytes that connections send. The scrape thread may take them away before they are sent.
 #[derive(Default)]
 pub struct Buffer {
     n_bytes: usize,
@@ -39,15 +40,15 @@ impl Buffer {
         self.n_bytes
     }
 
-    /// Returns the bytes, or `None` if they were taken away. The scrape thread may wait until they are
-    /// released, so release them soon.
+    /// Returns the bytes, or `None` if they were taken away. Release the guard soon, because the scrape
+    /// thread may wait for it.
     pub fn bytes(&self) -> Option<MutexGuard<'_, Vec<u8>>> {
         Some(lock(&self.bytes)).filter(|bytes| bytes.len() == self.n_bytes)
     }
 
-    /// Empties the buffer and gives its memory back to the kernel. Freeing it is not enough: glibc would
-    /// raise its threshold for mappings, and take the next buffers of that size from its heap and keep them.
-    /// Freeing a mapping of one page does not raise it.
+    /// Empties the buffer and returns its memory to the kernel. Freeing a large buffer as a whole is not
+    /// enough: glibc would then take the next buffers of that size from its heap, and keep them. So the
+    /// buffer is shrunk to one byte first.
     pub fn take(&self) {
         let mut bytes = lock(&self.bytes);
         bytes.clear();
@@ -64,33 +65,33 @@ impl Drop for Buffer {
 /// The text that one scrape rendered.
 #[derive(Clone)]
 pub struct Exposition {
-    /// The text without its last sample.
+    /// The text, except its last sample.
     pub text: Arc<Buffer>,
-    /// The last sample, which is rendered when the exposition is served.
+    /// The last sample. It is rendered when the exposition is served.
     pub age: Option<Age>,
-    /// Expositions are numbered in the order in which they are published.
+    /// The number of the exposition, in the order of publication.
     pub number: u64,
 }
 
-/// A sample with a value that grows until it is served.
+/// A sample whose value, an age, grows until the exposition is served.
 #[derive(Clone, Copy, Debug)]
 pub struct Age {
-    /// The text before the value.
+    /// The sample's name, which precedes its value.
     pub family: &'static str,
     /// When the value was 0.
     pub since: Instant,
 }
 
 impl Age {
-    /// Returns the sample at this time. Its length is constant, because clients compare the lengths of
-    /// responses; the value has as many digits as there is room for.
+    /// Returns the sample as it is at `now`. Its length is constant, because clients compare the lengths of
+    /// responses: a larger value has fewer decimals.
     pub fn sample(self, now: Instant) -> Vec<u8> {
         let seconds = format!("{:.9}", now.saturating_duration_since(self.since).as_secs_f64());
         format!("{}{}\n", self.family, &seconds[..9]).into_bytes()
     }
 }
 
-/// The part for the HTTP thread: the latest exposition, and all buffers that connections may hold.
+/// The HTTP thread's part: the latest exposition, and all buffers that connections may send.
 #[derive(Clone, Default)]
 pub struct Published(Arc<Mutex<Buffers>>);
 
@@ -101,7 +102,8 @@ struct Buffers {
     outdated: Vec<Arc<Buffer>>,
     /// Gzipped bytes, oldest first.
     gzipped: Vec<Arc<Buffer>>,
-    /// The length of the last text, or a value that decays towards it after a longer text.
+    /// The length for which buffers are made: that of the last text. If an earlier text was longer, it is the
+    /// length of that text instead, less an eighth for each scrape since.
     usual_len: usize,
 }
 
@@ -111,7 +113,7 @@ impl Published {
         lock(&self.0).latest.clone()
     }
 
-    /// Adds gzipped bytes to the buffers that the limit bounds.
+    /// Adds gzipped bytes to the buffers that count against the limit.
     pub fn add_gzipped(&self, gzipped: Arc<Buffer>) {
         let mut buffers = lock(&self.0);
         buffers.gzipped.push(gzipped);
@@ -120,7 +122,8 @@ impl Published {
 }
 
 impl Buffers {
-    /// Returns a buffer for the next text: an outdated one that no connection sends any more, or a new one.
+    /// Returns a buffer for the next text: an outdated one that no connection sends any more, or else a new
+    /// one.
     fn next_text(&mut self) -> Arc<Buffer> {
         let is_free = |buffer: &Arc<Buffer>| Arc::strong_count(buffer) == 1;
         let spare = self.outdated.iter().position(is_free).map(|i| self.outdated.remove(i));
@@ -129,26 +132,27 @@ impl Buffers {
         spare.unwrap_or_default()
     }
 
-    /// Takes buffers from connections until the others fit beside the latest text and the next one.
+    /// Takes buffers away from connections until the remaining ones stay within the limit.
     fn make_room(&mut self) {
         let is_held = |buffer: &Arc<Buffer>| Arc::strong_count(buffer) > 1;
         self.gzipped.retain(is_held);
         let n_latest = self.latest.as_ref().map_or(0, |latest| latest.text.n_bytes);
         let mut n_left = self.usual_len - n_latest + self.usual_len / GZIP_SHARE + EXTRA_BYTES;
-        // An outdated text that no connection holds is not counted: it becomes the buffer for the next text.
+        // An outdated text that no connection sends is not counted, because the next text will use its
+        // buffer.
         let held = self.outdated.iter().chain(&self.gzipped).filter(|buffer| is_held(buffer));
         for buffer in held.rev() {
             let n_bytes = buffer.bytes().map_or(0, |bytes| bytes.len());
             if n_bytes > n_left {
                 buffer.take();
             }
-            // After the first buffer that does not fit, nothing older is kept.
+            // Once a buffer did not fit, all older ones are taken away, too.
             n_left = n_left.saturating_sub(n_bytes);
         }
     }
 }
 
-/// The part for the scrape thread.
+/// The scrape thread's part.
 pub struct Publisher {
     published: Published,
     /// The buffer to render into. Nothing else refers to it.
@@ -156,22 +160,22 @@ pub struct Publisher {
     n_published: u64,
 }
 
-/// Returns the two parts of one hand-over.
+/// Returns the two connected parts: one for the scrape thread, one for the HTTP thread.
 pub fn publisher() -> (Publisher, Published) {
     let published = Published::default();
     (Publisher { published: published.clone(), next: None, n_published: 0 }, published)
 }
 
 impl Publisher {
-    /// Returns the empty buffer for the next exposition, which [`publish`](Self::publish) publishes.
+    /// Returns an empty buffer for the next exposition. [`publish`](Self::publish) publishes it.
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         let mut buffers = lock(&self.published.0);
         let next = self.next.get_or_insert_with(|| buffers.next_text());
         let text = Arc::get_mut(next).expect("nothing else refers to it").bytes.get_mut();
         let text = text.unwrap_or_else(PoisonError::into_inner);
         text.clear();
-        // Growing step by step would double the capacity, and a buffer that was needed for a peak is too
-        // large.
+        // The capacity is set here, because a buffer that grows by itself doubles its capacity. A buffer that
+        // has grown for a peak is made smaller.
         let usual = buffers.usual_len.max(1 << 16);
         if text.capacity() < usual || text.capacity() > usual + usual / 4 {
             text.shrink_to(usual);
@@ -180,8 +184,8 @@ impl Publisher {
         text
     }
 
-    /// Publishes the text that was written since the last call of [`buffer`](Self::buffer), followed by a
-    /// sample with a value that grows.
+    /// Publishes the text that was written to [`buffer`](Self::buffer) since the last call. `age` becomes the
+    /// last sample.
     pub fn publish(&mut self, age: Option<Age>) {
         let Some(mut text) = self.next.take() else { return };
         let len = lock(&text.bytes).len();
@@ -195,7 +199,7 @@ impl Publisher {
     }
 }
 
-/// A short text that is replaced from time to time; `None` before the first.
+/// A short text that is replaced from time to time; `None` before the first one.
 #[derive(Clone, Debug, Default)]
 pub struct Document(Arc<Mutex<Option<String>>>);
 
@@ -211,7 +215,7 @@ impl Document {
     }
 }
 
-/// Locks a value. A panic elsewhere cannot have left it half changed.
+/// Locks a value, even after a panic in another thread: the value is never left half changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -228,12 +232,12 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    /// Returns how many bytes a buffer has left.
+    /// Returns how many bytes a buffer still holds.
     fn n_held(buffer: &Buffer) -> usize {
         buffer.bytes().map_or(0, |bytes| bytes.len())
     }
 
-    /// Publishes a text of this length that a connection continues to send.
+    /// Publishes a text of this length. Returns its buffer, as a connection would hold it while sending.
     fn publish_held(publisher: &mut Publisher, published: &Published, len: usize) -> Arc<Buffer> {
         publish(publisher, &vec![b'x'; len]);
         published.latest().unwrap().text
@@ -287,8 +291,8 @@ mod tests {
         }
     }
 
-    /// While two texts are large, connections lose an outdated text when the next is rendered; a small text
-    /// stays for a while.
+    /// While the texts are large, the next rendering takes an outdated text away from its connection. A small
+    /// outdated text is kept for a while.
     #[test]
     fn outdated_texts_are_taken_from_connections_oldest_first() {
         let (mut publisher, published) = publisher();

@@ -1,4 +1,4 @@
-//! A response: the head that `tiny_http` prints, and the body.
+//! A response: the head, which `tiny_http` prints, and the body.
 
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, IoSlice, Write};
@@ -12,13 +12,13 @@ use super::publish::Buffer;
 
 /// The content type of a line of text.
 pub const PLAIN: (&str, &str) = ("Content-Type", "text/plain; charset=utf-8");
-/// Answers are not cached, because the next one may differ.
+/// Responses are not cached, because the next one may differ.
 pub const UNCACHED: (&str, &str) = ("Cache-Control", "no-store");
 
-/// Headers that are not the same in every response.
+/// The headers that differ between responses.
 type Headers<'a> = &'a [(&'a str, &'a str)];
 
-/// The properties of a response that follow from its request alone.
+/// What a response looks like, apart from its content. Only the request decides this.
 #[derive(Clone, Copy)]
 pub struct Form {
     /// Whether the body is omitted. The head still states its length.
@@ -31,8 +31,8 @@ impl Form {
     /// The form of a response after which the connection closes.
     pub const LAST: Self = Self { head_only: false, keep_alive: false };
 
-    /// Returns the form that a request requires. A request with a body closes the connection, because the
-    /// body would be parsed as the next request.
+    /// Returns the form that a request requires. After a request with a body the connection closes, because
+    /// otherwise the body would be parsed as the next request.
     pub fn of(request: &Head<'_>) -> Self {
         Self { head_only: request.method == b"HEAD", keep_alive: request.keep_alive && !request.has_body }
     }
@@ -42,9 +42,10 @@ impl Form {
 pub struct Response {
     /// Status line and headers, up to the empty line.
     pub head: Vec<u8>,
-    /// The exposition or its gzipped bytes, which are not copied. Other responses have none.
+    /// The exposition, or its gzipped bytes; they are shared, not copied. Other responses have none.
     pub exposition: Option<Arc<Buffer>>,
-    /// The rest of the body. After an exposition, the sample that depends on the time of the response.
+    /// The rest of the body. After an exposition this is the last sample, which depends on the time of the
+    /// response.
     pub text: Cow<'static, [u8]>,
     n_written: usize,
     /// Whether the connection stays open for another request.
@@ -57,7 +58,7 @@ impl Response {
         Self::print(form, status, headers, None, text.into())
     }
 
-    /// Returns a response with an exposition, or its gzipped bytes, and the end of the body.
+    /// Returns a response whose body is an exposition, or its gzipped bytes, followed by `tail`.
     pub fn of_exposition(form: Form, headers: Headers<'_>, buffer: Arc<Buffer>, tail: Vec<u8>) -> Self {
         Self::print(form, 200, headers, Some(buffer), tail.into())
     }
@@ -80,12 +81,13 @@ impl Response {
         });
         let n_bytes = exposition.as_ref().map_or(0, |exposition| exposition.n_bytes()) + text.len();
         let mut head = Vec::with_capacity(512);
-        // For a body above its threshold, tiny_http would send chunks without a Content-Length.
+        // tiny_http sends bodies above its threshold in chunks and without a Content-Length, so the threshold
+        // is raised.
         tiny_http::Response::new(StatusCode(status), headers.collect(), io::empty(), Some(n_bytes), None)
             .with_chunked_threshold(usize::MAX)
             .raw_print(&mut head, HTTPVersion(1, 1), &[], true, None)
             .expect("a Vec takes every write");
-        // tiny_http's own server adds Connection, so here it is inserted before the empty line.
+        // tiny_http's own server would add the header Connection. Here it is inserted before the empty line.
         head.truncate(head.len() - 2);
         let keep_alive = form.keep_alive;
         let connection = if keep_alive { "keep-alive" } else { "close" };
@@ -96,8 +98,8 @@ impl Response {
         Self { head, exposition, text, n_written: 0, keep_alive }
     }
 
-    /// Writes what the socket accepts, less than 128 KiB, so that a large response does not delay others.
-    /// Returns whether the response is complete. Fails if the exposition was taken away.
+    /// Writes as much as the socket accepts. This is less than 128 KiB, so a large response does not delay
+    /// others. Returns whether the response is complete. Fails if the exposition's buffer was taken away.
     pub fn write(&mut self, mut socket: &TcpStream) -> io::Result<bool> {
         let buffer = self.exposition.as_ref();
         let exposition = buffer.map(|buffer| buffer.bytes().ok_or(ErrorKind::ConnectionAborted));

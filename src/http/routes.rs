@@ -1,4 +1,4 @@
-//! Routes and content negotiation: which request gets which answer.
+//! Decides which request gets which response: routes and content negotiation.
 
 use std::time::Instant;
 
@@ -11,26 +11,27 @@ use super::site::Site;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-/// The content of `/ooms` before the first kill.
+/// The content of `/ooms` before the first OOM kill.
 const NO_OOMS: &str = "{\"records\":[]}\n";
 
 /// The reply to a request.
 pub enum Reply {
-    /// The answer to a probe, which needs neither a slot nor credit for responses.
+    /// The response to a probe. It needs neither a slot nor credit for responses.
     Probe(Response),
     /// Any other response that needs no exposition.
     Response(Response),
-    /// The exposition.
+    /// An exposition, which may not be ready yet.
     Exposition(Pending),
 }
 
-/// What is known about a client besides its request.
+/// What is known about a client, apart from its request.
 #[derive(Clone, Copy)]
 pub struct Client {
-    /// Whether it runs on this machine: it is on loopback, or has the address that it connects to.
+    /// Whether the client runs on this machine: its address is on loopback, or equals the address that it
+    /// connects to.
     pub is_local: bool,
-    /// Whether its connection has a slot. Without one it gets one answer: the answer to a probe, or that
-    /// there are too many connections.
+    /// Whether its connection has a slot. A client without a slot gets one response: the answer to a probe,
+    /// or the message that there are too many connections.
     pub has_slot: bool,
 }
 
@@ -110,8 +111,8 @@ mod tests {
     use std::io::Read;
     use std::time::Duration;
 
-    /// Sends the request with these lines, and with a `Host` where HTTP/1.1 needs one and the lines have
-    /// none. Returns the head and the body.
+    /// Sends a request with these lines. Adds a `Host` if HTTP/1.1 needs one and the lines have none. Returns
+    /// the head and the body.
     fn ask(site: &Site, is_local: bool, lines: &str) -> (String, Vec<u8>) {
         let has_host = !lines.contains("HTTP/1.1") || lines.contains("Host");
         let host = if has_host { "" } else { "Host: localhost:8080\r\n" };
@@ -193,7 +194,8 @@ mod tests {
         }
     }
 
-    /// A request's body is not read, so it would be parsed as the next request.
+    /// After a request with a body, the connection must close. The server does not read the body, so it would
+    /// parse the body as the next request.
     #[test]
     fn headers_depend_on_the_request() {
         let site = Site::of(b"x 1\n");

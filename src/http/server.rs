@@ -1,12 +1,12 @@
-//! The HTTP server: one thread that waits for all its connections at once, with a limit on everything.
+//! The HTTP server: one thread that serves all connections, with a limit on everything.
 //!
-//! `tiny_http` prints the heads of responses. Its own server is not used, because one client can stop version
-//! 0.12, the newest: its accept loop ends at the first EMFILE, and it limits neither connections, nor heads,
-//! nor the time of reading and writing.
+//! Only the heads of responses are printed by `tiny_http`. Its own server (0.12, the newest version) is not
+//! used, because one client can stop it. It stops accepting connections after the first EMFILE. It does not
+//! limit the number of connections, the size of heads, or the time of reading and writing.
 //!
-//! A connection that is ready has a turn: one read, one request, one write. Each state has a deadline. The
-//! cost is charged to the [`Throttle`]; without credit, requests wait in the kernel's queues and responses
-//! wait here.
+//! A connection that is ready has a turn: one read, one request, one write. Each state of a connection has a
+//! deadline. The CPU time of a turn is charged to the [`Throttle`]. Without credit, requests wait in the
+//! kernel's queues, and responses wait here.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
@@ -27,32 +27,33 @@ use super::views::Views;
 use crate::demand::Demand;
 use crate::errors::plain;
 
-/// The number of connections that the kernel holds until they are accepted; accepting one takes 0.1 ms.
+/// How many new connections the kernel queues until they are accepted. Accepting one takes 0.1 ms.
 const BACKLOG: i32 = 1024;
 
-/// The thread needs 16 KiB in a release build, 72 KiB in a debug build, gzip included.
+/// The stack of the HTTP thread. It needs 16 KiB in a release build and 72 KiB in a debug build, gzip
+/// included.
 const STACK_BYTES: usize = 128 << 10;
 
-/// The maximum number of connections that are accepted between two rounds of turns.
+/// How many connections are accepted before the open ones have their turns again.
 const MAX_ACCEPTS: usize = 16;
 
-/// The pause after a failed accept: file descriptors are not free again at once, and each failure may be
-/// logged.
+/// The pause after accepting has failed. File descriptors do not become free at once, and each failure may
+/// write a log line.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// The part of a response that the kernel accepts before the client reads. It doubles this and adds up to one
-/// packet of 64 KiB: at most 116 KiB were measured. With 32 KiB, loopback's delayed ACKs would allow 2 MB/s;
-/// with 40 KiB they allow 1 GB/s.
+/// How much of a response the kernel may hold before the client reads it. The kernel doubles this value and
+/// adds up to one packet of 64 KiB: at most 116 KiB were measured. With 32 KiB, loopback's delayed ACKs limit
+/// the speed to 2 MB/s; with 40 KiB, it is 1 GB/s.
 const SEND_BUFFER_BYTES: usize = 40 << 10;
 
-/// A listening socket from which no connection has been accepted yet.
+/// A listening socket that has accepted no connection yet.
 pub struct Server {
     listener: TcpListener,
     addr: SocketAddr,
 }
 
 impl Server {
-    /// Listens on `:PORT` (all interfaces, IPv4 and IPv6), `HOST:PORT` or `[IPV6]:PORT`; port 0 stands for
+    /// Listens on `:PORT` (all interfaces, IPv4 and IPv6), `HOST:PORT` or `[IPV6]:PORT`. Port 0 stands for
     /// any free port. Fails with one line for the user.
     pub fn bind(addr: &str) -> Result<Server, String> {
         let bind = || -> io::Result<Server> {
@@ -64,11 +65,11 @@ impl Server {
                 })?,
                 None => TcpListener::bind(addr)?,
             };
-            // The standard library's 128 are too few for a burst of clients: the next client would have to
-            // try again a second later.
+            // Rust's standard library uses a backlog of 128, which is too few for a burst of clients: TCP
+            // would make the next client wait a second.
             rustix::net::listen(&listener, BACKLOG)?;
-            // Accepted sockets inherit it. By default the kernel may hold 4 MiB for each stopped reader,
-            // which count against the container's memory limit.
+            // Accepted sockets inherit this size. By default the kernel may hold 4 MiB for each client that
+            // stops reading, and they count against the container's memory limit.
             rustix::net::sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER_BYTES)?;
             let addr = listener.local_addr()?;
             Ok(Server { listener, addr })
@@ -76,13 +77,13 @@ impl Server {
         bind().map_err(|cause| format!("cannot listen on {addr:?}: {}", plain(&cause)))
     }
 
-    /// Returns the address that the server listens on, with the port that was chosen for port 0.
+    /// Returns the address that the server listens on, with the real port if port 0 was given.
     pub fn local_addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Serves until the process ends, on a thread of its own. `/healthz` fails when a scrape has been due for
-    /// `max_age`. Requests from this machine may also use the host names `allowed_hosts`.
+    /// Starts a thread that serves until the process ends. `/healthz` fails if a scrape has been due for
+    /// `max_age`. Requests from this machine may also use the host names in `allowed_hosts`.
     pub fn start(
         self,
         published: Published,
@@ -121,7 +122,8 @@ impl Server {
             let now = Instant::now();
             connections.sort_by_turn(&mut ready);
             for i in ready {
-                // A request that has arrived already can be answered at once.
+                // A connection that receives a request in its first turn can answer it in a second turn at
+                // once.
                 for account in [Account::Requests, Account::Responses] {
                     let connection = &mut connections.open[i];
                     let has_credit = !connection.needs_credit() || throttle.has_credit(account);
@@ -132,8 +134,8 @@ impl Server {
                 }
             }
             connections.expire(now);
-            // Connections are accepted after the turns, which end connections and show which requests have
-            // arrived.
+            // New connections are accepted after the turns, because turns free slots, and show which
+            // connections have sent a request.
             if can_accept {
                 resume_at = self.accept(&mut connections, resume_at, now);
                 throttle.charge(Account::Requests);
@@ -141,8 +143,8 @@ impl Server {
         }
     }
 
-    /// Accepts the waiting connections, up to [`MAX_ACCEPTS`]. Returns the end of the pause after a failure;
-    /// `paused` is the result of the previous call.
+    /// Accepts up to [`MAX_ACCEPTS`] waiting connections. After a failure, returns when the pause ends; the
+    /// next call gets this time as `paused`.
     fn accept(
         &self,
         connections: &mut Connections,
@@ -154,7 +156,8 @@ impl Server {
             let (stream, peer) = match self.listener.accept() {
                 Ok(accepted) => accepted,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                // The client has closed the connection before it was accepted.
+                // The client has closed the connection before it was accepted, or a signal has interrupted
+                // the call.
                 Err(e) if matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {
                     continue;
                 }
@@ -162,8 +165,8 @@ impl Server {
                     if !has_failed {
                         warn!("cannot accept connections: {}", plain(&e));
                     }
-                    // Most likely there are too few file descriptors, so a connection without a request is
-                    // closed.
+                    // Most likely the file descriptors are used up, so a connection without a request is
+                    // closed to free one.
                     connections.evict(None, now);
                     return Some(now + ACCEPT_PAUSE);
                 }
@@ -181,7 +184,7 @@ impl Server {
 }
 
 /// Waits until a connection is ready, a new one arrives, a scrape ends, or a deadline passes. Returns the
-/// connections that are ready, and whether a new one has arrived.
+/// ready connections, and whether a new one has arrived.
 fn wait(
     connections: &Connections,
     listener: &TcpListener,
@@ -191,7 +194,8 @@ fn wait(
 ) -> (Vec<usize>, bool) {
     let open = &connections.open;
     let has_credit = throttle.has_credit(Account::Responses);
-    // A connection that needs credit is not polled while there is none: its events would end every wait.
+    // A connection that waits for credit is not polled. If its socket were ready, the wait would always end
+    // at once.
     let active: Vec<_> = (0..open.len()).filter(|&i| has_credit || !open[i].needs_credit()).collect();
     let mut fds: Vec<_> = active.iter().map(|&i| PollFd::new(&open[i], open[i].interest())).collect();
     fds.push(PollFd::new(site.demand.done(), PollFlags::IN));
@@ -204,7 +208,7 @@ fn wait(
     let next_turns = active.iter().map(|&i| open[i].next_turn(site));
     let deadline = next_turns.chain(pause).chain(resume_at).min();
     let timeout = deadline.and_then(|at| Timespec::try_from(at.saturating_duration_since(now)).ok());
-    // The poll fails when a signal interrupts it; then nothing is ready.
+    // The call fails if a signal interrupts it. Then nothing is ready.
     let _ = poll(&mut fds, timeout.as_ref());
     let is_ready = |i: usize| fds.get(i).is_some_and(|fd| !fd.revents().is_empty());
     if is_ready(active.len()) {

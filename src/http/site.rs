@@ -18,13 +18,13 @@ pub struct Site {
     pub compressor: RefCell<Compressor>,
     /// The records of OOM kills, as JSON.
     pub ooms: Document,
-    /// The views that requests ask for.
+    /// The views: expositions for requests with parameters.
     pub views: Arc<Views>,
-    /// Requests for scrapes.
+    /// The requests for scrapes.
     pub demand: Arc<Demand>,
-    /// Each waiting request holds a clone: the number of clones is the number of waiting requests.
+    /// Counts the waiting requests: each of them holds a clone.
     pub wait_slots: Arc<()>,
-    /// `/healthz` fails when a scrape takes longer than this, or has been due for longer.
+    /// `/healthz` fails if a scrape has been due, or has been running, for longer than this.
     pub max_age: Duration,
     /// The hosts that requests may name.
     pub hosts: Hosts,

@@ -1,8 +1,9 @@
 //! Limits the CPU time of the HTTP thread.
 //!
-//! One thread does everything that a client can cause, so its CPU clock covers the whole cost. The cost of a
-//! turn is known only afterwards, so credit may become negative; then turns that need it wait. Probes have
-//! credit of their own, so that they are answered even when large responses have used up theirs.
+//! One thread does everything that clients can cause, so its CPU clock measures the whole cost. The cost of a
+//! turn is known only after the turn, so the credit may become negative. Then further turns wait until it is
+//! positive again. Requests and responses have separate credit. Answering a probe uses the credit of
+//! requests, so probes are answered even after large responses have used up the credit of responses.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::credit::Credit;
 use crate::procfs::this_process::thread_cpu_time;
 
-/// What a turn is charged to.
+/// The credit that a turn is charged to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Account {
     /// Accepting connections, receiving requests, and answering probes.
@@ -19,8 +20,8 @@ pub enum Account {
     Responses,
 }
 
-/// For each account, the maximum average fraction of a core, and how long credit accumulates: up to 100 ms of
-/// CPU time, which one response of 20 MB takes, gzipped.
+/// For each account: the maximum average fraction of a core, and over how long unused credit accumulates.
+/// Both accounts can accumulate 100 ms of CPU time, which is what a response of 20 MB needs with gzip.
 const LIMITS: [(f64, Duration); 2] =
     [(0.03, Duration::from_millis(3300)), (0.08, Duration::from_millis(1250))];
 
@@ -33,7 +34,7 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    /// Creates a throttle with as much credit as can accumulate.
+    /// Creates a throttle with the maximum credit.
     pub fn new() -> Self {
         let credits = LIMITS.map(|(fraction, longest)| Credit::full(fraction, longest));
         Self { credits, cpu: thread_cpu_time() }
@@ -51,12 +52,13 @@ impl Throttle {
         self.credits[account as usize].is_left()
     }
 
-    /// Returns how long responses wait; a little longer than needed, so that a pause is worth its own cost.
+    /// Returns how long responses wait for credit. This is 5 ms longer than necessary, because waking up for
+    /// less credit costs more than it gains.
     pub fn pause(&self) -> Duration {
         self.credits[Account::Responses as usize].time_to_next() + Duration::from_millis(5)
     }
 
-    /// Earns credit, and sleeps until there is some for requests.
+    /// Adds the credit earned since the last call, and sleeps until requests have some.
     pub fn wait(&mut self) {
         loop {
             let now = Instant::now();

@@ -1,8 +1,8 @@
-//! Views of a scrape that single requests ask for: `/metrics` with parameters.
+//! Views: the expositions for requests to `/metrics` with parameters.
 //!
-//! The HTTP thread parses a request and queues its view here. The scrape thread renders and compresses the
-//! view when the scrape that answers it has ended. All views together take at most as much memory as one more
-//! exposition, and a view counts until its response is sent.
+//! The HTTP thread parses such a request and queues its view here. When the next scrape ends, the scrape
+//! thread renders and compresses the view. All views together may take as much memory as one more exposition.
+//! The memory of a view counts until its response is sent.
 
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,29 +17,29 @@ use crate::demand::{Demand, Freshness};
 use crate::procfs::this_process::thread_cpu_time;
 use crate::scrape::views::Query;
 
-/// The maximum number of views that wait, are rendered or are sent. Further requests are refused.
+/// How many views may exist at once: waiting, rendered, or being sent. Further requests are refused.
 const MAX_VIEWS: usize = 4;
-/// A view that has not been sent completely after this time makes room for another one.
+/// A view that is still being sent after this time may be taken away to make room for another one.
 const MAX_SENDING: Duration = Duration::from_secs(5);
-/// The maximum memory of all texts per sample that `--max-samples` allows, which is the size of a sample with
-/// labels of 512 bytes, but in total no less than [`MIN_BYTES`]. So any view fits if there is no other.
+/// All views together may take this many bytes for each sample that `--max-samples` allows, but at least
+/// [`MIN_BYTES`]. A sample with labels of 512 bytes takes this much. So a view always fits if there is no
+/// other one.
 const BYTES_PER_SAMPLE: usize = 560;
 const MIN_BYTES: usize = 4 << 20;
-/// The maximum memory of all texts if the number of samples is not limited.
+/// The memory that all views together may take if the number of samples is not limited.
 const BYTES_WITHOUT_LIMIT: usize = 256 << 20;
-/// The maximum average fraction of a core for rendering and compressing views, and how long credit
-/// accumulates.
+/// Views may use this average fraction of a core for rendering and compressing. Unused credit accumulates for
+/// `CPU_BURST`.
 const CPU: f64 = 0.08;
 const CPU_BURST: Duration = Duration::from_secs(5);
-/// The level with the best ratio for its time: 10 MB of text become 16 times smaller in 30 ms; level 6 takes
-/// 38 ms for the same ratio.
+/// Level 5 makes 10 MB of text 16 times smaller in 30 ms. Level 6 takes 38 ms for the same result.
 const LEVEL: Compression = Compression::new(5);
 
-/// Parses the parameters of a request; `None` stands for the exposition that is rendered ahead. Fails with
-/// one line.
+/// Parses the parameters of a request. Returns `None` if they change nothing, so that the usual exposition
+/// can be served. Fails with one line.
 type Parse = Box<dyn Fn(&[u8]) -> Result<Option<Query>, String> + Send + Sync>;
 
-/// The views that requests ask for, shared by the HTTP thread and the scrape thread.
+/// The queue of views. The HTTP thread and the scrape thread share it.
 pub struct Views {
     parse: Parse,
     max_bytes: usize,
@@ -47,13 +47,13 @@ pub struct Views {
 }
 
 struct State {
-    /// The views of requests that are not answered completely.
+    /// The views whose responses are not sent completely yet.
     views: Vec<Arc<View>>,
     /// The credit for rendering and compressing.
     credit: Credit,
 }
 
-/// A view, for one or several equal requests.
+/// One view. Equal requests share it.
 pub struct View {
     query: Query,
     is_gzipped: bool,
@@ -61,12 +61,12 @@ pub struct View {
 }
 
 enum Answer {
-    /// The view is rendered once more than this number of scrapes have succeeded; `None` if it no longer
-    /// waits.
+    /// The view is rendered as soon as the number of scrapes that have succeeded is larger than this number.
+    /// `None` means that it can be rendered now.
     Waiting(Option<u64>),
-    /// The bytes of the response, rendered at this time.
+    /// The bytes of the response, and when they were rendered.
     Rendered(Arc<Buffer>, Instant),
-    /// The view does not fit beside the other views, or not at all.
+    /// The view is too large, at least while the other views take memory.
     TooLarge,
 }
 
@@ -75,12 +75,12 @@ enum Answer {
 pub enum Refusal {
     /// The parameters are wrong; one line says why.
     Invalid(String),
-    /// The client may try again later; the line says why.
+    /// The client should try again later; one line says why.
     Busy(&'static str),
 }
 
 impl Views {
-    /// Creates an empty queue for an exporter with this limit of samples.
+    /// Creates an empty queue. Its memory limit follows from `max_samples`.
     pub fn new(parse: Parse, max_samples: usize) -> Self {
         let max_bytes = match max_samples {
             0 => BYTES_WITHOUT_LIMIT,
@@ -91,8 +91,8 @@ impl Views {
         Self { parse, max_bytes, state: Mutex::new(State { views: Vec::new(), credit }) }
     }
 
-    /// Requests a view with these parameters, and the scrape that answers it. `None` stands for the
-    /// exposition that is rendered ahead.
+    /// Requests a view with these parameters, and a scrape if the last one is not fresh. Returns `None` if
+    /// the parameters change nothing, so that the usual exposition can be served.
     pub fn request(
         &self,
         parameters: &[u8],
@@ -125,8 +125,8 @@ impl Views {
         Ok(Some(view))
     }
 
-    /// Renders the views that wait for no scrape. `render` appends a view to a text, and returns whether it
-    /// takes at most this many bytes.
+    /// Renders the views that do not wait for a scrape any more. `render` appends a view to a text, and
+    /// returns whether the view fits into the given number of bytes.
     pub fn render_due(&self, demand: &Demand, mut render: impl FnMut(&Query, &mut Vec<u8>, usize) -> bool) {
         while let Some((view, max_bytes)) = self.next_due(demand) {
             let clock = thread_cpu_time();
@@ -137,8 +137,8 @@ impl Views {
         }
     }
 
-    /// Returns a view to render and how many bytes it may take; `None` if there is none, or no credit.
-    /// Without credit, the waiting requests try again later.
+    /// Returns a view to render, and how many bytes it may take. Returns `None` if no view is due or there is
+    /// no credit. Without credit, the waiting requests try again later.
     fn next_due(&self, demand: &Demand) -> Option<(Arc<View>, usize)> {
         let mut state = lock(&self.state);
         state.credit.earn(Instant::now(), CPU_BURST);
@@ -151,7 +151,7 @@ impl Views {
 }
 
 impl State {
-    /// Returns the memory of all views that are rendered.
+    /// Returns how much memory the rendered views take.
     fn n_bytes(&self) -> usize {
         self.views
             .iter()
@@ -161,8 +161,8 @@ impl State {
             .sum()
     }
 
-    /// Takes the oldest view from its connections, if sending it takes too long. Returns whether there was
-    /// one.
+    /// Takes the oldest view away from its connections, if sending it takes too long. Returns whether a view
+    /// was taken away.
     fn take_oldest(&mut self, now: Instant) -> bool {
         let rendered_at = |view: &Arc<View>| match &*lock(&view.answer) {
             Answer::Rendered(_, at) => Some(*at),
@@ -201,7 +201,7 @@ impl View {
         }
     }
 
-    /// Renders the view, and compresses it.
+    /// Renders the view, and compresses it if the client accepts gzip.
     fn render(
         &self,
         max_bytes: usize,
@@ -220,7 +220,7 @@ impl View {
         Answer::Rendered(Arc::new(Buffer::new(text)), Instant::now())
     }
 
-    /// Whether the request can be answered.
+    /// Whether the view is rendered or refused, so that the request can be answered.
     pub fn is_answered(&self) -> bool {
         !matches!(*lock(&self.answer), Answer::Waiting(_))
     }
@@ -241,9 +241,10 @@ impl View {
         self.is_gzipped
     }
 
-    /// Renders the view of the last scrape instead of waiting for the next one. Returns whether it waited.
+    /// Stops waiting for the next scrape, so that the view of the last one is rendered. Returns whether the
+    /// view was waiting.
     ///
-    /// The wait continues if another request shares it, or if the last scrape may have read no paths.
+    /// The wait goes on if another request shares it, or if the last scrape may have read no paths.
     pub fn end_wait(self: &Arc<Self>, demand: &Demand) -> bool {
         let is_shared = Arc::strong_count(self) > 2; // the queue holds it, too
         if is_shared || self.query.needs_paths {
@@ -265,7 +266,8 @@ mod tests {
     use super::*;
     use crate::totals::shape::Shape;
 
-    /// Returns a queue in which `N` stands for a view of N KiB, and a demand with a scrape that is fresh.
+    /// Returns a queue in which the parameter `N` requests a view of N KiB, and a demand whose last scrape is
+    /// fresh.
     fn queue() -> (Views, Demand, Instant) {
         let parse = |parameters: &[u8]| {
             let number = str::from_utf8(parameters).ok().and_then(|text| text.parse().ok());

@@ -1,17 +1,18 @@
-//! The place of a process in the cgroup hierarchies, from the text of `/proc/<pid>/cgroup` (man 7 cgroups):
-//! lines of the form `hierarchy:controllers:path`, of version 1, version 2 or both.
+//! Finds where a process is in the cgroup hierarchies. The text of `/proc/<pid>/cgroup` (man 7 cgroups) shows
+//! it in lines of the form `hierarchy:controllers:path`, for version 1, version 2 or both.
 
-/// The paths in the lines of a `cgroup` file, without repetitions.
+/// The paths in the lines of a `cgroup` file.
 ///
-/// On version 1 a process has a dozen lines, mostly with the same path: keeping each path once saves 1 KiB
-/// per process.
+/// On version 1 a process has a dozen lines, and most have the same path. Keeping that path only once saves 1
+/// KiB per process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Cgroups {
-    /// For each line its [`Kind`] byte, its path and a newline, in the order of precedence.
+    /// The entries, in the order of precedence. Each entry is a [`Kind`] byte, a path and a newline. The
+    /// kernel allows no newline in the name of a cgroup.
     lines: Vec<u8>,
 }
 
-/// The kind of a line, as a byte. The kernel allows no newline in the name of a cgroup.
+/// The kind of an entry, as a byte.
 type Kind = u8;
 const MEMORY: Kind = b'm';
 const SYSTEMD: Kind = b's';
@@ -20,7 +21,7 @@ const OTHER: Kind = b'o';
 const UNIFIED: Kind = b'u';
 
 impl Cgroups {
-    /// Replaces the paths with those in the text of a `cgroup` file. Returns whether there are any.
+    /// Replaces the paths with those in the text of a `cgroup` file. Returns whether the text contains any.
     pub fn parse(&mut self, text: &[u8]) -> bool {
         let Self { lines } = self;
         lines.clear();
@@ -54,32 +55,33 @@ impl Cgroups {
         self.lines.clear();
     }
 
-    /// Returns every path, in the order of precedence: that of the `memory` controller, that of
-    /// `name=systemd`, those of the other hierarchies of version 1, and that of the `0::` line.
+    /// Returns every path in the order of precedence: first the path of the `memory` controller, then the
+    /// path of `name=systemd`, then the paths of the other version 1 hierarchies, and last the path in the
+    /// `0::` line.
     pub fn paths(&self) -> impl Iterator<Item = &[u8]> {
         split(&self.lines).map(|(_, path)| path)
     }
 
-    /// Returns the path of the `memory` controller's line, which is printed only if version 1 accounts
-    /// memory.
+    /// Returns the path in the line of the `memory` controller. The kernel prints that line only if version 1
+    /// accounts memory.
     pub fn memory(&self) -> Option<&[u8]> {
         self.first(MEMORY)
     }
 
-    /// Returns the path that locates the process if no path contains a container's id: that of the `memory`
-    /// controller, else that of `name=systemd`, else that of the `0::` line, which is meaningless where
-    /// version 1 accounts memory.
+    /// Returns the path that locates the process if no path contains a container's id. It is the first of
+    /// these paths that exists: the path of the `memory` controller, the path of `name=systemd`, and the path
+    /// in the `0::` line. If version 1 accounts memory, the `0::` line means nothing and is left out.
     ///
-    /// A root is skipped if another of these paths is not a root: version 1 keeps a service in the root of
-    /// `memory` unless systemd accounts its memory.
+    /// The path `/` is used only if the others are `/` too. The reason is that version 1 keeps a service in
+    /// the root of `memory` unless systemd accounts the memory of that service.
     pub fn main(&self) -> Option<&[u8]> {
         let unified = self.first(UNIFIED).filter(|_| self.memory().is_none());
         let paths = || [self.memory(), self.first(SYSTEMD), unified].into_iter().flatten();
         paths().find(|path| *path != b"/").or_else(|| paths().next())
     }
 
-    /// Whether the file may not show where the process is: every hierarchy of version 1 prints `/`, as it
-    /// does for a thread that has exited. The `0::` line remains correct.
+    /// Whether the file may hide where the process is, because every version 1 hierarchy prints `/`. That is
+    /// what the kernel prints for a thread that has exited. The `0::` line is correct even then.
     pub fn may_hide(&self) -> bool {
         let mut version_1 = split(&self.lines).filter(|(kind, _)| *kind != UNIFIED);
         let has_main = [MEMORY, SYSTEMD].into_iter().any(|kind| self.first(kind).is_some());
@@ -91,7 +93,7 @@ impl Cgroups {
     }
 }
 
-/// Returns the paths of a `cgroup` file with this text.
+/// Returns the paths in this text of a `cgroup` file.
 #[cfg(test)]
 impl From<&str> for Cgroups {
     fn from(text: &str) -> Self {
@@ -107,12 +109,12 @@ fn push(lines: &mut Vec<u8>, kind: Kind, path: &[u8]) {
     lines.push(b'\n');
 }
 
-/// Splits what [`Cgroups`] keeps into kinds and paths.
+/// Splits the entries of [`Cgroups`] into kinds and paths.
 fn split(lines: &[u8]) -> impl Iterator<Item = (Kind, &[u8])> {
     lines.split(|&b| b == b'\n').filter_map(|line| line.split_first()).map(|(kind, path)| (*kind, path))
 }
 
-/// Returns the kind and the path of each line of a `cgroup` file. Lines without a path are skipped.
+/// Returns the kind and the path in each line of a `cgroup` file. Lines without a path are skipped.
 fn parse_lines(text: &[u8]) -> impl Iterator<Item = (Kind, &[u8])> {
     text.split(|&b| b == b'\n').filter_map(|line| {
         let mut parts = line.splitn(3, |&b| b == b':');
@@ -133,25 +135,27 @@ mod tests {
 
     #[test]
     fn path_order_is_memory_systemd_others_unified() {
-        // The text, its paths in order, and the path that decides without an id.
+        // Each case has the text, its paths in order, and the path that locates the process if no path
+        // contains an id.
         let cases: &[(&str, &[&str], Option<&str>)] = &[
             ("0::/kubepods/pod1/c1\n", &["/kubepods/pod1/c1"], Some("/kubepods/pod1/c1")),
             ("0::/kubepods/pod1/c1", &["/kubepods/pod1/c1"], Some("/kubepods/pod1/c1")),
-            // Hybrid: containerd's own cgroup is in version 2, and version 1 accounts memory.
+            // A hybrid node: containerd's own cgroup is in version 2, and version 1 accounts memory.
             (
                 "4:memory:/c1\n3:pids:/c1\n1:name=systemd:/c1\n0::/system.slice/containerd.service\n",
                 &["/c1", "/c1", "/system.slice/containerd.service"],
                 Some("/c1"),
             ),
-            // OpenRC has no name=systemd, and all of Docker's containers are in one cgroup of version 2.
+            // OpenRC has no name=systemd, and on version 2 all of Docker's containers are in one cgroup.
             (
                 "0::/docker\n1:name=openrc:/docker\n2:memory:/docker/a\n",
                 &["/docker/a", "/docker", "/docker"],
                 Some("/docker/a"),
             ),
-            // A controller of version 1 that accounts no memory does not take precedence over version 2.
+            // A version 1 controller that does not account memory does not take precedence over version 2.
             ("1:net_cls:/\n0::/v2\n", &["/", "/v2"], Some("/v2")),
-            // Memory accounting is off: systemd's hierarchy is more specific than an empty version 2.
+            // No hierarchy accounts memory. The path in systemd's hierarchy is more specific than the one in
+            // version 2, which has no controllers.
             ("5:cpu,cpuacct:/cpu\n1:name=systemd:/sys\n0::/v2\n", &["/sys", "/cpu", "/v2"], Some("/sys")),
             ("5:cpu,cpuacct:/cpu\n0::/v2\n", &["/cpu", "/v2"], Some("/v2")),
             // systemd does not account the memory of a service.

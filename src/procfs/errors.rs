@@ -1,4 +1,4 @@
-//! Why a read of a process failed: the meaning of each errno.
+//! Why a read of a process failed, and which errno means what.
 
 use std::fmt;
 use std::io;
@@ -10,17 +10,17 @@ use crate::errors::plain;
 /// Why a read of a process returned no values.
 #[derive(Debug)]
 pub enum ReadError {
-    /// The process's smaps may not be opened (`EACCES`, `EPERM`).
+    /// This program may not open the smaps of the process (`EACCES`, `EPERM`).
     Denied,
-    /// The process executed another program during the read, so the mappings belong to an address space that
-    /// is gone.
+    /// The process executed another program during the read. The mappings belong to an address space that no
+    /// longer exists.
     Exec,
     /// The process has ended (`ENOENT`, `ESRCH`).
     Gone,
-    /// Two mappings overlap: the mappings changed during the read, so these two never existed at the same
-    /// time.
+    /// Two mappings overlap. The process changed its mappings during the read, so these two never existed at
+    /// the same time.
     Torn,
-    /// The kernel had not printed everything when the read was cancelled.
+    /// The read was cancelled before the kernel had printed everything.
     Slow,
     /// Any other error.
     Io(io::Error),

@@ -1,4 +1,4 @@
-//! Small files and directory listings, read through descriptors into buffers that are reused.
+//! Reads small files and directory listings through descriptors, into buffers that are reused.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -7,14 +7,13 @@ use rustix::fs::{FileType, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
-/// The maximum length of a file of one record. The kernel prints far less, but a recording may contain
-/// anything.
+/// The maximum length of a small file. The kernel prints far less, but a recording may contain anything.
 const MAX_RECORD: usize = 64 << 10;
 
-/// Returns the whole content of a file of one record (`comm`, `cgroup`, `stat`) in `directory`. The file is
-/// read into `text`, which grows as needed.
+/// Returns the whole content of a small file (`comm`, `cgroup`, `stat`) in `directory`. The file is read into
+/// `text`, which grows as needed.
 ///
-/// Fails with the system's error, and with `EFBIG` beyond 64 KiB.
+/// Fails with the system's error, and with `EFBIG` if the file is longer than 64 KiB.
 pub(crate) fn read_file<'a>(
     directory: BorrowedFd<'_>,
     name: impl Arg,
@@ -30,16 +29,16 @@ pub(crate) fn read_file<'a>(
             text.resize((2 * filled).max(4096), 0);
         }
         filled += rustix::io::read(&file, &mut text[filled..])?;
-        // The kernel prints such a file in one read (fs/seq_file.c, `single_open`), so a read that leaves
-        // room was the last.
+        // The kernel prints such a file in one read (fs/seq_file.c, `single_open`). So if a read does not
+        // fill the buffer, the file has been read to its end.
         if filled < text.len() {
             return Ok(&text[..filled]);
         }
     }
 }
 
-/// Returns the whole content of a file of many records in `directory`, read into `text`; of a file longer
-/// than `max_bytes`, the beginning.
+/// Returns the content of a long file in `directory`, read into `text`. If the file is longer than
+/// `max_bytes`, only its beginning is returned.
 ///
 /// Fails with the system's error.
 pub(super) fn read_long<'a>(
@@ -62,8 +61,8 @@ pub(super) fn read_long<'a>(
     }
 }
 
-/// Opens a regular file to read. A recording may hold a pipe or a device in its place: opening one does not
-/// block, and returns an error.
+/// Opens a regular file for reading. In place of a file, a recording may contain a pipe or a device: opening
+/// it does not block, and returns an error.
 pub(crate) fn open_file(directory: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = openat(directory, name, flags, Mode::empty())?;
@@ -73,12 +72,12 @@ pub(crate) fn open_file(directory: BorrowedFd<'_>, name: impl Arg) -> Result<Own
     }
 }
 
-/// Opens a directory to list its entries.
+/// Opens a directory to list the entries in it.
 pub(crate) fn open_listable(directory: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
     openat(directory, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Opens a directory to access the files in it.
+/// Opens a directory only to open files in it by name, not to list it.
 #[cfg(target_os = "linux")]
 pub(crate) fn open_directory(directory: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
     openat(directory, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
@@ -87,7 +86,7 @@ pub(crate) fn open_directory(directory: BorrowedFd<'_>, name: impl Arg) -> Resul
 #[cfg(not(target_os = "linux"))]
 pub(crate) use open_listable as open_directory;
 
-/// A buffer for directory listings, because std's allocates for each name.
+/// A buffer for directory listings. The standard library would allocate memory for each name.
 #[cfg(target_os = "linux")]
 #[derive(Debug)]
 pub struct Entries(Vec<std::mem::MaybeUninit<u8>>);
@@ -101,7 +100,8 @@ impl Default for Entries {
 
 #[cfg(target_os = "linux")]
 impl Entries {
-    /// Calls `each` with the name and the inode number of each entry of `directory`, from the beginning.
+    /// Calls `each` with the name and the inode number of each entry of `directory`, always from the first
+    /// entry on.
     pub fn list(&mut self, directory: BorrowedFd<'_>, mut each: impl FnMut(&[u8], u64)) -> io::Result<()> {
         rustix::fs::seek(directory, rustix::fs::SeekFrom::Start(0))?;
         let mut listing = rustix::fs::RawDir::new(directory, &mut self.0);
@@ -113,7 +113,7 @@ impl Entries {
     }
 }
 
-/// On other systems only recordings are read, so a listing may allocate.
+/// The replacement for systems other than Linux. They only read recordings, so a listing may allocate memory.
 #[cfg(not(target_os = "linux"))]
 #[derive(Debug, Default)]
 pub struct Entries;

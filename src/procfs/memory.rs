@@ -1,8 +1,8 @@
-//! The memory of one process: `smaps`, `smaps_rollup` and `maps`, each read to its real end.
+//! Reads the memory of one process: `smaps`, `smaps_rollup` and `maps`, each to its real end.
 //!
-//! When the address space disappears during a read (exec, exit), the kernel returns a normal end of file, so
-//! an incomplete read looks complete. Reading the first byte of the file again shows the difference: there is
-//! none once the address space is gone.
+//! If the address space disappears during a read (exec, exit), the kernel reports a normal end of file. An
+//! incomplete read then looks complete. To notice this, the first byte of the file is read again at the end:
+//! once the address space is gone, there is no first byte.
 
 use std::collections::hash_map::RandomState;
 use std::fmt::Write as _;
@@ -26,22 +26,23 @@ use crate::smaps::scanner::{Mapping, Scanner};
 pub struct MemoryReader {
     scanner: Scanner,
     chunk: Vec<u8>,
-    /// When the current read is cancelled; `None` means never.
+    /// The time at which the current read is cancelled; `None` means never.
     pub deadline: Option<Instant>,
-    /// The last file read that shows each mapping.
+    /// The last smaps or maps file. It stays open until [`MemoryReader::ensure_alive`] has checked it.
     last: Option<File>,
-    /// The text that smaps_rollup printed last.
+    /// The text of the last smaps_rollup.
     rollup_text: Vec<u8>,
-    /// Random keys of the hashes, so that no memory layout can be chosen to collide with another.
+    /// Random keys for the hashes. Without them, a process could choose its mappings so that two hashes are
+    /// equal.
     keys: RandomState,
 }
 
 /// Hashes of what `smaps_rollup` and `maps` print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hashes {
-    /// The hash of the kernel's sums.
+    /// The hash of `smaps_rollup`, the kernel's sums over all mappings.
     pub rollup: u64,
-    /// The hash of all mappings, without their values.
+    /// The hash of `maps`, the list of all mappings without their values.
     pub maps: u64,
 }
 
@@ -59,11 +60,11 @@ impl Default for MemoryReader {
 }
 
 impl MemoryReader {
-    /// Calls `each` with every mapping of the process. Returns the number of mappings: 0 for a zombie or a
-    /// kernel thread.
+    /// Calls `each` with every mapping of the process. Returns the number of mappings, which is 0 for a
+    /// zombie or a kernel thread.
     ///
-    /// The mappings are valid only if [`MemoryReader::ensure_alive`] returns `Ok` afterwards: then they
-    /// belong to one address space and were read to its end.
+    /// The mappings are valid only if [`MemoryReader::ensure_alive`] returns `Ok` afterwards. That confirms
+    /// that the mappings belong to one address space and were read to its end.
     pub fn mappings(
         &mut self,
         process: &ProcessDir,
@@ -78,8 +79,8 @@ impl MemoryReader {
         }
     }
 
-    /// Calls `each` with the kernel's own sum over the mappings of the process, as one mapping that counts
-    /// once. Returns `false` where there is no sum: on kernels before 4.14, in recordings, and for a process
+    /// Calls `each` once, with the kernel's own sum over all mappings of the process in the form of one
+    /// mapping. Returns `false` if there is no sum: on kernels before 4.14, in recordings, and for a process
     /// without memory.
     pub fn rollup(
         &mut self,
@@ -89,20 +90,21 @@ impl MemoryReader {
         self.last = None;
         let Some(rollup) = open_address_space(process.as_fd(), "smaps_rollup")? else { return Ok(false) };
         match scan(&rollup, &mut self.chunk, Limits::NONE, &mut self.scanner, each) {
-            // The kernel holds the address space while it sums, so the sum is complete.
+            // The kernel keeps the address space alive while it computes the sum, so the sum is complete.
             Ok(n_given) => Ok(n_given > 0),
-            // After an exec, the old file also fails with "no such process".
+            // The process has ended, or it has executed another program. In both cases, reading the file that
+            // was opened before fails with this error.
             Err(ReadError::Gone) => Err(exec_or_gone(process.as_fd(), "maps")),
             Err(error) => Err(error),
         }
     }
 
-    /// Hashes what `smaps_rollup` and `maps` print, without reading `smaps`. Returns `None` where the kernel
-    /// has no `smaps_rollup`, and for a process without memory. A mapping that grows and is printed twice
-    /// changes the hash, so its process is read.
+    /// Hashes the texts of `smaps_rollup` and `maps`, without reading `smaps`. Returns `None` if the kernel
+    /// has no `smaps_rollup`, and for a process without memory. If a mapping grows during the read, the
+    /// kernel prints it twice. This changes the hash, and as a result the process is read in full.
     ///
-    /// [`MemoryReader::ensure_alive`] must confirm afterwards that both files showed one address space.
-    /// [`MemoryReader::sums`] returns the sums.
+    /// Afterwards, [`MemoryReader::ensure_alive`] must confirm that both files showed one address space.
+    /// [`MemoryReader::sums`] returns the kernel's sums.
     pub fn hashes(&mut self, process: &ProcessDir) -> Result<Option<Hashes>, ReadError> {
         self.last = None;
         let Some(mut file) = open_address_space(process.as_fd(), "smaps_rollup")? else { return Ok(None) };
@@ -130,14 +132,14 @@ impl MemoryReader {
         Ok(Some(Hashes { rollup: self.keys.hash_one(&self.rollup_text), maps: hasher.finish() }))
     }
 
-    /// Returns the kernel's sums as the last [`MemoryReader::hashes`] read them.
+    /// Returns the kernel's sums from the text that [`MemoryReader::hashes`] read last.
     pub fn sums(&mut self) -> Values {
         let mut scanner = Scanner::default();
         scanner.next(&self.rollup_text, true).map_or_else(Values::default, |(sum, ..)| *sum.values)
     }
 
-    /// Counts the mappings of the process in `maps`. That file is scanned like smaps, because growing
-    /// mappings are printed twice there, too.
+    /// Counts the mappings of the process in `maps`. The file is scanned in the same way as smaps, because
+    /// the kernel may print a growing mapping twice in `maps`, too.
     pub fn count(&mut self, process: &ProcessDir) -> Result<u64, ReadError> {
         let Some(maps) = open_address_space(process.as_fd(), "maps")? else { return Ok(0) };
         let limits = Limits { n_mappings: process.max_mappings, ..Limits::NONE };
@@ -147,13 +149,14 @@ impl MemoryReader {
         }
     }
 
-    /// Makes sure that the address space of the last mappings still exists. If it does not, the end that was
-    /// read may not be the real one, and the current name of the process may be that of another program.
+    /// Makes sure that the address space from which mappings were read last still exists. If it does not, the
+    /// read may have stopped early, and the current name of the process may be the name of another program.
     pub fn ensure_alive(&mut self, process: &ProcessDir) -> Result<(), ReadError> {
         self.last.take().map_or(Ok(()), |smaps| ensure_alive(process.as_fd(), "smaps", &smaps))
     }
 
-    /// Closes the last process's file, which would keep the directory of that process in memory.
+    /// Closes the file of the last process. While it is open, the kernel keeps the directory of that process
+    /// in memory.
     pub fn close(&mut self) {
         self.last = None;
     }
@@ -172,8 +175,8 @@ impl MemoryReader {
         Ok(n_mappings)
     }
 
-    /// Reads the mappings through any other thread, for a process in which the leader has exited while other
-    /// threads run.
+    /// Reads the mappings through another thread. This is needed if the first thread has exited while others
+    /// still run.
     fn mappings_of_a_thread(
         &mut self,
         process: &ProcessDir,
@@ -197,20 +200,21 @@ impl MemoryReader {
     }
 }
 
-/// Opens a file that shows the address space of a process; `None` if the process has no address space or no
-/// such file.
+/// Opens a file that shows the address space of a process. Returns `None` if the process has no address
+/// space, or if there is no such file.
 fn open_address_space(process: BorrowedFd<'_>, name: &str) -> Result<Option<File>, ReadError> {
     match open_file(process, name) {
         Ok(file) => Ok(Some(file.into())),
-        // No address space: recent kernels report this error, and others print an empty file.
+        // The process has no address space. Recent kernels return this error, and others show an empty file.
         Err(Errno::SRCH) => Ok(None),
         Err(Errno::NOENT) if name != "smaps" => Ok(None),
         Err(errno) => Err(errno.into()),
     }
 }
 
-/// Makes sure that the address space of `file` still exists. If it does not, the file reads as empty, and the
-/// end that was read may not be the real one. For this one byte, the kernel prints a single mapping.
+/// Makes sure that the address space of `file` still exists. If it does not, the file is now empty, and what
+/// looked like its end may not have been the real end. The check is cheap, because the kernel prints a single
+/// mapping for a read of one byte.
 fn ensure_alive(process: BorrowedFd<'_>, name: &str, file: &File) -> Result<(), ReadError> {
     if rustix::io::pread(file, &mut [0; 1], 0).unwrap_or(0) > 0 {
         return Ok(());
@@ -218,8 +222,8 @@ fn ensure_alive(process: BorrowedFd<'_>, name: &str, file: &File) -> Result<(), 
     Err(exec_or_gone(process, name))
 }
 
-/// Returns why the address space of a process is gone: the process has executed another program, or has
-/// ended.
+/// Returns the reason why the address space of a process is gone: the process has executed another program,
+/// or it has ended.
 fn exec_or_gone(process: BorrowedFd<'_>, name: &str) -> ReadError {
     let now = open_file(process, name).and_then(|now| rustix::io::read(now, &mut [0; 1]));
     if now.unwrap_or(0) > 0 { ReadError::Exec } else { ReadError::Gone }
@@ -231,7 +235,7 @@ mod tests {
     use crate::procfs::tests::live::{Sleep, proc};
     use std::process::Command;
 
-    /// Returns the number of mappings of the process, and whether its stack is among them.
+    /// Returns the number of mappings of the process, and whether one of them is its stack.
     fn read(pid: u32) -> Result<(usize, bool), ReadError> {
         let mut buffers = Buffers::default();
         let process = proc().process(pid, &mut buffers)?;
@@ -270,7 +274,7 @@ mod tests {
     #[test]
     fn exec_during_a_read_is_noticed() {
         use std::io::Write as _;
-        // The shell waits for a line and then executes another program.
+        // The shell waits for a line, and then executes another program.
         let mut shell = Command::new("sh")
             .args(["-c", "read line; exec sleep 1000"])
             .stdin(std::process::Stdio::piped())

@@ -1,11 +1,12 @@
-//! Linux's proc file system, or a recording of one. This room knows nothing of containers; it returns facts
-//! and does not interpret them.
+//! Linux's proc file system, or a recording of one. This module knows nothing of containers.
 //!
-//! A process is held by a descriptor of its directory while it is read. The kernel ties that descriptor to
-//! the process and not to its pid, so smaps, comm and cgroup read through it belong to the same process,
-//! however fast pids are reused. Between scrapes a process is identified by its pid and start time. The start
-//! time is read only when the inode number of its directory is new: a new process never gets an old inode
-//! number, but the kernel gives a running process a new one after a shortage of memory.
+//! While a process is read, a descriptor of its directory is open. The kernel ties the descriptor to the
+//! process and not to its pid. So smaps, comm and cgroup, read through one descriptor, belong to one process,
+//! even if its pid is reused meanwhile.
+//!
+//! Between scrapes, a process is identified by its pid and start time. The start time is read only if the
+//! inode number of the process's directory is new. A new process never gets an old inode number, but after a
+//! shortage of memory the kernel gives a new number to a process that still runs.
 
 pub mod cgroup;
 pub mod errors;
@@ -36,12 +37,13 @@ use files::{Entries, open_directory, open_file, open_listable, read_file};
 use stat::{Stat, Work};
 use status::{Status, is_zombie, state_of};
 
-/// The file of vm.max_map_count, below proc.
+/// The path of the file with vm.max_map_count, below proc.
 pub const MAX_MAP_COUNT: &str = "sys/vm/max_map_count";
-/// The kernel's default for vm.max_map_count. A process may have started before the value was lowered.
+/// The kernel's default for vm.max_map_count. A lower value is not used as the maximum, because a process may
+/// have started before the value was lowered.
 const DEFAULT_MAX_MAPPINGS: usize = 65_530;
-/// Room for mappings that this limit does not count (the kernel's own), and for changes during a read that is
-/// not endless.
+/// This many mappings are accepted beyond vm.max_map_count. The kernel's own mappings do not count toward
+/// that value, and a process may add some while it is read.
 const SPARE_MAPPINGS: usize = 4096;
 
 /// A proc file system, or a recording of one.
@@ -49,7 +51,8 @@ const SPARE_MAPPINGS: usize = 4096;
 pub struct Proc {
     path: PathBuf,
     root: OwnedFd,
-    /// The maximum number of mappings that the kernel allows a process.
+    /// A read that finds more mappings than this fails, because the kernel does not allow a process to have
+    /// more.
     max_mappings: usize,
 }
 
@@ -58,11 +61,11 @@ pub struct Proc {
 pub struct Entry {
     /// The pid of the process.
     pub pid: u32,
-    /// The inode number of its directory.
+    /// The inode number of the process's directory.
     pub inode: u64,
 }
 
-/// Buffers for small files, names and listings, reused so that nothing is allocated.
+/// Buffers for small files, names and listings. They are reused, so that reads allocate nothing.
 #[derive(Debug, Default)]
 pub struct Buffers {
     name: String,
@@ -75,7 +78,7 @@ pub struct Buffers {
 impl Proc {
     /// Opens the proc file system at `path`.
     ///
-    /// Fails with the system's error when it is not a directory that can be opened.
+    /// Fails with the system's error if `path` is not a directory, or cannot be opened.
     pub fn open(path: &Path) -> io::Result<Self> {
         let root =
             rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
@@ -86,7 +89,7 @@ impl Proc {
         Ok(proc)
     }
 
-    /// Returns the node's current vm.max_map_count; `None` where it cannot be read, as in an old recording.
+    /// Returns the node's current vm.max_map_count; `None` if it cannot be read, as in an old recording.
     pub fn max_map_count(&self, buffers: &mut Buffers) -> Option<usize> {
         read_file(self.root.as_fd(), MAX_MAP_COUNT, &mut buffers.text).ok().and_then(number)
     }
@@ -96,14 +99,14 @@ impl Proc {
         &self.path
     }
 
-    /// Whether the path now leads to another directory, as when a recording is replaced.
+    /// Whether `path` now leads to another directory than the open one, because a recording was replaced.
     pub fn is_replaced(&self) -> bool {
         let id = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
         let (held, now) = (rustix::fs::fstat(&self.root), rustix::fs::stat(&self.path));
         now.is_ok_and(|now| held.map(id) != Ok(id(now)))
     }
 
-    /// Whether this kernel provides smaps; `true` where that is not known.
+    /// Whether this kernel provides smaps. The result is `true` if that cannot be found out.
     pub fn has_smaps(&self) -> bool {
         let exists = |name| {
             rustix::fs::accessat(&self.root, name, rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty())
@@ -111,9 +114,9 @@ impl Proc {
         exists("self/smaps") != Err(Errno::NOENT) || exists("self/status").is_err()
     }
 
-    /// Lists every process into `processes`, by ascending pid.
+    /// Lists all processes into `processes`, sorted by pid.
     ///
-    /// Fails when the directory cannot be read.
+    /// Fails if the directory cannot be read.
     pub fn list(&self, buffers: &mut Buffers, processes: &mut Vec<Entry>) -> io::Result<()> {
         processes.clear();
         buffers.entries.list(self.root.as_fd(), |name, inode| {
@@ -137,10 +140,10 @@ impl Proc {
         Ok(without_newline(self.file_of(pid, "comm", buffers)?))
     }
 
-    /// Sets `cgroups` to those of process `pid` (see [`ProcessDir::cgroups`]).
+    /// Replaces `cgroups` with the cgroups of process `pid` (see [`ProcessDir::cgroups`]).
     pub fn cgroups(&self, pid: u32, buffers: &mut Buffers, cgroups: &mut Cgroups) -> Result<(), ReadError> {
-        // The file is read without opening the directory first, because most processes are outside containers
-        // and nothing else of these is read.
+        // Most processes are outside containers, and only this file of them is read. So their directory is
+        // not opened first.
         if !cgroups.parse(self.file_of(pid, "cgroup", buffers)?) {
             return Err(Errno::INVAL.into());
         }
@@ -150,13 +153,15 @@ impl Proc {
         Ok(())
     }
 
-    /// Whether process `pid` is a zombie without further threads, by its `status`, which cannot block.
+    /// Whether process `pid` is a zombie without other threads, according to its `status`. Reading that file
+    /// cannot block.
     pub fn is_zombie(&self, pid: u32, buffers: &mut Buffers) -> bool {
         self.file_of(pid, "status", buffers).is_ok_and(is_zombie)
     }
 
-    /// Returns what the `status` of process `pid` shows. Reading it cannot block, and keeps no memory of a
-    /// process that ends meanwhile.
+    /// Returns what the `status` of process `pid` shows. Reading that file cannot block. It also does not
+    /// delay an exit: if the process ends during the read, the kernel frees the memory of the process all the
+    /// same.
     pub fn status(&self, pid: u32, buffers: &mut Buffers) -> Result<Status, ReadError> {
         Ok(Status::parse(self.file_of(pid, "status", buffers)?))
     }
@@ -168,8 +173,8 @@ impl Proc {
     }
 }
 
-/// The directory of a process. Files read through it belong to that process; once it has ended, reading them
-/// fails.
+/// The open directory of a process. Files that are read through it belong to that process. Once the process
+/// has ended, reading them fails.
 #[derive(Debug)]
 pub struct ProcessDir {
     dir: OwnedFd,
@@ -177,22 +182,22 @@ pub struct ProcessDir {
 }
 
 impl ProcessDir {
-    /// Returns the inode number of the directory, which equals the one in [`Entry`] if this is the listed
+    /// Returns the inode number of the directory. If it equals the one in [`Entry`], this is the listed
     /// process.
     pub fn inode(&self) -> Result<u64, ReadError> {
         Ok(rustix::fs::fstat(&self.dir)?.st_ino)
     }
 
-    /// Reads the `stat` file; a recording has none. May block on a lock held by an exec that is itself
-    /// blocked on a stuck process.
+    /// Reads the `stat` file. A recording has none. The read may block on a lock that an exec holds, if the
+    /// exec itself waits for a stuck process.
     pub fn stat(&self, buffers: &mut Buffers) -> Result<Stat, ReadError> {
         let text = read_file(self.dir.as_fd(), "stat", &mut buffers.text)?;
         Ok(Stat::parse(text).ok_or(Errno::INVAL)?)
     }
 
-    /// Returns the work that the process has done, from `stat`; in a recording, which has no `stat`, the
-    /// state of the smaps file. `None` if the file may still change unnoticed: file systems record time in
-    /// steps of up to a second.
+    /// Returns the work that the process has done, from `stat`. A recording has no `stat`, so there it is the
+    /// state of the smaps file; `None` if that file was changed in the last two seconds. A further change
+    /// might go unnoticed, because file systems record times in steps of up to a second.
     pub fn work(&self, buffers: &mut Buffers) -> Result<Option<Work>, ReadError> {
         match self.stat(buffers) {
             Ok(stat) => return Ok(Some(stat.work)),
@@ -214,13 +219,14 @@ impl ProcessDir {
         Ok(without_newline(read_file(self.dir.as_fd(), "comm", &mut buffers.text)?))
     }
 
-    /// Sets `cgroups` to those of the process, or if the first thread has exited, to those of another thread.
+    /// Replaces `cgroups` with the cgroups of the process. If its first thread has exited, the cgroups of
+    /// another thread are used.
     ///
-    /// A version 1 hierarchy prints `/` for a thread that has exited (kernel/cgroup/cgroup.c,
-    /// `proc_cgroup_show`). If that were taken literally, a container would get the whole node when its init
-    /// process is a zombie.
+    /// For a thread that has exited, a version 1 hierarchy prints `/` (kernel/cgroup/cgroup.c,
+    /// `proc_cgroup_show`). If that were used, a container would get the memory of the whole node when its
+    /// init process is a zombie.
     ///
-    /// Fails with [`ReadError::Gone`] when no thread shows where the process is.
+    /// Fails with [`ReadError::Gone`] if no thread shows where the process is.
     pub fn cgroups(&self, buffers: &mut Buffers, cgroups: &mut Cgroups) -> Result<(), ReadError> {
         if !cgroups.parse(read_file(self.dir.as_fd(), "cgroup", &mut buffers.text)?) {
             return Err(Errno::INVAL.into());
@@ -237,19 +243,18 @@ impl ProcessDir {
                 return Ok(());
             }
         }
-        // Only the `0::` line is also correct for a thread that has exited.
+        // Every thread has exited, so among the paths only the one in the `0::` line is correct.
         if cgroups.paths().any(|path| path != b"/") { Ok(()) } else { Err(ReadError::Gone) }
     }
 
-    /// Whether the first thread has exited, while the process continues in other threads or is a zombie. A
-    /// recording has no `status`, and its cgroup files are correct.
+    /// Whether the first thread has exited. The process then continues in other threads, or is a zombie. A
+    /// recording has no `status`, but its cgroup files are always correct.
     fn leader_has_exited(&self, buffers: &mut Buffers) -> bool {
         read_file(self.dir.as_fd(), "status", &mut buffers.text)
             .is_ok_and(|text| state_of(text) == Some(b'Z'))
     }
 
-    /// Whether a thread of the process waits uninterruptibly, as a thread does that waits for a memory-map
-    /// lock.
+    /// Whether a thread of the process is in state D, as every thread that waits for a memory-map lock is.
     pub fn has_waiting_thread(&self, buffers: &mut Buffers) -> bool {
         let Ok(tasks) = self.threads(buffers) else { return false };
         std::mem::take(&mut buffers.tids).into_iter().any(|tid| {
@@ -279,15 +284,14 @@ fn without_newline(text: &[u8]) -> &[u8] {
 
 /// Returns the pid in the name of a directory.
 fn pid_of(name: &[u8]) -> Option<u32> {
-    // The first byte excludes most names that are not pids, and also `+1` and `01`, which would be a second
-    // name for a pid.
+    // The first byte rules out most names that are not pids, and `+1` and `01`, which would parse as pid 1.
     if !matches!(name.first()?, b'1'..=b'9') {
         return None;
     }
     std::str::from_utf8(name).ok()?.parse().ok()
 }
 
-/// Returns the number that a file consists of.
+/// Returns the number in a file that contains nothing else.
 fn number(text: &[u8]) -> Option<usize> {
     std::str::from_utf8(text).ok()?.trim_ascii().parse().ok()
 }
@@ -314,20 +318,20 @@ pub(crate) mod tests {
         }
     }
 
-    /// Live processes that a test starts.
+    /// Real processes that a test starts.
     #[cfg(target_os = "linux")]
     pub(crate) mod live {
         use super::super::*;
         use std::process::{Child, Command};
 
-        /// A `sleep 1000`, which ends when it is dropped.
+        /// A `sleep 1000`. Dropping it ends the process.
         pub(crate) struct Sleep(pub Child);
 
         impl Sleep {
             pub(crate) fn new() -> Self {
                 let child = Self(Command::new("sleep").arg("1000").spawn().unwrap());
-                // spawn() returns before the child has its new name and has mapped its libraries. Once
-                // asleep, it has both.
+                // spawn() returns before the child has its new name and has mapped its libraries. Once the
+                // child sleeps, it has both.
                 let stat = || std::fs::read_to_string(format!("/proc/{}/stat", child.pid())).unwrap();
                 while !stat().contains("(sleep) S ") {
                     std::thread::yield_now();
@@ -382,7 +386,7 @@ pub(crate) mod tests {
         #[test]
         fn kernel_thread_is_recognized() {
             let (proc, mut buffers) = (proc(), Buffers::default());
-            // This is kthreadd, which is hidden if the test runs in a container.
+            // Process 2 is kthreadd. It is hidden if the test runs in a container.
             if proc.comm(2, &mut buffers).is_ok_and(|comm| comm == b"kthreadd") {
                 let dir = proc.process(2, &mut buffers).unwrap();
                 assert!(dir.stat(&mut buffers).unwrap().is_kernel_thread);

@@ -1,5 +1,4 @@
-//! Which paths of a process lie on tmpfs, according to its `mountinfo` (man 5 proc_pid_mountinfo). Pure,
-//! except for the read.
+//! Finds out which paths of a process lie on tmpfs, from its `mountinfo` (man 5 proc_pid_mountinfo).
 
 use std::os::fd::AsFd as _;
 
@@ -7,15 +6,15 @@ use super::errors::ReadError;
 use super::files::{open_file, read_long};
 use super::{Buffers, Proc};
 
-/// The maximum length that is read. A container has dozens of mounts; a longer file is the node's own, and
-/// its beginning suffices.
+/// At most this many bytes of the file are read. A container has dozens of mounts. If a process has a longer
+/// file, it is outside containers, and the beginning of the file is enough.
 const MAX_BYTES: usize = 1 << 20;
-/// The maximum number of mounts that are kept and of the bytes of their paths, because a workload may mount
-/// any number. An agent that mounts the node's root sees two or three for each pod.
+/// At most this many mounts are kept. The bytes of their paths are limited too. The reason is that a workload
+/// may mount any number. An agent that mounts the node's root sees two or three mounts for each pod.
 const MAX_MOUNTS: usize = 512;
 const MAX_PATH_BYTES: usize = 64 << 10;
 
-/// The mounts of tmpfs, and the mounts below these.
+/// The tmpfs mounts of a process, and the mounts below them.
 #[derive(Debug, Default)]
 pub struct Mounts {
     kept: Vec<Mount>,
@@ -23,8 +22,8 @@ pub struct Mounts {
     is_cut: bool,
 }
 
-/// The id of the first mount that a process sees, which is unique to its mount namespace (or to its root,
-/// after a chroot). `None` if it sees no mount, or in a recording of a process without tmpfs.
+/// The id of the first mount that a process sees. It identifies the mount namespace of the process (or after
+/// a chroot, its root). `None` if the process sees no mount, or in a recording of a process without tmpfs.
 pub type FirstMount = Option<u64>;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -47,7 +46,8 @@ impl Mounts {
                     .strip_prefix(&*mount.path)
                     .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        // The longest path hides the others, and of two mounts at one place the later hides the earlier.
+        // If several mounts contain the path, the one with the longest path hides the others. If two mounts
+        // have the same path, the later one hides the earlier.
         self.kept.iter().filter(is_below).max_by_key(|mount| mount.path.len()).is_some_and(|m| m.is_tmpfs)
     }
 
@@ -58,7 +58,7 @@ impl Mounts {
         mounts
     }
 
-    /// Adds a line of a `mountinfo` file. Returns whether the line matters.
+    /// Adds a line of a `mountinfo` file. Returns whether the line was kept.
     fn add(&mut self, line: &[u8]) -> bool {
         let Some(mount) = Mount::parse(line) else { return false };
         if !mount.is_tmpfs && !self.is_tmpfs(&mount.path) {
@@ -85,8 +85,8 @@ impl Mount {
     }
 }
 
-/// Returns a path without escapes: spaces, tabs, newlines and backslashes are printed in octal here, while
-/// smaps escapes only newlines.
+/// Returns a path without its octal escapes. In `mountinfo` these stand for spaces, tabs, newlines and
+/// backslashes. Newlines stay escaped, as they are in smaps.
 fn unescaped(path: &[u8]) -> String {
     let text = String::from_utf8_lossy(path);
     [("\\040", " "), ("\\011", "\t"), ("\\134", "\\")]
@@ -95,9 +95,9 @@ fn unescaped(path: &[u8]) -> String {
 }
 
 impl Proc {
-    /// Returns which parts of the file tree that a process sees are tmpfs.
+    /// Returns where tmpfs is in the file tree that a process sees.
     ///
-    /// Fails when the process has ended.
+    /// Fails if the process has ended.
     pub fn mounts(&self, pid: u32, buffers: &mut Buffers) -> Result<Mounts, ReadError> {
         let process = self.process(pid, buffers)?;
         let mut text = Vec::new();
@@ -105,23 +105,24 @@ impl Proc {
         Ok(Mounts::parse(text))
     }
 
-    /// Returns the first mount that a process sees, which takes 4 us.
+    /// Returns the id of the first mount that a process sees. This takes 4 us.
     ///
-    /// Fails when the process has ended.
+    /// Fails if the process has ended.
     pub fn first_mount(&self, pid: u32, buffers: &mut Buffers) -> Result<FirstMount, ReadError> {
         let process = self.process(pid, buffers)?;
         let Ok(file) = open_file(process.as_fd(), "mountinfo") else { return Ok(None) };
-        // The kernel prints as many lines as fit; the id is the first word.
+        // The id is the first word of the file. Into a small buffer, the kernel prints no more lines than are
+        // needed to fill it.
         let mut text = [0; 32];
         let n_bytes = rustix::io::read(&file, &mut text)?;
         let id = text[..n_bytes].split(|&b| b == b' ').next().and_then(|id| std::str::from_utf8(id).ok());
         Ok(id.and_then(|id| id.parse().ok()))
     }
 
-    /// Returns the lines of a process's `mountinfo` that [`Proc::mounts`] needs, for a recording: those that
-    /// concern tmpfs.
+    /// Returns the lines of a process's `mountinfo` that concern tmpfs, for a recording. [`Proc::mounts`]
+    /// needs no other lines.
     ///
-    /// Fails when the process has ended.
+    /// Fails if the process has ended.
     pub fn raw_mounts(&self, pid: u32, buffers: &mut Buffers) -> Result<Vec<u8>, ReadError> {
         let process = self.process(pid, buffers)?;
         let mut text = Vec::new();
@@ -131,8 +132,8 @@ impl Proc {
         Ok(lines.filter(|line| mounts.add(line.trim_ascii_end())).flatten().copied().collect())
     }
 
-    /// Returns the number of OOM kills on the node since it was booted (`/proc/vmstat`, Linux 4.13); `None`
-    /// if the file does not show it.
+    /// Returns the number of OOM kills on the node since it was booted (`/proc/vmstat`, since Linux 4.13);
+    /// `None` if the file does not show it.
     pub fn oom_kills(&self, buffers: &mut Buffers) -> Option<u64> {
         let text = read_long(self.root.as_fd(), "vmstat", MAX_BYTES, &mut buffers.text).ok()?;
         let mut lines = text.split(|&b| b == b'\n');

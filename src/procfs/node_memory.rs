@@ -7,23 +7,25 @@ use rustix::io::Errno;
 use super::files::read_long;
 use super::{Buffers, Proc};
 
-/// The files, for a recording.
+/// The names of the files that are read. A recording contains them, too.
 pub const FILES: [&str; 3] = ["meminfo", "zoneinfo", "vmstat"];
-/// The longest is `zoneinfo`: 100 bytes for each CPU and zone, so 2 MB with 4,096 CPUs and 5 zones.
+/// At most this much of a file is read. The longest file is `zoneinfo`, with 100 bytes for each CPU in each
+/// zone: 2 MB on a machine with 4,096 CPUs and 5 zones.
 const MAX_BYTES: usize = 8 << 20;
 
-/// The memory of a node, in bytes. What the kernel does not print is `None`, or 0 in a sum.
+/// The memory of a node, in bytes. A value that the kernel does not print is `None`; in a sum it counts as 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeMemory {
     /// All memory that the kernel manages.
     pub total: u64,
-    /// Memory that nothing uses, including the free lists of each CPU, which `MemFree` leaves out.
+    /// Memory that nothing uses. It includes the free pages on the lists of each CPU, which `MemFree` does
+    /// not include.
     pub free: u64,
-    /// Kernel memory: slab, page tables, per-CPU data, and vmalloc, in which stacks are.
+    /// Kernel memory: slab, page tables, per-CPU data, and vmalloc, which includes kernel stacks.
     pub kernel: u64,
-    /// The pool of huge pages, used or not.
+    /// The pool of huge pages, both used and free.
     pub hugetlb: Option<u64>,
-    /// Memory that holds compressed pages, of zram or zswap.
+    /// The memory in which zram or zswap keeps compressed pages.
     pub compressed: Option<u64>,
     /// Memory that the host of a virtual machine has taken back.
     pub balloon: Option<u64>,
@@ -75,14 +77,15 @@ impl Proc {
     }
 }
 
-/// Returns the size of a page from the same memory in bytes and in pages, read at different moments: a
-/// recording may come from a machine with other pages than this one.
+/// Returns the size of a page. It is computed, because a recording may come from a machine with another page
+/// size than this one. `bytes` and `n_pages` are the size of the same memory, but they were read at different
+/// moments. So the nearest size that exists is returned.
 fn page_bytes(bytes: u64, n_pages: u64) -> Option<u64> {
     let size = bytes.checked_div(n_pages)?;
     [4096, 16 << 10, 64 << 10].into_iter().min_by_key(|page: &u64| page.abs_diff(size))
 }
 
-/// Returns the first word of each line, and the number that follows.
+/// Returns the first word of each line and the number after it.
 fn lines(text: &[u8]) -> impl Iterator<Item = (&[u8], u64)> {
     text.split(|&b| b == b'\n').filter_map(|line| {
         let mut words = line.split(|&b| b == b' ').filter(|word| !word.is_empty());

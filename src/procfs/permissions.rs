@@ -1,5 +1,5 @@
-//! The permissions that this process lacks to read the smaps of others (kernel: PTRACE_MODE_READ_FSCREDS, man
-//! 2 ptrace).
+//! Finds out which permission this process lacks to read the smaps of other processes (kernel:
+//! PTRACE_MODE_READ_FSCREDS, man 2 ptrace).
 
 use std::fs;
 use std::path::Path;
@@ -17,9 +17,9 @@ pub fn missing() -> String {
     explain(&status, confinement.trim_end_matches(['\n', '\0']))
 }
 
-/// Fails with one line if proc hides other processes from this one. With hidepid=4, proc shows only processes
-/// that may be traced. `CAP_PERFMON` suffices to read smaps, but not for that (kernel: fs/proc/base.c,
-/// `has_pid_permissions`).
+/// Fails with a one-line message if proc hides other processes from this process. If proc is mounted with
+/// hidepid=4, it shows only processes that this process may trace. `CAP_PERFMON` is enough to read smaps, but
+/// not to see hidden processes (kernel: fs/proc/base.c, `has_pid_permissions`).
 pub fn ensure_visible(proc_path: &Path) -> Result<(), String> {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let path = fs::canonicalize(proc_path).unwrap_or_else(|_| proc_path.to_owned());
@@ -33,7 +33,7 @@ pub fn ensure_visible(proc_path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether the last mount at `path` has hidepid=4, according to the text of a `mountinfo` file.
+/// Whether the last mount at `path` has hidepid=4. `mounts` is the text of a `mountinfo` file.
 fn hides_processes(mounts: &str, path: &Path) -> bool {
     let mut mounts = mounts.lines().filter_map(|line| {
         let (mount, rest) = line.split_once(" - ")?;
@@ -48,7 +48,8 @@ fn effective(status: &str) -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
 }
 
-/// Returns what is missing, given the text of a `status` file and the name of the AppArmor profile.
+/// Returns a line that names the missing permission. `status` is the text of a `status` file, and
+/// `confinement` is the name of the AppArmor profile.
 fn explain(status: &str, confinement: &str) -> String {
     let effective = effective(status);
     let has = |capability: u32| effective & 1 << capability != 0;

@@ -9,9 +9,9 @@ use super::files::open_file;
 use super::{Buffers, ProcessDir};
 
 impl ProcessDir {
-    /// Returns the files `comm`, `cgroup` and `smaps`, by name.
+    /// Returns the content of the files `comm`, `cgroup` and `smaps`, with their names.
     ///
-    /// If the first thread has exited, cgroup and smaps are those of another thread, because a recording has
+    /// If the first thread has exited, `cgroup` and `smaps` come from another thread, because a recording has
     /// no threads.
     pub fn raw(&self, buffers: &mut Buffers) -> Result<[(&'static str, Vec<u8>); 3], ReadError> {
         let comm = self.raw_file("comm")?;
@@ -27,7 +27,8 @@ impl ProcessDir {
         Ok([("comm", comm), ("cgroup", cgroup), ("smaps", smaps)])
     }
 
-    /// Returns the file `cgroup`, or if the first thread has exited, that of another thread.
+    /// Returns the content of the file `cgroup`. If the first thread has exited, the content comes from
+    /// another thread.
     pub fn raw_cgroup(&self, buffers: &mut Buffers) -> Result<Vec<u8>, ReadError> {
         let cgroup = self.raw_file("cgroup")?;
         let may_hide = |text: &[u8]| {

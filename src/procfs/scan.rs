@@ -1,4 +1,5 @@
-//! Reading smaps, or maps, into mappings: bounded in memory, in the number of mappings and in time.
+//! Reads smaps or maps, and splits the text into mappings. There are limits for memory, number of mappings
+//! and time.
 
 use std::io::{self, Read};
 use std::time::Instant;
@@ -6,26 +7,28 @@ use std::time::Instant;
 use super::errors::ReadError;
 use crate::smaps::scanner::{Mapping, Next, Scanner};
 
-/// The size of the chunks in which smaps is scanned: about ten reads, and still in the L1 cache when it is
-/// scanned.
+/// The size of the chunks in which smaps is scanned. About ten reads fill a chunk, and the chunk is still in
+/// the L1 cache when it is scanned.
 pub const CHUNK: usize = 32 * 1024;
-/// A read asks for one page less this. The kernel prints mappings into one page until the page is full or
-/// holds the requested bytes (fs/seq_file.c). A mapping that no longer fits is discarded and printed again by
-/// the next read. Most mappings take 700 to 850 bytes, so a smaller request stops before that happens, which
-/// saves 6.5% of a scrape with 200 mappings per process.
+/// Each read requests one page minus this many bytes. The kernel prints mappings into a page until the page
+/// holds the requested bytes, or until a mapping does not fit (fs/seq_file.c). It discards a mapping that
+/// does not fit, and prints it again for the next read. Most mappings take 700 to 850 bytes, so with this
+/// request the kernel usually stops before it prints one that does not fit. This saves 6.5% of a scrape with
+/// 200 mappings per process.
 const LAST_MAPPING: usize = 768;
-/// The maximum length of a path, after which it is cut. No program can open a longer one, but directories can
-/// nest deeper.
+/// The maximum length of a path. Longer paths are cut. No program can open a longer path, but directories can
+/// be nested deeper.
 const MAX_PATH: usize = 4096;
 /// The maximum length of a line. The rest of a longer line is skipped.
 const MAX_LINE: usize = MAX_PATH + 512;
-/// The maximum length of a mapping, which takes a thousand bytes and its path. Anything longer is not smaps.
+/// The maximum length of a mapping. The kernel prints about a thousand bytes and the path. Anything longer is
+/// not smaps.
 const MAX_MAPPING: usize = 1024 * 1024;
 
 /// The limits of a read.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// The maximum number of mappings; a larger number is an error.
+    /// The maximum number of mappings. More mappings are an error.
     pub n_mappings: usize,
     /// The time at which the read is cancelled.
     pub deadline: Option<Instant>,
@@ -36,15 +39,19 @@ impl Limits {
     pub const NONE: Self = Self { n_mappings: usize::MAX, deadline: None };
 }
 
-/// Reads smaps from `file` to its end through `chunk`, calls `each` with each mapping, and returns their
-/// number. The buffer grows only for a mapping that does not fit, up to 1 MiB; a path is cut at 4 KiB.
+/// Reads smaps from `file` to its end, and calls `each` with every mapping. Returns the number of mappings.
+/// `chunk` is the buffer. It grows only for a mapping that does not fit into it, up to 1 MiB. Paths are cut
+/// at 4 KiB.
 ///
-/// A mapping that is printed again counts once, with the values printed last (see [`Next`]).
+/// If the kernel prints a mapping twice, the mapping counts once, with the values that were printed last (see
+/// [`Next`]).
 ///
-/// Fails with [`ReadError::Torn`] if two mappings overlap because the process changed between two `read`
-/// calls, and with [`ReadError::Slow`] at the deadline. More mappings than a process can have are an error,
-/// too: the kernel continues at the address where it stopped, so a process that maps memory ahead of the
-/// reader and unmaps it behind would be read for hours.
+/// Fails with [`ReadError::Torn`] if two mappings overlap, because the process changed between two `read`
+/// calls. Fails with [`ReadError::Slow`] at the deadline.
+///
+/// Also fails if there are more mappings than a process can have. Without that limit, a process could keep
+/// the reader busy for hours. The kernel continues each read at the address where the last one stopped, so a
+/// process could always map more memory ahead of that address, and unmap it behind.
 pub fn scan(
     mut file: impl Read,
     chunk: &mut Vec<u8>,
@@ -54,8 +61,8 @@ pub fn scan(
 ) -> Result<usize, ReadError> {
     scanner.begin_file();
     let (mut n_mappings, mut n_replaced) = (0, 0);
-    // Invariant: `chunk[..filled]` is read and not scanned yet. While `is_cut`, bytes are skipped up to the
-    // end of the line.
+    // Invariant: `chunk[..filled]` is read and not scanned yet. While `is_cut` is true, the rest of the line
+    // is skipped.
     let mut filled = 0;
     let mut is_cut = false;
     let mut at_end = false;
@@ -136,7 +143,7 @@ mod tests {
         };
         assert_eq!(scan_at_most(2000).unwrap(), 2000);
         assert!(scan_at_most(1500).is_err());
-        // The kernel would print a mapping that grows ahead of the reader forever.
+        // The mapping grows at its end while it is read, so the kernel prints it again and again.
         let mapping = mapping(0x5598_af1c_e000);
         let endless = |limits| {
             let text = Forever(mapping.as_bytes(), 0);
@@ -180,8 +187,8 @@ mod tests {
             assert!(found == [(kept.to_vec(), 8192), (b"/next".to_vec(), 8192)], "{len}");
             assert_eq!(chunk.len(), CHUNK);
         }
-        // A recording may contain anything, such as endless zeros, or lines without a header. Only the zeros
-        // need a deadline: the lines end the read at 1 MiB, however slow the machine is.
+        // A recording may contain anything: here endless zeros, and endless lines without a header. Only the
+        // zeros need a deadline. The lines end the read at 1 MiB, however slow the machine is.
         let deadline = Some(Instant::now() + std::time::Duration::from_millis(50));
         for (text, deadline, expected) in
             [(&b"\0"[..], deadline, "took too long"), (b"Rss: 1 kB\n", None, "longer than 1 MiB")]

@@ -1,39 +1,40 @@
 //! The contents of `/proc/<pid>/stat` (man 5 proc_pid_stat).
 
-/// The work that a process has done since it began, as far as `stat` shows it; in a recording, the state of
-/// the smaps file.
+/// The work that a process has done since it started, as far as `stat` shows it. For a recording, the fields
+/// describe the state of the smaps file instead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     /// The numbers of minor and major page faults.
     pub faults: [u64; 2],
-    /// The user and system CPU time in clock ticks of 10 ms, so no change in them does not prove that nothing
-    /// ran.
+    /// The user and system CPU time, in clock ticks of 10 ms. Equal values do not prove that the process did
+    /// not run, because a time below one tick does not show.
     pub cpu_ticks: [u64; 2],
     /// The size in bytes, and the number of resident pages.
     pub size: [u64; 2],
-    /// The start addresses of code and stack. They differ between programs, and are the same for forks of
-    /// one.
+    /// The start addresses of code and stack. Different programs have different addresses. Forks of one
+    /// program have the same addresses.
     pub program: [u64; 2],
-    /// Whether this describes a recording, where an unchanged value proves that nothing has changed.
+    /// Whether the fields describe the smaps file of a recording. There, equal values prove that nothing has
+    /// changed.
     pub is_recorded: bool,
 }
 
 impl Work {
-    /// Returns the addresses of code and stack. `None` if the kernel hides them: a reader that may not trace
-    /// the process gets 1 and 0 (fs/proc/array.c).
+    /// Returns the start addresses of code and stack. Returns `None` if the kernel hides them: a reader that
+    /// may not trace the process sees 1 and 0 (fs/proc/array.c).
     pub fn visible_program(&self) -> Option<[u64; 2]> {
         self.program.iter().all(|&address| address > 1).then_some(self.program)
     }
 }
 
-/// The parts of a `stat` file that are used.
+/// The parts of a `stat` file that the exporter uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stat {
     /// The start time in clock ticks since boot.
     pub start_time: u64,
-    /// Whether it is a kernel thread.
+    /// Whether the process is a kernel thread.
     pub is_kernel_thread: bool,
-    /// Whether it is a zombie without further threads: it maps nothing, and never will.
+    /// Whether the process is a zombie without other threads. Such a process maps nothing, and never will.
     pub is_zombie: bool,
     /// The work that the process has done.
     pub work: Work,
@@ -44,8 +45,8 @@ impl Stat {
     pub fn parse(text: &[u8]) -> Option<Self> {
         // include/linux/sched.h
         const PF_KTHREAD: u64 = 0x20_0000;
-        // The name in parentheses may contain anything, including parentheses; it is followed by numbers,
-        // from the third field on.
+        // The name is in parentheses. It may itself contain parentheses, so the last one ends the name. The
+        // third field follows.
         let name_end = text.iter().rposition(|&b| b == b')')?;
         let mut fields = std::str::from_utf8(&text[name_end + 1..]).ok()?.split_ascii_whitespace();
         let state = fields.next()?;

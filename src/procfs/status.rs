@@ -1,4 +1,5 @@
-//! The contents of `/proc/<pid>/status` and of a thread's (man 5 proc_pid_status), as far as they are used.
+//! Parses what the exporter needs from `/proc/<pid>/status` and from the `status` of a thread (man 5
+//! proc_pid_status).
 
 /// Returns the state of a task, given the text of its `status` file: `Z` for a zombie, `D` for an
 /// uninterruptible wait.
@@ -7,15 +8,16 @@ pub fn state_of(status: &[u8]) -> Option<u8> {
     line.first().copied()
 }
 
-/// What `status` shows of a process that is alive, or was until now.
+/// What `status` shows about a process that runs, or that has just ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// The name of the process, with `\n` for a newline and `\\` for a backslash.
     pub name: String,
-    /// The resident bytes: anonymous, of files, and of shared memory; `None` if the process has given up its
-    /// memory. A kernel that does not divide the sum (before 4.5) shows all of it as anonymous.
+    /// The resident bytes of anonymous memory, of files, and of shared memory. `None` if the process has
+    /// released its memory. Before Linux 4.5, the kernel prints only the sum, which then counts as anonymous
+    /// memory.
     pub rss: Option<[u64; 3]>,
-    /// Whether the process was sent SIGKILL and has not ended yet.
+    /// Whether the process was sent SIGKILL, but has not ended yet.
     pub is_killed: bool,
 }
 
@@ -33,7 +35,8 @@ impl Status {
                 b"RssAnon" => parts[0] = kib(value),
                 b"RssFile" => parts[1] = kib(value),
                 b"RssShmem" => parts[2] = kib(value),
-                // Bit 8 is signal 9.
+                // Signal 9 is bit 8 of the mask. That is the lowest bit of the third hexadecimal digit from
+                // the right.
                 b"SigPnd" | b"ShdPnd" => {
                     status.is_killed |= value.len() >= 3 && value[value.len() - 3] & 1 == 1
                 }
@@ -53,13 +56,13 @@ impl Status {
     }
 }
 
-/// Parses a number of KiB, and returns bytes.
+/// Parses a number of KiB, and returns it in bytes.
 fn kib(value: &[u8]) -> Option<u64> {
     let number = value.strip_suffix(b" kB")?.trim_ascii();
     std::str::from_utf8(number).ok()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Whether this is the `status` of a zombie without further threads.
+/// Whether this is the `status` of a zombie without other threads.
 pub fn is_zombie(status: &[u8]) -> bool {
     let mut lines = status.split(|&b| b == b'\n');
     state_of(status) == Some(b'Z') && lines.any(|line| matches!(line, b"Threads:\t1" | b"Threads:\t0"))

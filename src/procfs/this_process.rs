@@ -10,7 +10,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::files::Entries;
 
-/// Figures of this process; `None` where the system does not provide one.
+/// Figures of this process. A figure that the system does not provide is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ThisProcess {
     /// The user and system CPU time.
@@ -40,9 +40,9 @@ impl ThisProcess {
     }
 }
 
-/// Raises the soft limit of open files to the hard limit, as Go programs do, and returns the limit that then
-/// applies; `None` means no limit. On most nodes the soft limit is 1,024, only for the sake of programs that
-/// use `select(2)`.
+/// Raises the soft limit of open files to the hard limit, as Go programs do. Returns the limit that applies
+/// afterwards; `None` means no limit. On most nodes the soft limit is 1,024, only because programs that use
+/// `select(2)` cannot handle more.
 pub fn raise_open_file_limit() -> Option<u64> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }); // a refusal changes nothing
@@ -62,7 +62,8 @@ pub fn this_thread() -> u32 {
 
 /// Returns the CPU time that a thread of this process has used; `None` if the thread has ended.
 pub fn cpu_time_of_thread(thread: u32) -> Option<Duration> {
-    // sched/sched-stats.rst: time on the CPU in ns, time waiting for it, number of time slices
+    // The first number is the time on the CPU in ns. The waiting time and the number of time slices follow
+    // (sched/sched-stats.rst).
     let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
     Some(Duration::from_nanos(text.split(' ').next()?.parse().ok()?))
 }

@@ -1,4 +1,4 @@
-//! Capabilities: drops all except those that reading other processes needs.
+//! Drops all capabilities except those needed to read other processes.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -8,17 +8,17 @@ use rustix::thread::{self, CapabilitySet, CapabilitySets};
 
 use super::Needs;
 
-/// Either capability allows reading the memory maps of other users' processes; CAP_PERFMON from Linux 6.15
-/// on.
+/// The capabilities that allow reading the memory maps of other users' processes. Either is enough;
+/// CAP_PERFMON only from Linux 6.15 on.
 const READING: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::PERFMON);
 
-/// Reduces the capabilities of this thread, and of the threads that it starts, to the needed ones among those
-/// that it has.
+/// Reduces the capabilities of this thread, and of the threads that it starts later, to those that the
+/// program needs. No capability is added.
 pub(super) fn reduce(needs: &Needs) -> io::Result<()> {
     let before = thread::capabilities(None)?.permitted;
     let kept = before & needed(needs);
-    // The bounding set matters only when a program is executed, which is forbidden anyway. Changing it needs
-    // CAP_SETPCAP.
+    // The bounding set matters only when this process executes another program, and the sandbox forbids that
+    // anyway. Changing the set needs CAP_SETPCAP. Without that capability, the set stays as it is.
     if before.contains(CapabilitySet::SETPCAP) {
         for capability in (CapabilitySet::all() - kept).iter() {
             if thread::capability_is_in_bounding_set(capability).unwrap_or(false) {
@@ -26,15 +26,15 @@ pub(super) fn reduce(needs: &Needs) -> io::Result<()> {
             }
         }
     }
-    // A kernel before 4.3 has no ambient set.
+    // Kernels before 4.3 have no ambient set, so the call may fail.
     let _ = thread::clear_ambient_capability_set();
     let inheritable = CapabilitySet::empty();
     Ok(thread::set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable })?)
 }
 
 fn needed(needs: &Needs) -> CapabilitySet {
-    // A program that is run by hand as root may need files of other users, such as a rootless containerd's
-    // socket, or a recording in another user's home.
+    // When an administrator runs the program as root, it may need other users' files: the socket of a
+    // rootless containerd, or a home directory for the recording.
     let is_foreign = |path: &Path| {
         std::fs::metadata(path).is_ok_and(|metadata| metadata.uid() != rustix::process::geteuid().as_raw())
     };
@@ -57,7 +57,7 @@ pub(super) fn reads_by_perfmon() -> bool {
 mod tests {
     use super::*;
 
-    /// Runs `test` in a thread of its own, because capabilities belong to threads.
+    /// Runs `test` in its own thread, because capabilities belong to threads.
     fn in_thread<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
         std::thread::spawn(test).join().unwrap()
     }

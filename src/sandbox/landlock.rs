@@ -1,8 +1,8 @@
-//! Landlock: restricts the file system to reading a few directories and connecting to the runtime's sockets.
+//! Landlock restricts the program to reading a few directories and connecting to the runtime's sockets.
 //!
-//! A process in a Landlock domain may not access processes outside it. The kernel makes no exception for
-//! CAP_SYS_PTRACE, but does for CAP_PERFMON. So a trial thread enters first and tests whether reading still
-//! works.
+//! A process in a Landlock domain may not access processes outside the domain. CAP_PERFMON overrides this,
+//! but CAP_SYS_PTRACE does not. So a trial thread enters the domain first and tests whether it can still read
+//! processes.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -16,14 +16,16 @@ use landlock::{
 
 use super::Needs;
 
-/// The newest version known here. Access rights that the kernel does not know are left out.
+/// The newest Landlock version that this program knows. Access rights that the kernel does not know are left
+/// out.
 const KNOWN: ABI = ABI::V10;
 
-/// The maximum number of processes that are tried, because kernel threads have no memory to read.
+/// The maximum number of processes that are tried. Several may be needed, because kernel threads have no
+/// memory to read.
 const MAX_TRIED: usize = 1000;
 
-/// Restricts this thread and those that it starts. Returns false, and restricts nothing, if processes could
-/// no longer be read.
+/// Restricts this thread and the threads that it starts later. If processes could not be read any more, this
+/// restricts nothing and returns false.
 pub(super) fn enter(needs: &Needs) -> Result<bool, String> {
     let Some(readable) = readable_smaps(&needs.proc_path) else { return Ok(false) };
     let ruleset = rules(needs).map_err(|error| error.to_string())?;
@@ -35,7 +37,7 @@ pub(super) fn enter(needs: &Needs) -> Result<bool, String> {
     ruleset.restrict_self().map(|_| true).map_err(|error| error.to_string())
 }
 
-/// Returns the smaps of a process that can be read, other than this one.
+/// Returns the smaps file of some readable process other than this one.
 fn readable_smaps(proc_path: &Path) -> Option<PathBuf> {
     let own = std::process::id().to_string();
     let names = fs::read_dir(proc_path).ok()?.flatten().map(|entry| entry.file_name());
@@ -57,7 +59,7 @@ fn rules(needs: &Needs) -> Result<RulesetCreated, RulesetError> {
     for path in &needs.reads {
         ruleset = allow(ruleset, path, AccessFs::ReadFile | AccessFs::ReadDir)?;
     }
-    // A restarted server creates a new socket in the same directory.
+    // The rule is for the directory, because a restarted server creates a new socket in it.
     for directory in needs.sockets.iter().filter_map(|socket| socket.parent()) {
         ruleset = allow(ruleset, directory, AccessFs::ResolveUnix.into())?;
     }
@@ -68,7 +70,7 @@ fn rules(needs: &Needs) -> Result<RulesetCreated, RulesetError> {
     Ok(ruleset)
 }
 
-/// Adds a rule for a path; a path that does not exist needs none.
+/// Allows `access` below a path. A path that does not exist needs no rule.
 fn allow(
     ruleset: RulesetCreated,
     path: &Path,

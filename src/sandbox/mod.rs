@@ -1,13 +1,13 @@
-//! The sandbox: once everything is open, the program drops the rights that it no longer needs.
+//! The sandbox: once all files and sockets are open, the program drops the rights that it no longer needs.
 //!
-//! Reading other processes' memory maps needs a capability that allows much more. To limit what an attacker
-//! who takes over the program can do, it drops all capabilities except those for reading, and all system
-//! calls that it does not make ([`seccomp`]). Where reading still works then, it also restricts the file
-//! system ([`landlock`]).
+//! Reading other processes' memory maps needs a capability that allows much more. An attacker who takes over
+//! the program should gain little from this. So the program drops all other capabilities, and all system
+//! calls that it does not make ([`seccomp`]). It also restricts the file system ([`landlock`]), if reading
+//! still works then.
 //!
-//! A restriction that the kernel does not support is logged as a warning, and the program continues without
-//! it. A system call that is not listed fails with `EPERM`, and the error message names the sandbox as a
-//! possible reason.
+//! If the kernel does not support a restriction, a warning is logged, and the program continues without it. A
+//! system call that is not listed fails with `EPERM`, and the error message says that the sandbox may be the
+//! reason.
 
 mod capabilities;
 mod landlock;
@@ -19,14 +19,14 @@ use log::{debug, warn};
 pub use self::needs::Needs;
 use crate::errors;
 
-/// Drops all rights except `needs`, for this thread and those that it starts. Call this after everything that
-/// needs more rights is open: listening sockets and proc.
+/// Drops all rights except `needs`, in this thread and the threads that it starts later. Before this call,
+/// open everything that needs more rights: listening sockets and proc.
 pub fn enter(needs: &Needs) {
     if let Err(error) = capabilities::reduce(needs) {
         warn!("cannot drop capabilities: {error}");
     }
-    // CAP_SYS_PTRACE has no effect across a Landlock domain's border, so Landlock is used only with
-    // CAP_PERFMON.
+    // With CAP_SYS_PTRACE, a process in a Landlock domain cannot read processes outside it. So Landlock is
+    // used only with CAP_PERFMON.
     if capabilities::reads_by_perfmon() {
         match landlock::enter(needs) {
             Ok(true) => debug!("sandbox: reading only below {:?}", needs.reads),

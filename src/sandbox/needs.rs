@@ -1,4 +1,4 @@
-//! What the program still does inside the sandbox.
+//! What the program still does after it has entered the sandbox.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ pub struct Needs {
     pub proc_path: PathBuf,
     /// The program reads below these directories.
     pub reads: Vec<PathBuf>,
-    /// The program connects to one of these sockets, and again after its server has restarted.
+    /// The program connects to one of these sockets, and connects again after the server has restarted.
     pub sockets: Vec<PathBuf>,
     /// The program creates this directory, and files in it.
     pub writes: Option<PathBuf>,

@@ -1,12 +1,12 @@
-//! The system calls that the program makes; all others fail with `EPERM`.
+//! The filter of system calls: calls that the program never makes fail with `EPERM`.
 //!
-//! `openat` is allowed only for reading, so nothing can be written, neither `/proc/<pid>/mem` nor a
-//! container's file below `/proc/<pid>/root`. Memory cannot be made executable. `clone` can only create
-//! threads.
+//! `openat` may open files only for reading. So the program cannot write to `/proc/<pid>/mem`, nor to a
+//! container's files below `/proc/<pid>/root`. It cannot make memory executable either, and `clone` can only
+//! create threads.
 //!
-//! The kernel compares a system call with a list from its smallest number up. From 5.11 on it remembers which
-//! calls are allowed with any arguments. Of the others, a scrape makes `openat` most often, so that one is
-//! compared first.
+//! The order of the filter matters for speed: the kernel compares a call with the listed numbers from the
+//! smallest up. From Linux 5.11 on, it skips the filter for calls that are allowed with any arguments. Among
+//! the other calls, `openat` is the most frequent one in a scrape, so it is compared first.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use seccompiler::{
 
 use super::Needs;
 
-/// The calls of the C libraries and of Rust's runtime, for memory, threads and clocks.
+/// The calls that the C library and Rust's runtime make, for memory, threads and clocks.
 const RUNTIME: &[i64] = &[
     libc::SYS_brk,
     libc::SYS_clock_getres,
@@ -52,7 +52,7 @@ const RUNTIME: &[i64] = &[
     libc::SYS_uname,
 ];
 
-/// The calls for files and directories, and for waiting for them and for sockets.
+/// The calls that read files and directories, and wait for files and sockets.
 const READING: &[i64] = &[
     libc::SYS_close,
     libc::SYS_epoll_create1,
@@ -96,7 +96,7 @@ const CONNECTED: &[i64] = &[
     libc::SYS_shutdown,
 ];
 
-/// Calls that newer architectures have dropped; the C libraries still use them where they exist.
+/// Old calls that x86_64 still has, and that C libraries use there. Newer architectures lack them.
 #[cfg(target_arch = "x86_64")]
 const OLD: &[i64] = &[
     libc::SYS_access,
@@ -110,7 +110,7 @@ const OLD: &[i64] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLD: &[i64] = &[];
 
-/// The flags of `openat` that write, create or empty a file.
+/// The flags of `openat` that write to a file, create it or empty it.
 const OPEN_MASK: i32 = libc::O_WRONLY
     | libc::O_RDWR
     | libc::O_CREAT
@@ -118,29 +118,29 @@ const OPEN_MASK: i32 = libc::O_WRONLY
     | libc::O_APPEND
     | libc::O_TMPFILE & !libc::O_DIRECTORY;
 
-/// The option of `prctl` that returns what the kernel passed at start: the clock's ticks, the page size.
+/// The `prctl` option that returns what the kernel passed to the program at its start, such as the page size.
 const PR_GET_AUXV: i32 = 0x41555856;
 
-/// Forbids all threads of this process, including those that already run, every call that is not listed.
+/// Makes unlisted calls fail in all threads of this process, including the running ones.
 pub(super) fn enter(needs: &Needs) -> Result<(), String> {
     seccompiler::apply_filter_all_threads(&program(needs)?).map_err(|error| error.to_string())
 }
 
-/// Builds the filter: three lists, one after the other.
+/// Builds the filter: `openat`, then `clone3`, then all other calls.
 fn program(needs: &Needs) -> Result<BpfProgram, String> {
     let not_permitted = || SeccompAction::Errno(libc::EPERM as u32);
     let mut others = list(needs);
     let openat = others.remove_entry(&libc::SYS_openat).into_iter().collect();
     let openat = compile(openat, not_permitted(), SeccompAction::Allow)?;
-    // clone3 passes its arguments in memory, where no filter sees them. If it returns ENOSYS, C libraries use
-    // clone.
+    // A filter cannot see the arguments of clone3, because they are in memory. After ENOSYS, C libraries use
+    // clone instead.
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let clone3 = compile(clone3, not_permitted(), SeccompAction::Errno(libc::ENOSYS as u32))?;
     let others = compile(others, not_permitted(), SeccompAction::Allow)?;
     let mut program = Vec::new();
     for part in [openat, clone3, others] {
-        // The last instruction of a list refuses calls that are not listed. Without it, they continue with
-        // the next list.
+        // The last instruction of each part refuses calls that the part does not list. It is removed, so that
+        // such calls are compared with the next part.
         program.pop();
         program.extend(part);
     }
@@ -157,7 +157,8 @@ fn compile(
         .map_err(|error| error.to_string())
 }
 
-/// Returns the allowed calls, each with rules of which one must hold; an empty list allows any arguments.
+/// Returns the allowed calls with their rules. A call with rules must meet one of them. A call without rules
+/// may have any arguments.
 fn list(needs: &Needs) -> BTreeMap<i64, Vec<SeccompRule>> {
     let mut list: BTreeMap<_, _> =
         [RUNTIME, READING, CONNECTED, OLD].into_iter().flatten().map(|&call| (call, Vec::new())).collect();
@@ -177,10 +178,10 @@ fn list(needs: &Needs) -> BTreeMap<i64, Vec<SeccompRule>> {
         libc::SYS_prctl,
         [libc::PR_SET_NAME, libc::PR_SET_VMA, PR_GET_AUXV].map(|option| equal(0, option as u64)).into(),
     );
-    // Only reading the process's own limits is allowed, not setting them.
+    // The process may read its own limits, but not change them.
     list.insert(libc::SYS_prlimit64, vec![rule(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)]);
 
-    // A new asynchronous runtime wakes itself through a pair of sockets.
+    // tokio's runtime wakes itself through a pair of sockets.
     list.insert(libc::SYS_socketpair, vec![equal(0, libc::AF_UNIX as u64)]);
 
     let mut open_mask = OPEN_MASK;
@@ -188,8 +189,8 @@ fn list(needs: &Needs) -> BTreeMap<i64, Vec<SeccompRule>> {
         list.insert(libc::SYS_mkdirat, Vec::new());
         #[cfg(target_arch = "x86_64")]
         list.insert(libc::SYS_mkdir, Vec::new());
-        // Opening for writing is allowed, but not for reading and writing, which is how debuggers open
-        // memory.
+        // The program must create files, so it may open a file for writing only. It may not open a file for
+        // both reading and writing, because debuggers open a process's memory that way.
         open_mask = libc::O_RDWR;
     }
     list.insert(libc::SYS_openat, vec![masked(2, open_mask as u64, 0)]);
@@ -208,12 +209,12 @@ fn list(needs: &Needs) -> BTreeMap<i64, Vec<SeccompRule>> {
 
 const FIONBIO: u64 = 0x5421;
 
-/// Returns a rule: the argument, an int, equals `value`.
+/// Returns a rule that this argument, an int, equals `value`.
 fn equal(argument: u8, value: u64) -> SeccompRule {
     rule(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
 }
 
-/// Returns a rule: the argument's bits under the mask equal `value`.
+/// Returns a rule that the argument equals `value` in the bits of the mask.
 fn masked(argument: u8, mask: u64, value: u64) -> SeccompRule {
     rule(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(mask), value)
 }
@@ -235,7 +236,7 @@ mod tests {
     use std::process::Command;
     use std::thread;
 
-    /// Runs `test` in a thread to which the filter applies, and only in that one.
+    /// Runs `test` in a new thread. The filter applies to that thread only.
     fn inside<T: Send + 'static>(needs: Needs, test: impl FnOnce() -> T + Send + 'static) -> T {
         let filtered = move || {
             seccompiler::apply_filter(&program(&needs).unwrap()).unwrap();
@@ -312,8 +313,8 @@ mod tests {
             let text = fs::read_to_string(&file).unwrap();
             let n_names = fs::read_dir(file.parent().unwrap()).unwrap().count();
             let is_connected = UnixStream::connect(&socket).is_ok();
-            // This thread has a large stack, allocations of its own, and an asynchronous runtime like that of
-            // the containerd client.
+            // This thread does what the containerd client does: it has a large stack, allocates, and starts
+            // an asynchronous runtime.
             let start = || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(async { tokio::time::sleep(std::time::Duration::from_millis(1)).await });

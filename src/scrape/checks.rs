@@ -1,16 +1,16 @@
-//! The schedule of checks between scrapes. Pure: the time is passed in.
+//! Schedules the checks between scrapes. Pure: the caller passes the time.
 
 use std::time::{Duration, Instant};
 
 /// How soon the next check is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// At once: a container comes close to its limit.
+    /// The next check is needed at once, because a container comes close to its limit.
     Urgent,
-    /// After the interval of checks.
+    /// The next check is needed after the usual interval.
     Usual,
-    /// After twice the interval: no container was created for a while. A check of 250 containers takes a
-    /// millisecond even if it finds nothing.
+    /// The next check is needed after twice the interval, because no container was created for a while. This
+    /// saves CPU time: with 250 containers, even a check that finds nothing takes a millisecond.
     Calm,
 }
 
@@ -24,7 +24,7 @@ pub struct CheckSchedule {
 }
 
 impl CheckSchedule {
-    /// Creates a schedule with this interval, or without checks.
+    /// Creates a schedule with this interval; `None` means no checks.
     pub fn new(interval: Option<Duration>) -> Self {
         Self { interval, began_at: None }
     }
@@ -34,8 +34,8 @@ impl CheckSchedule {
         self.began_at = Some(now);
     }
 
-    /// Returns when the next check is due if no scrape comes first. `allowed_at` is when the CPU budget
-    /// allows a check. An urgent check does not wait for the interval.
+    /// Returns when the next check is due, unless a scrape begins before. The CPU budget allows no check
+    /// before `allowed_at`. An urgent check does not wait for the interval.
     pub fn next_check(&self, allowed_at: Option<Instant>, need: Need) -> Option<Instant> {
         let interval = match need {
             Need::Urgent => Duration::ZERO,

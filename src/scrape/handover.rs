@@ -1,27 +1,27 @@
-//! Decides which thread runs the current pass. A pass is a scrape or a check.
+//! Decides which thread runs the current pass: a scrape or a check.
 //!
-//! One thread is active and does everything; another stands by. When a read takes the active thread too long,
-//! the read is detached: the standby thread becomes the active one and continues the pass with the next
-//! process. The thread of the detached read delivers its result later, and ends.
+//! One thread is active and does all the work. Another one stands by. If a read of the active thread takes
+//! too long, the read is detached: the standby thread becomes the active one, and continues the pass with the
+//! next process. When the detached read returns, its thread delivers the result and ends.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::node::reads::detached::MAX_DETACHED as MAX_CHOSEN;
 
-/// A read that takes longer is detached. Each further one in a pass gets half the time of the previous one,
-/// because a request may wait for that pass: 64 processes that are stuck at the same time delay it by 0.6 s.
-/// A shorter time for the first read would detach reads on a node that is merely busy.
+/// A read that takes longer than this is detached. This is long, because on a busy node normal reads take
+/// long, too. After each detached read, further reads in the same pass get half the time, because a request
+/// may wait for the pass. So 64 processes that become stuck together delay the pass by only 0.6 s.
 const PATIENCE: Duration = Duration::from_millis(200);
 const LEAST_PATIENCE: Duration = Duration::from_millis(3);
 
-/// The maximum number of detached reads, at which a pass waits for its current read. From [`MAX_CHOSEN`] on,
-/// only processes that do not look stuck are read, so eight must become stuck just as they are read to reach
-/// this limit.
+/// The maximum number of detached reads. Once it is reached, a pass waits until its current read returns.
+/// This is unlikely: once [`MAX_CHOSEN`] reads are detached, no process that looks stuck is read. So eight
+/// more processes would have to become stuck at the moment when they are read.
 const MAX_DETACHED: usize = MAX_CHOSEN + 8;
 
-/// The hand-over between the active thread and the standby thread. Threads are numbered: the first active one
-/// is 0, and each thread that takes over gets the next number.
+/// Passes the work from the active thread to the standby thread. Threads are numbered in the order in which
+/// they become active, from 0.
 #[derive(Debug, Default)]
 pub struct Handover {
     turns: Mutex<Turns>,
@@ -46,13 +46,13 @@ impl Handover {
         self.turns().activity = Activity::Reading { since: Instant::now() };
     }
 
-    /// Notes that the read of this thread has returned. Returns whether the thread is still active; if not,
-    /// its read was detached.
+    /// Notes that the read of this thread has returned. Returns whether the thread is still active. If it is
+    /// not, its read was detached.
     pub fn end_read(&self, thread: usize) -> bool {
         self.turns().end_read(thread)
     }
 
-    /// Notes that the result of a detached read has been delivered, so its thread ends.
+    /// Notes that the thread of a detached read has delivered the result, and ends.
     pub fn deliver(&self) {
         self.turns().n_detached -= 1;
     }
@@ -62,8 +62,8 @@ impl Handover {
         self.turns().n_detached > 0
     }
 
-    /// Blocks until the active thread's read has taken too long. Returns the number of the calling thread,
-    /// which is then the active one. Only one thread at a time may stand by.
+    /// Blocks until a read of the active thread takes too long. Then the calling thread becomes the active
+    /// one, and its number is returned. Only one thread may stand by at a time.
     pub fn stand_by(&self) -> usize {
         let mut turns = self.turns();
         loop {
@@ -77,13 +77,13 @@ impl Handover {
         }
     }
 
-    /// Locks the state. A panic ends the process (or the test), so the state is never half changed.
+    /// Locks the state. After a panic the process (or the test) ends, so a half-changed state is never seen.
     fn turns(&self) -> MutexGuard<'_, Turns> {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The state of the hand-over. Pure: the time is passed in.
+/// The state of the hand-over. Pure: the caller passes the time.
 #[derive(Debug, Default)]
 struct Turns {
     /// The number of the active thread.
@@ -91,30 +91,30 @@ struct Turns {
     activity: Activity,
     /// The number of detached reads.
     n_detached: usize,
-    /// The number of reads that were detached in this pass.
+    /// How many reads were detached in this pass.
     n_detached_in_pass: u32,
 }
 
-/// What the active thread is doing.
+/// What the active thread does.
 #[derive(Debug, Default)]
 enum Activity {
-    /// The thread waits until a pass is due.
+    /// The active thread waits for the next pass.
     #[default]
     Idle,
-    /// The thread runs a pass and is between two reads.
+    /// The active thread runs a pass, and no read is running.
     Working,
-    /// The thread reads a process.
+    /// The active thread reads a process.
     Reading { since: Instant },
 }
 
 /// What the standby thread does next.
 #[derive(Debug, PartialEq, Eq)]
 enum Standby {
-    /// The standby thread becomes the active thread, with this number.
+    /// It becomes the active thread, with this number.
     TakeOver(usize),
-    /// The standby thread waits until a pass begins.
+    /// It waits until a pass begins.
     WaitForPass,
-    /// The standby thread waits this long, and checks again.
+    /// It waits this long, and then looks again.
     Wait(Duration),
 }
 
@@ -132,7 +132,7 @@ impl Turns {
         is_active
     }
 
-    /// Detaches the active thread's read if it has taken too long.
+    /// Detaches the active thread's read, if the read takes too long.
     fn stand_by(&mut self, now: Instant) -> Standby {
         let patience = (PATIENCE / (1 << self.n_detached_in_pass.min(8))).max(LEAST_PATIENCE);
         let left = match self.activity {
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(turns.stand_by(now + 100 * PATIENCE), Standby::TakeOver(1));
     }
 
-    /// Runs real threads: each read except the last blocks until its thread is no longer active.
+    /// Uses real threads. Each read except the last one blocks until its thread is not active any more.
     #[test]
     fn standby_threads_take_over_from_blocked_reads() {
         let handover = Handover::default();

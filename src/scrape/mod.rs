@@ -1,9 +1,9 @@
-//! One scrape: lists, identifies, chooses and reads processes, verifies and sums the readings, and renders
-//! them.
+//! Runs a scrape: lists the processes, finds their containers, chooses and reads processes, sums the readings
+//! and renders them.
 //!
-//! Between scrapes there are *checks*, which run the same steps but read only containers that come close to
-//! their limit, so that an OOM record can state what these containers held when the kernel killed a process
-//! in them. A check renders nothing.
+//! Between scrapes there are *checks*. A check has the same steps, but reads only containers that come close
+//! to their limit, and renders nothing. If the kernel then kills a process in such a container, the OOM
+//! record can state what the container held.
 
 mod checks;
 mod handover;
@@ -84,14 +84,14 @@ impl Scraper {
         }
     }
 
-    /// Waits up to `patience` for the first listing, so that the first scrape has containers.
+    /// Waits up to `patience` for the first listing of containers, so that the first scrape has containers.
     ///
-    /// Fails with one line when there is no listing by then; each scrape tries again.
+    /// Fails with one line if there is no listing by then. Each scrape tries again.
     pub fn list_first(&mut self, patience: Duration) -> Result<(), String> {
         self.discovery.list_first(Instant::now() + patience)
     }
 
-    /// Reads everything in each scrape, even if it looks unchanged: for measuring reads.
+    /// Makes each scrape read all processes, even those that look unchanged. This is for measuring reads.
     pub fn always_read(&mut self) {
         self.reads.always_read();
     }
@@ -108,7 +108,7 @@ impl Scraper {
 
     /// Scrapes once, with all reads on the calling thread.
     ///
-    /// Fails with one line when proc cannot be listed; then the last snapshot is kept.
+    /// Fails with one line if proc cannot be listed. Then the last snapshot is kept.
     pub fn scrape(&mut self, reader: &mut Reader) -> Result<(), String> {
         self.begin(Pass::Scrape, false)?;
         reader.restart_clock();
@@ -123,10 +123,10 @@ impl Scraper {
         Ok(())
     }
 
-    /// Begins a scrape or a check: lists the processes. With `needs_paths`, sums of the kernel do not
-    /// suffice.
+    /// Begins a scrape or a check: lists the processes. With `needs_paths`, every mapping is read; otherwise
+    /// the kernel's sums may be enough.
     ///
-    /// Fails with one line when proc cannot be listed.
+    /// Fails with one line if proc cannot be listed.
     pub fn begin(&mut self, pass: Pass, needs_paths: bool) -> Result<(), String> {
         let (now, clock) = (Instant::now(), thread_cpu_time());
         if self.proc.is_replaced() {
@@ -139,7 +139,7 @@ impl Scraper {
         discovery.refresh(now);
         let cannot_list = |error| format!("cannot list {:?}: {}", proc.path(), plain(&error));
         processes.list(proc, pass == Pass::Check, now).map_err(cannot_list)?;
-        // A check reads paths in any case, for the OOM record.
+        // A check always reads paths, because an OOM record needs them.
         reads.begin(processes, pass == Pass::Scrape && !needs_paths && views.are_sums());
         match pass {
             Pass::Scrape => budget.begin_scrape(now),
@@ -151,12 +151,12 @@ impl Scraper {
         Ok(())
     }
 
-    /// Returns the pass that has begun and has not finished.
+    /// Returns the pass that is running, if there is one.
     pub fn under_way(&self) -> Option<Pass> {
         self.progress.under_way()
     }
 
-    /// Returns the next read on the thread with this number; `None` when nothing more is read in this pass.
+    /// Returns the next read for the thread with this number; `None` if this pass reads nothing more.
     pub fn next(&mut self, thread: u32) -> Option<Job> {
         if let Some(pass) = self.progress.identifying() {
             let Self { proc, discovery, processes, reads, .. } = self;
@@ -176,13 +176,13 @@ impl Scraper {
             (Node { processes, proc, discovery }, Bounds { budget, time_to_limit: &time_to_limit });
         let next = reads.next(&mut node, &bounds, snapshot, thread);
         if next.is_none() {
-            // The time is charged here because no further read follows.
+            // No read follows, so nothing later would charge this time.
             self.add_overhead_since(clock);
         }
         next
     }
 
-    /// Attributes the processes, all of which are identified now, and queues those to be read.
+    /// Identifies the processes, and finds their containers. Queues the processes that are to be read.
     fn begin_reads(&mut self, pass: Pass) {
         let now = Instant::now();
         let Self { proc, discovery, processes, cgroups, .. } = self;
@@ -204,12 +204,12 @@ impl Scraper {
         }
     }
 
-    /// Applies the result of a read, in the scrape that began it or in a later one.
+    /// Applies the result of a read. If the read was detached, this may be in a later pass.
     pub fn apply(&mut self, job: &Job, finding: &Finding<'_>) {
         let Self { proc, discovery, processes, reads, snapshot, .. } = self;
         apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, job, finding);
-        // A read of `stat` alone counts as overhead, so scrapes become rarer: charged as reads, 3,400 of them
-        // with a budget of 0.01 would leave nothing for memory.
+        // A read of `stat` alone is charged as overhead, and overhead makes scrapes rarer. If it were charged
+        // as a read, 3,400 such reads would use up a budget of 0.01, and no memory would be read.
         match job.detail {
             Detail::Stat => self.progress.add_overhead(finding.cost.cpu_time),
             _ => self.budget.spend(finding.cost.cpu_time),
@@ -218,19 +218,19 @@ impl Scraper {
         self.progress.note_read();
     }
 
-    /// Detaches the current read, if there is one.
+    /// Detaches the current read, if one is running.
     pub fn detach(&mut self) {
         self.reads.detach(&mut self.processes);
     }
 
-    /// Whether every selected process was read, except those that are stuck, that rest after a long read, or
-    /// that exceed the budget.
+    /// Whether all selected processes were read, apart from those that cannot be read now: they are stuck, or
+    /// rest after a long read, or exceed the CPU budget.
     pub fn is_complete(&self) -> bool {
         self.processes.is_complete()
     }
 
-    /// Ends the pass: sums the readings, and reads the cgroups of the containers. Neither can block on a
-    /// process.
+    /// Ends the pass: sums the readings, and reads the cgroups of the containers. Neither can be blocked by a
+    /// stuck process.
     pub fn finish(&mut self) {
         let (now, clock) = (Instant::now(), thread_cpu_time());
         let Some((pass, must_sum)) = self.progress.finish(now) else { return };
@@ -256,8 +256,8 @@ impl Scraper {
         self.add_overhead_since(clock);
     }
 
-    /// Charges the CPU time of the pass except its reads, including rendering. Returns when the next scrape
-    /// may begin.
+    /// Charges the CPU time of the pass to the budget: everything except its reads, which were charged
+    /// before. Returns when the next scrape may begin.
     pub fn end(&mut self, pass: Pass) -> Option<Instant> {
         let overhead = self.progress.take_overhead();
         match pass {
@@ -272,8 +272,8 @@ impl Scraper {
         self.progress.add_overhead(thread_cpu_time().saturating_sub(clock));
     }
 
-    /// Appends the families `process_smaps_*` of the last scrape to `text`. Returns the number of their
-    /// samples.
+    /// Appends the families `process_smaps_*` of the last scrape to `text`. Returns how many samples they
+    /// have.
     pub fn render_processes(&mut self, text: &mut Vec<u8>) -> u64 {
         self.views.render(text, &self.snapshot)
     }
@@ -299,13 +299,13 @@ impl Scraper {
         self.add_overhead_since(clock);
     }
 
-    /// Appends another view of the last scrape to `text`, including the cgroup families of its containers.
-    /// Returns whether the text takes at most `max_bytes`. Its CPU time is not charged.
+    /// Appends another view of the last scrape to `text`, with the cgroup families of its containers. Returns
+    /// whether the text has at most `max_bytes`. The CPU budget is not charged.
     pub fn render_query(&mut self, query: &Query, text: &mut Vec<u8>, max_bytes: usize) -> bool {
         let Some((view, n_samples)) = query.render(text, &self.snapshot, max_bytes) else { return false };
         if let Some(cgroups) = &self.cgroups {
             let selects = |account: &Exported<'_>| query.selects(account.labels, None);
-            // Selected once, because each family goes through all accounts.
+            // The accounts are selected only once, because each family goes through all of them.
             let selected: Vec<_> = cgroups.exported().filter(selects).collect();
             exposition::cgroups::render(text, cgroups.groups(), selected.iter().copied());
             let pods: Vec<_> = cgroups.exported_pods().filter(|(_, of)| query.selects_any(of)).collect();
@@ -319,7 +319,7 @@ impl Scraper {
         text.len() <= max_bytes
     }
 
-    /// Returns when the oldest values were read, or if there are no values, when the scrape began.
+    /// Returns when the oldest values were read. If there are no values, returns when the scrape began.
     pub fn oldest_data(&self) -> Option<Instant> {
         self.processes.oldest().or(self.progress.began_at())
     }
@@ -329,13 +329,13 @@ impl Scraper {
         self.discovery.describe_source()
     }
 
-    /// Waits until `deadline` or until `wake` reports a change. A listing of containers continues in the
-    /// meantime.
+    /// Waits until `deadline`, or until another thread wakes this one. Meanwhile a listing of containers can
+    /// continue.
     pub fn wait_until(&mut self, deadline: Instant, wake: &Wake) {
         self.discovery.wait_until(deadline, wake);
     }
 
-    /// Returns when a check is due if no scrape comes first; `None` without checks.
+    /// Returns when the next check is due, unless a scrape begins before. Returns `None` without checks.
     pub fn next_check(&self) -> Option<Instant> {
         let need = match &self.cgroups {
             Some(cgroups) if cgroups.has_due() => Need::Urgent,
@@ -345,8 +345,8 @@ impl Scraper {
         self.checks.next_check(self.budget.next_check(), need)
     }
 
-    /// Starts the thread that notices containers close to their limit and OOM kills, and wakes the thread
-    /// that scrapes. Fails with the system's error when no thread can be started.
+    /// Starts a thread that wakes the scrape thread when it notices an OOM kill, or a container close to its
+    /// limit. Fails with the system's error if no thread can be started.
     pub fn watch_ooms(&self, demand: Arc<Demand>) -> io::Result<()> {
         match &self.cgroups {
             Some(cgroups) => cgroups.start_watch(demand, self.budget.fraction(), self.proc()),
@@ -354,7 +354,7 @@ impl Scraper {
         }
     }
 
-    /// Records the OOM kills that were found since the last call.
+    /// Makes records of the OOM kills that were found since the last call.
     pub fn record_kills(&mut self) {
         if let Some(cgroups) = &mut self.cgroups {
             let kills = cgroups.take_kills();

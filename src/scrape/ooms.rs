@@ -1,4 +1,4 @@
-//! Makes, logs and keeps OOM records: what containers held when the kernel killed a process in them.
+//! Makes, logs and keeps OOM records: what a container held when the kernel killed a process in it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant, SystemTime};
@@ -15,35 +15,36 @@ use crate::totals::labels;
 use crate::totals::largest::Largest;
 use crate::totals::snapshot::Snapshot;
 
-/// The maximum number of records.
+/// The maximum number of records that are kept.
 const MAX_RECORDS: usize = 64;
-/// The maximum number of records of one container or pod.
+/// The maximum number of records that are kept of one container or pod.
 const MAX_OF_ONE: usize = 4;
-/// The maximum size of all records. The newest record is kept even if it is larger.
+/// The maximum size of all records in bytes. The newest record is kept even if it is larger.
 const MAX_BYTES: usize = 256 << 10;
-/// The shortest time between two log lines of one container or pod. A loop of 67 kills in a second would
-/// otherwise log 26 KB in a second.
+/// The shortest time between two log lines of one container or pod. Without this, a loop of 67 kills a second
+/// would log 26 KB a second.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The shortest and the longest time over which the growth of paths is counted.
+/// The shortest and the longest time over which the growth of a path is measured.
 const MIN_GROWTH_TIME: Duration = Duration::from_secs(1);
 const MAX_GROWTH_TIME: Duration = Duration::from_secs(60);
 
 /// The newest OOM records.
 #[derive(Debug, Default)]
 pub struct Ooms {
-    /// The label text of the container or pod of each record, and the record as JSON, the newest first.
+    /// The records, the newest first. An entry is the label text of the container or pod, and the record as
+    /// JSON.
     records: VecDeque<(Box<str>, String)>,
     is_new: bool,
-    /// When the last line of each container or pod was logged, and the line that is to be logged next, by
-    /// label text.
+    /// For each container or pod, by label text: when its last line was logged, and the line that waits to be
+    /// logged.
     logged: BTreeMap<Box<str>, (Instant, Option<LogLine>)>,
 }
 
 impl Ooms {
-    /// Records these kills, and logs them unless another line of the container was logged a short time ago.
-    /// For a container that was not near its limit, the mapped memory is that of the last sums, which were
-    /// made at `summed_at`.
+    /// Makes a record of each kill, and logs it. If the container's last log line is too recent, the new line
+    /// waits. If a container was not close to its limit, its processes were not read just before the kill.
+    /// Then the record shows the memory of the last sums, which were made at `summed_at`.
     pub fn record(
         &mut self,
         kills: Vec<Kill>,
@@ -115,7 +116,7 @@ impl Ooms {
         self.keep(labels, record.json());
     }
 
-    /// Keeps a record, and drops those that exceed the limits.
+    /// Keeps a record. Drops older records that exceed the limits.
     fn keep(&mut self, labels: Box<str>, json: String) {
         self.records.push_front((labels.clone(), json));
         let mut n_of_one = 0;
@@ -133,7 +134,7 @@ impl Ooms {
         self.is_new = true;
     }
 
-    /// Logs the kills that followed another line too soon, once enough time has passed.
+    /// Logs the lines that had to wait, if enough time has passed since the container's last line.
     fn log_due(&mut self, now: Instant) {
         self.logged.retain(|_, (logged_at, waiting)| {
             if now < *logged_at + LOG_INTERVAL {
@@ -153,8 +154,8 @@ impl Ooms {
     }
 }
 
-/// Sets the growth of paths that were read at `read_at`, since the earliest sizes of the minute before.
-/// Returns the time between the two; `None` if there are no earlier sizes.
+/// Sets how much each path has grown until `read_at`, since the earliest sizes from the minute before.
+/// Returns the time between these sizes and `read_at`; `None` if there are no earlier sizes.
 fn set_growth(largest: &mut Largest, read_at: Instant, content: &Content) -> Option<Duration> {
     let time_to = |at: Instant| read_at.saturating_duration_since(at);
     let earlier = content
@@ -169,7 +170,7 @@ fn process(member: &Member) -> Process<'_> {
     Process { pid: member.pid, command: &member.name, rss: member.rss }
 }
 
-/// Returns the name of a limit in a record.
+/// Returns how a record names a limit.
 fn name_of(limit: Limit) -> &'static str {
     match limit {
         Limit::Container => "container",

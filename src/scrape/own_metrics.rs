@@ -1,4 +1,4 @@
-//! The exporter's own metrics, from scrape to scrape.
+//! Keeps the exporter's own metrics from one scrape to the next.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,7 +14,7 @@ use crate::procfs::this_process::ThisProcess;
 use crate::procfs::{Buffers, Proc};
 use crate::totals::snapshot::Snapshot;
 
-/// The findings and the costs of the scrapes so far.
+/// What the scrapes so far have found and cost.
 #[derive(Debug)]
 pub struct OwnMetrics {
     metrics: SelfMetrics,
@@ -27,7 +27,7 @@ pub struct OwnMetrics {
 }
 
 impl OwnMetrics {
-    /// Creates metrics that render into these families, before the end of the first scrape.
+    /// Creates the metrics before the first scrape has ended.
     pub fn new(metrics: SelfMetrics) -> Self {
         Self {
             metrics,
@@ -43,7 +43,7 @@ impl OwnMetrics {
         self.read_time += cpu_time;
     }
 
-    /// Notes the results of the scrape that began at `began_at` and has ended.
+    /// Notes what the scrape that has just ended has found and cost.
     pub fn end_scrape(
         &mut self,
         began_at: Instant,
@@ -78,8 +78,8 @@ impl OwnMetrics {
         );
     }
 
-    /// Appends the exporter's own families to `text`. `n_samples` is the number of samples of processes in
-    /// the exposition.
+    /// Appends the exporter's own families to `text`. `n_samples` is the number of `process_smaps_*` samples
+    /// in the exposition.
     pub fn render<'a>(
         &mut self,
         text: &mut Vec<u8>,

@@ -1,4 +1,4 @@
-//! The parts of a scraper.
+//! The parts from which a scraper is built.
 
 use std::time::Duration;
 
@@ -18,20 +18,20 @@ pub struct Parts {
     pub proc: Proc,
     /// The containers of the node.
     pub discovery: Discovery,
-    /// The reads of the node's processes.
+    /// Chooses and counts the reads of processes.
     pub reads: Reads,
-    /// The cgroups of the containers; `None` if none are read.
+    /// The cgroups of the containers; `None` if no cgroups are read.
     pub cgroups: Option<CgroupUsage>,
     /// The CPU time that scrapes and checks may use.
     pub budget: Budget,
     /// The readings, and their sums by path.
     pub snapshot: Snapshot,
-    /// What is exported of them.
+    /// What is exported of the sums.
     pub views: Views,
     /// The exporter's own families.
     pub self_metrics: SelfMetrics,
-    /// The shortest time between a scrape or check and the next check; `None` without checks.
+    /// The shortest time from a scrape or a check to the next check; `None` means no checks.
     pub check_interval: Option<Duration>,
-    /// Whether there is only one scrape, and its result is recorded.
+    /// Whether the program scrapes only once, and records the result.
     pub is_recording: bool,
 }

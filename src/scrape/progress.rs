@@ -1,24 +1,24 @@
-//! The phase of the current scrape or check. Pure: the time is passed in.
+//! The phase of the current pass: a scrape or a check. Pure: the caller passes the time.
 
 use std::time::{Duration, Instant};
 
-/// The first scrape is not limited by the CPU budget, but its reads end after this time, so that there is
-/// something to show.
+/// The CPU budget does not limit the first scrape, so that there is soon something to show. But after this
+/// time, the first scrape reads no further process.
 const MAX_FIRST_SCRAPE: Duration = Duration::from_secs(5);
 
-/// The two kinds of passes over the processes.
+/// The two kinds of passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
-    /// Reads everything, and ends in a new exposition.
+    /// A scrape reads all processes that have changed, and ends in a new exposition.
     Scrape,
-    /// Reads the containers that are close to their limit, between scrapes.
+    /// A check comes between scrapes, and reads only containers that are close to their limit.
     Check,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Idle,
-    /// The processes are listed. New ones are identified before any process is read.
+    /// The processes are listed. Processes that are new must be identified before any process is read.
     Listed(Pass),
     Reading(Pass),
 }
@@ -27,7 +27,7 @@ enum Phase {
 #[derive(Debug)]
 pub struct Progress {
     phase: Phase,
-    /// Whether the current or last pass has read a process.
+    /// Whether the current pass, or else the last one, has read a process.
     has_read: bool,
     /// Whether no scrape has ended yet.
     is_first: bool,
@@ -35,7 +35,7 @@ pub struct Progress {
     began_at: Option<Instant>,
     /// When the readings were last summed.
     summed_at: Option<Instant>,
-    /// The CPU time used since the last pass, except for reads.
+    /// The CPU time used since the last pass ended, not counting reads.
     overhead: Duration,
 }
 
@@ -53,7 +53,7 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Begins a pass after its processes are listed.
+    /// Begins a pass. Its processes are already listed.
     pub fn begin(&mut self, pass: Pass, now: Instant) {
         if pass == Pass::Scrape {
             self.began_at = Some(now);
@@ -62,7 +62,7 @@ impl Progress {
         self.has_read = false;
     }
 
-    /// Returns the pass that has begun and has not finished.
+    /// Returns the pass that is running, if there is one.
     pub fn under_way(&self) -> Option<Pass> {
         match self.phase {
             Phase::Idle => None,
@@ -70,7 +70,7 @@ impl Progress {
         }
     }
 
-    /// Returns the current pass if its processes are listed and not all identified yet.
+    /// Returns the current pass, if its processes are listed but not yet all identified.
     pub fn identifying(&self) -> Option<Pass> {
         match self.phase {
             Phase::Listed(pass) => Some(pass),
@@ -88,13 +88,14 @@ impl Progress {
         self.has_read = true;
     }
 
-    /// Returns whether the first scrape must end without its remaining reads, which the second one makes.
+    /// Returns whether the first scrape has taken too long, so that it must end now. The second scrape reads
+    /// the remaining processes.
     pub fn is_first_too_long(&self, now: Instant) -> bool {
         self.is_first && self.began_at.is_some_and(|began_at| now > began_at + MAX_FIRST_SCRAPE)
     }
 
-    /// Ends the pass. Returns which pass it was, and whether its readings must be summed at `now`: a check
-    /// that has read nothing changes nothing.
+    /// Ends the pass. Returns which pass it was, and whether its readings must be summed. A check that has
+    /// read nothing needs no new sums.
     pub fn finish(&mut self, now: Instant) -> Option<(Pass, bool)> {
         let pass = self.under_way()?;
         self.phase = Phase::Idle;
@@ -120,7 +121,7 @@ impl Progress {
         self.summed_at
     }
 
-    /// Adds CPU time that was not used by reads.
+    /// Adds CPU time that was used for anything but reads.
     pub fn add_overhead(&mut self, cpu_time: Duration) {
         self.overhead += cpu_time;
     }

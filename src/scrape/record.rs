@@ -1,4 +1,4 @@
-//! Recordings: the files of the last scrape, written to a directory.
+//! Writes a recording: the files that the last scrape read.
 
 use super::Scraper;
 use super::state_log::refused;
@@ -6,10 +6,10 @@ use crate::procfs::Buffers;
 use crate::sources::recording::Writer;
 
 impl Scraper {
-    /// Records the files that the last scrape read, and the files that attribute processes to containers.
-    /// Returns the number of recorded processes. A process that has ended in the meantime is skipped.
+    /// Writes the files that the last scrape read, and those that show which container a process is in.
+    /// Returns the number of recorded processes. Processes that have ended in the meantime are left out.
     ///
-    /// Fails with one line when there is nothing to record or a file cannot be written.
+    /// Fails with one line if there is nothing to record, or if a file cannot be written.
     pub fn record(&mut self, writer: &mut Writer) -> Result<usize, String> {
         let n_processes = self.processes.record(&self.proc, writer)?;
         if n_processes == 0 {
@@ -18,7 +18,8 @@ impl Scraper {
         let selected = || self.discovery.containers().filter(|container| container.is_selected);
         let mut buffers = Buffers::default();
         for init_pid in selected().filter_map(|container| container.listed.init_pid) {
-            // Attribution may need the cgroup of an init process even if that process is not selected.
+            // To find the container of a process, the cgroup of the container's init process may be needed,
+            // even if no filter selects the init process.
             let init = self.proc.process(init_pid, &mut buffers);
             if let Ok(cgroup) = init.and_then(|init| init.raw_cgroup(&mut buffers)) {
                 writer.file(init_pid, "cgroup", &cgroup)?;
@@ -31,7 +32,7 @@ impl Scraper {
         Ok(n_processes)
     }
 
-    /// Returns the reason why no process was read.
+    /// Returns why no process was read.
     fn why_nothing(&self) -> String {
         let (n_refused, n_selected) = self.processes.refusals();
         match n_selected {

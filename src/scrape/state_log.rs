@@ -1,23 +1,23 @@
-//! Log lines about lasting states: each is written when the state changes, not in every scrape.
+//! Logs lasting states. A line is written when a state changes, not in every scrape.
 
 use log::{Level, info, log, warn};
 
 use crate::node::containers::selection::Selection;
 use crate::procfs::permissions;
 
-/// The states that the log shows.
+/// The states that are logged.
 #[derive(Debug)]
 pub struct StateLog {
     selection: SelectionLog,
     refusals: Problem,
     over_limit: Problem,
-    /// Whether the program records. Then it fails when there is nothing to record, and the error replaces the
-    /// log line.
+    /// Whether the program makes a recording. Then it fails if there is nothing to record, and its error
+    /// message replaces the log line.
     is_recording: bool,
 }
 
 impl StateLog {
-    /// Creates a log that shows nothing yet, for a program that records or exports.
+    /// Creates the log before anything was logged.
     pub fn new(is_recording: bool) -> Self {
         Self {
             selection: SelectionLog::Nothing,
@@ -27,13 +27,13 @@ impl StateLog {
         }
     }
 
-    /// Returns whether the log still has to show the selection.
+    /// Returns whether the selection still has to be logged.
     pub fn needs_selection(&self) -> bool {
         self.selection != SelectionLog::Selection
     }
 
-    /// Logs what the filters select, once there are containers. A filter is the usual reason why no process
-    /// is shown. A node without containers is logged too.
+    /// Logs what the filters select, once there are containers. This helps because filters are the usual
+    /// reason why no process is shown. If there are no containers, this is logged, too.
     pub fn log_selection(&mut self, selection: &Selection<'_>) {
         if self.selection.advance(selection.n_containers) {
             let level = match selection.n_selected {
@@ -45,7 +45,8 @@ impl StateLog {
         }
     }
 
-    /// Logs that processes cannot be read and what access is missing, or that all can be read again.
+    /// Logs that processes cannot be read, and which permission is missing. Logs another line when all
+    /// processes can be read again.
     pub fn log_refusals(&mut self, n_refused: usize, n_selected: usize) {
         match self.refusals.update(n_refused > 0) {
             Some(Change::Begun) => {
@@ -58,8 +59,8 @@ impl StateLog {
         }
     }
 
-    /// Logs once that there are more samples than `max_samples`, which happens because folding keeps at least
-    /// one command per container.
+    /// Logs once that there are more samples than `max_samples`. This is possible because folding keeps at
+    /// least one command per container.
     pub fn log_over_limit(&mut self, n_samples: u64, max_samples: u64) {
         let is_over = max_samples > 0 && n_samples > max_samples;
         if is_over && self.over_limit.update(true).is_some() {
@@ -71,23 +72,23 @@ impl StateLog {
     }
 }
 
-/// Returns a line that reports processes that cannot be read, and the missing access.
+/// Returns a line that says how many processes cannot be read, and which permission is missing.
 pub fn refused(n_refused: usize, n_selected: usize) -> String {
     format!("cannot read {n_refused} of {n_selected} processes: {}", permissions::missing())
 }
 
-/// What the log shows about the selection.
+/// What was logged about the selection.
 #[derive(Debug, PartialEq, Eq)]
 enum SelectionLog {
     Nothing,
     /// The log shows that there are no containers to select from.
     NoContainers,
-    /// The log shows what the filters select. No later line about the selection follows.
+    /// The log shows what the filters select. Nothing more is logged about the selection.
     Selection,
 }
 
 impl SelectionLog {
-    /// Returns whether a selection from this number of containers must be logged.
+    /// Returns whether the selection must be logged, given this number of containers.
     fn advance(&mut self, n_containers: usize) -> bool {
         let next = if n_containers > 0 { Self::Selection } else { Self::NoContainers };
         let is_news = match self {
@@ -102,7 +103,7 @@ impl SelectionLog {
     }
 }
 
-/// A lasting problem.
+/// A problem that lasts for some time.
 #[derive(Debug, Default)]
 struct Problem {
     is_present: bool,

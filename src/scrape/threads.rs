@@ -1,8 +1,8 @@
 //! The threads that run scrapes and checks: one is active, another stands by (see [`Handover`]).
 //!
-//! A process with a memory-map lock that is held for good costs a thread and its own values, but delays no
-//! other read. No lock is held while a process is read, and nothing else in a scrape can block (see
-//! [`crate::node::reads::reader`]).
+//! If the memory-map lock of a process is held for good, reading the process costs one thread, and the
+//! process has no values. But no other read is delayed: no lock of this program is held while a process is
+//! read, and nothing else in a scrape can block (see [`crate::node::reads::reader`]).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -16,19 +16,19 @@ use crate::demand::Demand;
 use crate::errors::plain;
 use crate::procfs::this_process::this_thread;
 
-/// The maximum time that the active thread waits while no scrape is requested.
+/// The longest time that the active thread waits if no scrape is requested.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// While reads are detached, the active thread alternates between two waits of this length: for an answer of
-/// the container runtime, and for results of detached reads.
+/// While reads are detached, the active thread waits twice in turn, each time for this long: first for the
+/// container runtime's answer, then for the results of detached reads.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// The stack of a thread that scrapes. 64 detached reads need 64 threads: 5.9 MB resident with glibc, 92 KiB
-/// each.
+/// The stack of a thread that scrapes. 64 detached reads need 64 threads. With glibc, these take 5.9 MB of
+/// resident memory, 92 KiB each.
 const STACK: usize = 256 << 10;
 
-/// A function that takes the result of a pass; while no pass is due, it is called with that of a check. After
-/// a scrape, it returns when the next one begins.
+/// A function that takes the result of each pass, and returns when the next scrape begins. After a check,
+/// what it returns is ignored. While no pass is due, it is called as if a check had ended.
 pub type AfterPass = Box<dyn FnMut(&mut Scraper, Pass, Result<(), String>) -> Next + Send>;
 
 /// When the next scrape begins.
@@ -36,9 +36,9 @@ pub type AfterPass = Box<dyn FnMut(&mut Scraper, Pass, Result<(), String>) -> Ne
 pub enum Next {
     /// When a client requests one.
     OnRequest,
-    /// As soon as the interval is over.
+    /// As soon as the scrape interval is over.
     Soon,
-    /// There is no next scrape.
+    /// Never: there are no further scrapes.
     Never,
 }
 
@@ -55,15 +55,15 @@ struct State {
 }
 
 impl State {
-    /// Records the OOM kills that were found, and publishes what needs no pass: new records, and views.
+    /// Makes records of the OOM kills that were found. Publishes what needs no pass: new records, and views.
     fn publish(&mut self) {
         self.scraper.record_kills();
         (self.after)(&mut self.scraper, Pass::Check, Ok(()));
     }
 }
 
-/// Scrapes on request, on this thread, and on other threads while this one is blocked in a read. Returns when
-/// there is no next scrape, or when another thread has taken over.
+/// Scrapes on request, on this thread. If this thread is blocked in a read, other threads continue. Returns
+/// when there are no further scrapes, or when another thread has taken over.
 pub fn run(scraper: Scraper, demand: Arc<Demand>, after: AfterPass) {
     let state = Mutex::new(State { scraper, after });
     let shared = Shared { state, handover: Handover::default(), demand };
@@ -71,7 +71,7 @@ pub fn run(scraper: Scraper, demand: Arc<Demand>, after: AfterPass) {
 }
 
 impl Shared {
-    /// Runs the active thread with this number, and starts the standby thread.
+    /// Starts a standby thread, and runs the scrapes as the active thread with this number.
     fn run(self: Arc<Self>, number: usize) {
         let standby = {
             let shared = self.clone();
@@ -87,7 +87,7 @@ impl Shared {
         self.scrape(number);
     }
 
-    /// Scrapes until there is no next scrape, or until another thread has taken over.
+    /// Scrapes until there are no further scrapes, or until another thread has taken over.
     fn scrape(&self, number: usize) {
         let thread = this_thread();
         let mut state = self.lock();
@@ -120,7 +120,8 @@ impl Shared {
                 state = self.lock();
                 state.scraper.apply(&job, &finding);
                 if !is_active {
-                    // Comes last: until then, the active thread keeps unlocking the state for this thread.
+                    // This must be the last call. Until then the read counts as detached, and the active
+                    // thread regularly unlocks the state, so that this thread can lock it.
                     self.handover.deliver();
                     return;
                 }
@@ -134,8 +135,8 @@ impl Shared {
         }
     }
 
-    /// Waits until a scrape is requested and may begin, or until a check is due. In the meantime, the
-    /// container runtime may answer, and detached reads may deliver their results.
+    /// Waits until a requested scrape may begin, or until a check is due. Meanwhile the container runtime can
+    /// answer, and detached reads can deliver their results.
     fn wait_for_pass<'a>(&'a self, mut state: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, Pass) {
         let requested = self.demand.requested();
         loop {
@@ -179,7 +180,7 @@ impl Shared {
         next != Next::Never
     }
 
-    /// Locks the state. A panic ends the process (or the test), so the state is never half changed.
+    /// Locks the state. After a panic the process (or the test) ends, so a half-changed state is never seen.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

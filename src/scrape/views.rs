@@ -1,4 +1,4 @@
-//! What is exported of the readings: the view of the options, and the views of single requests.
+//! What is exported of the readings: the view that the options describe, and views for single requests.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::totals::shape::Shape;
 use crate::totals::snapshot::Snapshot;
 use crate::totals::view::View;
 
-/// The view that `/metrics` shows without parameters.
+/// The view that `/metrics` without parameters shows.
 #[derive(Debug)]
 pub struct Views {
     main: View,
@@ -27,7 +27,7 @@ impl Views {
         self.main.shape().anon_parts
     }
 
-    /// Whether the kernel's sums over the mappings of a process suffice for `/metrics`.
+    /// Whether the kernel's own sums (smaps_rollup) are enough for `/metrics`.
     pub fn are_sums(&self) -> bool {
         self.main.shape().is_rollup()
     }
@@ -37,15 +37,14 @@ impl Views {
         self.main.shape().max_samples
     }
 
-    /// Appends the families `process_smaps_*` of the last sums to `text`. Returns the number of their
-    /// samples.
+    /// Appends the families `process_smaps_*` of the last sums to `text`. Returns how many samples they have.
     pub fn render(&mut self, text: &mut Vec<u8>, snapshot: &Snapshot) -> u64 {
         self.main.update(snapshot.summed(), |_, _| true);
         exposition::text::render(text, &self.main, snapshot.summed())
     }
 
-    /// Returns the label text without its closing brace, and the number of folded paths of the containers
-    /// in the last exposition that have folded paths.
+    /// Returns the label text (without its closing brace) and the number of folded paths of each container
+    /// with folded paths in the last exposition.
     pub fn folded<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = (&'a str, u64)> {
         self.main.folded(snapshot.summed())
     }
@@ -56,16 +55,16 @@ impl Views {
 pub struct Query {
     /// What series stand for, and which samples there are.
     pub shape: Shape,
-    /// The filters of the request: a process is shown if any of them matches it. Without filters, all
-    /// processes are shown.
+    /// The filters of the request. A process is shown if at least one of them matches it, or if there are
+    /// none.
     pub filters: Vec<Filter>,
-    /// Whether the view needs mappings, where scrapes usually read only the kernel's sums.
+    /// Whether the view needs the paths of mappings, although scrapes usually read only the kernel's sums.
     pub needs_paths: bool,
 }
 
 impl Query {
-    /// Appends the families `process_smaps_*` to `text`. Returns the view, which is built for this call, and
-    /// the number of samples; `None` if view and text may take more than `max_bytes`.
+    /// Appends the families `process_smaps_*` to `text`. Returns the view that was built for this, and the
+    /// number of samples. Returns `None` if the view and its text might take more than `max_bytes`.
     pub fn render(&self, text: &mut Vec<u8>, snapshot: &Snapshot, max_bytes: usize) -> Option<(View, u64)> {
         let mut view = View::new(self.shape);
         view.update(snapshot.summed(), |container, command| self.selects(container, Some(command)));
@@ -78,12 +77,13 @@ impl Query {
         Some((view, n_samples))
     }
 
-    /// Whether one of these containers is shown.
+    /// Whether at least one of these containers is shown.
     pub fn selects_any(&self, containers: &[Arc<Container>]) -> bool {
         containers.iter().any(|container| self.selects(&container.labels, None))
     }
 
-    /// Whether the container with this label text is shown, or in it the command with this escaped name.
+    /// Whether a command is shown, given the container's label text and the command's escaped name. Without a
+    /// command, returns whether the container is shown.
     pub fn selects(&self, container: &str, command: Option<&str>) -> bool {
         if self.filters.is_empty() {
             return true;

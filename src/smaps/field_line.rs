@@ -1,25 +1,25 @@
-//! Field lines of smaps: which field a line names, and its value.
+//! Parses field lines of smaps: the field that a line names, and its value.
 
 use super::fields::{FIELDS, N_FIELDS};
 use super::lines::{EACH, HIGH};
 
-/// The length of a key with its colon and the following spaces.
+/// The length of a key, its colon and the spaces after it.
 pub const KEY_LEN: usize = 16;
-/// The length of the digits with the preceding spaces.
+/// The length of the digits and the spaces before them.
 const DIGITS_LEN: usize = 8;
-/// The length of a field line as the kernel prints it while its value has at most eight digits.
+/// The length of a field line if its value has at most eight digits.
 pub const LINE_LEN: usize = KEY_LEN + DIGITS_LEN + UNIT.len();
 const UNIT: &[u8; 4] = b" kB\n";
 
-/// Returns whether `line` is one of the common lines that are not exported. No header and no field begins
-/// with these bytes.
+/// Returns whether `line` is one of the common lines that are not exported. No header and no exported field
+/// begins like them.
 #[inline]
 pub fn is_not_exported(line: &[u8]) -> bool {
     matches!(line.first_chunk(), Some(b"VmFlags:" | b"THPeligi" | b"Protecti"))
 }
 
-/// The field with a given hash of its key. At most one field has each hash; the whole key must still be
-/// compared.
+/// The position of the field whose key has this hash. No two keys have the same hash, but other text may have
+/// it, so the whole key must be compared, too.
 const FIELD_BY_HASH: [u8; 64] = {
     let mut fields = [u8::MAX; 64];
     let mut i = 0;
@@ -36,7 +36,8 @@ const fn hash(key: &[u8]) -> usize {
     (2 * key[0] as usize + key[key.len() - 1] as usize + 2 * key.len()) % 64
 }
 
-/// Returns the field that a line names and its value in kB (saturated), or `None` for any other line or unit.
+/// Returns the field that a line names, and its value in kB, which is at most `u64::MAX`. Returns `None` for
+/// any other line or unit.
 #[inline]
 pub fn field_of(line: &[u8]) -> Option<(usize, u64)> {
     let colon = line.iter().take(KEY_LEN).position(|&b| b == b':')?;
@@ -61,13 +62,13 @@ pub fn field_of(line: &[u8]) -> Option<(usize, u64)> {
     Some((field, kib))
 }
 
-/// Returns the 16 bytes that name the field of a fixed-length line.
+/// Returns the 16 bytes at the beginning of a fixed-length line, which contain the key.
 #[inline]
 pub fn key(line: &[u8; LINE_LEN]) -> &[u8; KEY_LEN] {
     line.first_chunk().expect("a line is longer than its key")
 }
 
-/// Returns the value of a fixed-length line: spaces and up to eight digits, then ` kB` and a newline.
+/// Returns the value of a fixed-length line, which ends with spaces, up to eight digits, ` kB` and a newline.
 #[inline]
 pub fn kib_of(line: &[u8; LINE_LEN]) -> Option<u64> {
     let [digits @ .., u0, u1, u2, u3] = line.last_chunk::<{ DIGITS_LEN + UNIT.len() }>()?;
@@ -75,22 +76,24 @@ pub fn kib_of(line: &[u8; LINE_LEN]) -> Option<u64> {
     if [*u0, *u1, *u2, *u3] != *UNIT {
         return None;
     }
-    // The bit 0x10 distinguishes a digit (0x30 to 0x39) from a space (0x20). With it set, a space is a 0.
+    // The bit 0x10 is set in a digit (0x30 to 0x39), but not in a space (0x20). Setting it turns a space into
+    // a 0.
     let bit = 0x10 * EACH;
     let values = (text | bit) ^ (0x30 * EACH);
-    // Adding 0x76 sets the high bit of every byte above 9. A byte carries into the next only if its own high
-    // bit is set.
+    // Adding 0x76 sets the high bit of every byte above 9. If the high bit of a byte was set before, the sum
+    // also changes the next byte. This does no harm, because that first byte is no digit, and the text is
+    // refused.
     let no_digits = ((values.wrapping_add(0x76 * EACH)) | values) & HIGH;
-    // The first byte is the lowest, so the spaces must be the low bytes: their bits form one run from the
-    // lowest.
+    // The first character is in the lowest byte. Spaces must come before digits, so their bits must form one
+    // run that begins at the lowest bit.
     let spaces = ((!text & bit) >> 4).wrapping_mul(0xff);
     let no_run = spaces & spaces.wrapping_add(1);
     let no_last_digit = spaces & 1 << 63;
     if no_digits | no_run | no_last_digit | values & spaces != 0 {
         return None;
     }
-    // Pairs of digits are combined until the eight digits are one number (Daniel Lemire, "Quickly parsing
-    // eight digits", 2018).
+    // Combines digits into pairs, pairs into fours, and these into one number (Daniel Lemire, "Quickly
+    // parsing eight digits", 2018).
     let pairs = values * 10 + (values >> 8);
     const EVERY_OTHER: u64 = 0x0000_00ff_0000_00ff;
     let high = (pairs & EVERY_OTHER).wrapping_mul(0x000f_4240_0000_0064);

@@ -1,8 +1,8 @@
-//! The one table of smaps fields: the kernel's key, the metric's short name, its help text, and how mappings
-//! combine.
+//! The one table of smaps fields. For each field it has the kernel's key, the metric's short name, the help
+//! text, and how the values of several mappings become one value.
 //!
-//! The scanner, the exposition, `--fields` and the README's table are all made from it. The meanings are the
-//! kernel's: Documentation/filesystems/proc.rst, section 1.1, "smaps".
+//! The scanner, the exposition, `--fields` and the README's table are made from it. The kernel defines the
+//! fields in Documentation/filesystems/proc.rst, section 1.1, "smaps".
 
 /// One smaps field.
 #[derive(Debug)]
@@ -13,16 +13,16 @@ pub struct Field {
     pub name: &'static str,
     /// The metric's HELP text.
     pub help: &'static str,
-    /// How the mappings of one series become one value.
+    /// How the values of the mappings in one series become one value.
     pub combine: Combine,
 }
 
-/// How the mappings of one series become one value.
+/// How the values of the mappings in one series become one value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Combine {
     /// The sum: amounts of memory add up.
     Sum,
-    /// The largest value, because page sizes do not add up.
+    /// The largest value, because adding up page sizes means nothing.
     Largest,
 }
 
@@ -35,29 +35,29 @@ pub type FieldMask = u32;
 /// Every field.
 pub const ALL_FIELDS: FieldMask = (1 << N_FIELDS) - 1;
 
-/// The first of the fields that combine by [`Combine::Largest`], which are last in the table.
+/// The position of the first field with [`Combine::Largest`]. These fields are the last ones in the table.
 pub const FIRST_LARGEST: usize = 20;
 
 /// The fields that are missing in `/proc/<pid>/smaps_rollup`: size and page sizes.
 pub const NOT_IN_ROLLUP: FieldMask = 1 | 1 << FIRST_LARGEST | 1 << (FIRST_LARGEST + 1);
 
-/// The fields in which each mapping's share of shared memory is rounded down: `pss`, `pss_dirty`, `swap_pss`,
-/// `locked`.
+/// The fields that the kernel rounds down in each mapping, because they are shares of shared memory: `pss`,
+/// `pss_dirty`, `swap_pss`, `locked`.
 pub const ROUNDED: FieldMask = 1 << 2 | 1 << 3 | 1 << 18 | 1 << 19;
 
-/// `FIELDS[RSS]` is the resident set.
+/// The position of the resident set size.
 pub const RSS: usize = 1;
-/// `FIELDS[PSS]` is the process's share of the resident set, by which paths are ordered for folding.
+/// The position of the proportional set size. Paths are folded in the order of this field.
 pub const PSS: usize = 2;
-/// `FIELDS[ANONYMOUS]` is the part of the resident set that belongs to no file.
+/// The position of the part of the resident set that belongs to no file.
 pub const ANONYMOUS: usize = 9;
 
-/// The values of the fields of one mapping, or of several together.
+/// The values of one mapping, or the combined values of several mappings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Values {
     /// The fields that the kernel printed.
     pub present: FieldMask,
-    /// The values in bytes, saturated at `u64::MAX`; 0 where the field is not present.
+    /// The values in bytes, at most `u64::MAX`; 0 if the field is not present.
     pub bytes: [u64; N_FIELDS],
 }
 
@@ -108,7 +108,7 @@ pub static FIELDS: [Field; N_FIELDS] = [
     largest("MMUPageSize", "mmu_page_size", "Largest page size that the MMU uses for the mappings."),
 ];
 
-/// Returns values with these fields, given by short name, in bytes.
+/// Returns values with these fields. Each field is given by its short name and bytes.
 #[cfg(test)]
 pub(crate) fn values(fields: &[(&str, u64)]) -> Values {
     let mut values = Values::default();

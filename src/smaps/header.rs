@@ -1,21 +1,22 @@
-//! Header lines of smaps: the address range with which a mapping begins, and the path after it.
+//! Parses header lines of smaps: a mapping begins with its address range, followed by its path.
 
 use std::cmp::Ordering;
 use std::ops::Range;
 
 use super::lines::{EACH, HIGH, bytes_equal_to, line_end};
 
-/// How the next mapping in the file relates to a mapping.
+/// How a mapping relates to the next mapping in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// The next mapping begins at the end of this one.
+    /// The next mapping begins where this one ends.
     Adjacent,
-    /// The next mapping begins above the end of this one, or there is none.
+    /// The next mapping begins above the end of this one, or there is no next mapping.
     Above,
-    /// The next mapping begins at the same address: it is this mapping after a change, and replaces it.
+    /// The next mapping begins at the same address. It is the same mapping, printed again after a change, and
+    /// replaces this one.
     Same,
-    /// The next mapping begins at another address below the end of this one: the two never existed at the
-    /// same time.
+    /// The next mapping begins elsewhere below the end of this one. The two cannot have existed at the same
+    /// time.
     Torn,
 }
 
@@ -49,10 +50,10 @@ const IS_HEX: [bool; 256] = {
     is_hex
 };
 
-/// Returns whether [`IS_HEX`] holds for all these bytes, testing eight at once.
+/// Returns whether all these bytes are in [`IS_HEX`], testing eight bytes at once.
 fn are_hex(digits: &[u8; 12]) -> bool {
-    // Sets the high bit of each byte that is at least `b`. All bytes are below 0x80, so none carries into the
-    // next.
+    // Sets the high bit of each byte that is at least `b`. All bytes are below 0x80, so no sum overflows into
+    // the next byte.
     let at_least = |text: u64, b: u8| text + EACH * u64::from(0x80 - b);
     let word = |at: usize| u64::from_le_bytes(*digits[at..].first_chunk().expect("eight bytes from here"));
     let are_hex = |text: u64| {
@@ -63,8 +64,8 @@ fn are_hex(digits: &[u8; 12]) -> bool {
     are_hex(word(0)) & are_hex(word(4)) == HIGH
 }
 
-/// Returns the end of `<address>-<address> `, with the space, or `None` if `bytes` does not begin with a
-/// header.
+/// Returns the end of `<address>-<address> `, including the space. Returns `None` if `bytes` does not begin
+/// with a header.
 #[inline]
 pub fn range_end(bytes: &[u8]) -> Option<usize> {
     // Nearly all addresses of 64-bit processes have twelve digits.
@@ -78,7 +79,7 @@ pub fn range_end(bytes: &[u8]) -> Option<usize> {
     any_range_end(bytes)
 }
 
-/// Does the same as [`range_end`] for addresses of any width.
+/// The same as [`range_end`], for addresses of any width.
 #[cold]
 fn any_range_end(bytes: &[u8]) -> Option<usize> {
     let hex_end = |from: usize| bytes[from..].iter().position(|&b| !IS_HEX[b as usize]).map(|n| from + n);
@@ -87,12 +88,12 @@ fn any_range_end(bytes: &[u8]) -> Option<usize> {
     Some(space + 1)
 }
 
-/// Compares the address range in a mapping's header line with the header at the beginning of `following`.
-/// Both ranges have a length, with the space after them.
+/// Compares the address range of a mapping's header with the header at the beginning of `following`. The
+/// lengths of both ranges include the space after them.
 #[inline]
 pub fn next(header: &[u8], following: &[u8], range_len: usize, next_range_len: usize) -> Next {
-    // Lower-case hexadecimal digits sort like the numbers. Nearly all addresses have twelve of them, and
-    // nearly all mappings begin at or above the end of the previous one.
+    // Lower-case hexadecimal digits sort like the numbers that they stand for. Nearly all addresses have
+    // twelve digits, and nearly all mappings begin at or above the end of the previous one.
     let twelve_digits = |text: &[u8; 16]| u128::from_be_bytes(*text) >> 32;
     if let (Some(range), Some(begin)) = (header.first_chunk::<29>(), following.first_chunk::<16>())
         && (range_len, next_range_len) == (26, 26)
@@ -106,10 +107,10 @@ pub fn next(header: &[u8], following: &[u8], range_len: usize, next_range_len: u
     any_next(header, following)
 }
 
-/// Does the same as [`next`] for all addresses and relations.
+/// The same as [`next`], for all addresses and relations.
 #[cold]
 fn any_next(header: &[u8], following: &[u8]) -> Next {
-    // Without leading zeros, the number with more digits is the larger one.
+    // Of two numbers without leading zeros, the one with more digits is larger.
     fn number(digits: &[u8]) -> (usize, &[u8]) {
         let n_zeros = digits.iter().take_while(|&&b| b == b'0').count();
         (digits.len() - n_zeros, &digits[n_zeros..])
@@ -125,13 +126,13 @@ fn any_next(header: &[u8], following: &[u8]) -> Next {
     }
 }
 
-/// Returns the path in a header line, given what follows the range. The path comes after the permissions,
-/// offset, device and inode.
+/// Returns the path in a header line. `header` is the line after the range: permissions, offset, device,
+/// inode, path.
 #[inline]
 pub fn path_of(header: &[u8]) -> &[u8] {
     let mut rest = header.strip_suffix(b"\n").unwrap_or(header);
     let mut n_words = 4;
-    // Permissions have four letters, and nearly all offsets have eight digits.
+    // Permissions have four letters. Nearly all offsets have eight digits, so both words are skipped at once.
     if let Some((start, more)) = rest.split_first_chunk::<14>()
         && let (Some(begin), Some(end)) = (start.first_chunk(), start.last_chunk())
         && bytes_equal_to(b' ', *begin) == 0x80 << (4 * 8)
@@ -143,7 +144,8 @@ pub fn path_of(header: &[u8]) -> &[u8] {
         let word = rest.iter().position(|&b| b == b' ').unwrap_or(rest.len());
         rest = &rest[(word + 1).min(rest.len())..];
     }
-    // The kernel pads the line to column 73, with up to three words of spaces.
+    // The kernel pads the line with spaces up to column 73. Up to three times, eight spaces are skipped at
+    // once.
     while let Some((b"        ", more)) = rest.split_first_chunk() {
         rest = more;
     }

@@ -1,46 +1,47 @@
-//! The lines that a mapping shares with the previous one, which are compared instead of parsed.
+//! Remembers the lines of the previous mapping. Most lines are the same in the next mapping. Comparing them
+//! is faster than parsing them.
 
 use super::field_line::{KEY_LEN, LINE_LEN, field_of, is_not_exported, key, kib_of};
 use super::fields::{FIELDS, Values};
 use super::lines::line_end;
 
-/// A line of the learned run.
+/// One remembered field line.
 #[derive(Debug)]
 struct LearnedLine {
-    /// The line in the previous mapping.
+    /// The text of the line in the previous mapping.
     text: [u8; LINE_LEN],
     /// The position of the field that the line names.
     field: usize,
 }
 
-/// The outcome of [`Learned::take`].
+/// The result of [`Learned::take`].
 pub enum Run {
-    /// The mapping begins with the learned lines, which have this number of bytes.
+    /// The mapping begins with the learned lines, which take this many bytes.
     Taken(usize),
-    /// The keys or their order differ, so the run must be learned again.
+    /// The mapping has other keys, or another order, so its lines must be learned.
     Unlike,
-    /// The keys are the same, but a value is too wide, or some bytes are still missing.
+    /// The keys are the same, but a value is too wide, or some bytes are not read yet.
     Unfit,
 }
 
-/// The field lines of the previous mapping, and their values.
+/// The field lines of the previous mapping and their values.
 #[derive(Debug, Default)]
 pub struct Learned {
     run: Vec<LearnedLine>,
-    /// The values of the lines of the run.
+    /// The values of the field lines.
     pub values: Values,
-    /// The lines after the run, which are not exported and are the same for nearly every mapping.
+    /// The lines after the field lines. They are not exported, and are the same in nearly every mapping.
     tail: Vec<u8>,
 }
 
 impl Learned {
-    /// Returns the length of the learned run in bytes.
+    /// Returns the length of the learned field lines in bytes.
     #[inline]
     pub fn run_len(&self) -> usize {
         self.run.len() * LINE_LEN
     }
 
-    /// Takes the learned run from the beginning of `bytes` into `values`, if the whole run is there.
+    /// Parses the learned lines at the beginning of `bytes` into `values`, if all of them are there.
     #[inline]
     pub fn take(&mut self, bytes: &[u8]) -> Run {
         let (lines, _) = bytes.as_chunks::<LINE_LEN>();
@@ -66,17 +67,19 @@ impl Learned {
         Run::Taken(n_bytes + if has_tail { self.tail.len() } else { 0 })
     }
 
-    /// Remembers the lines of known fields, 28 bytes each, at the beginning of `bytes`, the lines of a
-    /// mapping, and the lines after them.
+    /// Learns the lines at the beginning of `bytes`, which is one mapping: first the lines of known fields,
+    /// 28 bytes each, then the lines after them.
     pub fn learn(&mut self, bytes: &[u8]) {
         self.run.clear();
         self.values = Values::default();
         let Values { present, bytes: values } = &mut self.values;
         let known = |line: &[u8; LINE_LEN]| {
             let kib = kib_of(line)?;
-            // No field may occur twice: the last one would count, but an unchanged line stores nothing.
+            // If a field occurred twice, the last line should count. But `take` stores only lines that have
+            // changed, so this run ends before the second line.
             let (field, _) = field_of(line).filter(|(field, _)| *present & 1 << field == 0)?;
-            // Only spaces may precede the eight digits, which excludes a ninth digit or a second line.
+            // Only spaces may precede the eight digits. This rules out a ninth digit, and the end of another
+            // line.
             let padding = &key(line)[FIELDS[field].key.len() + 1..];
             if padding.iter().any(|&b| b != b' ') {
                 return None;
@@ -88,7 +91,7 @@ impl Learned {
         self.run.extend(bytes.as_chunks::<LINE_LEN>().0.iter().map_while(known));
         self.tail.clear();
         let mut rest = &bytes[self.run_len()..];
-        // VmFlags differs between mappings, and comes last.
+        // The line VmFlags is the last one, and differs between mappings, so it is not learned.
         while let Some(end) = line_end(rest, 0)
             && is_not_exported(rest)
             && !rest.starts_with(b"VmFlags:")

@@ -1,11 +1,11 @@
-//! Lines of bytes, searched eight bytes at a time.
+//! Searches bytes for the ends of lines, eight bytes at a time.
 
-/// A word of eight bytes that are all 1.
+/// A word of eight bytes, each with the value 1.
 pub const EACH: u64 = 0x0101_0101_0101_0101;
 /// The high bit of each byte of a word.
 pub const HIGH: u64 = 0x80 * EACH;
 
-/// Returns the position after the newline of the line that contains `at`.
+/// Returns the position after the end of the line that contains `at`.
 #[inline]
 pub fn line_end(bytes: &[u8], at: usize) -> Option<usize> {
     let (words, rest) = bytes[at..].as_chunks::<8>();
@@ -19,8 +19,8 @@ pub fn line_end(bytes: &[u8], at: usize) -> Option<usize> {
     Some(at + words.len() * 8 + i + 1)
 }
 
-/// Returns the high bit of each byte of `word` that equals `b`. The lowest bit is exact, but a bit above it
-/// may be set for another byte (Alan Mycroft's test for a zero byte, 1987).
+/// Sets the high bit of each byte of `word` that equals `b`. Only the lowest set bit is reliable: in higher
+/// bytes, the bit may be set although they differ from `b` (Alan Mycroft's test for a zero byte, 1987).
 #[inline]
 pub fn bytes_equal_to(b: u8, word: [u8; 8]) -> u64 {
     let differences = u64::from_le_bytes(word) ^ (EACH * u64::from(b));

@@ -1,4 +1,4 @@
-//! Converts bytes of smaps into mappings. Pure.
+//! Parses the bytes of smaps into mappings. Pure.
 
 mod field_line;
 pub mod fields;

@@ -1,10 +1,10 @@
-//! Where a mapping without a name lies, and what the kernel says about its use.
+//! Where an unnamed mapping lies in the address space, and what the kernel says about its use.
 
 use std::ops::Range;
 
 use super::lines::EACH;
 
-/// Where a mapping lies, and what the kernel says about its use.
+/// Where a mapping lies in the address space, and what the kernel says about its use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// The address of the first byte.
@@ -15,33 +15,34 @@ pub struct Place {
     pub permissions: [u8; 4],
     /// The flags of the mapping: bits such as [`NO_HUGE_PAGES`].
     pub flags: u8,
-    /// Whether the mapping begins where the previous one ends, whether or not that one has a name.
+    /// Whether the mapping begins where the previous one ends. The previous one may have a name.
     pub is_adjacent: bool,
-    /// Whether the next mapping begins where this one ends, whether or not that one has a name.
+    /// Whether the next mapping begins where this one ends. The next one may have a name.
     pub is_followed: bool,
 }
 
-/// `nh`: no transparent huge pages. glibc's thread stacks have it from Linux 6.7 on.
+/// `nh`: no transparent huge pages. From Linux 6.7 on, glibc's thread stacks have this flag.
 pub const NO_HUGE_PAGES: u8 = 1;
-/// `nr`: mapped with MAP_NORESERVE. The kernel ignores that if `vm.overcommit_memory` is 2.
+/// `nr`: mapped with MAP_NORESERVE. With `vm.overcommit_memory` 2, the kernel ignores this.
 pub const NO_RESERVE: u8 = 1 << 1;
 /// `ac`: counts towards the commit limit (`Committed_AS`).
 pub const ACCOUNTED: u8 = 1 << 2;
-/// `dc`: not copied by fork (MADV_DONTFORK).
+/// `dc`: fork does not copy the mapping (MADV_DONTFORK).
 pub const NOT_FORKED: u8 = 1 << 3;
-/// `gu`: has guard pages inside (MADV_GUARD_INSTALL). Some kernels from 6.13 on do not print it.
+/// `gu`: contains guard pages (MADV_GUARD_INSTALL). Some kernels from 6.13 on do not print this flag.
 pub const GUARDED: u8 = 1 << 4;
 
-/// Whether the kernel has chosen the address: it places mappings downwards from the main thread's stack, by
-/// default from at most 1 TiB below it (x86_64) or 17 GiB (arm64). With pages of 16 KiB, arm64 has the
-/// addresses of x86_64; with addresses of 39 bits, nothing lies here.
+/// Whether this address is in the area in which the kernel itself chooses addresses for mappings. By default,
+/// this area begins at most 1 TiB (x86_64) or 17 GiB (arm64) below the main thread's stack, and grows
+/// downwards. On arm64 with pages of 16 KiB, it is where x86_64 has it. With 39-bit addresses, this is false
+/// for all mappings.
 pub fn is_mmap_address(address: u64) -> bool {
     const X86_64: Range<u64> = 0x7e00_0000_0000..0x8000_0000_0000;
     const ARM64: Range<u64> = 0xfe00_0000_0000..0x1_0000_0000_0000;
     X86_64.contains(&address) || ARM64.contains(&address)
 }
 
-/// The key of the line of flags, which is the last line of a mapping.
+/// The key of the line with the flags, which is the last line of a mapping.
 const KEY: &[u8; 8] = b"VmFlags:";
 
 impl Place {
@@ -55,12 +56,12 @@ impl Place {
         self.permissions == *b"rw-p"
     }
 
-    /// Whether there is no permission at all, as for guards and for what is reserved.
+    /// Whether there are no permissions at all. This is so for guard pages and for reserved memory.
     pub fn is_inaccessible(&self) -> bool {
         self.permissions == *b"---p"
     }
 
-    /// Whether [`is_mmap_address`] holds for the beginning.
+    /// Whether [`is_mmap_address`] is true for the first address.
     pub fn is_in_mmap_area(&self) -> bool {
         is_mmap_address(self.begin)
     }
@@ -76,14 +77,15 @@ impl Place {
     }
 }
 
-/// The text of a mapping from which its place is parsed. Most users of mappings need no place, so parsing
-/// waits until one is needed: it takes a third as long as all else about a mapping.
+/// The text from which the place of a mapping is parsed. Parsing the place takes a third as long as
+/// everything else about a mapping, and most mappings do not need it. So the text is parsed only when the
+/// place is needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PlaceText<'a> {
-    /// The header line, and the length of the addresses at its beginning.
+    /// The header line, and the length of the address range at its beginning.
     pub(super) header: &'a [u8],
     pub(super) range_len: usize,
-    /// Lines of the mapping, up to and including the line of flags.
+    /// The last lines of the mapping, including the line with the flags.
     pub(super) lines: &'a [u8],
     /// Whether the mapping begins where the previous one ends.
     pub(super) is_adjacent: bool,
@@ -112,15 +114,15 @@ impl PlaceText<'_> {
     }
 }
 
-/// Returns the two addresses in `<address>-<address> `.
+/// Returns the two addresses in `<address>-<address> `, including the space.
 #[cold]
 fn any_addresses(range: &[u8]) -> (&[u8], &[u8]) {
     let dash = range.iter().position(|&b| b == b'-').unwrap_or(0);
     (&range[..dash], range[dash..].get(1..).map_or(b"", |end| end.trim_ascii_end()))
 }
 
-/// Returns the number that hexadecimal digits in lower case stand for; of more than 16 digits, the last 16
-/// count.
+/// Returns the number that lower-case hexadecimal digits stand for. If there are more than 16 digits, the
+/// last 16 count.
 #[inline]
 fn number(digits: &[u8]) -> u64 {
     if let Some((high, low)) = digits.split_first_chunk::<8>()
@@ -134,17 +136,19 @@ fn number(digits: &[u8]) -> u64 {
 /// Returns the number that eight hexadecimal digits stand for.
 fn eight(digits: [u8; 8]) -> u64 {
     let text = u64::from_be_bytes(digits);
-    // The bit 0x40 distinguishes a letter (0x61 to 0x66) from a digit (0x30 to 0x39).
+    // A letter (0x61 to 0x66) has the bit 0x40 and stands for its low four bits plus 9. A digit (0x30 to
+    // 0x39) lacks the bit.
     let mut value = (text & (0xf * EACH)) + 9 * (text >> 6 & EACH);
     value = (value >> 4 | value) & 0x00ff_00ff_00ff_00ff;
     value = (value >> 8 | value) & 0x0000_ffff_0000_ffff;
     (value >> 16 | value) & 0xffff_ffff
 }
 
-/// Returns the flags in the last line of `lines`: none if it is another line.
+/// Returns the flags in the last line of `lines`; no flags if that is another line.
 #[inline]
 fn flags(lines: &[u8]) -> u8 {
-    // Usually it is the only line, because the lines before it are compared, not parsed.
+    // The line of flags is usually the only line here, because the lines before it were compared with learned
+    // ones.
     let Some(words) = lines.strip_prefix(KEY).or_else(|| last_line(lines).strip_prefix(KEY)) else {
         return 0;
     };

@@ -1,4 +1,4 @@
-//! Converts bytes of `/proc/<pid>/smaps` into mappings: a line scanner that owns no buffer and cannot fail.
+//! Parses the bytes of `/proc/<pid>/smaps` into mappings. The scanner owns no buffer and cannot fail.
 //!
 //! What the kernel prints for one mapping (fs/proc/task_mmu.c, `show_smap`):
 //!
@@ -10,23 +10,23 @@
 //! VmFlags: rd mr mw me
 //! ```
 //!
-//! The beginning of a line decides what it is, so text inside a path is never mistaken for a field: a header
-//! begins with `hex-hex `, in lower case, and the kernel escapes newlines in paths. A line that is neither a
-//! header nor a known field in kB is skipped. A mapping ends where the next header begins, or at the end of
-//! the input.
+//! The beginning of a line decides what the line is. A header begins with `hex-hex `, in lower case. The
+//! kernel escapes newlines in paths, so text inside a path is never mistaken for a line. A line that is
+//! neither a header nor a known field in kB is skipped. A mapping ends where the next header begins, or at
+//! the end of the input.
 //!
-//! Two paths lead to the same result. The general path takes one line at a time. The learned path relies on a
-//! fact: on one kernel, the field lines are `%-16s%8lu kB\n`, 28 bytes, and their order does not change
-//! within a boot. It remembers the run of such lines that the general path found after a header, each with
-//! its value. After the next header, most lines are the same byte for byte (two of three values are 0), so
-//! their values are the same. In the other lines, 16 bytes of key are compared and 8 bytes of digits are
-//! decoded at once. A mapping that does not fit (a value of nine digits, another order) takes the general
-//! path.
+//! There are two ways to parse field lines, with the same result. The general way takes one line at a time.
+//! The learned way is faster: it remembers the field lines of a mapping with their values. The kernel prints
+//! each field line as `%-16s%8lu kB\n`, 28 bytes, in an order that does not change until the next boot. In
+//! the next mapping most lines are the same byte for byte, because two of three values are 0. So their values
+//! are the same, too. In the other lines, the 16 bytes of the key are compared, and the 8 bytes of the digits
+//! are decoded at once. If a mapping does not fit, because a value has nine digits or the order differs, it
+//! is parsed in the general way.
 //!
-//! Mappings come in address order. The kernel drops the memory-map lock between two `read` calls and
-//! continues at the end of the last mapping. If that mapping has grown in the meantime, it is printed again
-//! as a whole. So a mapping is returned only once the next header has been read, and [`Next`] says how the
-//! two relate.
+//! Mappings come in the order of their addresses. Between two `read` calls, the kernel drops the memory-map
+//! lock; then it continues at the end of the last mapping. If that mapping has grown in the meantime, the
+//! kernel prints it again as a whole. So a mapping is returned only after the next header was read, and
+//! [`Next`] says how the two relate.
 
 use super::field_line::{field_of, is_not_exported};
 use super::fields::Values;
@@ -39,52 +39,53 @@ use super::place::PlaceText;
 /// One smaps entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping<'a> {
-    /// The path as the kernel printed it: any bytes except a newline, with trailing spaces; empty for
-    /// anonymous memory.
+    /// The path as the kernel printed it, with trailing spaces. It may have any bytes except a newline. It is
+    /// empty for anonymous memory.
     pub path: &'a [u8],
     /// The values of the mapping's fields.
     pub values: &'a Values,
-    /// From which the place of the mapping is parsed.
+    /// The text from which the place of the mapping can be parsed.
     pub place: PlaceText<'a>,
-    /// The number of mappings that it stands for: 1, or more for the sum in smaps_rollup.
+    /// How many mappings this stands for: 1 in smaps, more in smaps_rollup, which has only their sum.
     pub count: u64,
 }
 
-/// The scanner. One scanner serves any number of files, and what it learns from one file speeds up the next.
+/// The scanner. One scanner can parse any number of files. What it learns from one file makes the next one
+/// faster.
 #[derive(Debug, Default)]
 pub struct Scanner {
     values: Values,
     learned: Learned,
     only_general: bool,
-    /// Whether the next mapping begins where the previous one of the file ends.
+    /// Whether the next mapping begins where the previous one in the same file ends.
     is_adjacent: bool,
 }
 
 impl Scanner {
-    /// Returns a scanner that never takes the learned path, for tests and measurements.
+    /// Returns a scanner that parses only in the general way, for tests and measurements.
     pub fn general() -> Self {
         Self { only_general: true, ..Self::default() }
     }
 
-    /// Begins another file, of which the first mapping has no mapping before it. A file may have been left
-    /// before its end.
+    /// Begins another file: its first mapping has no previous mapping. The file before may not have been
+    /// parsed to its end.
     pub fn begin_file(&mut self) {
         self.is_adjacent = false;
     }
 
-    /// Returns the first whole mapping in `bytes`, the number of bytes up to its end, and how the next
-    /// mapping relates to it.
+    /// Returns the first whole mapping in `bytes`, the position of its end, and how it relates to the next
+    /// mapping.
     ///
-    /// Returns `None` if `bytes` does not hold a whole mapping yet: read more and call again with the same
-    /// beginning. With `at_end`, `bytes` is the rest of the input: the last mapping ends with `bytes`, and
-    /// `None` means that there is no mapping left.
+    /// Returns `None` if `bytes` does not contain a whole mapping yet. Then read more, and call again with
+    /// the same bytes and the new ones. With `at_end`, there is nothing more to read: the last mapping ends
+    /// where `bytes` ends, and `None` means that there are no more mappings.
     pub fn next<'a>(&'a mut self, bytes: &'a [u8], at_end: bool) -> Option<(Mapping<'a>, usize, Next)> {
         let (range, header_end) = find_header(bytes, at_end)?;
         if !at_end && bytes.len() - header_end < self.learned.run_len() {
             return None; // the mapping is most likely incomplete
         }
         let run = if self.only_general { Run::Unfit } else { self.learned.take(&bytes[header_end..]) };
-        // The lines from `rest` on are not those of the learned run: among them is that of the flags.
+        // The lines from `rest` on are not in the learned run. The line of flags is one of them.
         let (values, rest, (end, next_range_len)) = match run {
             Run::Taken(n_bytes) => {
                 let rest = header_end + n_bytes;
@@ -110,7 +111,7 @@ impl Scanner {
             }
         };
         let path = path_of(&bytes[range.end..header_end]);
-        // A header begins at `end` unless the input ends there.
+        // Either a header begins at `end`, or the input ends there.
         let header = &bytes[range.start..header_end];
         let next = match end == bytes.len() {
             true => Next::Above,
@@ -126,8 +127,8 @@ impl Scanner {
     }
 }
 
-/// Takes field lines one by one from `at` to the next header. Returns the position of that header and the
-/// length of its range, 0 at the end of the input.
+/// Parses field lines one by one, from `at` to the next header. Returns the position of that header and the
+/// length of its address range, which is 0 at the end of the input.
 fn general_lines(values: &mut Values, bytes: &[u8], mut at: usize, at_end: bool) -> Option<(usize, usize)> {
     // Invariant: a line begins at `at`.
     while at < bytes.len() {
@@ -145,7 +146,7 @@ fn general_lines(values: &mut Values, bytes: &[u8], mut at: usize, at_end: bool)
     at_end.then_some((at, 0))
 }
 
-/// Returns the end of the line at `at`, or `None` if more of it must be read.
+/// Returns the end of the line at `at`, or `None` if the end is not read yet.
 #[inline]
 fn end_of_line(bytes: &[u8], at: usize, at_end: bool) -> Option<usize> {
     line_end(bytes, at).or(at_end.then_some(bytes.len()))

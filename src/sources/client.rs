@@ -1,8 +1,7 @@
-//! Lists the containers of a runtime over its socket without delaying the scrape.
+//! Lists the containers of a runtime over its socket. This never delays a scrape.
 //!
-//! A listing is a task that runs only while the scrape thread waits for its next scrape. A runtime that hangs
-//! delays the listing and nothing else: the containers of the last listing are still read, as often as
-//! before.
+//! A listing is a task that runs only while the scrape thread waits for the next scrape. A runtime that hangs
+//! delays only the listing: the containers of the last listing are read as often as before.
 
 use std::fs;
 use std::io::{self, ErrorKind::ConnectionRefused, ErrorKind::NotFound};
@@ -21,14 +20,14 @@ use crate::sources::containerd::{self, Containerd};
 use crate::sources::cri::{self, Cri};
 use crate::sources::{Listing, Source};
 
-/// A container runtime, and the current listing if there is one.
+/// A container runtime, and the listing that is running, if there is one.
 #[derive(Debug)]
 pub struct Client {
     /// The container runtime's name in the log.
     peer: &'static str,
     description: String,
     socket: PathBuf,
-    /// The identity of the socket when the last listing began. A runtime that restarts creates another
+    /// Identifies the socket as it was when the last listing began. A runtime that restarts creates a new
     /// socket.
     listed_at: Option<SocketId>,
     runtime: Runtime,
@@ -43,16 +42,16 @@ enum State {
     Idle(Lister),
     Listing(JoinHandle<Listed>),
     Listed(Listed),
-    /// The value while the state is being replaced.
+    /// The state is being replaced at this moment.
     Moving,
 }
 
 type Listed = (Lister, Result<Listing, Error>);
 
 impl Client {
-    /// Creates a client, which connects when the first listing begins.
+    /// Creates a client. It connects when the first listing begins.
     ///
-    /// Fails when tokio's runtime cannot be created, for example because no descriptor is left.
+    /// Fails if tokio's runtime cannot be created, for example because no descriptor is left.
     pub fn new(lister: Lister) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let (peer, description) = (lister.peer(), lister.describe());
@@ -60,12 +59,13 @@ impl Client {
         Ok(Self { peer, description, socket, listed_at: None, runtime, state: State::Idle(lister) })
     }
 
-    /// Returns the socket if a process listens on it. Connects and immediately closes the connection, which
-    /// never blocks.
+    /// Returns the socket's identity, if a process listens on it. To find out, connects and closes the
+    /// connection at once. This never blocks.
     fn live_socket(&self) -> Option<SocketId> {
         match self.runtime.block_on(UnixStream::connect(&self.socket)) {
             Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => None,
-            // The connection succeeded, or the runtime hangs and its queue of connections is full.
+            // Either the connection succeeded, or the queue for connections is full because the runtime
+            // hangs. In both cases, a process listens.
             _ => id(&self.socket),
         }
     }
@@ -102,10 +102,10 @@ impl Source for Client {
     }
 
     fn wait_until(&mut self, deadline: Instant, wake: &Wake) {
-        // A timer must be created inside the runtime.
+        // tokio requires that a timer is created inside its runtime.
         let woken = self.runtime.block_on(async { timeout_at(deadline.into(), wake.woken()).await });
         if let Ok(Err(_)) = woken {
-            // No descriptor is left. The listing makes no progress, but waiting here avoids a busy loop.
+            // No descriptor is left, so the listing cannot continue. Waiting here avoids a busy loop.
             wake.wait_until(deadline);
         }
     }
@@ -139,12 +139,12 @@ impl Source for Client {
 
 const NO_PANIC: &str = "a panic would have ended the process";
 
-/// The API for listing containers.
+/// The API that lists the containers.
 #[derive(Debug)]
 pub enum Lister {
     /// containerd's own API.
     Containerd(Containerd),
-    /// The kubelet's API.
+    /// CRI, the kubelet's API to every runtime.
     Cri(Cri),
 }
 
@@ -212,7 +212,7 @@ mod tests {
         let mut client = Client::new(Lister::Cri(Cri::new(&path))).unwrap();
         client.begin_listing();
         assert!(!client.has_runtime_ended());
-        // Both files exist for a moment, so that they cannot have the same inode number.
+        // Both files exist at the same time, so they must have different inode numbers.
         let other = path.with_extension("other");
         let restarted = UnixListener::bind(&other).unwrap();
         fs::rename(&other, &path).unwrap();
@@ -236,7 +236,7 @@ mod tests {
         fs::remove_file(path).unwrap();
     }
 
-    /// Returns a socket that refuses a third connection until the first is accepted (unix(7)).
+    /// Returns a socket that refuses the third connection unless the first one was accepted (unix(7)).
     fn socket_with_a_queue_of_one(path: &Path) -> OwnedFd {
         let socket = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
         net::bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! Connections to a container runtime: calls have deadlines, and an error is one line.
+//! Connects to a container runtime. Each call has a deadline, and each error is one line.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use tonic_prost::ProstCodec;
 
 use crate::errors::plain;
 
-/// The deadline for connecting, which takes about a millisecond on a node.
+/// How long connecting may take. It usually takes about a millisecond.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
-/// The maximum size of an answer. By default containerd sends at most 16 MiB. A task takes about 300 bytes
-/// and a container's record 10 to 20 KiB, so tonic's default of 4 MiB would be too little for a large node.
+/// The maximum size of an answer. A task takes about 300 bytes, and a container's record 10 to 20 KiB, so
+/// tonic's default of 4 MiB is too small for a large node. By default, containerd sends at most 16 MiB.
 pub const MAX_ANSWER: usize = 32 << 20;
 
-/// Why a listing failed: one line.
+/// The reason why a listing failed, in one line.
 #[derive(Debug)]
 pub struct Error(String);
 
@@ -31,11 +31,11 @@ impl std::fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// A runtime's socket. Each listing opens its own connection, because a connection that stays open can fail
-/// unnoticed.
+/// A runtime's socket. Each listing opens a new connection, because a connection that stays open can break
+/// without being noticed.
 #[derive(Debug)]
 pub struct Connection {
-    /// The runtime's name in errors.
+    /// The runtime's name in error messages.
     peer: &'static str,
     socket: PathBuf,
 }
@@ -57,9 +57,9 @@ impl Connection {
         }
     }
 
-    /// Waits for the answer to a call until its deadline.
+    /// Waits for the answer to a call, until the deadline.
     ///
-    /// Fails with one line that names `what`, which could not be listed.
+    /// Fails with one line that says that `what` could not be listed.
     pub async fn answer<T>(
         &self,
         what: &str,
@@ -78,12 +78,12 @@ impl Connection {
     }
 
     fn error(&self, what: &str, cause: &str) -> Error {
-        // The runtime's text may consist of several lines.
+        // The runtime's message may have several lines, so newlines are escaped.
         Error(format!("{what} {} at {:?}: {}", self.peer, self.socket, cause.escape_debug()))
     }
 }
 
-/// Calls a method. Its messages are declared in this program, not generated.
+/// Calls a gRPC method. The types of its messages are declared in this program, not generated.
 pub async fn call<Q, A>(channel: &Channel, method: &'static str, request: Request<Q>) -> Result<A, Status>
 where
     Q: prost::Message + 'static,
@@ -99,7 +99,7 @@ fn no_answer(deadline: Duration) -> String {
     format!("no answer within {} s", deadline.as_secs())
 }
 
-/// Returns the innermost cause of an error; the outermost is only "transport error".
+/// Returns the innermost cause of an error. The outermost one says only "transport error".
 fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
     while let Some(deeper) = cause.source() {

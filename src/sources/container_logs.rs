@@ -1,9 +1,9 @@
-//! Lists containers by the names of the links that the kubelet keeps for logs, without using a socket.
+//! Lists containers by the names of the links that the kubelet makes for their logs. This needs no socket.
 //!
 //! Each container has a link `<pod>_<namespace>_<container>-<id>.log` in `/var/log/containers`. The link may
-//! outlast its container, or appear before it; a container that does not run has no process. Links are never
-//! followed. The kubelet cuts a name at 255 bytes, before `.log` (pkg/kubelet/kuberuntime/legacy.go,
-//! `logSymlink`), which also cuts the id of a container with long names.
+//! exist before the container runs, and after it has ended; such a container has no process. Only the names
+//! are read, the links are never followed. The kubelet cuts a name so that it has 255 bytes with `.log`
+//! (pkg/kubelet/kuberuntime/legacy.go, `logSymlink`). If the names are long, this cuts the id.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,16 +15,16 @@ use crate::demand::Wake;
 use crate::errors::plain;
 use crate::sources::{Container, Listing, Source};
 
-/// The number of hexadecimal digits in the ids of every runtime. A shorter id could be a cgroup name such as
-/// `system`.
+/// The number of hexadecimal digits in the id of a container, in all runtimes. If shorter ids were accepted,
+/// a cgroup's name such as `system` could be taken for an id.
 const ID_LEN: usize = 64;
-/// The length at which the kubelet cuts a name.
+/// The length of a name that the kubelet has cut, `.log` included.
 const MAX_NAME_LEN: usize = 255;
-/// The minimum number of digits of a cut id: runtimes print short ids of 12 digits, and fewer may be
-/// ambiguous.
+/// How many digits a cut id must have. Runtimes print short ids with 12 digits; fewer digits may match
+/// several ids.
 const MIN_CUT_LEN: usize = 12;
 
-/// The directory, and a listing that has not been taken yet.
+/// The directory, and the last listing, if it was not taken yet.
 #[derive(Debug)]
 pub struct ContainerLogs {
     directory: PathBuf,
@@ -33,7 +33,7 @@ pub struct ContainerLogs {
 }
 
 impl ContainerLogs {
-    /// Reads the links in `directory`.
+    /// Creates a source that reads the links in `directory`.
     pub fn new(directory: &Path) -> Self {
         Self { directory: directory.to_owned(), listed: None, has_reported: false }
     }
@@ -79,12 +79,12 @@ impl Source for ContainerLogs {
         format!("containers are listed by the names of the kubelet's links in {:?}", self.directory)
     }
 
-    /// The kubelet keeps the link of an ended container until it removes the container.
+    /// The kubelet keeps the link of a container that has ended, until it removes the container.
     fn lists_ended_containers(&self) -> bool {
         true
     }
 
-    /// Lists the directory immediately, because it is on a local disk.
+    /// Lists the directory at once, because it is on a local disk.
     fn begin_listing(&mut self) {
         self.listed = Some(self.list());
     }
@@ -108,8 +108,8 @@ impl Source for ContainerLogs {
     }
 }
 
-/// Returns the container that a link's name stands for, with only the first digits of its id if the name is
-/// cut; `None` if it is not the name of a link for logs.
+/// Returns the container that a link stands for. If the name is cut, the container has only the first digits
+/// of its id. Returns `None` if the name is not that of a log link.
 fn container(file_name: &str) -> Option<Container> {
     let (names, id) = file_name.strip_suffix(".log")?.rsplit_once('-')?;
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
@@ -117,7 +117,7 @@ fn container(file_name: &str) -> Option<Container> {
     if !(id.len() == ID_LEN || is_cut) || !id.bytes().all(is_digit) {
         return None;
     }
-    // Kubernetes allows no underscore in any of the three names.
+    // Kubernetes allows no underscore in the names of pods, namespaces and containers.
     let mut names = names.split('_').filter(|name| !name.is_empty());
     let (Some(pod), Some(namespace), Some(name), None) =
         (names.next(), names.next(), names.next(), names.next())

@@ -1,4 +1,4 @@
-//! Lists containers with containerd's own API: its tasks, and the labels of their containers.
+//! Lists containers with containerd's own API: its running tasks, and the labels of their containers.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -20,25 +20,25 @@ use crate::sources::{Container, Listing};
 
 /// The runtime's name in the log.
 pub const PEER: &str = "containerd";
-/// The deadline of `Tasks.List`, which waits 2 s for each shim that hangs.
+/// How long `Tasks.List` may take. containerd waits 2 s for each shim that hangs.
 const LIST_DEADLINE: Duration = Duration::from_secs(20);
-/// The deadline of `Containers.Get`, which usually takes 0.4 ms.
+/// How long `Containers.Get` may take. It usually takes 0.4 ms.
 const GET_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The connection, and the containers of the last listed tasks.
+/// The connection to containerd, and the containers of the tasks in the last listing.
 #[derive(Debug)]
 pub struct Containerd {
     connection: Connection,
     namespaces: Vec<String>,
-    /// The containers by containerd namespace and id; a sandbox is `None`. Labels do not change while a task
-    /// exists.
+    /// The containers by containerd namespace and id; `None` stands for a sandbox. They are kept because
+    /// labels do not change while a task exists.
     known: HashMap<(String, String), Option<Container>>,
-    /// Whether the log says that containers have no names.
+    /// Whether it was logged that containers have no names.
     has_logged_ids: bool,
 }
 
 impl Containerd {
-    /// Creates a client that lists these namespaces of the containerd at `socket`.
+    /// Creates a client that lists the containers in these namespaces of the containerd at `socket`.
     pub fn new(socket: &Path, namespaces: &[String]) -> Self {
         let connection = Connection::new(PEER, socket);
         Self { connection, namespaces: namespaces.to_owned(), known: HashMap::new(), has_logged_ids: false }
@@ -54,7 +54,7 @@ impl Containerd {
         format!("containers are listed by containerd's API at {socket:?}, in its namespaces {namespaces}")
     }
 
-    /// Lists the tasks, and gets the labels of those that are new.
+    /// Lists the tasks, and gets the labels of the new ones.
     pub async fn list(&mut self) -> Result<Listing, Error> {
         let channel = self.connection.connect().await?;
         let mut listing = Listing::default();
@@ -67,9 +67,9 @@ impl Containerd {
                         continue;
                     }
                     Status::Running | Status::Paused | Status::Pausing => task.pid == 0,
-                    // The shim of this task hangs: the pid is 0.
+                    // The pid 0 means that the shim of this task hangs.
                     Status::Unknown if task.pid == 0 => true,
-                    // A stopped task is listed with its old pid until it is deleted.
+                    // Until a stopped task is deleted, it is listed with its old pid.
                     Status::Unknown | Status::Stopped => continue,
                 };
                 let key = (namespace.clone(), task.id);
@@ -84,14 +84,14 @@ impl Containerd {
                             self.has_logged_ids = true;
                             info!("{}", no_names(namespace));
                         }
-                        // The container is kept even if a later call fails, so that the next listing
-                        // continues from here.
+                        // The container is kept here, so that the next listing need not get it again if a
+                        // later call fails.
                         self.known.insert(key.clone(), container.clone());
                         container
                     }
                 };
                 if let Some(container) = &mut container {
-                    // If the shim of a task hangs, the task keeps the pid that was last listed.
+                    // If the shim of a task hangs, the container keeps the pid from the last listing.
                     if !is_hung {
                         container.init_pid = Some(task.pid);
                     }
@@ -106,7 +106,7 @@ impl Containerd {
     }
 }
 
-/// Calls `Tasks.List`. A call without the namespace's header is refused.
+/// Calls `Tasks.List`. containerd refuses a call without the header that names the namespace.
 async fn tasks(connection: &Connection, channel: &Channel, namespace: &str) -> Result<Vec<Process>, Error> {
     let mut client = TasksClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
     let request = with_namespace!(ListTasksRequest::default(), namespace);
@@ -114,10 +114,10 @@ async fn tasks(connection: &Connection, channel: &Channel, namespace: &str) -> R
     Ok(answer.into_inner().tasks)
 }
 
-/// Calls `Containers.Get`; `None` if the container no longer exists.
+/// Calls `Containers.Get`. Returns `None` if the container no longer exists.
 ///
-/// A container with a record that is too large counts as one without labels, and is named by its id: an image
-/// can have any number of labels, and must not be able to stop the listing.
+/// If the record of a container is too large, the container counts as one without labels, and its id is its
+/// name. An image can have any number of labels, and should not be able to stop the listing.
 async fn labels(
     connection: &Connection,
     channel: &Channel,
@@ -129,7 +129,7 @@ async fn labels(
     let call = async {
         match connection::call(channel, method, request).await {
             Err(status) if status.code() == Code::NotFound => Ok(None),
-            // The record is larger than containerd sends, or than is accepted here.
+            // The record is larger than containerd may send, or than this program accepts.
             Err(status) if matches!(status.code(), Code::ResourceExhausted | Code::OutOfRange) => {
                 Ok(Some(ContainerRecord::default()))
             }
@@ -140,10 +140,10 @@ async fn labels(
     Ok(container.map(|container| container.labels))
 }
 
-/// `GetContainerResponse`, with only the labels that are used.
+/// `GetContainerResponse`, with only those labels that this program uses.
 ///
-/// containerd's CRI plugin copies the labels of a container's image, which the workload chooses, into this
-/// answer. With 1.5 million labels the answer has 15 MB, from which the generated type makes 185 MiB and this
+/// containerd's CRI plugin copies the labels of the container's image into this answer. The workload chooses
+/// these labels. For an answer of 15 MB with 1.5 million labels, the generated type takes 185 MiB, and this
 /// type 17 MiB.
 #[derive(prost::Message)]
 struct GetContainerResponse {
@@ -189,7 +189,7 @@ impl prost::Message for ContainerRecord {
         Ok(())
     }
 
-    // An answer is never sent.
+    // This program never sends this message, so encoding is empty.
     fn encode_raw(&self, _: &mut impl BufMut) {}
 
     fn encoded_len(&self) -> usize {
@@ -201,7 +201,7 @@ impl prost::Message for ContainerRecord {
     }
 }
 
-/// Returns the container with these labels; `None` for a sandbox.
+/// Returns the container that has these labels. Returns `None` for a sandbox.
 fn container(namespace: &str, id: &str, mut labels: HashMap<String, String>) -> Option<Container> {
     if labels.get(KIND).is_some_and(|kind| kind == "sandbox") {
         return None;
@@ -216,13 +216,13 @@ fn container(namespace: &str, id: &str, mut labels: HashMap<String, String>) -> 
     })
 }
 
-/// Whether containerd knows no name for the container. Docker (29 at least, and before) gives its containers
+/// Whether containerd knows no name of the container. Docker (29 and older versions) gives its containers
 /// only the label `com.docker/engine.bundle.path`.
 fn is_named_by_id(container: &Container) -> bool {
     container.pod.is_empty() && container.name == container.id
 }
 
-/// Returns a line that says why containers have ids for names, and where their names are.
+/// Returns a line that says why containers are named by their ids, and where to find their names.
 fn no_names(namespace: &str) -> String {
     format!(
         "containerd knows no names of containers in its namespace {namespace:?}, so they are named by their \

@@ -1,8 +1,7 @@
-//! Lists containers with CRI v1, the kubelet's own interface to every runtime: CRI-O, cri-dockerd,
-//! containerd.
+//! Lists containers with CRI v1, the kubelet's interface to every runtime: CRI-O, cri-dockerd, containerd.
 //!
-//! A listing is two calls, which the runtime answers from its memory. CRI reports no pids: a process is
-//! attributed by the container's id in its cgroup's path. See
+//! A listing is two calls, which the runtime answers from its memory. CRI reports no pids, so the container
+//! of a process is found by its id, which is in the path of the process's cgroup. See
 //! <https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto>.
 
 use std::collections::HashMap;
@@ -16,10 +15,10 @@ use crate::sources::{Container, Listing};
 
 /// The runtime's name in the log.
 pub const PEER: &str = "the container runtime";
-/// The deadline of a call, which takes a few milliseconds.
+/// How long a call may take. It usually takes a few milliseconds.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Two values of `ContainerState`.
+/// Two values of CRI's `ContainerState`.
 const CREATED: i32 = 0;
 const RUNNING: i32 = 1;
 
@@ -44,10 +43,11 @@ impl Cri {
         format!("containers are listed by CRI at {:?}", self.connection.socket())
     }
 
-    /// Lists the running containers, and the sandboxes, which contain the names of the pods.
+    /// Lists the running containers and the sandboxes. A sandbox has the name of its pod.
     pub async fn list(&self) -> Result<Listing, Error> {
         let channel = self.connection.connect().await?;
-        // Containers come first: the sandbox of each is older, and stays listed until the container is gone.
+        // Containers are listed first. A sandbox is older than its containers, and stays listed until they
+        // are gone, so the second call finds it.
         let method = "/runtime.v1.RuntimeService/ListContainers";
         let call = connection::call(&channel, method, Request::new(())); // an empty request has no filter
         let ListContainersResponse { containers } =
@@ -66,7 +66,7 @@ struct ListContainersResponse {
     containers: Vec<CriContainer>,
 }
 
-/// The fields of `Container` that are used.
+/// CRI's `Container`, with only the fields that this program uses.
 #[derive(prost::Message)]
 struct CriContainer {
     #[prost(string, tag = "1")]
@@ -91,7 +91,7 @@ struct ListPodSandboxResponse {
     items: Vec<PodSandbox>,
 }
 
-/// The fields of `PodSandbox` that are used.
+/// CRI's `PodSandbox`, with only the fields that this program uses.
 #[derive(prost::Message)]
 struct PodSandbox {
     #[prost(string, tag = "1")]
@@ -108,7 +108,7 @@ struct PodSandboxMetadata {
     namespace: String,
 }
 
-/// Joins the running containers with the pods of their sandboxes.
+/// Returns the running containers, each with the pod of its sandbox.
 fn listing(containers: Vec<CriContainer>, sandboxes: Vec<PodSandbox>) -> Listing {
     let pods: HashMap<_, _> =
         sandboxes.into_iter().filter_map(|sandbox| Some((sandbox.id, sandbox.metadata?))).collect();

@@ -1,10 +1,10 @@
-//! A recorded node: a directory that replaces containerd and proc.
+//! A recorded node: a directory that is read in place of a container runtime and proc.
 //!
 //! ```text
 //! DIR/containers.tsv        a header line, then tab-separated: id  init_pid  namespace  pod  container;
 //!                           init_pid is - if unknown
-//! DIR/proc/<pid>/cgroup     as the kernel printed it, like comm and smaps beside it
-//! DIR/proc/meminfo          the same for the node, like zoneinfo, vmstat and sys/vm/max_map_count
+//! DIR/proc/<pid>/cgroup     the file as the kernel printed it; comm, smaps and others are beside it
+//! DIR/proc/meminfo          a file of the whole node; zoneinfo, vmstat and sys/vm/max_map_count are too
 //! DIR/cgroup/               the files that were read from the cgroup file system
 //! ```
 
@@ -18,19 +18,19 @@ use crate::errors::plain;
 use crate::sources::{Container, Listing, Source};
 
 const HEADER: &str = "id\tinit_pid\tnamespace\tpod\tcontainer";
-/// The pid of an init process that the source of the containers did not list.
+/// Stands for the pid of an init process, if the source of the containers did not list it.
 const UNKNOWN: &str = "-";
 
 /// The containers of a recording.
 #[derive(Debug)]
 pub struct Recording {
     path: PathBuf,
-    /// The text that was last parsed, so that it is parsed again only after a change.
+    /// The text that was parsed last. It is parsed again only after it has changed.
     parsed: Vec<u8>,
     text: Vec<u8>,
 }
 
-/// The maximum size of the file. A hundred thousand containers take less.
+/// The maximum size of the file. A hundred thousand containers need less.
 const MAX_BYTES: u64 = 16 << 20;
 
 impl Recording {
@@ -39,13 +39,13 @@ impl Recording {
         Self { path: directory.join("containers.tsv"), parsed: Vec::new(), text: Vec::new() }
     }
 
-    /// Returns the containers by id; `None` if they are the same as in the last call.
+    /// Returns the containers, sorted by id. Returns `None` if the file has not changed since the last call.
     ///
-    /// Fails with one line that names the file and quotes a malformed line.
+    /// Fails with one line that names the file. If a line is malformed, the error quotes it.
     fn containers(&mut self) -> Result<Option<Vec<Container>>, String> {
         let fail = |cause: String| format!("cannot read {:?}: {cause}", self.path);
         self.text.clear();
-        // Reading a pipe could block, and reading a device might never end.
+        // Only a regular file is read: a pipe could block the read, and a device might never end.
         let is_file = fs::metadata(&self.path).map_err(|error| fail(plain(&error)))?.is_file();
         if !is_file {
             return Err(fail("it is not a file".into()));
@@ -65,7 +65,7 @@ impl Recording {
     }
 }
 
-/// A listing reads one small file, so each call of `take_listing` does this.
+/// A listing only reads one small file, so `take_listing` does it at once.
 impl Source for Recording {
     fn describe(&self) -> String {
         format!("containers are those of the recording in {:?}", self.path.parent().unwrap_or(&self.path))
@@ -97,7 +97,8 @@ impl Source for Recording {
     }
 }
 
-/// Returns the containers of a `containers.tsv` by id. Bytes that are not UTF-8 become U+FFFD.
+/// Returns the containers in the text of a `containers.tsv`, sorted by id. Bytes that are not UTF-8 become
+/// U+FFFD.
 ///
 /// Fails with a text that quotes the malformed line.
 pub fn parse(text: &[u8]) -> Result<Vec<Container>, String> {
@@ -134,8 +135,8 @@ pub fn parse(text: &[u8]) -> Result<Vec<Container>, String> {
     Ok(containers)
 }
 
-/// Writes a new recording. The directory is created with the first file, so that an empty recording leaves
-/// nothing.
+/// Writes a new recording. The directory is created with the first file, so that no directory is left if
+/// there is nothing to record.
 #[derive(Debug)]
 pub struct Writer {
     directory: PathBuf,
@@ -143,7 +144,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Prepares a recording in `directory`, which must not exist, while its parent must.
+    /// Prepares a recording in `directory`. The directory must not exist, but its parent must.
     pub fn new(directory: &Path) -> Result<Self, String> {
         let fail = |cause: &str| format!("cannot record to {directory:?}: {cause}");
         match fs::symlink_metadata(directory) {
@@ -157,7 +158,7 @@ impl Writer {
         Ok(Self { directory: directory.to_owned(), is_made: false })
     }
 
-    /// Creates the directory once.
+    /// Creates the directory, unless this was done before.
     fn make(&mut self) -> Result<(), String> {
         if !self.is_made {
             fs::create_dir(&self.directory)
@@ -186,10 +187,10 @@ impl Writer {
         write(&self.directory.join("cgroup").join(name), content)
     }
 
-    /// Writes the containers.
+    /// Writes the list of containers.
     pub fn containers<'a>(&mut self, containers: impl Iterator<Item = &'a Container>) -> Result<(), String> {
         self.make()?;
-        // containerd and Kubernetes allow neither tab nor newline in a name.
+        // containerd and Kubernetes allow no tab and no newline in a name, so this usually changes nothing.
         let cell = |text: &str| text.replace(['\t', '\n', '\r'], " ");
         let mut text = format!("{HEADER}\n");
         for Container { id, init_pid, namespace, pod, name } in containers {
@@ -201,7 +202,7 @@ impl Writer {
     }
 }
 
-/// Writes a file, and creates its directories.
+/// Writes a file. Creates its directories if needed.
 fn write(path: &Path, content: &[u8]) -> Result<(), String> {
     fs::create_dir_all(path.parent().unwrap_or(path))
         .and_then(|()| fs::write(path, content))

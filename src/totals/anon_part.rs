@@ -1,21 +1,21 @@
-//! The parts of anonymous memory: their names and kinds.
+//! The parts of anonymous memory by use: their names and kinds.
 
 /// What a part of anonymous memory is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnonPart {
     /// Stacks of threads other than the main thread.
     ThreadStacks,
-    /// The heaps from which glibc's malloc serves threads other than the main thread.
+    /// The heaps from which glibc's malloc gives memory to threads other than the main thread.
     MallocArenas,
     /// The heap of a Java virtual machine.
     JavaHeap,
     /// Metadata of Java classes: metaspace and the class space.
     JavaClasses,
-    /// Machine code that the process has made itself.
+    /// Machine code that the process itself has made.
     JitCode,
     /// The heap of Go programs.
     GoHeap,
-    /// The heap of V8, as in Node.js and Chromium.
+    /// The heap of V8, the JavaScript engine of Node.js and Chromium.
     V8Heap,
     /// The heap of jemalloc or mimalloc.
     Allocator,
@@ -39,7 +39,7 @@ impl AnonPart {
         Self::ALL.into_iter().find(|part| part.path().as_bytes() == path)
     }
 
-    /// Returns the value of the label `path`; `~` means that the use is inferred.
+    /// Returns the value of the label `path`. The `~` in it means that the use is inferred.
     pub fn path(self) -> &'static str {
         self.names().0
     }

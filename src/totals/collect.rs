@@ -1,4 +1,4 @@
-//! Collects the commands and rows of a view from the readings and their sums, before anything is folded.
+//! Collects the commands and rows of a view from the readings and their sums. Nothing is folded yet.
 
 use std::ops::Range;
 
@@ -10,27 +10,29 @@ use super::rows::{OTHER_COMMAND, OTHER_PATH, Rows, Summed};
 use super::sums::Totals;
 use super::table;
 
-/// Scratch that is kept from one view to the next, so that collecting allocates nothing.
+/// Memory that is reused for each view, so that collecting allocates nothing.
 #[derive(Debug, Default)]
 pub(super) struct Collector {
-    /// The processes that count, if each has its own rows: the position of its command, a number that sorts
-    /// pids as texts, and the number of its reading.
+    /// If each process has its own series: the processes in the sums. An entry is the position of the
+    /// process's command, a number that sorts pids as texts, and the number of its reading.
     processes: Vec<(u32, u64, u32)>,
-    /// The series of one reading: for each the position of its row, its number, and its place in the reading.
+    /// The series of one reading. An entry is the position of the series in the sort order, its number, and
+    /// its place in the reading.
     entries: Vec<(u32, u32, u32)>,
-    /// The totals of one command or process by kind.
+    /// The totals of one command or process, by kind.
     kinds: [Totals; N_KINDS],
 }
 
-/// A command that is being collected: its position in the view, and the row `[other]` once it has one.
+/// The command that is being collected: its position in the view, and the position of its row `[other]`, once
+/// there is one.
 struct Current {
     command: usize,
     other: Option<usize>,
 }
 
 impl Collector {
-    /// Fills `rows` with what `selects` selects: it gets the label text of a container without its
-    /// closing brace, and the escaped name of a command in it.
+    /// Fills `rows` with the commands for which `selects` returns true. `selects` gets the container's label
+    /// text without the closing brace, and the command's escaped name.
     pub(super) fn collect(
         &mut self,
         rows: &mut Rows,
@@ -44,7 +46,7 @@ impl Collector {
         let table = summed.table;
         let order = &table.order;
         let (mut start, mut first_process) = (0, 0);
-        // The container of the last command, and whether it has the command `[other]` yet.
+        // The container of the last command, and whether it already has the command `[other]`.
         let mut container: Option<(u32, bool)> = None;
         for (position, &id) in (0..).zip(&order.commands) {
             let command = table.commands.get(id);
@@ -82,7 +84,7 @@ impl Collector {
         self.entries.shrink_to(1024);
     }
 
-    /// Sorts the processes that count by command, then by the text of their pid.
+    /// Sorts the processes that are in the sums: first by command, then by their pid as text.
     fn sort_processes(&mut self, summed: Summed<'_>) {
         self.processes.shrink_to(2 * self.processes.len());
         self.processes.clear();
@@ -96,7 +98,7 @@ impl Collector {
         self.processes.sort_unstable();
     }
 
-    /// Adds a command with all its processes.
+    /// Adds a command as one entry, with the sum of its processes.
     fn add_command(
         &mut self,
         rows: &mut Rows,
@@ -131,7 +133,7 @@ impl Collector {
         end(rows, &mut current);
     }
 
-    /// Adds the processes of a command.
+    /// Adds each process of a command as its own entry.
     fn add_processes(
         &mut self,
         rows: &mut Rows,
@@ -200,14 +202,15 @@ impl Collector {
         end(rows, &mut current);
     }
 
-    /// Adds the command `[other]` to the last container, if it has none yet.
+    /// Adds the command `[other]` to a container after its last command, unless the container already has
+    /// one.
     fn end_container(&mut self, rows: &mut Rows, summed: Summed<'_>, container: Option<(u32, bool)>) {
         if let Some((container, false)) = container {
             self.add_other(rows, summed, container);
         }
     }
 
-    /// Adds the command `[other]` to a container, if commands may fold into it.
+    /// Adds the command `[other]` to a container, if commands may be folded into it.
     fn add_other(&mut self, rows: &mut Rows, summed: Summed<'_>, container: u32) {
         if rows.shape.max_samples == 0 {
             return;
@@ -225,7 +228,8 @@ impl Collector {
         end(rows, &mut current);
     }
 
-    /// Adds the rows of the kinds that were summed, or of all kinds, and clears the sums.
+    /// Adds the rows of the kinds that have mappings. If `all` is true, adds the rows of all kinds. Clears
+    /// the sums.
     fn add_kinds(&mut self, rows: &mut Rows, command: usize, all: bool) {
         for (kind, totals) in (0..).zip(&mut self.kinds) {
             let (label, len) = (Label::Kind(kind), KIND_LABELS[kind as usize].len());
@@ -258,7 +262,8 @@ fn begin(rows: &mut Rows, container: u32, id: Option<u32>, label_len: usize) -> 
     Current { command, other: None }
 }
 
-/// Adds the row of a path. If paths may fold, the row `[other]` is added at its place.
+/// Adds the row of a path. If paths may be folded, also adds the row `[other]`, at its place in the sort
+/// order.
 fn add_path(
     rows: &mut Rows,
     summed: Summed<'_>,
@@ -295,7 +300,7 @@ fn end(rows: &mut Rows, current: &mut Current) {
     (command.rows.end, command.other) = (n_rows, current.other);
 }
 
-/// Returns a number for each pid in which the decimal texts are in order: 1, 10, 2.
+/// Returns a number that sorts pids like their decimal texts: 1, 10, 2.
 fn order_as_text(pid: u32) -> u64 {
     let (mut digits, mut n_digits, mut rest) = (0, 0, pid);
     loop {

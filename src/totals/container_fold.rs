@@ -1,8 +1,8 @@
 //! Folds the commands and paths of one container until its samples are within its share.
 //!
-//! The largest commands keep their names, as many as fit into the share with one row each; the others become
-//! `comm="[other]"`. The rest of the share goes to the largest paths of the named commands; their other paths
-//! become `path="[other]"` of the command.
+//! As many commands as fit into the share with one row each keep their names, the largest first. The other
+//! commands are folded into `comm="[other]"`. The rest of the share goes to the largest paths of the named
+//! commands. The other paths of a command are folded into its `path="[other]"`.
 
 use std::ops::Range;
 
@@ -11,18 +11,18 @@ use super::other::{Candidate, merge_smallest};
 use super::row::{Command, Label, Outline, Source};
 use super::rows::{OTHER_PATH, Rows, Summed};
 
-/// One container in a view: its cost, and what is folded.
+/// One container in a view, with its cost in samples, and how much of it is folded.
 #[derive(Debug)]
 pub(super) struct ContainerFold {
     pub(super) container: u32,
     /// The positions of the container's commands.
     pub(super) commands: Range<usize>,
     pub(super) cost: usize,
-    /// The number of paths that are folded.
+    /// How many paths are folded.
     pub(super) n_folded: u64,
 }
 
-/// What folding needs for each container.
+/// Memory that is reused for each container.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     candidates: Vec<Candidate>,
@@ -36,7 +36,8 @@ impl Scratch {
     }
 }
 
-/// Returns the cost of a command's rows when as much as possible is folded: one path, or all kinds.
+/// Returns how many samples a command's rows cost if as much as possible is folded. Paths fold into a single
+/// row. Kinds do not fold.
 fn least_cost(rows: &Rows, command: &Command) -> usize {
     if rows.shape.group_by == GroupBy::Path {
         return rows.shape.cost(command.label_len + OTHER_PATH.len(), &command.fold.sum);
@@ -44,13 +45,13 @@ fn least_cost(rows: &Rows, command: &Command) -> usize {
     rows_cost(rows, command)
 }
 
-/// Returns the cost of a command's rows when nothing is folded.
+/// Returns how many samples a command's rows cost if nothing is folded.
 fn rows_cost(rows: &Rows, command: &Command) -> usize {
     rows.rows[command.rows.clone()].iter().map(|row| rows.cost_of(row)).sum()
 }
 
 impl ContainerFold {
-    /// Folds until the container is within its share, or one row is left.
+    /// Folds until the container is within its share, or has only one row.
     pub(super) fn fold(&mut self, rows: &mut Rows, summed: Summed<'_>, share: usize, scratch: &mut Scratch) {
         self.fold_commands(rows, summed, share, scratch);
         if rows.shape.group_by == GroupBy::Path {
@@ -58,8 +59,7 @@ impl ContainerFold {
         }
     }
 
-    /// If the commands do not all fit into the share with their paths folded, folds the smallest commands
-    /// until the others fit.
+    /// Folds the smallest commands until the others fit into the share, each with all its paths folded.
     fn fold_commands(&mut self, rows: &mut Rows, summed: Summed<'_>, share: usize, scratch: &mut Scratch) {
         let Scratch { candidates, n_named } = scratch;
         candidates.clear();
@@ -104,7 +104,7 @@ impl ContainerFold {
         self.cost = self.cost + full_cost(rows) - full_before;
     }
 
-    /// Adds the rows and processes of a command to those of `other`.
+    /// Adds the rows and the processes of a command to those of the command `other`.
     fn fold_command(&mut self, rows: &mut Rows, summed: Summed<'_>, position: usize, other: usize) {
         for row in rows.commands[position].rows.clone() {
             rows.rows[row].is_folded = true;
@@ -156,7 +156,8 @@ impl ContainerFold {
         }
     }
 
-    /// Shows a path that is alone in `[other]` under its name, which takes the same number of samples.
+    /// If the row `[other]` of a command stands for a single path, shows the path under its name instead.
+    /// Keeps `[other]` if the name would need more samples than the share allows.
     fn unfold_single(&mut self, rows: &mut Rows, summed: Summed<'_>, position: usize, share: usize) {
         let command = &rows.commands[position];
         let Some(other) = command.other.filter(|_| command.fold.n_paths == 1) else { return };
@@ -174,7 +175,8 @@ impl ContainerFold {
     }
 }
 
-/// Adds a path to `[other]` of its command. Returns the new cost of the container.
+/// Folds a path: adds its totals to the row `[other]` of its command. Returns the container's new cost in
+/// samples.
 fn fold_path(rows: &mut Rows, summed: Summed<'_>, row: usize, cost: usize) -> usize {
     let command = &mut rows.commands[rows.rows[row].command as usize];
     (command.fold.n_paths, command.fold.last_path) = (command.fold.n_paths + 1, row);

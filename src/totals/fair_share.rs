@@ -1,8 +1,8 @@
-//! Divides a limit among containers, so that none can use up the share of another.
+//! Divides a limit among containers, so that no container can use up another one's share.
 
-/// What remains of a limit, and the number of containers still to come. Containers come in the order of their
-/// needs, the smallest first. Each may use an equal part of the remainder, so an unused part goes to the
-/// containers after it, and no share is smaller than the one before.
+/// What is left of a limit, and how many containers still get a share of it. The container with the smallest
+/// need comes first. Each container gets an equal part of what is left. If a container needs less than its
+/// part, the rest goes to the later ones. So no share is smaller than the one before it.
 #[derive(Debug)]
 pub(super) struct FairShare {
     left: usize,
@@ -15,12 +15,12 @@ impl FairShare {
         Self { left: limit, n_left: n }
     }
 
-    /// Returns what the next container may use.
+    /// Returns the share of the next container.
     pub(super) fn next(&self) -> usize {
         self.left / self.n_left.max(1)
     }
 
-    /// Subtracts what the next container uses.
+    /// Subtracts what the next container really uses.
     pub(super) fn take(&mut self, used: usize) {
         self.left = self.left.saturating_sub(used);
         self.n_left -= 1;

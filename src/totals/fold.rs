@@ -1,7 +1,7 @@
-//! Folds into `[other]` what exceeds `--max-samples`. Every sum stays the same.
+//! Folds the smallest paths and commands into `[other]` to stay within `--max-samples`. No sum changes.
 //!
-//! Each container gets a fair share of the samples; one that needs more folds its commands and paths, see
-//! [`container_fold`](super::container_fold).
+//! Each container has a fair share of the samples. A container that needs more folds its commands and paths,
+//! see [`container_fold`](super::container_fold).
 
 use std::cmp::Reverse;
 
@@ -14,17 +14,17 @@ use super::table::Table;
 /// Folded paths are reported for at most this many containers.
 const MAX_REPORTED: usize = 100;
 
-/// The containers for which folded paths are reported, and scratch for the next view.
+/// The containers for which folded paths are reported, and memory that is reused for the next view.
 #[derive(Debug, Default)]
 pub(super) struct Folding {
-    /// The number of each container, and of its paths that are summed as `[other]`.
+    /// The number of each reported container, and how many of its paths are folded or merged into `[other]`.
     reported: Vec<(u32, u64)>,
     containers: Vec<ContainerFold>,
     scratch: Scratch,
 }
 
 impl Folding {
-    /// Folds until the samples are within the limit, or until each container above its share has one row
+    /// Folds until the samples are within the limit, or until each container above its share has only one row
     /// left.
     pub(super) fn fold(&mut self, rows: &mut Rows, summed: Summed<'_>) {
         self.containers.clear();
@@ -45,7 +45,7 @@ impl Folding {
         self.choose_reported(rows, summed.table);
     }
 
-    /// Measures what each container and each command costs.
+    /// Computes how many samples each container and each command costs.
     fn measure(&mut self, rows: &mut Rows) {
         for position in 0..rows.commands.len() {
             let command = &rows.commands[position];
@@ -56,7 +56,8 @@ impl Folding {
             }
             let (container, n_processes) = (command.container, command.n_processes);
             let before = &rows.commands[command.first_of_name..position];
-            // A command without processes has no sample for the number of processes.
+            // Each command name has one sample for its number of processes. A command without processes has
+            // no such sample.
             let is_first = n_processes > 0 && before.iter().all(|before| before.n_processes == 0);
             let cost = fold.cost + usize::from(is_first);
             match self.containers.last_mut().filter(|last| last.container == container) {
@@ -82,7 +83,7 @@ impl Folding {
                 reported.push((command.container, table.containers.get(command.container).n_folded));
             }
         }
-        // Both lists are in the order of the label texts.
+        // Both lists are in the order of the label texts, so they can be joined by position.
         containers.sort_unstable_by_key(|container| container.commands.start);
         for (reported, container) in reported.iter_mut().zip(&*containers) {
             reported.1 += container.n_folded;
@@ -96,8 +97,8 @@ impl Folding {
         }
     }
 
-    /// Returns the label text without its closing brace, and the number of folded paths of each container
-    /// with folded paths; if there are more than 100, of those with the most.
+    /// Returns the label text (without its closing brace) and the number of folded paths of each container
+    /// with folded paths. If there are more than 100 such containers, returns those with the most.
     pub(super) fn reported<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = (&'a str, u64)> {
         self.reported.iter().map(|&(id, n_folded)| (&*table.containers.get(id).labels, n_folded))
     }
@@ -116,11 +117,11 @@ mod tests {
     use crate::totals::table::ContainerKey;
     use crate::totals::view::View;
 
-    /// A node in which each series has 3 samples, and each command one more.
+    /// A node for tests. Each series has 3 samples, and each command has one more.
     struct Node {
         snapshot: Snapshot,
         view: View,
-        /// Container, command, pid, path, resident bytes.
+        /// The mappings: container, command, pid, path, resident bytes.
         mapped: Vec<(u32, String, u32, String, u64)>,
     }
 
@@ -135,7 +136,7 @@ mod tests {
             self.mapped.extend(mappings.map(|(path, rss)| (container, comm.to_owned(), pid, path, rss)));
         }
 
-        /// Sums and folds the readings.
+        /// Sums the readings and folds the sums.
         fn fold(&mut self) {
             let mut readings = Vec::new();
             for mapped in self.mapped.chunk_by(|a, b| a.2 == b.2) {
@@ -197,8 +198,8 @@ mod tests {
         let mappings = [("/big", 900), ("/m", 20), ("/n", 20), ("/o", 30)];
         node.process(0, "a", mappings.iter().map(|&(path, rss)| (path.to_owned(), rss)));
         node.process(0, "b", [("/tiny".to_owned(), 1)].into_iter());
-        // The smallest path, /tiny, is alone in `[other]`, so it keeps its name. Of two paths of equal size,
-        // the first folds first.
+        // The smallest path, /tiny, would be alone in `[other]`, so it keeps its name. If two paths have the
+        // same size, the first one is folded first.
         let folded = [
             (r#"{c="0",comm="a",path="/big"}"#, 900),
             (r#"{c="0",comm="a",path="/o"}"#, 30),
@@ -225,7 +226,7 @@ mod tests {
         assert_eq!(node.n_folded(), 2);
     }
 
-    /// However many paths a container has, and of any size, other containers lose no name.
+    /// One container with many large paths does not make another container lose a name.
     #[test]
     fn no_container_folds_the_paths_of_another() {
         for rss in [0, 1 << 25] {
@@ -280,7 +281,7 @@ mod tests {
         }
     }
 
-    /// The text of a long path is repeated in each of its samples.
+    /// Long paths cost more samples, because a path's text is repeated in each sample.
     #[test]
     fn long_paths_count_as_several_samples() {
         let mut node = Node::new(Shape { max_samples: 300, ..Shape::default() });

@@ -18,7 +18,7 @@ pub enum GroupBy {
 /// The number of kinds.
 pub(super) const N_KINDS: usize = 15;
 
-/// The label of each kind, sorted alphabetically. The first one is that of mappings with unknown paths.
+/// The label of each kind, in alphabetical order. The first one is for mappings whose paths are unknown.
 pub(super) const KIND_LABELS: [&str; N_KINDS] = [
     r#",kind="[other]"}"#,
     r#",kind="anon"}"#,
@@ -44,8 +44,8 @@ pub(super) fn kind_position(path: &str) -> u8 {
     KIND_LABELS.iter().position(is_label_of).expect("every kind has a label") as u8
 }
 
-/// Returns the position of the kind that is shown for the one at this position: without parts, all anonymous
-/// memory is of one kind.
+/// Returns the position of the kind under which this kind is shown. If anonymous memory is not split into
+/// parts, all of it is shown as one kind.
 pub(super) fn shown_kind(kind: u8, anon_parts: bool) -> usize {
     const ANON: usize = 1;
     match usize::from(kind) {
@@ -54,8 +54,8 @@ pub(super) fn shown_kind(kind: u8, anon_parts: bool) -> usize {
     }
 }
 
-/// Returns the kind of mapping that a path stands for, which is the value of the label `kind`. The names are
-/// the kernel's; the tests name the source of each.
+/// Returns the value of the label `kind` for a path. The kernel defines the names; the tests give the source
+/// file of each.
 pub fn kind(path: &[u8]) -> &'static str {
     let begins = |beginnings: &[&str]| beginnings.iter().any(|b| path.starts_with(b.as_bytes()));
     match path {
@@ -74,13 +74,14 @@ pub fn kind(path: &[u8]) -> &'static str {
     }
 }
 
-/// Returns the part to which memory that a program itself has named belongs, if it has the use of one.
+/// Returns the part for memory that the program itself has named, if the name shows the use.
 fn named_part(path: &[u8]) -> Option<AnonPart> {
     let begins = |beginning: &str| path.starts_with(beginning.as_bytes());
     match path {
         // runtime/malloc.go
         b"[anon: Go: heap]" | b"[anon: Go: heap reservation]" => Some(AnonPart::GoHeap),
-        // malloc/arena.c and nptl/nptl-stack.c, with the tunable glibc.mem.decorate_maps
+        // glibc gives these names with the tunable glibc.mem.decorate_maps (malloc/arena.c,
+        // nptl/nptl-stack.c).
         b"[anon: glibc: malloc arena]" => Some(AnonPart::MallocArenas),
         b"[anon: glibc: unused stack]" => Some(AnonPart::ThreadStacks),
         _ if begins("[anon: glibc: pthread ") => Some(AnonPart::ThreadStacks),
@@ -94,12 +95,13 @@ fn named_part(path: &[u8]) -> Option<AnonPart> {
 mod tests {
     use super::*;
 
-    /// Every name that the kernel gives a mapping, with the source file that does so, as of Linux 6.18.
+    /// Each name that the kernel gives to a mapping, with the source file in Linux 6.18.
     #[test]
     fn every_kernel_name_has_its_kind() {
         for (path, expected) in [
-            // fs/proc/task_mmu.c, get_vma_name: no file and no name; names by PR_SET_VMA_ANON_NAME; the heap;
-            // the stack, until 4.5 that of each thread
+            // fs/proc/task_mmu.c, get_vma_name, prints these for a mapping without a file and a name, for
+            // names set by PR_SET_VMA_ANON_NAME, for the heap, and for the main thread's stack. Up to Linux
+            // 4.4, it also prints names for the stacks of other threads.
             ("", "anon"),
             ("[anon]", "anon"),
             ("[anon:glibc: malloc]", "anon"),
@@ -112,7 +114,7 @@ mod tests {
             ("[anon: Go: heap reservation]", "anon_go_heap"),
             ("[anon: Go: heap index]", "anon"),
             ("[anon:v8]", "anon_v8_heap"),
-            // what the exporter infers
+            // The exporter infers these names.
             ("[anon ~thread stacks]", "anon_thread_stack"),
             ("[anon ~malloc arenas]", "anon_malloc_arena"),
             ("[anon ~java heap]", "anon_java_heap"),
@@ -126,38 +128,42 @@ mod tests {
             ("[heap]", "heap"),
             ("[stack]", "stack"),
             ("[stack:42]", "stack"),
-            // fs/hugetlbfs/inode.c, hugetlb_file_setup: MAP_ANONYMOUS | MAP_HUGETLB, a System V segment, a
-            // memfd; a file of hugetlbfs
+            // fs/hugetlbfs/inode.c, hugetlb_file_setup, names memory of MAP_ANONYMOUS | MAP_HUGETLB, a System
+            // V segment, and a memfd. The fourth path is a file on hugetlbfs.
             ("/anon_hugepage (deleted)", "anon"),
             ("/SYSV0000002a (deleted)", "shm"),
             ("/memfd:x (deleted)", "shm"),
             ("/dev/hugepages/x", "shm"),
             ("/anon_hugepage", "file"),
-            // mm/shmem.c, shmem_zero_setup: MAP_SHARED | MAP_ANONYMOUS, and /dev/zero mapped shared
+            // mm/shmem.c, shmem_zero_setup, names memory of MAP_SHARED | MAP_ANONYMOUS, and /dev/zero mapped
+            // shared.
             ("/dev/zero (deleted)", "shm"),
-            // drivers/char/mem.c, mmap_zero: /dev/zero mapped privately is anonymous memory
+            // drivers/char/mem.c, mmap_zero: a private mapping of /dev/zero is anonymous memory
             ("/dev/zero", "anon"),
             // ipc/shm.c, newseg
             ("/SYSV00000000 (deleted)", "shm"),
             // mm/memfd.c
             ("/memfd:a\\012b (deleted)", "shm"),
             ("/memfd: (deleted)", "shm"),
-            // mm/secretmem.c; virt/kvm/guest_memfd.c, a guest's memory
+            // mm/secretmem.c names secret memory. virt/kvm/guest_memfd.c names the memory of a virtual
+            // machine.
             ("/secretmem (deleted)", "shm"),
             ("/[kvm-gmem] (deleted)", "shm"),
-            // a tmpfs at its usual place; at other mount points it cannot be recognized
+            // A tmpfs at the usual mount point can be recognized. At other mount points, its files look like
+            // any file.
             ("/dev/shm/x", "shm"),
             ("/dev/shm/x (deleted)", "shm"),
             ("/dev/shm", "special"),
             ("/run/x", "file"),
-            // drivers/gpu/drm/i915/gem/i915_gem_shmem.c, drivers/gpu/drm/drm_gem.c: buffers in shared memory
+            // drivers/gpu/drm/i915/gem/i915_gem_shmem.c and drivers/gpu/drm/drm_gem.c name graphics buffers
+            // in shared memory.
             ("/i915 (deleted)", "shm"),
             ("/drm mm object (deleted)", "shm"),
-            // drivers/dma-buf/dma-buf.c; until 5.2 an anon_inode
+            // drivers/dma-buf/dma-buf.c names these. Up to Linux 5.2, such a buffer was an anon_inode.
             ("/dmabuf:", "special"),
             ("/dmabuf:frame", "special"),
             ("anon_inode:dmabuf", "special"),
-            // memory of a device or of the kernel: unlike file pages, its resident pages cannot be dropped
+            // memory of a device or of the kernel: its resident pages cannot be dropped as those of files can
             ("/dev/nvidia0", "special"),
             ("/dev/nvidiactl", "special"),
             ("/dev/nvidia-uvm", "special"),
@@ -172,7 +178,7 @@ mod tests {
             // fs/aio.c, aio_private_file
             ("/[aio] (deleted)", "special"),
             ("/[aio]", "file"),
-            // fs/anon_inodes.c, which many subsystems use
+            // fs/anon_inodes.c names these, and many subsystems use it.
             ("anon_inode:[perf_event]", "special"),
             ("anon_inode:[io_uring]", "special"),
             ("anon_inode:i915.gem", "special"),
@@ -180,8 +186,8 @@ mod tests {
             ("anon_inode:bpf-map", "special"),
             // net/socket.c, sockfs_dname
             ("socket:[1]", "special"),
-            // arch/x86/entry/vdso/vma.c, arch/x86/entry/vsyscall/vsyscall_64.c, kernel/events/uprobes.c,
-            // arch/arm/kernel/process.c
+            // arch/x86/entry/vdso/vma.c, arch/x86/entry/vsyscall/vsyscall_64.c, kernel/events/uprobes.c and
+            // arch/arm/kernel/process.c name these.
             ("[vdso]", "special"),
             ("[vvar]", "special"),
             ("[vvar_vclock]", "special"),

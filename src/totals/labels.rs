@@ -1,12 +1,12 @@
-//! Label text: the text between the braces of a sample.
+//! Makes label text: the text between the braces of a sample.
 //!
-//! Values are escaped as the text format requires (Prometheus, "Exposition formats"): `\`, `"` and newline.
-//! Names that workloads choose may be any bytes; those that are not UTF-8 become U+FFFD.
+//! The text format requires that `\`, `"` and newline in values are escaped (Prometheus, "Exposition
+//! formats"). Workloads choose some of the names, so these may have any bytes. Bytes that are not UTF-8
+//! become U+FFFD.
 
 use std::fmt::Write as _;
 
-/// Returns the beginning of the label text of everything in a container:
-/// `{namespace="..",pod="..",container=".."`.
+/// Returns the beginning of the label text of a container: `{namespace="..",pod="..",container=".."`.
 pub fn container(namespace: &str, pod: &str, container: &str) -> String {
     let mut text = String::new();
     push(&mut text, "{namespace=\"", namespace);
@@ -23,7 +23,7 @@ pub fn pod(namespace: &str, pod: &str) -> String {
     text
 }
 
-/// Appends the label text of a command: the container's text, then the command name.
+/// Appends the beginning of the label text of a command: the container's text and the command name.
 pub fn command(text: &mut String, container: &str, comm: &str) {
     text.push_str(container);
     push(text, ",comm=\"", comm);
@@ -34,7 +34,7 @@ pub fn push_pid(text: &mut String, pid: u32) {
     let _ = write!(text, ",pid=\"{pid}\""); // writing to a String cannot fail
 }
 
-/// Appends a label. `begin` is everything before the value: the comma, the name and `="`.
+/// Appends a label. `begin` is everything before its value: the comma or brace, the name and `="`.
 pub fn push(text: &mut String, begin: &str, value: &str) {
     text.push_str(begin);
     let mut rest = value;
@@ -51,8 +51,8 @@ pub fn push(text: &mut String, begin: &str, value: &str) {
     text.push('"');
 }
 
-/// Appends the unescaped form of a value that [`push`] escaped. If it is longer than `max_len` bytes, it is
-/// cut and ends with an ellipsis.
+/// Appends the original of a value that [`push`] has escaped. A value longer than `max_len` bytes is cut, and
+/// ends with an ellipsis.
 pub fn push_unescaped(text: &mut String, escaped: &str, max_len: usize) {
     let end = text.len() + max_len;
     let mut chars = escaped.chars();
@@ -67,7 +67,7 @@ pub fn push_unescaped(text: &mut String, escaped: &str, max_len: usize) {
     }
 }
 
-/// Returns namespace, pod and container of a text from [`container`].
+/// Returns the namespace, pod and container from a text that [`container`] has made.
 pub fn values_of_container(text: &str) -> [String; 3] {
     let mut rest = text;
     [(); 3].map(|()| {
@@ -86,7 +86,7 @@ pub fn values_of_container(text: &str) -> [String; 3] {
     })
 }
 
-/// Returns `bytes` as text, built in `scratch` if they are not UTF-8.
+/// Returns `bytes` as text. If they are not UTF-8, the text is built in `scratch`.
 pub fn lossy<'a>(bytes: &'a [u8], scratch: &'a mut String) -> &'a str {
     if let Ok(text) = std::str::from_utf8(bytes) {
         return text;

@@ -6,45 +6,46 @@ use super::labels::push_unescaped;
 use super::table::{ContainerKey, Table};
 use crate::smaps::fields::PSS;
 
-/// The maximum number of paths that are named.
+/// How many paths are listed with their names.
 pub const MAX_PATHS: usize = 10;
-/// The maximum number of paths with a size.
+/// How many paths are listed with their sizes.
 pub const MAX_SIZES: usize = 32;
-/// Names are cut to this length, because they are kept.
+/// The maximum length of a name in bytes. Longer names are cut, because OOM records keep them.
 const MAX_NAME_LEN: usize = 256;
 
 /// The largest paths of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Largest {
-    /// The proportional bytes of all paths of the container.
+    /// The proportional bytes of all paths of the container together.
     pub pss: u64,
     /// The name of the container's largest command.
     pub command: String,
-    /// The largest paths, up to [`MAX_PATHS`], in descending order.
+    /// The largest paths, at most [`MAX_PATHS`], in descending order.
     pub paths: Vec<Part>,
-    /// The sizes of more of them.
+    /// The sizes of these and further paths.
     pub sizes: Sizes,
 }
 
-/// The sizes of the largest paths of a container, up to [`MAX_SIZES`], in descending order: a hash of the
-/// command and the path, and the proportional bytes.
+/// The sizes of a container's largest paths, at most [`MAX_SIZES`], in descending order. An entry is a hash
+/// of command and path, and the path's proportional bytes.
 pub type Sizes = Vec<(u64, u64)>;
 
-/// The memory that one command maps of one path.
+/// The memory of one path in one command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Part {
     /// The command's name.
     pub command: String,
-    /// The path; `[other]` stands for all paths that are not known by name.
+    /// The path; `[other]` stands for all paths whose names are not kept.
     pub path: String,
-    /// The size in proportional bytes.
+    /// The proportional bytes.
     pub pss: u64,
-    /// The growth since the earlier sizes; `None` before [`Largest::compare`].
+    /// How much the path has grown since an earlier time; `None` before [`Largest::compare`].
     pub growth: Option<i64>,
 }
 
 impl Largest {
-    /// Sets the growth of each path since these sizes. A path that was not among them counts as 0 then.
+    /// Sets how much each path has grown since the sizes in `earlier`. A path that `earlier` lacks had 0
+    /// bytes.
     pub fn compare(&mut self, earlier: &Sizes) {
         for (part, (hash, pss)) in self.paths.iter_mut().zip(&self.sizes) {
             let before = earlier.iter().find(|(other, _)| other == hash).map_or(0, |&(_, pss)| pss);
@@ -52,9 +53,9 @@ impl Largest {
         }
     }
 
-    /// Finds the largest paths of a container, as of the last sum. Returns whether there are any.
+    /// Finds the largest paths of a container in the last sums. Returns whether there are any.
     ///
-    /// `scratch` keeps its memory between calls.
+    /// `scratch` is memory that is reused between calls.
     pub fn find(&mut self, table: &Table, container: ContainerKey, scratch: &mut Vec<(u64, u32)>) -> bool {
         scratch.clear();
         self.pss = 0;
@@ -115,7 +116,8 @@ mod tests {
         ContainerKey(container.bytes().fold(0, |key, byte| 256 * key + u32::from(byte)))
     }
 
-    /// Returns a table of these mappings: container, command, path, PSS, and the anonymous part of the PSS.
+    /// Returns a table with these mappings. Each is given as container, command, path, PSS, and anonymous
+    /// bytes of the PSS.
     fn table(mapped: &[(&str, &str, &str, u64, u64)]) -> Table {
         let mut table = Table::default();
         for &(container, comm, path, pss, anonymous) in mapped {

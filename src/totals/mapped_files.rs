@@ -1,14 +1,15 @@
-//! How much a container maps of files on paths that a condition selects.
+//! How much a container maps of the files whose paths meet a condition.
 
 use super::labels::push_unescaped;
 use super::reading::ReadingId;
 use super::snapshot::Snapshot;
 use super::table::{ContainerKey, Table};
 
-/// Returns the proportional bytes of files that a container maps on paths for which `is_of` holds, as of the
-/// last sum. Pages of private mappings that processes have written to do not count.
+/// Returns how many proportional bytes of files a container maps, according to the last sums. Only files for
+/// whose paths `is_of` returns true count. File pages that a process has changed in a private mapping do not
+/// count.
 ///
-/// Returns `None` if that is unknown because files are merged into `[other]`.
+/// Returns `None` if files are merged into `[other]`, because then their paths are unknown.
 pub fn mapped_files(table: &Table, container: ContainerKey, is_of: impl Fn(&str) -> bool) -> Option<u64> {
     let Some(id) = table.container(container) else { return Some(0) };
     if table.containers.get(id).has_unnamed_files {
@@ -21,7 +22,7 @@ pub fn mapped_files(table: &Table, container: ContainerKey, is_of: impl Fn(&str)
     Some(mapped.sum())
 }
 
-/// Returns the same for the reading of one process. Files that are merged into `[other]` do not count.
+/// The same as [`mapped_files`], for one process. Files that are merged into `[other]` do not count.
 pub fn mapped_files_of(
     snapshot: &Snapshot,
     reading: &ReadingId,

@@ -1,9 +1,9 @@
-//! Keeps the memory of commands, series and readings within a limit, so that no workload can use up the
-//! exporter's memory.
+//! Limits the memory of commands, series and readings, so that no workload can use up the exporter's memory.
 //!
-//! Everything is kept while all containers together stay below the limit. Beyond it, each container has a
-//! fair share. In a container above its share, the smallest paths are merged into `[other]`, also in the
-//! readings, and new commands are not added: their processes count under `comm="[other]"`.
+//! While all containers together are below the limit, everything is kept. Above it, each container has a fair
+//! share. If a container exceeds its share, its smallest paths are merged into `[other]`, also in the
+//! readings. Such a container gets no new commands either: processes with a new name count as
+//! `comm="[other]"`.
 
 use super::fair_share::FairShare;
 use super::other::{Candidate, OTHER, merge_smallest};
@@ -12,18 +12,18 @@ use super::slab::Slab;
 use super::sums::Totals;
 use super::table::{Command, Series, Table};
 
-/// The approximate memory that a series takes in each reading that names it.
+/// About how many bytes a series takes in each reading that contains it.
 const READING_BYTES: usize = 24;
 
-/// Whether a container may use this much more memory for a new command, and all containers together stay
-/// below `max_bytes`.
+/// Whether a container may use `n_bytes` more for a new command. It may use them if all containers together
+/// then stay within `max_bytes`, or if the container itself stays within its fair share.
 pub(super) fn has_room(table: &Table, container: u32, n_bytes: usize, max_bytes: usize) -> bool {
     let fair_share = max_bytes / (table.containers.len() + 1);
     table.n_bytes + n_bytes <= max_bytes || table.containers.get(container).n_bytes + n_bytes <= fair_share
 }
 
-/// Whether a path is kept under its name. A new path that is no larger than the merged ones is not kept: it
-/// would reappear with every read and be merged again.
+/// Whether a path is kept under its name. If paths of the container were merged, a new path is kept only if
+/// it is larger than all of these. Otherwise each read would add it again, and it would be merged again.
 pub(super) fn admits_path(table: &Table, command: u32, value: &str, totals: &Totals) -> bool {
     let command = table.commands.get(command);
     let largest_merged = table.containers.get(command.container).largest_merged;
@@ -31,8 +31,8 @@ pub(super) fn admits_path(table: &Table, command: u32, value: &str, totals: &Tot
         || command.series.contains_key(value)
 }
 
-/// Admits paths of any size again: in all containers if half of the memory is free, else in those that use
-/// less than half of their share.
+/// Allows paths of any size again. If at least half of the memory is free, this applies to all containers,
+/// otherwise to those that use less than half of their share.
 pub(super) fn forget_merged(table: &mut Table, max_bytes: usize) {
     let share =
         if table.n_bytes <= max_bytes / 2 { max_bytes } else { max_bytes / (table.containers.len() + 1) };
@@ -41,8 +41,8 @@ pub(super) fn forget_merged(table: &mut Table, max_bytes: usize) {
     }
 }
 
-/// Measures the memory of all containers. If it is above `max_bytes`, merges the smallest paths of the
-/// containers above their share. The table must hold the sums of the readings.
+/// Measures the memory of all containers. If it exceeds `max_bytes`, merges the smallest paths of the
+/// containers above their share. The table must contain the sums of the readings.
 pub(super) fn keep_within(table: &mut Table, readings: &mut Slab<Reading>, max_bytes: usize) {
     measure(table, readings);
     if table.n_bytes <= max_bytes {
@@ -82,7 +82,7 @@ pub(super) fn keep_within(table: &mut Table, readings: &mut Slab<Reading>, max_b
     measure(table, readings);
 }
 
-/// Returns the paths that may be merged, each with its container, in the order of containers.
+/// Returns the paths that may be merged, each with its container. They are sorted by container.
 fn paths_by_container(table: &Table) -> Vec<(u32, Candidate)> {
     let mut paths: Vec<(u32, Candidate)> = Vec::new();
     for id in table.series.ids() {
@@ -96,7 +96,7 @@ fn paths_by_container(table: &Table) -> Vec<(u32, Candidate)> {
     paths
 }
 
-/// Adds the totals of a path to `[other]` of its command. Returns the number of bytes that this frees.
+/// Merges a path into `[other]` of its command. Returns how many bytes this frees.
 fn merge_path(table: &mut Table, id: u32) -> usize {
     let series = table.series.get(id);
     let (command, totals) = (series.command, series.totals);
@@ -113,7 +113,7 @@ fn n_bytes(series: &Series, command: &Command) -> usize {
     Series::n_bytes(series.labels.len(), series.labels.len() - command.labels.len())
 }
 
-/// Measures the memory of each container.
+/// Computes the memory of each container, and of all together.
 fn measure(table: &mut Table, readings: &Slab<Reading>) {
     let Table { containers, commands, series, .. } = table;
     containers.iter_mut().for_each(|container| container.n_bytes = 0);

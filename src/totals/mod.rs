@@ -1,10 +1,10 @@
 //! Sums the mappings of processes into series. Pure: no I/O.
 //!
-//! [`process_sums`] sums one process while it is read. A [`snapshot`] keeps the packed [`reading`] of each
-//! process and sums the readings into a [`table`] of containers, commands and paths, whatever is exported. A
-//! [`view`] of them is one exposition: [`collect`] finds its [`rows`]. [`memory`] keeps the memory of the
-//! table and the readings within a limit, and [`fold`] keeps the samples of a view within a limit; [`other`]
-//! decides for both what is summed as `[other]`. [`largest`] finds what fills a container.
+//! [`process_sums`] sums one process while it is read. A [`snapshot`] keeps a packed [`reading`] of each
+//! process, and sums the readings into a [`table`] of containers, commands and paths. A [`view`] turns the
+//! table into one exposition: [`collect`] finds its [`rows`]. [`memory`] limits the memory of the table and
+//! the readings, and [`fold`] limits the samples of a view. For both, [`other`] decides what is summed as
+//! `[other]`. [`largest`] finds the paths that fill a container.
 
 pub mod anon_part;
 mod collect;

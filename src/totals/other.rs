@@ -1,4 +1,5 @@
-//! Decides what is summed as `[other]`: always the smallest candidates, and only as many as a limit requires.
+//! Decides what is summed as `[other]`: always the smallest candidates, and only as many as the limit
+//! requires.
 //!
 //! | limit | what is summed as `[other]` | applied by |
 //! | --- | --- | --- |
@@ -6,25 +7,24 @@
 //! | [`max_bytes`] | paths of a command, commands of a container | [`memory`](super::memory) |
 //! | `--max-samples` | paths of a command, commands of a container | [`fold`](super::fold) |
 //!
-//! If the mappings of a process take too long to print, its memory is read as one sum, and all of it is
-//! `[other]`.
+//! If printing the mappings of a process takes the kernel too long, only their sum is read. Then all memory
+//! of the process is `[other]`.
 
 use super::sums::Size;
 
-/// The label value of everything that is not shown under its own name.
+/// The label value for everything that is not shown by name.
 pub const OTHER: &str = "[other]";
 
-/// The memory for all containers is limited to this much per sample that may be exported.
+/// The memory limit for all containers together: this many bytes for each sample that may be exported.
 const BYTES_PER_SAMPLE: usize = 128;
-/// The least value of that limit, which 100,000 samples have too. Paths are kept even where few samples are
-/// exported, for other views and for OOM records.
+/// The limit is never smaller than this, which is the limit for 100,000 samples. Paths are kept even if few
+/// samples are exported, because other views and OOM records need them.
 const MIN_BYTES: usize = 12_800_000;
-/// The value of that limit if the number of samples is not limited: far more than programs need, and far less
-/// than hostile paths could use.
+/// The limit if the number of samples is not limited. It is far more than programs need, and far less than
+/// hostile paths could use.
 const BYTES_WITHOUT_LIMIT: usize = 256 << 20;
 
-/// Returns the maximum memory of the commands, series and readings of all containers, with this
-/// `--max-samples`.
+/// Returns the memory limit for the commands, series and readings of all containers, given `--max-samples`.
 pub fn max_bytes(max_samples: usize) -> usize {
     match max_samples {
         0 => BYTES_WITHOUT_LIMIT,
@@ -32,12 +32,12 @@ pub fn max_bytes(max_samples: usize) -> usize {
     }
 }
 
-/// Something that may be summed as `[other]`: its size, its order among candidates of equal size, and its
-/// number.
+/// Something that may be summed as `[other]`: its size, a number that orders candidates of equal size, and
+/// its own number.
 pub(super) type Candidate = ((Size, u32), u32);
 
-/// Merges the smallest candidates while `cost` is above `limit`. `merge` takes the number of a candidate and
-/// the current cost, and returns the new cost. Returns the final cost.
+/// Merges the smallest candidates until `cost` is within `limit`. `merge` gets the number of a candidate and
+/// the current cost, and returns the new cost. Returns the last cost.
 pub(super) fn merge_smallest(
     candidates: &mut [Candidate],
     mut cost: usize,

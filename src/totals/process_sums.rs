@@ -1,8 +1,8 @@
-//! Sums what one process maps while it is read. The name and the container of the process are not needed
-//! here: they are known only when the read has ended.
+//! Sums what one process maps, while it is read. This does not need the process's name or container, which
+//! are known only after the read.
 //!
-//! [`ProcessSums`] has its own hash table over one text buffer, because the table is refilled for every
-//! process and std's map would allocate each key.
+//! [`ProcessSums`] has its own hash table with all texts in one buffer. The table is filled again for every
+//! process, and the standard library's map would allocate memory for each path.
 
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
@@ -16,39 +16,40 @@ use crate::smaps::scanner::Mapping;
 /// The totals of one process by path.
 #[derive(Debug)]
 pub struct ProcessSums {
-    /// The values, concatenated.
+    /// The texts of all values, one after another. A value is a path.
     text: Vec<u8>,
     sums: Vec<Sum>,
-    /// An open-addressing hash table: each entry is 0, or one more than a position in `sums`. The length is a
-    /// power of two, and at most half of the entries are used.
+    /// The hash table, with open addressing. An entry is 0 if it is free, or a position in `sums` plus one.
+    /// The length is a power of two, and at most half of the entries are used.
     table: Vec<u32>,
     hasher: RandomState,
-    /// The position of the last mapping's value. Neighbours such as the segments of a library mostly share a
-    /// value.
+    /// The position of the last mapping's value. The next mapping often has the same value, as with the
+    /// segments of a library.
     last: usize,
     /// The maximum memory of `text` and `sums`.
     max_bytes: usize,
-    /// Hashes of the values that were merged. All mappings of a value are under its own name, or none is.
+    /// Hashes of the values that were merged. Later mappings of these values are merged, too. So the sums of
+    /// all other values are complete.
     merged: HashSet<u64>,
-    /// The maximum numbers of sums and of text bytes since memory was last freed.
+    /// The largest number of sums and of text bytes since memory was last freed.
     most: (usize, usize),
 }
 
 #[derive(Debug)]
 struct Sum {
-    /// The end of the value in the text. The value begins at the end of the previous one.
+    /// Where the value ends in the text. It begins where the previous value ends.
     end: usize,
-    /// The position of the sum in the hash table.
+    /// The position of this sum's entry in the hash table.
     place: usize,
     totals: Totals,
 }
 
 const MIN_TABLE: usize = 64;
-/// The number of merged values for which room is kept when memory is freed.
+/// When memory is freed, room for this many merged values is kept.
 const MIN_MERGED: usize = 1024;
 
 impl ProcessSums {
-    /// Returns empty sums, for a snapshot of at most this much memory, of which one process may use half.
+    /// Returns empty sums. One process may use half of `max_bytes`, the memory limit of the snapshot.
     pub fn new(max_bytes: usize) -> Self {
         Self {
             max_bytes: max_bytes / 2,
@@ -62,7 +63,7 @@ impl ProcessSums {
         }
     }
 
-    /// Clears everything, for the next process.
+    /// Removes all sums, for the next process.
     pub fn clear(&mut self) {
         self.most = (self.most.0.max(self.sums.len()), self.most.1.max(self.text.len()));
         for sum in self.sums.drain(..) {
@@ -82,13 +83,13 @@ impl ProcessSums {
         self.sums[self.last].totals.add_values(mapping.values, mapping.count);
     }
 
-    /// Adds the sum of mappings that were not read one by one.
+    /// Adds the sum of mappings that were not read one by one. It counts as [`OTHER`].
     pub fn add_other(&mut self, mapping: &Mapping<'_>) {
         self.last = self.find_or_insert(OTHER.as_bytes());
         self.sums[self.last].totals.add_values(mapping.values, mapping.count);
     }
 
-    /// Returns the number of values that were merged into [`OTHER`].
+    /// Returns how many values were merged into [`OTHER`].
     pub(super) fn n_merged(&self) -> usize {
         self.merged.len()
     }
@@ -98,8 +99,8 @@ impl ProcessSums {
         self.sums.is_empty()
     }
 
-    /// Whether the kernel's own sums over the same mappings equal these sums, apart from rounding: the kernel
-    /// rounds shares of memory only after adding them up.
+    /// Whether these sums equal the kernel's own sums of the same mappings. Some fields are shares of shared
+    /// memory. The kernel adds up these shares before it rounds them, so a small difference is allowed.
     pub fn adds_up_to(&self, sums: &Values) -> bool {
         let mut all = Totals::default();
         self.sums.iter().for_each(|sum| all.add(&sum.totals));
@@ -112,12 +113,13 @@ impl ProcessSums {
         })
     }
 
-    /// Returns each value as the kernel printed it, with its totals, in the order of first occurrence.
+    /// Returns each value and its totals, in the order in which the values first came. A value is as the
+    /// kernel printed it.
     pub(super) fn sums(&self) -> impl Iterator<Item = (&[u8], &Totals)> {
         self.sums.iter().enumerate().map(|(i, sum)| (self.value(i), &sum.totals))
     }
 
-    /// Frees the memory that no process has needed since the last call.
+    /// Frees memory that no process has needed since the last call.
     pub fn shrink(&mut self) {
         let (n_sums, n_bytes) = std::mem::take(&mut self.most);
         self.sums.shrink_to(2 * n_sums);
@@ -158,10 +160,11 @@ impl ProcessSums {
         self.sums.len() - 1
     }
 
-    /// Returns the position of a value in `sums`, or else its position in the hash table.
+    /// Returns the position of a value in `sums`. If there is none, returns the free place for it in the hash
+    /// table.
     fn find(&self, value: &[u8]) -> Result<usize, usize> {
         let mask = self.table.len() - 1;
-        // The hash has a random key, so that paths cannot be chosen to collide.
+        // The hash has a random key, so a workload cannot choose paths with equal hashes.
         let mut place = self.hasher.hash_one(value) as usize & mask;
         loop {
             match self.table[place] {
@@ -247,7 +250,7 @@ mod tests {
         });
     }
 
-    /// Returns each value, its resident bytes and its number of mappings.
+    /// Returns each value with its resident bytes and its number of mappings.
     fn sums(process_sums: &ProcessSums) -> Vec<(String, u64, u64)> {
         let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
         let sums = process_sums.sums();
@@ -316,7 +319,7 @@ mod tests {
         assert!(process_sums.n_bytes() < 2 << 20 && process_sums.n_merged() == 1);
     }
 
-    /// If there are more values than fit, the kept ones are complete, and the largest are among them.
+    /// If not all values fit, the sums of the kept values are complete, and the largest values are kept.
     #[test]
     fn each_value_is_either_complete_or_merged() {
         let mut process_sums = ProcessSums::new(1 << 20);

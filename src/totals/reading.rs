@@ -1,8 +1,9 @@
-//! The result of the last read of a process: its totals by series, packed to about 20 bytes per series.
+//! A reading: the result of the last read of a process. It has the totals of each series, in about 20 bytes
+//! per series.
 
 use super::sums::Totals;
 
-/// The number of a reading in a [`Snapshot`](super::snapshot::Snapshot). The process that was read owns it.
+/// The number of a reading in a [`Snapshot`](super::snapshot::Snapshot). The process that was read keeps it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ReadingId(pub(super) u32);
 
@@ -12,28 +13,29 @@ pub(super) struct Reading {
     pub(super) command: u32,
     pub(super) pid: u32,
     pub(super) state: State,
-    /// The number of the process's paths that were merged into `[other]`.
+    /// How many paths of the process were merged into `[other]`.
     n_merged: u32,
     packed: Vec<u8>,
 }
 
-/// Whether a reading is still in use.
+/// Whether a process still has a reading, and whether the sums include it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum State {
-    /// No process owns the reading any more.
+    /// No process has the number of this reading any more.
     #[default]
     Unused,
-    /// A process owns the reading and does not count at the moment.
+    /// A process has the number of this reading, but the sums leave it out at the moment.
     Kept,
-    /// A process owns the reading and counts.
+    /// A process has the number of this reading, and the sums include it.
     Counted,
 }
 
-/// smaps counts in KiB. Rotating by this many bits makes usual values small and loses no bit.
+/// smaps counts in KiB, so the lowest ten bits are usually 0. Rotating them to the top makes values small,
+/// and loses no bit.
 const KIB_BITS: u32 = 10;
 
 impl Reading {
-    /// Starts over for a process of this command, of which `n_merged` paths were merged during the read.
+    /// Clears the reading for a process of this command. `n_merged` of its paths were merged during the read.
     pub(super) fn begin(&mut self, command: u32, pid: u32, n_merged: usize) {
         (self.command, self.pid) = (command, pid);
         self.state = State::Counted;
@@ -41,12 +43,12 @@ impl Reading {
         self.packed.clear();
     }
 
-    /// Returns the number of the process's paths that were merged into `[other]`.
+    /// Returns how many paths of the process were merged into `[other]`.
     pub(super) fn n_merged(&self) -> u32 {
         self.n_merged
     }
 
-    /// Returns the memory of the reading in bytes.
+    /// Returns how much memory the reading takes.
     pub(super) fn n_bytes(&self) -> usize {
         size_of::<Self>() + self.packed.capacity()
     }
@@ -56,7 +58,7 @@ impl Reading {
         self.packed.shrink_to(2 * self.packed.len());
     }
 
-    /// Adds the totals of all series for which `is_merged` holds to the series `other`.
+    /// Merges all series for which `is_merged` is true into the series `other`.
     pub(super) fn merge(&mut self, other: u32, is_merged: impl Fn(u32) -> bool) {
         let mut is_affected = false;
         self.for_each(|_, series, _| is_affected |= is_merged(series));
@@ -92,13 +94,14 @@ impl Reading {
         }
     }
 
-    /// Appends the sum of `n` paths to the series of `[other]`.
+    /// Appends the sum of `n` merged paths, which belongs to the series `[other]`.
     pub(super) fn push_merged(&mut self, series: u32, totals: &Totals, n: u32) {
         self.push(series, totals);
         self.n_merged += n;
     }
 
-    /// Writes seven bits per byte, the lowest first; the high bit means that more follow (LEB128).
+    /// Appends a number as seven bits per byte, the lowest first. The high bit means that more bytes follow
+    /// (LEB128).
     fn put(&mut self, mut number: u64) {
         while number >= 0x80 {
             self.packed.push(number as u8 | 0x80);
@@ -107,8 +110,8 @@ impl Reading {
         self.packed.push(number as u8);
     }
 
-    /// Calls `each` with every series and its totals, in the order of [`Reading::push`]; a series may occur
-    /// twice. The first argument is a position for [`Reading::totals_at`].
+    /// Calls `each` with every series and its totals, in the order in which they were pushed. A series may
+    /// come twice. The first argument is a position for [`Reading::totals_at`].
     pub(super) fn for_each(&self, mut each: impl FnMut(u32, u32, &Totals)) {
         let mut packed = &self.packed[..];
         while !packed.is_empty() {
@@ -124,7 +127,7 @@ impl Reading {
     }
 }
 
-/// Takes a series and its totals from the beginning of what [`Reading::push`] has appended.
+/// Takes one series and its totals from the beginning of `packed`, which [`Reading::push`] has written.
 fn unpack(packed: &mut &[u8]) -> (u32, Totals) {
     let mut take = || {
         let mut number = 0;

@@ -1,11 +1,12 @@
-//! The parts of a view: its commands, and its rows, each of which is one series of the exposition.
+//! The parts of a view: its commands and its rows. Each row is one series of the exposition.
 
 use std::ops::Range;
 
 use super::sums::{Size, Totals};
 use crate::smaps::fields::FieldMask;
 
-/// What a view shows under one label text. A row without mappings is not shown; something may fold into it.
+/// What a view shows under one label text. A row without mappings is not shown, but others may be folded into
+/// it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
     /// The position of the command in the view.
@@ -15,18 +16,18 @@ pub(super) struct Row {
     pub(super) label: Label,
     pub(super) source: Source,
     pub(super) outline: Outline,
-    /// Whether the row is summed in another one.
+    /// Whether the row is folded into another one.
     pub(super) is_folded: bool,
 }
 
 /// What a row stands for within its command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Label {
-    /// The path of this series.
+    /// The path of the series with this number.
     Path(u32),
-    /// All paths that are not shown under their own names.
+    /// All paths that are not shown by name.
     Other,
-    /// The kind at this position of [`KIND_LABELS`](super::grouping::KIND_LABELS).
+    /// The kind at this position in [`KIND_LABELS`](super::grouping::KIND_LABELS).
     Kind(u8),
     /// The whole command.
     Command,
@@ -37,16 +38,16 @@ pub(super) enum Label {
 pub(super) enum Source {
     /// Nothing is summed.
     Nothing,
-    /// The totals are in the table: the sum of this series over all processes.
+    /// The totals are in the table, in the series with this number. They are the sum over all processes.
     Series(u32),
-    /// The totals are in a reading: what one process adds to a series. They stay packed, because 90,000
-    /// unpacked ones, as 1,500 processes have, would take 17 MB.
+    /// The totals are in a reading: what one process adds to a series. They are unpacked only when needed.
+    /// 1,500 processes have 90,000 such totals, which would take 17 MB unpacked.
     Reading { id: u32, at: u32 },
-    /// The totals are in the view.
+    /// The totals are in the view, at this position of its sums.
     Sum(u32),
 }
 
-/// The properties of a row that decide how many samples it has, and in which order rows fold.
+/// What decides how many samples a row has, and in which order rows are folded.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Outline {
     pub(super) size: Size,
@@ -65,7 +66,7 @@ impl Outline {
         Self { size: totals.size(), n_mappings: totals.n_mappings, present, nonzero }
     }
 
-    /// Adds another outline, as the totals would be added.
+    /// Adds another outline. The result is the outline of the added totals.
     pub(super) fn add(&mut self, other: &Self) {
         self.size = (self.size.0.saturating_add(other.size.0), self.size.1.saturating_add(other.size.1));
         self.n_mappings += other.n_mappings;
@@ -74,37 +75,39 @@ impl Outline {
     }
 }
 
-/// A command of a view: a command name in a container, or one process with that name.
+/// A command of a view: all processes with one name in a container, or a single process.
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) container: u32,
-    /// The number of the command in the table. `None` if it has no processes, and others may fold into it.
+    /// The number of the command in the table. `None` if it has no processes, and exists only to fold others
+    /// into it.
     pub(super) id: Option<u32>,
-    /// Where the view's text holds the label of the process, if the command is one process.
+    /// If the command is a single process: the range of the view's text that has the label `pid`.
     pub(super) pid: Range<usize>,
-    /// The length of the label text without the label of a row.
+    /// The length of the label text, without what each row adds.
     pub(super) label_len: usize,
     pub(super) n_processes: u64,
     /// The rows of the command, in the order of their label texts.
     pub(super) rows: Range<usize>,
-    /// The row `[other]`, if paths may fold.
+    /// The position of the row `[other]`, if paths may be folded.
     pub(super) other: Option<usize>,
-    /// The position of the first command with the same name.
+    /// The position of the first command with the same name. If each process has its own series, several
+    /// commands can have one name.
     pub(super) first_of_name: usize,
-    /// Whether this is the command `[other]`, into which commands of its container may fold.
+    /// Whether this is the command `[other]`. Other commands of the container may be folded into it.
     pub(super) is_other: bool,
     /// Whether the command is folded into `[other]`.
     pub(super) is_folded: bool,
     pub(super) fold: CommandFold,
 }
 
-/// The data that folding keeps about a command.
+/// What folding keeps for each command.
 #[derive(Debug, Default)]
 pub(super) struct CommandFold {
-    /// The number of folded paths of the command, and the row of the last of them.
+    /// How many paths of the command are folded, and which row was folded last.
     pub(super) n_paths: u64,
     pub(super) last_path: usize,
-    /// The cost of the command's rows, and their sum.
+    /// How many samples the command's rows cost, and the outline of the sum of its rows.
     pub(super) cost: usize,
     pub(super) sum: Outline,
 }

@@ -8,12 +8,12 @@ use super::slab::Slab;
 use super::sums::Totals;
 use super::table::Table;
 
-/// The label of the command into which commands fold.
+/// The label of the command into which other commands are folded.
 pub(super) const OTHER_COMMAND: &str = r#",comm="[other]""#;
-/// The label of the row into which paths fold.
+/// The label of the row into which other paths are folded.
 pub(super) const OTHER_PATH: &str = r#",path="[other]"}"#;
 
-/// The readings of all processes, and their sums by path: what views are made from.
+/// The readings of all processes, and their sums by path. Views are made from them.
 #[derive(Clone, Copy, Debug)]
 pub struct Summed<'a> {
     pub(super) table: &'a Table,
@@ -27,12 +27,12 @@ pub(super) struct Rows {
     pub(super) commands: Vec<Command>,
     pub(super) rows: Vec<Row>,
     pub(super) sums: Vec<Totals>,
-    /// The labels of processes.
+    /// The labels of single processes, one after another.
     pub(super) text: String,
 }
 
 impl Rows {
-    /// Removes everything, and keeps the memory that was used.
+    /// Removes everything, but keeps the memory that was used, for the next view.
     pub(super) fn clear(&mut self) {
         let Self { commands, rows, sums, text, .. } = self;
         commands.shrink_to(2 * commands.len());
@@ -45,7 +45,7 @@ impl Rows {
         text.clear();
     }
 
-    /// Returns the memory that is used.
+    /// Returns how much memory is used.
     pub(super) fn n_bytes(&self) -> usize {
         let Self { commands, rows, sums, text, .. } = self;
         size_of_val(&commands[..]) + size_of_val(&rows[..]) + size_of_val(&sums[..]) + text.len()
@@ -56,7 +56,7 @@ impl Rows {
         !row.is_folded && row.outline.n_mappings > 0
     }
 
-    /// Returns the label text of a command in two pieces, without the closing brace.
+    /// Returns the label text of a command, in two pieces and without the closing brace.
     pub(super) fn labels_of<'a>(&'a self, table: &'a Table, command: &Command) -> [&'a str; 2] {
         match command.id {
             Some(id) => [&table.commands.get(id).labels, &self.text[command.pid.clone()]],
@@ -64,7 +64,7 @@ impl Rows {
         }
     }
 
-    /// Returns the label text of a row in three pieces, with its braces.
+    /// Returns the label text of a row, in three pieces and with its braces.
     pub(super) fn labels<'a>(&'a self, table: &'a Table, row: &Row) -> [&'a str; 3] {
         let command = &self.commands[row.command as usize];
         let [name, pid] = self.labels_of(table, command);
@@ -96,7 +96,7 @@ impl Rows {
         }
     }
 
-    /// Appends a row to the command at this position, which must be the last one.
+    /// Appends a row to a command, which must be the last one. `len` is the length of the row's own label.
     pub(super) fn push(
         &mut self,
         command: usize,
@@ -110,7 +110,7 @@ impl Rows {
         self.rows.push(Row { command, label_len, label, source, outline, is_folded: false });
     }
 
-    /// Appends a row with these totals.
+    /// Appends a row with these totals to a command.
     pub(super) fn push_sum(&mut self, command: usize, label: Label, len: usize, totals: &Totals) {
         let source = Source::Sum(self.sums.len() as u32);
         self.sums.push(*totals);
@@ -132,13 +132,12 @@ impl Rows {
         row.outline = Outline::of(&self.sums[i]);
     }
 
-    /// Returns the number of samples that a row counts as towards `--max-samples`.
+    /// Returns how many samples a row counts as towards `--max-samples`.
     pub(super) fn cost_of(&self, row: &Row) -> usize {
         self.shape.cost(row.label_len as usize, &row.outline)
     }
 
-    /// Returns the label text of each command name without its closing brace, and the number of its
-    /// processes.
+    /// Returns the label text (without its closing brace) and the number of processes of each command name.
     pub(super) fn processes<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = ([&'a str; 2], u64)> {
         let is_shown = |command: &&Command| command.n_processes > 0 && !command.is_folded;
         let mut commands = self.commands.iter().filter(is_shown).peekable();
@@ -153,7 +152,7 @@ impl Rows {
         })
     }
 
-    /// Returns the number of samples that the whole view counts as.
+    /// Returns how many samples the whole view counts as.
     pub(super) fn cost(&self, table: &Table) -> usize {
         let shown = self.rows.iter().filter(|row| self.is_shown(row));
         shown.map(|row| self.cost_of(row)).sum::<usize>() + self.processes(table).count()

@@ -4,9 +4,8 @@ use super::grouping::GroupBy;
 use super::row::Outline;
 use crate::smaps::fields::{FieldMask, NOT_IN_ROLLUP};
 
-/// A series with a label text longer than this counts as several towards `--max-samples`, because the text is
-/// repeated in each of its samples. The labels of an exposition of N samples therefore take at most N times
-/// this many bytes.
+/// A series with a longer label text counts as several towards `--max-samples`, because each of its samples
+/// repeats the text. So the labels in an exposition of N samples take at most N times this many bytes.
 const LABEL_BYTES_PER_SAMPLE: usize = 512;
 
 /// What the series of a view stand for, and which samples of them are exported.
@@ -14,7 +13,7 @@ const LABEL_BYTES_PER_SAMPLE: usize = 512;
 pub struct Shape {
     /// What one series stands for.
     pub group_by: GroupBy,
-    /// Whether kinds divide anonymous memory into parts.
+    /// Whether the kinds split anonymous memory into parts.
     pub anon_parts: bool,
     /// Whether each process has its own series.
     pub by_pid: bool,
@@ -22,23 +21,23 @@ pub struct Shape {
     pub fields: FieldMask,
     /// Whether samples of value 0 are omitted.
     pub omit_zero: bool,
-    /// The maximum number of exported samples, beyond which paths are folded. 0 means no limit.
+    /// The maximum number of samples. Paths are folded to stay within it. 0 means no limit.
     pub max_samples: usize,
 }
 
 impl Shape {
-    /// Whether the kernel's own sum over the mappings of a process suffices. It contains neither sizes nor
-    /// page sizes.
+    /// Whether smaps_rollup is enough. It has the kernel's own sums of a process's mappings, without sizes
+    /// and page sizes.
     pub fn is_rollup(&self) -> bool {
         self.group_by == GroupBy::Process && self.fields & NOT_IN_ROLLUP == 0
     }
 
-    /// Whether a series has a sample of the field at this position of the table.
+    /// Whether a series has a sample of the field at this position in the table.
     pub(super) fn has_sample(&self, series: &Outline, field: usize) -> bool {
         self.shown(series) & 1 << field != 0
     }
 
-    /// Returns the fields of which a series has samples.
+    /// Returns which fields of a series have samples.
     fn shown(&self, series: &Outline) -> FieldMask {
         let omitted = if self.omit_zero { !series.nonzero } else { 0 };
         series.present & self.fields & !omitted
@@ -52,7 +51,7 @@ impl Shape {
         }
     }
 
-    /// Returns the number of samples that a series with a label text of this length counts as.
+    /// Returns how many samples a series counts as, given the length of its label text.
     pub(super) fn cost(&self, label_len: usize, series: &Outline) -> usize {
         self.n_samples(series) * label_len.div_ceil(LABEL_BYTES_PER_SAMPLE)
     }

@@ -1,6 +1,6 @@
-//! Values by number. A number is in use while its value exists, and is then reused for another value.
+//! A slab: values by number. When a value is removed, its number is used for another value.
 
-/// A table that grows. The number of a value does not change while the value exists.
+/// A table that grows. A value keeps its number until it is removed.
 #[derive(Debug)]
 pub struct Slab<T> {
     slots: Vec<Option<T>>,
@@ -24,7 +24,7 @@ impl<T> Slab<T> {
         self.slots.get(id as usize).is_some_and(Option::is_some)
     }
 
-    /// Keeps `value` and returns its number.
+    /// Adds `value` and returns its number.
     pub fn insert(&mut self, value: T) -> u32 {
         match self.free.pop() {
             Some(id) => {
@@ -38,33 +38,34 @@ impl<T> Slab<T> {
         }
     }
 
-    /// Returns the value with this number, which must come from [`Slab::insert`] and must not have been
-    /// removed by [`Slab::retain`].
+    /// Returns the value with this number. [`Slab::insert`] must have returned the number, and
+    /// [`Slab::retain`] must not have removed the value since.
     pub fn get(&self, id: u32) -> &T {
         self.slots[id as usize].as_ref().expect("the number of a value that was removed is not used")
     }
 
-    /// Returns the value with this number, to change it.
+    /// Returns the value with this number, so that it can be changed.
     pub fn get_mut(&mut self, id: u32) -> &mut T {
         self.slots[id as usize].as_mut().expect("the number of a value that was removed is not used")
     }
 
-    /// Returns every value, to change it.
+    /// Returns all values, so that they can be changed.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.slots.iter_mut().flatten()
     }
 
-    /// Returns every value.
+    /// Returns all values.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.slots.iter().flatten()
     }
 
-    /// Returns every number in use, in ascending order.
+    /// Returns all numbers in use, in ascending order.
     pub fn ids(&self) -> impl Iterator<Item = u32> {
         self.slots.iter().enumerate().filter(|(_, slot)| slot.is_some()).map(|(id, _)| id as u32)
     }
 
-    /// Removes the values for which `keep` returns false, and frees unused memory at the end of the table.
+    /// Removes the values for which `keep` returns false. Frees the memory of unused slots at the end of the
+    /// table.
     pub fn retain(&mut self, mut keep: impl FnMut(u32, &T) -> bool) {
         for (id, slot) in (0..).zip(&mut self.slots) {
             slot.take_if(|value| !keep(id, value));
@@ -73,7 +74,8 @@ impl<T> Slab<T> {
         self.slots.truncate(used);
         self.slots.shrink_to(2 * used);
         self.free.clear();
-        // The lowest free number is used first, so that the end becomes empty and its memory can be freed.
+        // The lowest free number is used first. So slots at the end become unused, and their memory can be
+        // freed.
         let ids = self.slots.iter().enumerate().rev();
         self.free.extend(ids.filter(|(_, slot)| slot.is_none()).map(|(id, _)| id as u32));
         self.free.shrink_to(2 * self.free.len());

@@ -1,11 +1,11 @@
-//! The readings of all processes, and their sums by path. What is exported of them is decided by a
-//! [view](super::view).
+//! Keeps the readings of all processes, and sums them by path. A [view](super::view) decides what is exported
+//! of these sums.
 //!
-//! Each process owns the [reading](super::reading) of its last read. The sums are computed from the readings
-//! of all processes that exist. So a process that was not read in this scrape counts with its last values,
-//! and one that has ended no longer counts, without any subtraction.
+//! Each process has the [reading](super::reading) of its last read. Each scrape sums the readings of all
+//! processes that exist. So a process that was not read in this scrape counts with its last values, and a
+//! process that has ended does not count. Nothing is ever subtracted.
 //!
-//! Nothing is allocated while commands and paths stay the same.
+//! While commands and paths stay the same, this allocates no memory.
 
 use super::labels;
 use super::memory;
@@ -17,12 +17,12 @@ use super::slab::Slab;
 use super::sums::Totals;
 use super::table::{ContainerKey, Table};
 
-/// The process that a reading belongs to.
+/// The process to which a reading belongs.
 #[derive(Clone, Copy, Debug)]
 pub struct Process<'a> {
-    /// The process's container, which must be [registered](Snapshot::register).
+    /// The process's container. It must have been [registered](Snapshot::register).
     pub container: ContainerKey,
-    /// The process's name, which may be any bytes.
+    /// The process's name, which may have any bytes.
     pub comm: &'a [u8],
     /// The pid of the process.
     pub pid: u32,
@@ -33,16 +33,15 @@ pub struct Process<'a> {
 pub struct Snapshot {
     table: Table,
     readings: Slab<Reading>,
-    /// The maximum memory of the table and the readings.
+    /// The maximum memory of the table and the readings together.
     max_bytes: usize,
-    /// Between sums, memory is reduced when it exceeds this.
+    /// If a new reading makes the memory exceed this, it is reduced at once, before the next sum.
     reduce_above: usize,
     lossy: String, // scratch
 }
 
 impl Snapshot {
-    /// Returns an empty snapshot that takes at most this much memory and cuts paths to this length; 0 means
-    /// no limit of length.
+    /// Returns an empty snapshot. Paths longer than `max_label_bytes` are cut; 0 means no limit.
     pub fn new(max_bytes: usize, max_label_bytes: usize) -> Self {
         Self {
             table: Table::new(max_label_bytes),
@@ -53,28 +52,29 @@ impl Snapshot {
         }
     }
 
-    /// Returns what views are made from, as of the last [`Snapshot::sum`].
+    /// Returns the result of the last [`Snapshot::sum`], from which views are made.
     pub fn summed(&self) -> Summed<'_> {
         Summed { table: &self.table, readings: &self.readings }
     }
 
-    /// Returns the sums, as of the last [`Snapshot::sum`].
+    /// Returns the table with the result of the last [`Snapshot::sum`].
     pub fn table(&self) -> &Table {
         &self.table
     }
 
-    /// Returns the maximum memory of the snapshot.
+    /// Returns the memory limit of the snapshot.
     pub fn max_bytes(&self) -> usize {
         self.max_bytes
     }
 
-    /// Registers `key` for the container with these labels, which have the form of [`labels::container`]. A
-    /// key stays registered while a reading names its container; registering it again costs one look-up.
+    /// Registers `key` for the container with these labels. The labels have the form of
+    /// [`labels::container`]. A key stays registered while there is a reading of its container. Registering
+    /// it again costs one look-up.
     pub fn register(&mut self, key: ContainerKey, labels: &str) {
         self.table.register(key, labels);
     }
 
-    /// Keeps the result of reading a process, in place of the previous reading.
+    /// Keeps the result of a read as the process's reading, in place of the previous one.
     ///
     /// Panics if the container is not registered.
     pub fn record(&mut self, process: Process<'_>, process_sums: &ProcessSums, id: &mut Option<ReadingId>) {
@@ -106,7 +106,7 @@ impl Snapshot {
         }
     }
 
-    /// Returns the command of a process, which is `[other]` if there is no room for a new one.
+    /// Returns the command of a process, or the command `[other]` if there is no memory for a new command.
     fn command(&mut self, container: u32, process: Process<'_>) -> u32 {
         let comm = labels::lossy(process.comm, &mut self.lossy);
         let max_bytes = self.max_bytes;
@@ -120,13 +120,13 @@ impl Snapshot {
         self.readings.get(id.0)
     }
 
-    /// Whether a reading has paths merged into `[other]` that another read may keep separate.
+    /// Whether paths of this reading were merged into `[other]`. Another read may be able to keep them.
     pub fn has_merged(&self, id: &ReadingId) -> bool {
         self.reading(id).n_merged() > 0
     }
 
-    /// Sums the readings. `owned` names each reading that a process owns, with whether the process counts;
-    /// all other readings are removed.
+    /// Sums the readings. `owned` has each reading that still belongs to a process, and whether the sums
+    /// include it. All other readings are removed.
     pub fn sum<'a>(&mut self, owned: impl Iterator<Item = (&'a ReadingId, bool)>) {
         self.readings.iter_mut().for_each(|reading| reading.state = State::Unused);
         for (id, counts) in owned {
@@ -163,10 +163,11 @@ impl Snapshot {
         }
     }
 
-    /// Reduces the memory to `max_bytes`, as far as merging paths can.
+    /// Merges paths until the memory is below `max_bytes`, or nothing is left to merge.
     fn reduce(&mut self, max_bytes: usize) {
         memory::keep_within(&mut self.table, &mut self.readings, max_bytes);
-        // If the memory stays above the limit, reducing it again for each further reading would free nothing.
+        // A reading causes the next reduction only after the memory has grown by a quarter of the limit.
+        // Otherwise, when nothing is left to merge, each reading would cause one.
         self.reduce_above = self.max_bytes.max(self.table.n_bytes + self.max_bytes / 4);
     }
 }
@@ -178,7 +179,7 @@ mod tests {
     use crate::smaps::{place::PlaceText, scanner::Mapping};
     use crate::totals::table::Series;
 
-    /// A snapshot, and the readings that its processes own.
+    /// A snapshot for tests, and the readings of its processes.
     struct Node {
         snapshot: Snapshot,
         readings: Vec<Option<ReadingId>>,
@@ -189,7 +190,7 @@ mod tests {
             Self { snapshot: Snapshot::new(max_bytes, 0), readings: Vec::new() }
         }
 
-        /// Adds a process with mappings of these paths and resident bytes, in the container with this key.
+        /// Adds a process to the container with this key. Its mappings are given as paths and resident bytes.
         fn process_in(&mut self, container: u32, comm: &[u8], mappings: &[(&[u8], u64)]) {
             let mut process_sums = ProcessSums::new(self.snapshot.max_bytes);
             for &(path, rss) in mappings {
@@ -216,7 +217,7 @@ mod tests {
             series.map(|series| series.totals.values.bytes[RSS]).sum()
         }
 
-        /// Returns the end of the label text, the resident bytes and the mappings of each series.
+        /// Returns the end of the label text, the resident bytes and the number of mappings of each series.
         fn series(&self) -> Vec<(&str, u64, u64)> {
             let prefix = "{container=\"0\",".len();
             let series = self.snapshot.table().series();
@@ -232,7 +233,7 @@ mod tests {
             counted.map(|command| (&command.labels[name(&command.labels)..], command.n_processes)).collect()
         }
 
-        /// Returns the number of folded paths of each container that has any.
+        /// Returns the number of folded paths of each container that has folded paths.
         fn folded(&self) -> Vec<u64> {
             let containers = self.snapshot.table().containers.iter();
             containers.map(|container| container.n_folded).filter(|&n_folded| n_folded > 0).collect()
@@ -319,8 +320,8 @@ mod tests {
         assert_eq!(node.series(), [("comm=\"a\u{fffd}\",path=\"/\u{fffd}\"}", 8192, 4)]);
     }
 
-    /// Whatever a container maps, its memory stays within the limit, its sums stay the same, its largest
-    /// paths keep their names, and other containers lose nothing.
+    /// Whatever a container maps, its memory stays within the limit, its sums do not change, and its largest
+    /// paths keep their names. Other containers lose nothing.
     #[test]
     fn one_container_cannot_use_all_memory() {
         let paths: Vec<Vec<u8>> = (0..400_u64).map(|i| format!("/{i:0>400}").into_bytes()).collect();
@@ -331,7 +332,7 @@ mod tests {
         for round in 0..4 {
             node.readings.truncate(1);
             for process in 0..60 {
-                // Each process has its own paths, one of them large.
+                // Each process has paths of its own. One of them is large.
                 let own: Vec<Vec<u8>> =
                     (0..400).map(|i| format!("/{process}/{i:0>400}").into_bytes()).collect();
                 let mut mappings: Vec<(&[u8], u64)> = own.iter().map(|path| (path.as_slice(), 1)).collect();
@@ -355,7 +356,7 @@ mod tests {
         assert!(node.snapshot.table.n_bytes < 100_000 && node.snapshot.table().series().count() == 50);
     }
 
-    /// Paths that were merged do not reappear with the next read, so a steady scrape merges nothing.
+    /// Merged paths do not come back with the next read, so nothing is merged again while nothing changes.
     #[test]
     fn merged_paths_stay_merged_until_memory_is_free() {
         let mut node = Node::new(1 << 20);
@@ -380,7 +381,7 @@ mod tests {
         assert_eq!(node.snapshot.table.series.len(), 301);
     }
 
-    /// A container with too many commands for its share of the memory gets no new ones.
+    /// A container with more commands than its share of the memory allows gets no further commands.
     #[test]
     fn commands_without_room_are_other() {
         let mut node = Node::new(1 << 20);

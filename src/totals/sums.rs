@@ -1,22 +1,22 @@
-//! Sums of the values of mappings.
+//! Sums the values of mappings.
 
 use crate::smaps::fields::{ANONYMOUS, FIRST_LARGEST, PSS, RSS, Values};
 
-/// The values of several mappings together.
+/// The combined values of several mappings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// The fields in bytes: sums, except that page sizes are the largest ones.
+    /// The fields in bytes. Each is a sum, except page sizes, for which the largest one counts.
     pub values: Values,
     /// The number of mappings.
     pub n_mappings: u64,
 }
 
-/// The size by which things are compared: proportional bytes, then resident bytes.
+/// The size by which paths and commands are ordered: proportional bytes first, then resident bytes.
 pub(super) type Size = (u64, u64);
 
 impl Totals {
-    /// Returns the proportional bytes of files. The kernel prints the anonymous part of a private mapping in
-    /// resident bytes; the same fraction of the proportional bytes is taken to be anonymous.
+    /// Returns the proportional bytes that belong to files. The kernel prints only how much of the resident
+    /// memory is anonymous. The proportional bytes are assumed to have the same anonymous fraction.
     pub fn of_files(&self) -> u64 {
         let [rss, pss] = [RSS, PSS].map(|field| self.values.bytes[field]);
         match rss.saturating_sub(self.values.bytes[ANONYMOUS]) {
@@ -30,7 +30,7 @@ impl Totals {
         self.add_values(&other.values, other.n_mappings);
     }
 
-    /// Adds the values of `n_mappings` mappings. Sums saturate.
+    /// Adds the values of `n_mappings` mappings. A sum that is too large becomes `u64::MAX`.
     pub fn add_values(&mut self, values: &Values, n_mappings: u64) {
         self.values.present |= values.present;
         self.n_mappings += n_mappings;

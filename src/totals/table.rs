@@ -1,7 +1,7 @@
-//! The containers of a node, their commands, and the series of each command.
+//! The table of containers, their commands, and the series of each command.
 //!
-//! A *command* is a command name in a container; a *series* is one path that its processes map. Containers,
-//! commands and series keep their numbers for as long as they exist.
+//! A *command* is one command name in a container. A *series* is one path that the processes of a command
+//! map. Containers, commands and series have numbers, which they keep until they are removed.
 
 use std::collections::HashMap;
 
@@ -11,26 +11,26 @@ use super::other::OTHER;
 use super::slab::Slab;
 use super::sums::{Size, Totals};
 
-/// The approximate memory of a hash table entry, not including its key.
+/// About how much memory an entry of a hash table takes, without its key.
 const ENTRY_BYTES: usize = 48;
 
-/// The number that the caller has given to a container.
+/// The number that the caller has given a container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContainerKey(pub u32);
 
-/// A container, or several that share their labels.
+/// A container, or several containers with the same labels.
 #[derive(Debug)]
 pub(super) struct Container {
-    /// `{namespace="..",pod="..",container=".."`; further labels and the closing brace follow.
+    /// The beginning of each label text: `{namespace="..",pod="..",container=".."`.
     pub(super) labels: Box<str>,
-    /// The memory of the container's commands, series and readings. Between two sums, this includes the
+    /// The memory of the container's commands, series and readings. Until the next sum, this includes
     /// readings of processes that have ended.
     pub(super) n_bytes: usize,
-    /// The number of the container's paths that are summed as `[other]`.
+    /// How many paths of the container are summed as `[other]`.
     pub(super) n_folded: u64,
-    /// The size of the largest path that was merged to save memory; `None` once memory is plentiful again.
+    /// The size of the largest path that was merged to save memory; `None` once there is enough memory again.
     pub(super) largest_merged: Option<Size>,
-    /// Whether `[other]` includes file pages, so that the paths of these pages are unknown.
+    /// Whether `[other]` includes file pages. Then the paths of these pages are unknown.
     pub(super) has_unnamed_files: bool,
     is_used: bool,
 }
@@ -39,46 +39,47 @@ pub(super) struct Container {
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) container: u32,
-    /// The container's label text, then `,comm=".."`; further labels and the closing brace follow.
+    /// The container's label text, followed by `,comm=".."`. There is no closing brace.
     pub(super) labels: Box<str>,
-    /// The position of the command in the order of commands.
+    /// The position of the command among all commands, sorted by label text.
     pub(super) position: u32,
-    /// The number of processes that count, and the number of all readings that name the command.
+    /// How many processes the sums include, and how many readings the command has.
     pub(super) n_processes: u64,
     pub(super) n_readings: u32,
-    /// The series of the command, by value.
+    /// The number of each series of the command, by path.
     pub(super) series: HashMap<Box<str>, u32>,
-    /// The series `[other]` of the command, once it has one.
+    /// The number of the series `[other]`, once there is one.
     pub(super) other: Option<u32>,
-    /// Whether this is the command `[other]`, into which commands may be folded.
+    /// Whether this is the command `[other]`, into which other commands may be folded.
     pub(super) is_other: bool,
 }
 
-/// A path that the processes of a command map, or all paths of theirs that are not known by name.
+/// A path that the processes of a command map; or `[other]`, which stands for all their paths that are not
+/// known by name.
 #[derive(Debug)]
 pub struct Series {
     /// The whole label text, with its braces.
     pub labels: Box<str>,
-    /// The sums.
+    /// The sums over all processes whose readings the sums include.
     pub totals: Totals,
     pub(super) command: u32,
-    /// The number of readings that name the series.
+    /// How many readings contain the series.
     pub(super) n_readings: u32,
-    /// The position of the series in the order of series.
+    /// The position of the series among all series, sorted by label text.
     pub(super) position: u32,
-    /// The kind of the path, as a position in [`KIND_LABELS`](super::grouping::KIND_LABELS).
+    /// The position of the path's kind in [`KIND_LABELS`](super::grouping::KIND_LABELS).
     pub(super) kind: u8,
-    /// Whether this is `path="[other]"`, which exists for as long as its command.
+    /// Whether this is `path="[other]"`. It exists as long as its command.
     pub(super) is_other: bool,
 }
 
-/// Containers, commands and series. Finding known ones allocates nothing.
+/// The table. Looking up known containers, commands and series allocates no memory.
 #[derive(Debug, Default)]
 pub struct Table {
-    /// The length in bytes after which a path is cut; 0 means no limit. Long-term stores refuse samples with
-    /// a longer label value, Grafana Mimir those over 2 KiB.
+    /// The maximum length of a path in bytes; 0 means no limit. Paths are cut, because long-term stores
+    /// refuse samples with longer label values. Grafana Mimir refuses those above 2 KiB.
     max_label_bytes: usize,
-    /// The memory of the whole table, including the readings.
+    /// The memory of the whole table and of all readings.
     pub(super) n_bytes: usize,
     pub(super) containers: Slab<Container>,
     pub(super) commands: Slab<Command>,
@@ -87,11 +88,11 @@ pub struct Table {
     keys: HashMap<ContainerKey, u32>,
     containers_by_labels: HashMap<Box<str>, u32>,
     commands_by_labels: HashMap<Box<str>, u32>,
-    /// Scratch for label text.
+    /// Memory that is reused for building label text.
     text: String,
 }
 
-/// Commands and series, both in the order of their label texts.
+/// The numbers of all commands and of all series, both sorted by label text.
 #[derive(Debug, Default)]
 pub(super) struct Order {
     pub(super) commands: Vec<u32>,
@@ -100,26 +101,26 @@ pub(super) struct Order {
 }
 
 impl Command {
-    /// Returns the name of the command, escaped. `container` is the label text of its container.
+    /// Returns the escaped name of the command. `container` is its container's label text.
     pub(super) fn name(&self, container: &str) -> &str {
         let comm = &self.labels[container.len()..];
         comm.strip_prefix(",comm=\"").and_then(|rest| rest.strip_suffix('"')).unwrap_or_default()
     }
 
-    /// Returns the memory of a command with labels of this length, which are kept twice.
+    /// Returns the memory of a command. Its label text, which has this length, is kept twice.
     pub(super) fn n_bytes(label_len: usize) -> usize {
         size_of::<Self>() + 2 * label_len + ENTRY_BYTES
     }
 }
 
 impl Series {
-    /// Returns the value of the series within its command, escaped.
+    /// Returns the escaped path of the series.
     pub(super) fn value(&self, command: &Command) -> &str {
         let label = &self.labels[command.labels.len()..];
         label.split_once('"').and_then(|(_, rest)| rest.strip_suffix("\"}")).unwrap_or_default()
     }
 
-    /// Returns the memory of a series: its labels, and a copy of its value as a key.
+    /// Returns the memory of a series: its labels, and a copy of its path as a key.
     pub(super) fn n_bytes(label_len: usize, value_len: usize) -> usize {
         size_of::<Self>() + label_len + value_len + ENTRY_BYTES
     }
@@ -131,7 +132,7 @@ impl Table {
         Self { max_label_bytes, ..Self::default() }
     }
 
-    /// Returns the beginning of a path that a label may show, without a part of a character.
+    /// Returns the beginning of a path that fits into a label. No character is cut in two.
     pub(super) fn cut<'a>(&self, path: &'a str) -> &'a str {
         match self.max_label_bytes {
             0 => path,
@@ -139,8 +140,7 @@ impl Table {
         }
     }
 
-    /// Registers `key` for the container with these labels. Containers that share their labels are one
-    /// container.
+    /// Registers `key` for the container with these labels. Containers with the same labels count as one.
     pub(super) fn register(&mut self, key: ContainerKey, labels: &str) {
         if self.container(key).is_some_and(|id| *self.containers.get(id).labels == *labels) {
             return;
@@ -167,7 +167,7 @@ impl Table {
     }
 
     /// Returns the command with this name. A new command is added only if `is_allowed` returns true for the
-    /// memory that it would take.
+    /// memory that it needs.
     pub(super) fn command(
         &mut self,
         container: u32,
@@ -187,7 +187,7 @@ impl Table {
         Some(self.insert_command(container, comm == OTHER))
     }
 
-    /// Returns the command of the processes for which there is no room under their own names.
+    /// Returns the command `[other]`, for processes whose own command does not fit into the memory.
     pub(super) fn other_command(&mut self, container: u32) -> u32 {
         self.text.clear();
         labels::command(&mut self.text, &self.containers.get(container).labels, OTHER);
@@ -197,7 +197,7 @@ impl Table {
         }
     }
 
-    /// Inserts the command with the labels in `text`.
+    /// Adds a command. Its labels are in `text`.
     fn insert_command(&mut self, container: u32, is_other: bool) -> u32 {
         let labels: Box<str> = self.text.as_str().into();
         self.take_bytes(container, Command::n_bytes(labels.len()));
@@ -216,7 +216,7 @@ impl Table {
         id
     }
 
-    /// Returns the series of a command for this path.
+    /// Returns the number of a command's series for this path.
     pub(super) fn series_of(&mut self, command_id: u32, path: &str) -> u32 {
         let command = self.commands.get_mut(command_id);
         if let Some(&id) = command.series.get(path) {
@@ -246,7 +246,7 @@ impl Table {
         id
     }
 
-    /// Adds to the memory of a container.
+    /// Adds `n_bytes` to the memory of a container, and of the whole table.
     pub(super) fn take_bytes(&mut self, container: u32, n_bytes: usize) {
         self.containers.get_mut(container).n_bytes += n_bytes;
         self.n_bytes += n_bytes;
@@ -265,8 +265,8 @@ impl Table {
         }
     }
 
-    /// Removes commands and series that no reading names. `[other]` stays while its command does, because
-    /// merging usually needs it again.
+    /// Removes the commands and series that no reading contains. The series `[other]` stays as long as its
+    /// command, because paths are usually merged again.
     pub(super) fn remove_unused(&mut self) {
         let commands = &self.commands;
         let is_used = |series: &Series| {
@@ -286,7 +286,7 @@ impl Table {
         }
     }
 
-    /// Removes the references of commands to removed series.
+    /// Removes the numbers of removed series from their commands.
     pub(super) fn forget_removed_series(&mut self) {
         for command in self.commands.iter_mut() {
             command.series.retain(|_, id| self.series.has(*id));
@@ -306,7 +306,7 @@ impl Table {
         self.keys.shrink_to(2 * self.keys.len());
     }
 
-    /// Sorts commands and series by their labels, if there are new ones.
+    /// Sorts commands and series by label text, if new ones were added.
     pub(super) fn sort(&mut self) {
         let Order { commands, series, is_stale } = &mut self.order;
         if !std::mem::take(is_stale) {
@@ -327,7 +327,7 @@ impl Table {
         }
     }
 
-    /// Returns the commands of a container, in order.
+    /// Returns the commands of a container, sorted by label text.
     pub(super) fn commands_of(&self, container: u32) -> impl Iterator<Item = &Command> {
         let labels = &self.containers.get(container).labels;
         let commands = &self.order.commands;
@@ -336,12 +336,12 @@ impl Table {
         commands.take_while(move |command| command.container == container)
     }
 
-    /// Returns the number of processes that count.
+    /// Returns how many processes the sums include.
     pub fn n_processes(&self) -> u64 {
         self.commands.iter().map(|command| command.n_processes).sum()
     }
 
-    /// Returns the series of processes that count, in the order of their label texts.
+    /// Returns the series that have mappings in the sums, sorted by label text.
     pub fn series(&self) -> impl Iterator<Item = &Series> {
         let series = self.order.series.iter().map(|&id| self.series.get(id));
         series.filter(|series| series.totals.n_mappings > 0)

@@ -1,8 +1,9 @@
 //! A view: one way to show the readings of all processes. It decides what one series stands for, which
 //! samples there are, and what folds into `[other]` to stay within `--max-samples`.
 //!
-//! Views are computed from the sums by path, or for single processes from their readings; they change
-//! neither. Computing a view again allocates nothing while commands and paths stay the same.
+//! A view is computed from the sums by path. If each process has its own series, it is computed from the
+//! readings instead. It changes neither. Computing a view again allocates no memory while commands and paths
+//! stay the same.
 
 use super::collect::Collector;
 use super::fold::Folding;
@@ -10,7 +11,7 @@ use super::row::Row;
 use super::rows::{Rows, Summed};
 use super::shape::Shape;
 
-/// What a sample takes besides its labels: at most 38 bytes for the name, and room for 9 digits.
+/// What a sample takes in addition to its labels: at most 38 bytes for its name, and room for 9 digits.
 const SAMPLE_BYTES: usize = 48;
 
 /// The series of one exposition.
@@ -32,7 +33,7 @@ pub struct Series<'a> {
 }
 
 impl View {
-    /// Returns a view of this shape that shows nothing yet.
+    /// Returns an empty view of this shape.
     pub fn new(shape: Shape) -> Self {
         Self { rows: Rows { shape, ..Rows::default() }, ..Self::default() }
     }
@@ -42,20 +43,22 @@ impl View {
         &self.rows.shape
     }
 
-    /// Takes over the last sums, and folds what exceeds the limit. `selects` gets the label text of a
-    /// container without its closing brace, and the escaped name of a command in it.
+    /// Computes the view from the current sums, and folds what exceeds the limit. `selects` decides which
+    /// commands are shown. `selects` gets the container's label text without the closing brace, and the
+    /// command's escaped name.
     pub fn update(&mut self, summed: Summed<'_>, selects: impl Fn(&str, &str) -> bool) {
         self.collector.collect(&mut self.rows, summed, selects);
         self.folding.fold(&mut self.rows, summed);
     }
 
-    /// Returns the series, in the order of their label texts. `summed` is what the view was updated with.
+    /// Returns the series in the order of their label texts. `summed` must be the value that
+    /// [`update`](Self::update) got.
     pub fn series<'a>(&'a self, summed: Summed<'a>) -> impl Iterator<Item = Series<'a>> {
         let rows = self.rows.rows.iter().filter(|row| self.rows.is_shown(row));
         rows.map(move |row| Series { labels: self.rows.labels(summed.table, row), view: self, summed, row })
     }
 
-    /// Returns the value of a field for each series that has a sample of it, with its label text.
+    /// Returns the label text and the value of each series that has a sample of this field.
     pub fn samples<'a>(
         &'a self,
         summed: Summed<'a>,
@@ -67,8 +70,8 @@ impl View {
         shown.map(move |row| (rows.labels(summed.table, row), rows.value(summed, row, field)))
     }
 
-    /// Returns the label text of each command name, in two pieces and without the closing brace, and the
-    /// number of its processes.
+    /// Returns the label text of each command name, in two pieces and without the closing brace, and its
+    /// number of processes.
     pub fn processes<'a>(&'a self, summed: Summed<'a>) -> impl Iterator<Item = ([&'a str; 2], u64)> {
         self.rows.processes(summed.table)
     }
@@ -80,7 +83,8 @@ impl View {
             + self.processes(summed).count()
     }
 
-    /// Returns about how many bytes the samples of `process_smaps_*` take as text, rarely less than they do.
+    /// Estimates how many bytes the samples of `process_smaps_*` take as text. The estimate is rarely too
+    /// low.
     pub fn text_bytes(&self) -> usize {
         let rows = self
             .rows
@@ -92,13 +96,13 @@ impl View {
         rows.sum::<usize>() + commands.sum::<usize>()
     }
 
-    /// Returns the memory of the view.
+    /// Returns how much memory the view takes.
     pub fn n_bytes(&self) -> usize {
         self.rows.n_bytes()
     }
 
-    /// Returns the label text without its closing brace, and the number of folded paths of each container
-    /// with folded paths; if there are more than 100, of those with the most.
+    /// Returns the label text (without its closing brace) and the number of folded paths of each container
+    /// with folded paths. If there are more than 100 such containers, returns those with the most.
     pub fn folded<'a>(&'a self, summed: Summed<'a>) -> impl Iterator<Item = (&'a str, u64)> {
         self.folding.reported(summed.table)
     }
@@ -110,7 +114,8 @@ impl Series<'_> {
         self.row.outline.n_mappings
     }
 
-    /// Returns whether there is a sample of the field at this position of the table, and its value.
+    /// Returns the series' value of a field, given the field's position in the table. `None` if there is no
+    /// sample.
     pub fn value(&self, field: usize) -> Option<u64> {
         let rows = &self.view.rows;
         let has_sample = rows.shape.has_sample(&self.row.outline, field);

@@ -1,7 +1,7 @@
-"""Measures the CPU time that one scrape per second costs containerd and its shims, with 50 pods.
+"""Measures how much CPU containerd and its shims use if the exporter is scraped once a second, with 50 pods.
 
-It is compared with no requests, and with one Tasks.List per second. The cost of one listing by Tasks.List and
-by CRI is measured as well; `SECONDS=0` measures only that.
+The script compares this with no requests at all, and with one Tasks.List per second. It also measures the
+cost of one listing by Tasks.List and by CRI. `SECONDS=0` measures only these listings.
 """
 
 import os
@@ -23,7 +23,10 @@ N_LISTINGS = 300
 
 
 def cpu_seconds(lab: Lab) -> float:
-    """Returns the CPU seconds of all threads of containerd and its shims. Idle ones keep their threads."""
+    """Returns the CPU seconds of all threads of containerd and its shims.
+
+    An idle thread does not end, so its CPU time stays in the sum.
+    """
     socket = str(lab.socket)
     ours = [
         pid
@@ -38,7 +41,10 @@ def cpu_seconds(lab: Lab) -> float:
 
 
 def cpu_over_a_minute(lab: Lab, each_second=lambda: None) -> float:
-    """Calls a function every second for a minute, and returns the CPU seconds of containerd and its shims."""
+    """Calls a function every second for a minute.
+
+    Returns the CPU seconds that containerd and its shims used.
+    """
     before, started_at = cpu_seconds(lab), time.monotonic()
     for second in range(SECONDS):
         time.sleep(max(0.0, started_at + second - time.monotonic()))
@@ -48,7 +54,7 @@ def cpu_over_a_minute(lab: Lab, each_second=lambda: None) -> float:
 
 
 def cost_of_listing(lab: Lab, request) -> tuple[float, float]:
-    """Returns the CPU milliseconds and the duration in milliseconds of one listing, averaged over many."""
+    """Returns the average CPU time and duration of one listing, both in milliseconds."""
     request()
     cpu, started_at = cpu_seconds(lab), time.monotonic()
     for _ in range(N_LISTINGS):
@@ -97,7 +103,7 @@ def main():
                 cpu_over_a_minute(lab, lambda: tasks_list(b"", metadata=[("containerd-namespace", "k8s.io")]))
             )
             with redirect_stdout(sys.stderr), exporter.Exporter(*arguments) as running:
-                time.sleep(5)  # excludes the requests of the start
+                time.sleep(5)  # then the requests of the start are over
                 scraped.append(cpu_over_a_minute(lab))
                 n_seen = running.metrics().value("smaps_exporter_containers")
                 assert n_seen == N_PODS, f"the exporter sees {n_seen} containers"

@@ -1,4 +1,4 @@
-//! An allocator that counts how often each thread allocates memory, and how much.
+//! An allocator that counts, for each thread, how often it allocates memory and how many bytes.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -9,18 +9,19 @@ pub struct Counting;
 /// The allocations of one thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Allocations {
-    /// The number of allocations, including those that grow or shrink.
+    /// The number of allocations. A call that grows or shrinks an allocation counts, too.
     pub n_allocations: u64,
     /// The total number of bytes.
     pub n_bytes: u64,
 }
 
 thread_local! {
-    // A constant without a destructor can be used inside an allocator at any time of a thread's life.
+    // The value is a constant and has no destructor, so an allocator can use it at any time of a thread's
+    // life.
     static COUNTED: Cell<Allocations> = const { Cell::new(Allocations { n_allocations: 0, n_bytes: 0 }) };
 }
 
-/// Returns the allocations of this thread while `work` runs.
+/// Returns what this thread allocates while `work` runs.
 pub fn during(work: impl FnOnce()) -> Allocations {
     let before = COUNTED.get();
     work();

@@ -12,10 +12,11 @@ use crate::table::{full_or_short, heading, median, ratio, rounds, single, time};
 use crate::workload::{N_MAPPINGS, Workload};
 
 const N_PROCESSES: usize = 50;
-/// From its third scrape on, a process whose memory has not changed is not read again.
+/// The first scrapes are not measured. From its third scrape on, the exporter skips processes whose memory
+/// has not changed.
 const N_WARM_UP: u32 = 4;
 
-/// A running exporter of a workload.
+/// A running exporter that reads the processes of a workload.
 struct Exporter {
     process: Child,
     addr: String,
@@ -24,7 +25,7 @@ struct Exporter {
 /// A response to a request for /metrics.
 struct Answer {
     took: Duration,
-    /// `smaps_exporter_scrapes_total`
+    /// The value of `smaps_exporter_scrapes_total`.
     n_scrapes: f64,
 }
 
@@ -73,7 +74,7 @@ impl Exporter {
         Ok(seconds)
     }
 
-    /// Sends `n_periods` requests, one per period. Returns the CPU time of each period, and the answers.
+    /// Sends `n_periods` requests, one per period. Returns the CPU time of each period, and the responses.
     fn periods(&self, period: Duration, n_periods: u32) -> io::Result<(Vec<f64>, Vec<Answer>)> {
         let began = Instant::now();
         let (mut spent, mut answers) = (Vec::new(), Vec::new());
@@ -97,8 +98,8 @@ impl Drop for Exporter {
     }
 }
 
-/// Measures the CPU time of requests every 3 s and every second, over busy and over quiet processes, and
-/// without requests.
+/// Measures the CPU time with requests every 3 s, with requests every second, and without requests. The
+/// processes are busy or quiet.
 pub fn demand() -> io::Result<()> {
     let seconds = |full, short| Duration::from_secs_f64(full_or_short(full, short));
     let (period, n_periods) = (seconds(3.0, 0.1), full_or_short(10, 2));
@@ -133,7 +134,7 @@ pub fn demand() -> io::Result<()> {
 }
 
 impl Workload {
-    /// Returns the CPU time of reading every smaps once, for each of `n_rounds` rounds.
+    /// Returns the CPU time of reading every process's smaps once, for each of `n_rounds` rounds.
     fn read_floor(&self, n_rounds: usize) -> Vec<f64> {
         let paths: Vec<String> = self.pids().map(|pid| format!("/proc/{pid}/smaps")).collect();
         let mut buffer = vec![0; 64 * 1024];

@@ -1,11 +1,11 @@
-//! Generated smaps texts and recordings: the same for every run.
+//! Generates smaps texts and recordings, the same ones in every run.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The fields that a kernel 6.18 prints between the sizes and the flags.
+/// The fields in kB that Linux 6.18 prints for each mapping.
 const KEYS: [&str; 22] = [
     "Size",
     "KernelPageSize",
@@ -31,7 +31,7 @@ const KEYS: [&str; 22] = [
     "Locked",
 ];
 
-/// Pseudorandom numbers that are the same in every run (Marsaglia, "Xorshift RNGs", 2003).
+/// Pseudorandom numbers, the same ones in every run (Marsaglia, "Xorshift RNGs", 2003).
 pub struct Numbers(pub u64);
 
 impl Numbers {
@@ -43,7 +43,7 @@ impl Numbers {
     }
 }
 
-/// Returns an smaps text of `n_mappings`: every other one anonymous, the others spread over `n_paths` files
+/// Returns an smaps text of `n_mappings`. Every other mapping is anonymous. The others map `n_paths` files
 /// below `directory`.
 pub fn smaps(n_mappings: usize, n_paths: usize, directory: &str, numbers: &mut Numbers) -> String {
     let mut text = String::new();
@@ -56,7 +56,7 @@ pub fn smaps(n_mappings: usize, n_paths: usize, directory: &str, numbers: &mut N
             0 => String::new(),
             _ => format!("{directory}/libsomething-{file}.so.6"),
         };
-        // The kernel pads the text before the path to 73 columns (seq_pad in fs/proc/task_mmu.c).
+        // The kernel pads the part before the path to 73 columns (seq_pad in fs/proc/task_mmu.c).
         let before = format!("{address:08x}-{end:08x} rw-p {:08x} fe:00 {}", 0, 240_000 + file);
         let _ = if path.is_empty() {
             writeln!(text, "{before} ") // writing to a String cannot fail
@@ -106,7 +106,7 @@ fn write_cgroup(directory: &Path, numbers: &mut Numbers) -> io::Result<()> {
     Ok(())
 }
 
-/// A recording in a temporary directory, which is removed when this is dropped.
+/// A recording in a temporary directory. The directory is removed when the recording is dropped.
 pub struct Recording {
     pub directory: PathBuf,
 }
@@ -118,9 +118,9 @@ pub struct Size {
     pub n_processes: usize,
     pub n_mappings: usize,
     pub n_paths: usize,
-    /// The number of containers with smaps texts of their own. Further ones share them by hard links, so that
-    /// the texts of a thousand containers are as likely in the processor's cache as those of ten, like text
-    /// that the kernel has just printed.
+    /// The number of containers that have smaps texts of their own. The other containers have hard links to
+    /// these texts. So the texts of a thousand containers need no more of the processor's cache than those of
+    /// ten. This is like a live node: a text is in the cache, because the kernel has just printed it.
     pub n_distinct: usize,
 }
 

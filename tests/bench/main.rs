@@ -1,7 +1,8 @@
-//! `make bench`: the cost of the exporter, as ratios to something that is measured in the same run.
+//! `make bench` measures the cost of the exporter, as ratios to something else that is measured in the same
+//! run.
 //!
-//! `cargo bench --bench bench -- scanner budget` runs only these parts; `-- --short` runs every part once and
-//! small, to show that it ends.
+//! `cargo bench --bench bench -- scanner budget` runs only these parts. `-- --short` runs every part once, on
+//! little data, to show that it works.
 
 mod counting;
 mod demand;
@@ -36,7 +37,7 @@ use crate::workload::Workload;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// A part of the bench: its name and its function.
+/// The function that runs a part of the bench.
 type Part = fn() -> io::Result<()>;
 
 const PARTS: [(&str, Part); 10] = [
@@ -55,7 +56,7 @@ const PARTS: [(&str, Part); 10] = [
 /// The recordings differ only in their number of containers.
 const SIZE: Size = Size { n_containers: 10, n_processes: 10, n_mappings: 100, n_paths: 42, n_distinct: 10 };
 
-/// These options read and export everything in each scrape.
+/// With these options, each scrape reads and exports everything.
 const ALL: [&str; 6] = ["--filter", "*/*/*/*", "--cpu-budget", "0", "--max-samples", "0"];
 
 fn main() -> io::Result<()> {
@@ -84,7 +85,7 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// Compares the scanner over text in memory with counting newlines and with the procfs crate.
+/// Compares the scanner with counting newlines and with the procfs crate, on text in memory.
 fn scanner() -> io::Result<()> {
     let generated = generated::smaps(5000, 400, "/usr/lib/x86_64-linux-gnu", &mut Numbers(1)).into_bytes();
     let recorded = readable_texts(Path::new("fixtures/smaps"))?;
@@ -95,8 +96,8 @@ fn scanner() -> io::Result<()> {
         heading(&format!("scanner: {name}, {:.1} MB", text.len() as f64 / 1e6));
         let mut learned_scanner = Scanner::default();
         let mut general_scanner = Scanner::general();
-        // Each is repeated for about 30 ms, so that the processor's caches no longer depend on what ran
-        // before.
+        // With these numbers of bytes, each function below runs for about 30 ms. After that, it no longer
+        // matters what was in the processor's caches before.
         const N_BYTES: [usize; 4] = [300_000_000, 40_000_000, 600_000_000, 8_000_000];
         let n_times = N_BYTES.map(|n_bytes: usize| full_or_short(n_bytes, 1).div_ceil(text.len()));
         let mut seconds = rounds(
@@ -131,7 +132,7 @@ fn scanner() -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the `.smaps` files in `directory` as one text, without those that the procfs crate refuses.
+/// Returns the `.smaps` files in `directory` as one text, except those that the procfs crate cannot parse.
 fn readable_texts(directory: &Path) -> io::Result<Vec<u8>> {
     let mut paths =
         fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
@@ -157,7 +158,8 @@ fn scan(scanner: &mut Scanner, text: &[u8]) {
     }
 }
 
-/// Compares a whole scrape over live processes with the read floor, and counts its allocations.
+/// Compares a whole scrape of live processes with only reading their smaps. Counts the allocations of a
+/// scrape.
 fn scrape() -> io::Result<()> {
     const N_PROCESSES: usize = 50;
     let few: fn(usize) -> io::Result<Workload> = Workload::few_series;
@@ -193,8 +195,8 @@ fn scrape() -> io::Result<()> {
     Ok(())
 }
 
-/// Measures small processes beside many outside containers, where everything except reading smaps matters
-/// most.
+/// Measures scrapes of small processes beside many processes outside containers. Such scrapes show best
+/// what everything costs except reading smaps.
 fn small() -> io::Result<()> {
     const N_SELECTED: usize = 200;
     const N_OTHERS: usize = 300;
@@ -230,13 +232,13 @@ fn small() -> io::Result<()> {
     Ok(())
 }
 
-/// Opens, reads and closes a file: the least work of reading it.
+/// Opens, reads and closes a file: the least work that reading it takes.
 fn read_to_end(path: &str, buffer: &mut [u8]) {
     let mut file = File::open(path).expect("the process lives");
     while file.read(buffer).expect("smaps can be read") > 0 {}
 }
 
-/// Measures the cost per mapping over recordings of growing size, with which it must not grow.
+/// Measures the CPU time per mapping on larger and larger recordings. The time must not grow with the size.
 fn size() -> io::Result<()> {
     let sizes = full_or_short([10, 100, 1000], [10, 20, 30]);
     heading("cost over size: recordings of containers of 10 processes of 100 mappings");
@@ -267,7 +269,7 @@ fn size() -> io::Result<()> {
     Ok(())
 }
 
-/// Measures resident memory against the size of the exposition, and over a thousand scrapes.
+/// Measures resident memory for expositions of several sizes, and its growth over a thousand scrapes.
 fn memory() -> io::Result<()> {
     let n_scrapes = full_or_short([10, 100, 1000], [1, 2, 3]);
     heading("resident memory of a process that runs scrapes");
@@ -317,7 +319,7 @@ fn round(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
 
-/// Measures what `--cpu-budget` allows of a workload that needs six times as much.
+/// Measures how much CPU time reading takes with `--cpu-budget` if the workload needs six times the budget.
 fn budget() -> io::Result<()> {
     const NEEDED: f64 = 0.3;
     const FRACTION: f64 = 0.05;
@@ -336,7 +338,7 @@ fn budget() -> io::Result<()> {
     let mut scrape =
         Scrapes::new(workload.fixture(), &["--filter", &filter, "--cpu-budget", &FRACTION.to_string()])
             .always_reading();
-    scrape.run(); // the first reads everything
+    scrape.run(); // the first scrape reads everything
     let read_before = scrape.value("smaps_exporter_read_seconds_total");
     let began = Instant::now();
     let mut oldest: f64 = 0.0;
@@ -357,7 +359,7 @@ fn budget() -> io::Result<()> {
     Ok(())
 }
 
-/// Measures what the kernel's own sum of a process saves.
+/// Measures what a scrape saves if it reads only the kernel's sums of each process instead of all mappings.
 fn rollup() -> io::Result<()> {
     heading("--group-by process: 50 live processes of 200 small mappings");
     let workload = Workload::small(50)?;
@@ -374,7 +376,7 @@ fn rollup() -> io::Result<()> {
     Ok(())
 }
 
-/// Measures what folding costs and saves.
+/// Measures what folding costs in CPU time and saves in memory.
 fn fold() -> io::Result<()> {
     heading("--max-samples 100000: a recording of 1,000 containers");
     let recording = Recording::generate(Size { n_containers: full_or_short(1000, 10), ..SIZE })?;
@@ -394,7 +396,7 @@ fn fold() -> io::Result<()> {
     Ok(())
 }
 
-/// Measures what compressing an exposition costs and saves.
+/// Measures what compressing an exposition costs in CPU time and saves in bytes.
 fn gzip() -> io::Result<()> {
     heading("gzip of an exposition");
     let recording = Recording::generate(Size { n_containers: 60, n_distinct: 60, ..SIZE })?;

@@ -1,4 +1,5 @@
-//! Resident memory of a process that only runs scrapes: the bench starts itself again in this role.
+//! Measures the resident memory of a process that does nothing but scrape. The bench starts itself again in
+//! this role.
 
 use std::fs;
 use std::io;
@@ -7,10 +8,11 @@ use std::process::Command;
 
 use crate::scrapes::Scrapes;
 
-/// The first argument of a bench that runs scrapes in a process of its own and prints its resident memory.
+/// If this is the first argument, the bench only runs scrapes and prints its resident memory.
 pub const ROLE: &str = "scrapes";
 
-/// Returns the resident bytes of a process that only runs scrapes, after each of these numbers of scrapes.
+/// Starts a process that does nothing but scrape. Returns its resident bytes after each of these numbers of
+/// scrapes.
 pub fn bytes_after<const N: usize>(
     fixture: &Path,
     options: &[&str],
@@ -24,7 +26,8 @@ pub fn bytes_after<const N: usize>(
     Ok(n_scrapes.map(|_| resident.next().unwrap_or_else(|| panic!("{process:?} has failed: {output:?}"))))
 }
 
-/// Runs the scrapes in that process, given the numbers of scrapes, the recording and the options.
+/// Runs the scrapes in the new process. The arguments are the numbers of scrapes, the recording and the
+/// options.
 pub fn play(args: &[&str]) -> io::Result<()> {
     let [n_scrapes, fixture, options @ ..] = args else {
         panic!("{args:?}: expected scrapes and a recording")

@@ -1,4 +1,4 @@
-//! Whole scrapes in this process, as the exporter's scrape thread does them.
+//! Runs whole scrapes in this process, like the scrape thread of the exporter.
 
 use std::path::Path;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use smaps_container_exporter::node::reads::reader::Reader;
 use smaps_container_exporter::scrape::Scraper;
 use smaps_container_exporter::start;
 
-/// What the scrape thread does, without the thread.
+/// Does the work of the scrape thread, without a thread.
 pub struct Scrapes {
     scraper: Scraper,
     reader: Reader,
@@ -19,7 +19,7 @@ pub struct Scrapes {
 }
 
 impl Scrapes {
-    /// Creates scrapes over a recording, with further options.
+    /// Creates a scraper of a recording, with further options.
     pub fn new(fixture: &Path, options: &[&str]) -> Self {
         let fixture = fixture.to_str().expect("a temporary path is text");
         let given = ["--fixture", fixture].into_iter().chain(options.iter().copied()).map(Into::into);
@@ -30,7 +30,7 @@ impl Scrapes {
         Self { scraper, reader, publisher, published }
     }
 
-    /// Reads everything in each scrape, even if it looks unchanged.
+    /// Makes each scrape read all processes, even if nothing seems to have changed.
     pub fn always_reading(mut self) -> Self {
         self.scraper.always_read();
         self
@@ -53,8 +53,8 @@ impl Scrapes {
         (text.len() as f64, n_samples as f64)
     }
 
-    /// Returns the value of a family without labels, as a client would get it now: the age of the oldest
-    /// values is added to each response.
+    /// Returns the value of a family without labels, as a client would get it now. This also finds the age of
+    /// the oldest values, which the server computes for each response.
     pub fn value(&self, family: &str) -> f64 {
         let exposition = self.published.latest().expect("a scrape has run");
         let age = exposition.age.map(|age| age.sample(Instant::now())).unwrap_or_default();

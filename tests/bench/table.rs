@@ -1,21 +1,21 @@
-//! Rounds of measurements, and the table of their results.
+//! Runs rounds of measurements and prints a table of the results.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Whether everything is measured once and small. This only shows that the bench ends; its figures mean
-/// nothing.
+/// Whether everything is measured only once and on little data. This shows that the bench works. The figures
+/// mean nothing.
 pub static IS_SHORT: AtomicBool = AtomicBool::new(false);
 
-/// The first value, or the second one in the short form.
+/// Returns the first value, or the second one if the run is short.
 pub fn full_or_short<T>(full: T, short: T) -> T {
     if IS_SHORT.load(Ordering::Relaxed) { short } else { full }
 }
 
-/// Runs the parts in turn for `n_rounds`. Returns the CPU time (user and system) of this thread that each
-/// round of each part took, in seconds.
+/// Runs the parts in turn, `n_rounds` times. Returns for each part and round the CPU time of this thread,
+/// user and system, in seconds.
 pub fn rounds<const N: usize>(n_rounds: usize, mut parts: [&mut dyn FnMut(); N]) -> [Vec<f64>; N] {
     let n_rounds = full_or_short(n_rounds, 1);
     let mut seconds = [(); N].map(|()| Vec::with_capacity(n_rounds));
@@ -37,7 +37,7 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// The target for a figure.
+/// The bound that a figure should meet.
 #[derive(Clone, Copy)]
 pub enum Target {
     AtLeast(f64),
@@ -50,7 +50,7 @@ pub fn heading(text: &str) {
     println!("\n{text}\n{:60}{:>12}{:>12}  {:12}", "", "best", "median", "target");
 }
 
-/// Prints a figure: that of the best round, and the median of all rounds.
+/// Prints a figure: its value in the best round, and the median of all rounds.
 pub fn row(what: &str, best: f64, median: f64, unit: &str, target: Target) {
     let (bound, is_met) = match target {
         Target::AtLeast(bound) => (format!(">= {bound}"), median >= bound),
@@ -71,17 +71,19 @@ pub fn single(what: &str, value: f64, unit: &str, target: Target) {
     row(what, value, value, unit, target);
 }
 
-/// Prints an amount per second, given the amount and the seconds of each round.
+/// Prints a rate per second, given the amount and the seconds of each round.
 pub fn rate(what: &str, amount: f64, seconds: &[f64], unit: &str, target: Target) {
     row(what, amount / min(seconds), amount / median(seconds), unit, target);
 }
 
-/// Prints the seconds of each round, in another unit.
+/// Prints the shortest and the median of these times in seconds, converted to a unit. `a_second` is one
+/// second in this unit.
 pub fn time(what: &str, seconds: &[f64], a_second: f64, unit: &str, target: Target) {
     row(what, min(seconds) * a_second, median(seconds) * a_second, unit, target);
 }
 
-/// Prints the ratio of `a` to `b`: of the best rounds, and the median of the ratios of all rounds.
+/// Prints the ratio of `a` to `b`: the ratio of the two best rounds, and the median of the ratios of all
+/// rounds.
 pub fn ratio(what: &str, a: &[f64], b: &[f64], target: Target) {
     let by_round: Vec<f64> = a.iter().zip(b).map(|(a, b)| a / b).collect();
     row(what, min(a) / min(b), median(&by_round), "times", target);

@@ -1,4 +1,4 @@
-//! Live processes with known mappings: the bench starts itself again in their role.
+//! Starts live processes with known mappings. The bench starts itself again in this role.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 use crate::generated::Recording;
 
-/// The first argument of a bench in the role of a workload process.
+/// If this is the first argument, the bench runs as a process of the workload.
 pub const ROLE: &str = "workload";
 
 /// The name of processes that touch new pages all the time.
@@ -21,16 +21,17 @@ const BUSY: &str = "bench-busy";
 
 /// The number of mappings of each process.
 pub const N_MAPPINGS: usize = 200;
-/// The number of pages of each mapping; the role says how many are touched.
+/// The number of pages of each mapping. An argument of the process says how many of them it touches.
 const N_PAGES: usize = 8;
 /// The number of distinct files that a process maps, if it maps any.
 const N_FILES: usize = 40;
 
-/// Live processes, and a recording with the machine's own `proc`. The processes end when this is dropped.
+/// Live processes, and a recording that links to the machine's own /proc. Dropping the workload ends the
+/// processes.
 pub struct Workload {
     children: Vec<Child>,
-    /// The input of all processes. It is one pipe, because each scrape lists the open files of this process,
-    /// which must be few, as in the exporter.
+    /// The input of all processes. They share one pipe, so that this process has few open files, as the
+    /// exporter has. Each scrape lists these files.
     input: Option<PipeWriter>,
     recording: Recording,
     name: &'static str,
@@ -38,22 +39,23 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Starts processes of one command with anonymous memory only, which make few series.
+    /// Starts processes of one command with anonymous memory only. They make few series.
     pub fn few_series(n_processes: usize) -> io::Result<Self> {
         Self::start("bench-few", n_processes, N_PAGES, |_, _| ("bench-few".into(), false))
     }
 
-    /// Starts the same processes with one page of each mapping touched: small mappings.
+    /// Starts processes like those of [`Workload::few_series`], but only one page of each mapping is touched.
+    /// So the mappings are small.
     pub fn small(n_processes: usize) -> io::Result<Self> {
         Self::start("bench-small", n_processes, 1, |_, _| ("bench-small".into(), false))
     }
 
-    /// Starts the same processes as [`Workload::few_series`], each touching new pages all the time.
+    /// Starts processes like those of [`Workload::few_series`], but each touches new pages all the time.
     pub fn busy(n_processes: usize) -> io::Result<Self> {
         Self::start(BUSY, n_processes, N_PAGES, |_, _| (BUSY.into(), false))
     }
 
-    /// Starts processes that each have their own command and map their own files, which make many series.
+    /// Starts processes that each have their own command and map their own files. They make many series.
     pub fn many_series(n_processes: usize) -> io::Result<Self> {
         Self::start("bench-many", n_processes, N_PAGES, |i, files| {
             let directory = files.join(i.to_string());
@@ -90,16 +92,17 @@ impl Workload {
         Ok(workload)
     }
 
-    /// Starts small processes, `cat` waiting for its input: `n_selected` of them in a new cgroup, which is
-    /// the container's, and `n_others` outside containers.
+    /// Starts small processes: `cat` that waits for its input. `n_selected` of them are in a new cgroup, the
+    /// cgroup of the container. `n_others` are outside containers.
     ///
-    /// Fails where no cgroup can be made, which needs root.
+    /// Fails if the caller may not make cgroups, which needs root.
     pub fn in_a_cgroup(n_selected: usize, n_others: usize) -> io::Result<Self> {
         let (stdin, input) = io::pipe()?;
         let mut workload = Self::empty("cat", input)?;
         for _ in 0..n_selected + n_others {
             let mut cat = Command::new("cat");
-            // Another locale would add a dozen mappings.
+            // In most locales, cat would have a dozen more mappings. Without an environment, it uses the
+            // locale C.
             cat.env_clear().stdin(stdin.try_clone()?).stdout(Stdio::null());
             let child = cat.spawn()?;
             workload.children.push(child);
@@ -121,7 +124,7 @@ impl Workload {
         Ok(Self { children: Vec::new(), input: Some(input), recording, name, cgroups: Vec::new() })
     }
 
-    /// Makes the recording one of these processes.
+    /// Writes a recording whose only container has these processes.
     fn list(&self) -> io::Result<()> {
         let init = self.pids().next().expect("there is a process");
         let containers =
@@ -158,8 +161,8 @@ impl Drop for Workload {
     }
 }
 
-/// Returns the mount points of the hierarchies by which processes are attributed: version 2, and version 1's
-/// memory controller.
+/// Returns the mount points of the hierarchies that attribution uses: version 2, and the memory controller of
+/// version 1.
 fn cgroup_roots() -> io::Result<Vec<PathBuf>> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let root = |line: &str| {
@@ -170,7 +173,8 @@ fn cgroup_roots() -> io::Result<Vec<PathBuf>> {
     Ok(mounts.lines().filter_map(root).collect())
 }
 
-/// Plays a workload process: takes a name, maps memory, reports that, and runs until its input ends.
+/// Runs as a process of the workload: sets its name, maps memory, prints a byte, and waits until its input
+/// ends.
 pub fn play(comm: &OsStr, n_touched: usize, files: Option<&Path>) -> io::Result<()> {
     fs::write("/proc/self/comm", comm.as_encoded_bytes())?;
     let len = N_PAGES * rustix::param::page_size();
@@ -189,12 +193,12 @@ pub fn play(comm: &OsStr, n_touched: usize, files: Option<&Path>) -> io::Result<
             })
             .collect::<io::Result<_>>()?,
     };
-    // Only every other place is mapped, because the kernel would join adjacent mappings.
+    // The kernel would merge adjacent mappings, so every other place stays unmapped.
     let (private, access) = (MapFlags::PRIVATE, ProtFlags::READ | ProtFlags::WRITE);
     let place = MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE;
     let span = 2 * len * N_MAPPINGS;
-    // SAFETY: the mapped memory is new, so nothing else refers to it, and only memory that was just mapped is
-    // unmapped.
+    // SAFETY: nothing else refers to the mapped memory, because it is new. Only memory that was just mapped
+    // is unmapped.
     unsafe {
         let begin = mmap_anonymous(std::ptr::null_mut(), span, access, private)?;
         munmap(begin, span)?;
@@ -218,12 +222,12 @@ pub fn play(comm: &OsStr, n_touched: usize, files: Option<&Path>) -> io::Result<
     Ok(())
 }
 
-/// Touches one new page every 50 ms, like a process that does little and is never quiet.
+/// Touches one new page every 50 ms, like a process that does little but never rests.
 fn touch_new_pages() {
     let (private, access) = (MapFlags::PRIVATE, ProtFlags::READ | ProtFlags::WRITE);
     let len = rustix::param::page_size();
     loop {
-        // SAFETY: the memory is new, and nothing refers to it when it is unmapped.
+        // SAFETY: the memory is new, and nothing refers to it any more when it is unmapped.
         unsafe {
             if let Ok(page) = mmap_anonymous(std::ptr::null_mut(), len, access, private) {
                 page.cast::<u8>().write_volatile(1);

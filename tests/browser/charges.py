@@ -1,4 +1,4 @@
-"""Makes the cgroups' families that the page reads after a real exposition, and answers of /ooms."""
+"""Makes cgroup metrics and responses of /ooms. The tests append the metrics to real expositions."""
 
 import json
 import re
@@ -13,13 +13,14 @@ PARTS = (
     "anon anon_unmapped page_cache shmem hugetlb slab page_tables sec_page_tables kernel_stacks percpu "
     "vmalloc zswap kernel_other sockets remainder"
 ).split()
-# The parts that have a tile each. The treemap splits the other parts into mapped and unmapped memory.
+# The parts that have one tile each. Of the other parts, mapped memory is in the tiles of paths, and unmapped
+# page cache and shared memory have tiles in `Charge.unmapped`.
 TILES = [part for part in PARTS if part not in ("anon", "page_cache", "shmem", "remainder")]
 
 
 @dataclass
 class Charge:
-    """One container's account, in bytes. Values that are None or missing have no sample."""
+    """The account of one container, in bytes. A value that is None or missing has no sample."""
 
     current: int
     limit: int | None = None
@@ -27,7 +28,10 @@ class Charge:
     unmapped: dict = field(default_factory=dict)
 
     def tiles(self, mapped):
-        """Returns its tiles beside `mapped` bytes of paths: {name: bytes}."""
+        """Returns {name: bytes} for all tiles of the container, except the tiles of paths.
+
+        The tiles of paths sum to `mapped` bytes.
+        """
         tiles = {f"cgroup_memory_unmapped_{part}": v for part, v in self.unmapped.items() if v > 0}
         tiles |= {f"cgroup_memory_{part}": self.parts[part] for part in TILES if self.parts.get(part, 0) > 0}
         left = self.current - mapped - sum(tiles.values())
@@ -44,9 +48,10 @@ def containers(exposition):
 
 
 def charges_of(exposition):
-    """Returns charges for an exposition's containers.
+    """Returns an account for each container of an exposition.
 
-    Some have no limit, no account or no split, and the tiles of some exceed their use.
+    Some containers have no limit, no account or no split into mapped and unmapped memory. The tiles of some
+    add up to more than their use.
     """
     out = {}
     for k, (key, pss) in enumerate(sorted(containers(exposition).items())):
@@ -78,14 +83,17 @@ def charges_of(exposition):
 
 @dataclass
 class Ledger:
-    """A node's memory by part, and the use, limit and parts outside containers of each pod."""
+    """The memory of a node by part, and for each pod its use, its limit and its parts outside containers."""
 
     parts: dict
     pods: dict  # (namespace, pod) -> (current, limit, {part: bytes})
 
 
 def ledger_of(charges, remainder=9 * MIB, unlisted=0):
-    """Returns a ledger that fits these charges. Tmpfs of ended containers brings one pod near its limit."""
+    """Returns a ledger that fits these charges.
+
+    In one pod, tmpfs of ended containers nearly fills the limit.
+    """
     inside = {}
     for (namespace, pod, _), charge in charges.items():
         inside[namespace, pod] = inside.get((namespace, pod), 0) + charge.current
@@ -125,7 +133,7 @@ def ledger_of(charges, remainder=9 * MIB, unlisted=0):
 
 
 def ledger_families(ledger):
-    """Returns the families of the node and its pods."""
+    """Returns the metrics of the node and its pods as text."""
     lines = [f'cgroup_node_memory_bytes{{part="{part}"}} {value}' for part, value in ledger.parts.items()]
     for key, (current, limit, outside) in ledger.pods.items():
         labels = ",".join(f'{name}="{escaped(value)}"' for name, value in zip(CONTAINER, key))
@@ -143,7 +151,7 @@ def escaped(text):
 
 
 def families(charges):
-    """Returns the cgroups' families of an exposition."""
+    """Returns the cgroup metrics of an exposition as text."""
     names = ("current", "limit", "working_set", "account", "unmapped")
     lines = {name: [f"# TYPE cgroup_memory_{name}_bytes gauge"] for name in names}
     for key, charge in charges.items():
@@ -199,10 +207,10 @@ def without_cgroups(text):
 
 
 def charged(page, charges, ooms=None, ledger=None):
-    """Lets the page read these charges with the exporter's samples, and this answer of /ooms.
+    """Adds these charges to each exposition that the page requests, and answers its requests for /ooms.
 
-    The answer is a list of records, or (status, body). `ledger` makes the families of the node and its pods
-    from the charges.
+    `ooms` is a list of records, or (status, body). `ledger` is a function that makes the metrics of the node
+    and its pods from the charges.
     """
     page.charges, page.ooms, page.asked, page.ledger = charges, ooms, [], ledger
 

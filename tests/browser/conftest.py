@@ -1,7 +1,7 @@
 """Starts the exporter and Chromium for the tests of the page.
 
-EXPORTER is the program (default target/release/smaps-container-exporter), RECORDED_NODE the recording that it
-serves (default fixtures/node). Screenshots are in target/browser.
+EXPORTER is the program (default target/release/smaps-container-exporter). RECORDED_NODE is the recording that
+the program serves (default fixtures/node). Screenshots go to target/browser.
 """
 
 import os
@@ -22,7 +22,7 @@ EXPORTER = Path(os.environ.get("EXPORTER", TARGET / "release/smaps-container-exp
 RECORDED_NODE = Path(os.environ.get("RECORDED_NODE", REPOSITORY / "fixtures/node"))
 SCREENSHOTS = REPOSITORY / "target/browser"
 AXE = REPOSITORY / "target/browser/node_modules/axe-core/axe.min.js"
-# The test machine may have no network, so the browser's own network services are off.
+# The test machine may have no network, so Chromium's own network services are off.
 CHROMIUM = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -58,7 +58,7 @@ class Exporter:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}/"
         self.log = log
-        # With half the default interval, tests that wait for the next scrape take half as long.
+        # The interval is half the default, so tests that wait for the next scrape take half as long.
         interval = () if "--scrape-interval" in arguments else ("--scrape-interval", "500ms")
         command = [
             EXPORTER,
@@ -91,7 +91,7 @@ class Exporter:
 
 @pytest.fixture
 def exporter(tmp_path):
-    """A function that starts exporters: exporter(directory, *arguments)."""
+    """A function that starts exporters for one test: exporter(directory, *arguments)."""
     running = []
 
     def start(directory, *arguments):
@@ -105,7 +105,7 @@ def exporter(tmp_path):
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory):
-    """A function that starts exporters for several tests: serve(directory, *arguments)."""
+    """A function that starts exporters that several tests share: serve(directory, *arguments)."""
     running = []
 
     def start(directory, *arguments):
@@ -119,7 +119,7 @@ def serve(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def node(serve):
-    """An exporter of the whole recorded node, which all tests share."""
+    """An exporter of the whole recorded node. All tests share it."""
     return serve(RECORDED_NODE, "--filter", "*/*/*/*")
 
 
@@ -132,7 +132,10 @@ def chromium():
 
 
 class Page:
-    """The memory map in a tab. Errors in the browser's console fail the test unless it expects them."""
+    """The memory map in a tab.
+
+    An error in the browser's console fails the test unless the test expects it.
+    """
 
     def __init__(self, context):
         self.tab = context.new_page()
@@ -165,7 +168,7 @@ class Page:
         return self.tab.locator(selector).inner_text()
 
     def value(self, selector):
-        """Returns the number behind the displayed text."""
+        """Returns the exact number, which the displayed text rounds."""
         value = self.tab.locator(selector).get_attribute("data-value")
         return None if value == "NaN" else float(value)
 
@@ -173,7 +176,7 @@ class Page:
         return self.tab.locator("#crumbs a").all_inner_texts()
 
     def column(self, name):
-        """Returns the numbers of a column from the top; a dash gives None."""
+        """Returns the numbers of a column from top to bottom. For a dash it returns None."""
         cells = self.tab.eval_on_selector_all(
             f"#rows td[data-key={name}]", "cells => cells.map(c => c.dataset.value)"
         )
@@ -206,7 +209,7 @@ class Page:
         return self.tab.evaluate("location.hash")
 
     def state(self):
-        """Returns the heading of an empty state, or an empty string."""
+        """Returns the heading that the page shows instead of data, or an empty string."""
         return self.text("#empty h2") if self.tab.is_visible("#empty h2") else ""
 
     def screenshot(self, name):
@@ -236,7 +239,8 @@ def browse(chromium):
     yield start
     try:
         for page in pages:
-            # A request after the routes are gone would reach the real server.
+            # The routes are removed after the checks, because without routes a request would reach the real
+            # server.
             page.check()
             page.tab.unroute_all(behavior="ignoreErrors")
     finally:

@@ -1,4 +1,4 @@
-"""A second, simple parser of expositions, to compare the page's numbers with."""
+"""A second, simple parser of expositions. The tests compare the page's numbers with it."""
 
 import re
 from collections import defaultdict
@@ -24,7 +24,7 @@ class Exposition:
                 self.families[name].append((labels, float(value)))
 
     def metrics(self):
-        """Returns the families of smaps fields: short name -> metric."""
+        """Returns the metrics of the smaps fields: short name -> metric."""
         names = [name for name in self.families if name.startswith("process_smaps_")]
         return {re.sub("_bytes$", "", name.removeprefix("process_smaps_")): name for name in names}
 
@@ -33,7 +33,10 @@ class Exposition:
         return value
 
     def total(self, field, **place):
-        """Returns the sum of a field over the series with these labels; for page sizes, the maximum."""
+        """Returns the sum of a field over the series with these labels.
+
+        For a page size, it is the maximum.
+        """
         if field == "uss":
             return self.total("private_clean", **place) + self.total("private_dirty", **place)
         values = [
@@ -51,7 +54,7 @@ class Exposition:
         )
 
     def by_pod(self, field, path):
-        """Returns the sums of a field over a path: {(namespace, pod): sum}."""
+        """Returns the sum of a field for one path in each pod: {(namespace, pod): sum}."""
         sums = defaultdict(float)
         for labels, value in self.families[self.metrics()[field]]:
             if labels["path"] == path:
@@ -59,7 +62,7 @@ class Exposition:
         return dict(sums)
 
     def children(self, field, **place):
-        """Returns [(labels, sum)] for each value of the next label below a place, largest first."""
+        """Returns [(labels, sum)] for each place directly below this one, largest sum first."""
         level = len(place)
         sums = defaultdict(float)
         for labels, value in self.families[self.metrics()[field]]:
@@ -71,5 +74,5 @@ class Exposition:
 
 
 def fragment(place):
-    """Returns the page's address of a place."""
+    """Returns the part of the page's address that stands for a place."""
     return "#/" + "/".join(quote(place[key], safe="!~*'()") for key in PLACE if key in place)

@@ -1,4 +1,4 @@
-"""Writes recordings: DIR/containers.tsv and DIR/proc/<pid>/{cgroup,comm,smaps}, as `--fixture` reads them."""
+"""Writes recordings as `--fixture` reads them: DIR/containers.tsv and DIR/proc/<pid>/{cgroup,comm,smaps}."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +12,13 @@ FIELDS = (
 
 @dataclass
 class Mapping:
-    """A mapping of `rss` KiB that `sharers` processes share, from which its fields are computed."""
+    """A mapping of `rss` KiB that `sharers` processes share. Its smaps fields are computed from these."""
 
     path: bytes
     rss: int
     sharers: int = 1
     swap: int = 0
-    place: bytes = b""  # addresses and permissions, if they matter
+    place: bytes = b""  # addresses and permissions, for tests that depend on them
     flags: bytes = b"rd wr mr mw me ac"
 
     def values(self):
@@ -65,7 +65,7 @@ def smaps(mappings, fields=FIELDS):
 
 
 def write(directory: Path, containers, fields=FIELDS):
-    """Writes a recording of `containers` to `directory`, which must not contain proc yet."""
+    """Writes a recording of `containers` to `directory`. The directory must not contain `proc` yet."""
     lines, pid = ["id\tinit_pid\tnamespace\tpod\tcontainer"], 100
     for number, c in enumerate(containers):
         identity = f"{number:064x}"
@@ -92,12 +92,12 @@ CHARACTERS = "bcdfghjklmnpqrstvwxz2456789"
 def busy_node(grown=0, leaked=0):
     """Returns a realistic node of sixty pods.
 
-    Values fluctuate by `grown` KiB, and a heap leaks `leaked` KiB.
+    Some heaps are larger by `grown` KiB, and one heap by `leaked` KiB.
     """
     out = []
 
     def name(deployment, replica, revision=None):
-        """Returns a pod's name as Kubernetes makes it for a deployment."""
+        """Returns the name that Kubernetes would give to a pod of a deployment."""
         seed = sum(map(ord, deployment)) * 7919 + (revision or 0)
         digits = [CHARACTERS[(seed * (k + 3) * 31 + k) % len(CHARACTERS)] for k in range(9)]
         ends = [CHARACTERS[(seed + replica * 997 * (k + 1) + k * 13) % len(CHARACTERS)] for k in range(5)]

@@ -1,4 +1,4 @@
-"""Bars of use against the limit, the treemap of charged memory, and the records of OOM kills."""
+"""Tests the bars of use against the limit, the treemap of charged memory, and the records of OOM kills."""
 
 import re
 import time
@@ -26,7 +26,7 @@ def expected(busy):
 
 
 def bars(page):
-    """Returns the rows as [name, text, label of the bar]. Rows without a bar have no text and no label."""
+    """Returns [name, text, label of the bar] for each row. Without a bar, text and label are empty."""
     return page.tab.eval_on_selector_all(
         "#rows tr",
         """all => all.map(tr => {
@@ -37,7 +37,7 @@ def bars(page):
 
 
 def name(key):
-    """Returns a container's name in the list."""
+    """Returns the name of a container in the list."""
     return f"{key[0]}/{key[1]} › {key[2]}"
 
 
@@ -72,14 +72,14 @@ def test_containers_have_bars_and_the_closest_to_its_limit_is_first(busy, page):
             assert text.endswith("iB, no limit") and "no limit: " in label
         for part, words in (("anon", "anonymous"), ("slab", "slab"), ("sockets", "sockets")):
             assert not charge or (f"{words} " in label) == (charge.parts[part] != 0), label
-    # In the other order, containers without a limit are still last.
+    # In the opposite order, containers without a limit are last, too.
     page.sort("limit")
     used = {name(key): share for key, share in used.items()}
     order = [used.get(row[0]) for row in bars(page)]
     assert page.hash() == "#/?sort=limit&rows=containers" and order[: len(used)] == sorted(used.values())
     assert set(order[len(used) :]) == {None}
     assert page.tab.locator("th:has(#sort-limit)").get_attribute("aria-sort") == "ascending"
-    # A link can lead to the list. The other columns sort it, too.
+    # A link can open the list. The list can also be sorted by its other columns.
     page.tab.reload()
     page.drawn()
     page.sort("share")
@@ -114,7 +114,8 @@ def test_the_width_of_a_bar_is_the_limit(busy, page):
         return [bar.className, end, parts[0].width / box.width, mark];
     })""",
     )
-    # A bar with a limit has a mark at its end. Without a limit, the largest use has the full width.
+    # A bar with a limit has a mark at its end. Among containers without a limit, the largest use fills its
+    # bar.
     by_class = {}
     for name, end, first_part, mark in shapes:
         by_class.setdefault(name, []).append((end, first_part, mark))
@@ -122,7 +123,7 @@ def test_the_width_of_a_bar_is_the_limit(busy, page):
     assert abs(end - 0.5) < 0.03 and abs(first_part - 0.3) < 0.03 and mark != "0px"
     assert sorted(round(end, 2) for end, _, _ in by_class["use"]) == [0.25, 1.0]
     assert {mark for *_, mark in by_class["use"]} == {"0px"}
-    # The legend of the colours is above the bars.
+    # The legend above the bars explains their colours.
     legend = page.text("#parts").split("\n")
     assert legend == ["anonymous 210 MiB", "page cache 30.0 MiB", "slab 30.0 MiB", "remainder −1 B"]
 
@@ -136,7 +137,7 @@ def test_without_cgroups_there_are_no_bars_and_records(busy, page):
     assert page.tab.locator("#field option[value=charged_memory]").count() == 0
     shown = page.tab.evaluate("latest.t")
     until("another scrape", lambda: page.tab.evaluate("latest.t") > shown)
-    # An exporter without accounts has no records, so the page does not request them.
+    # An exporter without accounts has no OOM records, so the page does not request /ooms.
     assert page.asked == []
 
 
@@ -183,7 +184,8 @@ def test_the_tiles_of_a_container_add_up_to_its_use(busy, page):
         assert parts == charge.tiles(mapped[key])
         if sum(kids.values()) != whole:
             over[key] = sum(kids.values()) - whole
-    # The headline is the sum of the cgroups' use. The excess of tiles is reported, but not added.
+    # The headline is the sum of the use of all cgroups. If tiles exceed the use, the page reports the excess
+    # but does not add it.
     assert len(over) == 4 and set(over.values()) == {9 * MIB}
     assert page.value("#total") == sum(charge.current for charge in charges.values())
     for text in (
@@ -196,7 +198,7 @@ def test_the_tiles_of_a_container_add_up_to_its_use(busy, page):
     page.go(f"#/{namespace}/{pod}/{container}{CHARGED}")
     excess = f"Excess: the tiles of {namespace}/{pod} › {container} are 9.00 MiB more than its use"
     until("the place", lambda: excess in page.text("#charged"))
-    # Without a known split, there are no tiles of unmapped memory.
+    # This container has no split into mapped and unmapped memory, so it has no tiles of unmapped memory.
     key = next(key for key, charge in charges.items() if not charge.unmapped)
     page.go("#/" + "/".join(key) + CHARGED)
     until("the rows", lambda: "rest of the use" in page.names())
@@ -232,7 +234,7 @@ def test_a_part_is_a_place_with_a_legend_and_a_tip(busy, page):
     page.tab.mouse.click(box["x"] + x, box["y"] + y)
     until("the part", lambda: page.value("#total") == charge.unmapped["page_cache"])
     assert page.tab.is_visible("#chart") and page.tab.is_hidden("#list")
-    # By path, a part is one place with all containers.
+    # In the treemap by path, a part such as slab is one place, with the sum over all containers.
     page.go("#/cgroup_memory_slab?by=path&field=charged_memory")
     until("the slab", lambda: page.value("#total") == sum(c.parts["slab"] for c in charges.values()))
     page.go("#/?by=path&field=charged_memory")
@@ -304,7 +306,7 @@ def test_a_record_shows_the_memory_of_the_container(busy, page):
     page.tab.wait_for_selector("#kills details >> nth=1 >> .reading")
     text = page.text("#kills details >> nth=1")
     assert "No path is known" in text and "What was charged is not known" in text
-    # A new record comes first, and open records stay open.
+    # A new record comes first. Records that the user has opened stay open.
     page.ooms.insert(0, record(when + 200, pod="checkout-2"))
     until("the third", lambda: len(kills(page)) == 3 and "checkout-2" in kills(page)[0])
     assert page.tab.eval_on_selector_all("#kills details", "all => all.map(e => e.open)") == [
@@ -312,7 +314,7 @@ def test_a_record_shows_the_memory_of_the_container(busy, page):
         True,
         True,
     ]
-    # A place shows only its own records.
+    # A place shows only the records of its own containers.
     page.go("#/data")
     until("its record", lambda: len(kills(page)) == 1 and page.text("#ooms h2") == "OOM kills 1 here")
     page.tab.click("#kills a")
@@ -332,7 +334,7 @@ def test_records_are_requested_once_per_scrape_and_failures_are_harmless(busy, p
     start = scrapes()
     until("five scrapes", lambda: scrapes() > start + 5)
     assert page.tab.is_hidden("#ooms") and page.text("#state") == "Live" and page.tab.is_hidden("#note")
-    # The pauses between requests grow.
+    # After each failure, the page waits longer before the next request.
     assert 1 <= len(page.asked) <= 3
     for odd in ((503, ""), (200, "<html>"), (200, "{}"), (200, '{"records":[null,{"time":"x","paths":7}]}')):
         page.ooms = odd
@@ -341,7 +343,7 @@ def test_records_are_requested_once_per_scrape_and_failures_are_harmless(busy, p
         until("another request", lambda: scrapes() and len(page.asked) > asked)
     until("a record without anything", lambda: len(kills(page)) == 1)
     assert "at an unknown time" in kills(page)[0]
-    # Records stay while requests fail.
+    # The page keeps its records while requests fail.
     page.ooms = (503, "")
     asked = len(page.asked)
     until("another request", lambda: scrapes() and len(page.asked) > asked)
@@ -392,7 +394,7 @@ def test_64_records_with_hostile_names(busy, browse):
     text = page.text("#kills")
     assert MARKUP in text and "⟨U+202E⟩txt.exe" in text and "new␊line␀␛[31m␡" in text
     assert "\u202e" not in text
-    # Long names are shortened everywhere.
+    # The page shortens long names everywhere.
     longest = page.tab.evaluate("""() => {
         const own = e => e.children.length ? 0 : e.textContent.length;
         const all = [...document.querySelectorAll('#kills *')];
@@ -400,7 +402,7 @@ def test_64_records_with_hostile_names(busy, browse):
     }""")
     assert longest <= 1000
     page.screenshot("hostile-records")
-    # Containers without a process are in the list, and their rows lead to their charged memory.
+    # The list includes containers without a process. Their rows lead to their charged memory.
     assert {row[0] for row in bars(page)} >= {f"{MARKUP}/{MARKUP} › {MARKUP}"}
     page.go("#/" + "/".join([quote(MARKUP, safe="")] * 3) + CHARGED)
     until("the place", lambda: page.value("#total") == 90 * MIB)
@@ -434,7 +436,7 @@ def test_it_fits_and_axe_finds_nothing(busy, browse, width, scheme):
         }))""")
         assert found == [], address
     page.tab.keyboard.press("Escape")
-    # Notes do not move the treemap.
+    # A note that appears or disappears does not move the treemap.
     page.go("#/" + CHARGED)
     until("the map", lambda: page.hash() == "#/" + CHARGED)
     assert page.tab.locator("#map").bounding_box()["y"] <= 210

@@ -1,4 +1,4 @@
-"""Each part of anonymous memory has its own shade, and its legend says how to reduce it."""
+"""Tests that each part of anonymous memory has its own shade, and that the legend says how to reduce it."""
 
 import colorsys
 
@@ -6,8 +6,7 @@ import pytest
 
 from recording import Container, Mapping, Process, write
 
-# Maps each kind to its name and advice in the legend, and to mappings with the layout that identifies the
-# part.
+# For each kind: its name and advice in the legend, and mappings that the exporter recognizes as this kind.
 PARTS = {
     "anon_java_heap": ("Java heap", "-Xmx", ["c0000000-fed00000 rw-p ac"]),
     "anon_go_heap": (
@@ -41,7 +40,7 @@ PARTS = {
     "anon": ("Anonymous", "direct buffers", ["7f5000000000-7f5000100000 rw-p ac"]),
 }
 LIBJVM = b"/usr/lib/jvm/lib/server/libjvm.so"
-# Returns the colour in the lower left corner of each tile, where no text is, and the expected one.
+# For each tile, returns the colour of its lower left corner, where no text is, and the expected colour.
 COLOURS = """() => {
     const css = getComputedStyle(document.body), probe = new OffscreenCanvas(1, 1).getContext('2d');
     const expected = kind => {
@@ -56,7 +55,7 @@ COLOURS = """() => {
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
-    """A recording of one process with all parts."""
+    """A recording of one process that has all parts of anonymous memory."""
 
     def mapping(text: str) -> Mapping:
         addresses, permissions, *flags = text.encode().split()

@@ -1,4 +1,4 @@
-"""A busy node can be explored by search and by path, with pointer and keyboard, at each width, accessibly."""
+"""Tests search and the view by path on a busy node: with pointer and keyboard, at each width, accessibly."""
 
 from urllib.parse import quote
 
@@ -24,7 +24,7 @@ def test_search_finds_all_places_below(busy, page):
     before = page.tab.evaluate(corner)
     page.tab.keyboard.press("/")
     page.tab.keyboard.type("LibCrypto")
-    # The table has one row for the path with its sum, and the rest of the map is dimmed.
+    # The table has one row for the path, with its sum. The rest of the map is dimmed.
     assert page.names() == [CRYPTO] and page.column("pss") == [sum(shared.values())]
     assert f"in {len(shared)} pods" in page.text("#rows th")
     assert page.tab.evaluate(corner) != before
@@ -65,7 +65,7 @@ def test_keys_of_input_methods_and_of_the_browser_are_ignored(busy, page):
     rows, address = page.names(), page.hash()
 
     def press(selector, key, **more):
-        """Returns whether the page prevented the browser's own action for the key."""
+        """Presses a key. Returns whether the page has prevented the browser's own action for the key."""
         event = {"key": key, "bubbles": True, "cancelable": True, **more}
         return page.tab.eval_on_selector(
             selector, "(element, event) => !element.dispatchEvent(new KeyboardEvent('keydown', event))", event
@@ -92,7 +92,7 @@ def test_bars_and_swatches_are_visible_with_forced_colours(busy, page):
         page.tab.eval_on_selector_all("#rows .bar", colours),
     )
     assert kinds > 3 and len(swatches) == kinds and ground not in (*swatches, bar)
-    # The selected button of a pair does not differ only by its background.
+    # The selected button of a pair is also underlined, because colours alone may not be visible.
     assert "underline" in page.tab.eval_on_selector("#by-pod", "e => getComputedStyle(e).textDecorationLine")
 
 
@@ -134,7 +134,7 @@ def test_by_path_shows_the_sharers_of_each_path(busy, page):
     )
     page.select("shared_clean")
     assert "only PSS adds up" in page.text("#help")
-    # From a path's own place, a click leads to all processes that share it.
+    # At the place of a path, a click on "by path" leads to all processes that share the path.
     page.go(
         fragment(
             {
@@ -165,7 +165,8 @@ def test_click_enters_a_namespace_or_a_pod(busy, page):
     until("the node", lambda: page.crumbs() == ["Node"])
     _, name, x, y, w, h = next(box for box in boxes if box[0] == "pod" and box[1] == "kafka-0")
     page.tab.mouse.click(box["x"] + x + w / 2, box["y"] + y + h / 2)
-    # If a pod has only one container, entering and leaving the pod skips it.
+    # If a pod has only one container, entering the pod leads to the container, and leaving leads to the
+    # namespace.
     until("the pod", lambda: page.crumbs() == ["Node", "data", "kafka-0", "kafka"])
     page.tab.keyboard.press("Escape")
     until("the namespace", lambda: page.crumbs() == ["Node", "data"])
@@ -175,7 +176,7 @@ def test_click_enters_a_namespace_or_a_pod(busy, page):
 def test_cut_names_of_replicas_stay_distinct(busy, browse, width):
     page = browse(width=width, height=900)
     page.open(busy)
-    # If the table cuts a name, it shows the end of the name completely.
+    # If the table cuts a name, the end of the name is fully visible.
     ends = page.tab.eval_on_selector_all(
         "#rows .tail",
         """all => all.map(e => [
@@ -189,7 +190,7 @@ def test_cut_names_of_replicas_stay_distinct(busy, browse, width):
     assert len(cut) > 30 and all(is_seen for _, is_seen in cut)
     names = [name for name in page.names() if "/checkout-" in name]
     assert len(names) == 8 and len({name[-9:] for name in names}) == 8
-    # The namespace never overlaps the rest of the name.
+    # The namespace in a name never overlaps the rest of the name.
     overlaps = page.tab.eval_on_selector_all(
         "#rows tr",
         """all => all.filter(tr => {
@@ -198,7 +199,7 @@ def test_cut_names_of_replicas_stay_distinct(busy, browse, width):
     }).length""",
     )
     assert overlaps == 0
-    # Collects the labels that the map draws.
+    # Collects the labels that the page draws on the map.
     labels = page.tab.evaluate("""() => {
         const drawn = [], fillText = ctx.fillText;
         ctx.fillText = (text, ...rest) => { drawn.push(text); fillText.call(ctx, text, ...rest); };
@@ -230,9 +231,9 @@ def test_page_fits_and_is_accessible(busy, browse, width, scheme):
         assert page.tab.locator("#map").bounding_box()["y"] <= 200
     change = page.tab.locator("#sort-change").bounding_box()
     assert change["x"] >= 0 and change["x"] + change["width"] <= width
-    # The page's policy does not apply to scripts that are run by the devtools protocol.
+    # The page's security policy does not apply to a script that the devtools protocol runs.
     page.tab.evaluate(AXE.read_text() + "; 0")
-    # The states are the same at each width, so axe checks most of them at one width only.
+    # The states are the same at each width, so axe checks most of them at only one width.
     addresses = (
         "#/",
         "#/?q=libcrypto",

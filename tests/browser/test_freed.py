@@ -1,4 +1,4 @@
-"""Compares the memory that a container would free by ending with what its end frees.
+"""Compares what the end of a container would free according to the page with what it really frees.
 
 Needs root, to make cgroups.
 """
@@ -16,8 +16,9 @@ import pytest
 from charges import MIB
 from conftest import until
 
-# Two processes that map 50 MiB of each kind of memory: anonymous and shared memory, and a file in tmpfs. They
-# share a memfd of 20 MiB with the neighbour.
+# A program and its child share 50 MiB of each of these: anonymous memory, a shared mapping, a memfd and
+# System V shared memory. The program also writes 50 MiB to a file in tmpfs, which no process maps, and shares
+# a memfd of 20 MiB with a neighbour container.
 HOLDS = """
 import ctypes, mmap, os, sys, time
 SIZE, libc = 50 << 20, ctypes.CDLL(None, use_errno=True)
@@ -62,7 +63,7 @@ time.sleep(1000000)
 
 @pytest.fixture
 def pod():
-    """A pod's cgroup, on version 1 in the memory controller's hierarchy."""
+    """The cgroup of a pod. With cgroup version 1, it is in the hierarchy of the memory controller."""
     root = Path("/sys/fs/cgroup/memory")
     path = (root if root.is_dir() else Path("/sys/fs/cgroup")) / f"page-{uuid.uuid4()}"
     path.mkdir()
@@ -98,7 +99,10 @@ def end(cgroup):
 
 
 def start(cgroup, program, argument):
-    """Runs a program in a new cgroup. Returns its process and the line that it prints when it is ready."""
+    """Runs a program in a new cgroup.
+
+    Returns its process, and the line that the program prints when it is ready.
+    """
     cgroup.mkdir()
     enter = f"import os; open({str(cgroup / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))\n"
     process = subprocess.Popen(
@@ -113,7 +117,7 @@ def usage(cgroup):
 
 
 def shown(text, after):
-    """Returns the bytes that follow some words in a text."""
+    """Returns the number of bytes that follows these words in a text."""
     number, unit = re.search(rf"{after}: ([\d.]+) ([KMG])iB", text).groups()
     return float(number) * 1024 ** "_KMG".index(unit)
 
@@ -150,12 +154,13 @@ def test_predicted_freed_memory_equals_actually_freed_memory(exporter, tmp_path,
         end(pod / "app")
         left = usage(pod)
         print(f"{text}; its end freed {(before - left) / MIB:.1f} MiB")
-        # Private memory is much less. The tolerance covers kernel memory and the interpreter's page cache.
+        # Much less is private to single processes than the end of the container frees. The tolerance covers
+        # kernel memory and the interpreter's page cache.
         assert abs(freed - (before - left)) < 4 * MIB and freed > 195 * MIB > 40 * private
         assert abs(stays - 50 * MIB) < MIB
         file.unlink()
         assert abs(left - usage(pod) - stays) < 2 * MIB
-        # The neighbour's container has no file in tmpfs.
+        # The container of the neighbour has no file in tmpfs.
         page.go("#/shop/web-0/sidecar")
         until("the neighbour", lambda: page.crumbs()[-1] == "sidecar")
         assert "Freed" in page.text("#ends") and "Stays" not in page.text("#ends")

@@ -1,4 +1,4 @@
-"""Growth is ranked by what a container itself gains, and never compares values of two exporters."""
+"""Tests the ranking of growth: only what a container itself gains counts, seen by one exporter."""
 
 import re
 
@@ -10,7 +10,10 @@ LIBRARY = b"/usr/bin/node"
 
 
 def record(home, sharers, heap=20_000):
-    """Returns pods with a library that `sharers` processes share; the heap of one of them is given."""
+    """Returns three pods with a library that `sharers` processes share.
+
+    The third has a heap of `heap` KiB.
+    """
     web = [Mapping(LIBRARY, 40_000, sharers), Mapping(b"[heap]", 20_000)]
     own = [Mapping(LIBRARY, 40_000, sharers), Mapping(b"[heap]", heap)]
     return [
@@ -19,13 +22,13 @@ def record(home, sharers, heap=20_000):
 
 
 def rewrite(home, containers):
-    """Replaces the mappings of recorded processes."""
+    """Replaces the mappings of the recorded processes."""
     for pid, container in enumerate(containers, 100):
         (home / f"proc/{pid}/smaps").write_bytes(smaps(container.processes[0].mappings))
 
 
 def after(page, scrapes):
-    """Waits until the page has shown this number of further scrapes."""
+    """Waits until the page has shown this many more scrapes."""
     last = page.tab.evaluate("latest.t")
     for _ in range(scrapes):
         until("a scrape", lambda: page.tab.evaluate("latest.t") > last)
@@ -37,7 +40,7 @@ def test_end_of_a_sharer_is_not_growth_of_the_others(exporter, tmp_path, page):
     one = exporter(write(home, record(home, 3)), "--filter", "*/*/*/*")
     page.open(one, "#/?sort=-change")
     lines = (home / "containers.tsv").read_text().splitlines(keepends=True)
-    # One of three sharers ends, then a second one. The shared pages become private to the last one.
+    # One of three sharers ends, and then a second one. The shared pages become private to the third.
     for remaining in (2, 1):
         before = page.tab.evaluate("at(fields.get('pss'), root)")
         rewrite(home, record(home, remaining))
@@ -51,7 +54,7 @@ def test_end_of_a_sharer_is_not_growth_of_the_others(exporter, tmp_path, page):
     page.select("rss")
     assert "neighbour" not in page.text("#since")
     page.select("pss")
-    # Only memory that it gains itself is growth.
+    # Only memory that the process itself gains counts as growth.
     for heap in (23_000, 26_000, 29_000):
         rewrite(home, [*record(home, 1)[:2], record(home, 1, heap)[2]])
         after(page, 1)
@@ -86,16 +89,16 @@ def test_growth_in_tmpfs_is_named(exporter, tmp_path, page):
         ),
     )
     assert page.names()[0] == "shop/web-1" and page.changes()[0] > 0 == page.changes()[1]
-    # The header links to the part.
+    # The header links to the part that grows.
     page.tab.click("#node-grows_fastest a")
     until("the part", lambda: page.crumbs()[-2:] == ["app", "unmapped tmpfs"])
     assert "MiB/min" in page.text("#slope")
 
 
 def test_another_exporter_at_the_same_address_restarts_the_history(exporter, tmp_path, page):
-    """This happens with forwarded ports.
+    """A forwarded port may lead to another exporter later.
 
-    Both nodes have a pod of the same name, and the second has 1 GiB more.
+    Both nodes have a pod of the same name. The second pod has 1 GiB more.
     """
 
     def node(name, heap):
@@ -132,7 +135,7 @@ def test_another_exporter_at_the_same_address_restarts_the_history(exporter, tmp
         page.text("#note"),
     )
     assert "opening" not in page.text("#since") + page.text("#delta")
-    # A reload keeps the history only if the same exporter answers.
+    # A reload keeps the history only if the same exporter still answers.
     served[0] = first
     page.tab.reload()
     page.drawn()

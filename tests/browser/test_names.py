@@ -1,4 +1,4 @@
-"""Names that workloads choose are displayed as text everywhere, and are quoted correctly in PromQL."""
+"""Tests names that workloads choose: the page shows them as text, and quotes them correctly in PromQL."""
 
 import subprocess
 from urllib.parse import quote
@@ -72,7 +72,7 @@ def test_hostile_names_are_text(hostile, page):
             if "path" not in step:
                 rows = exposition.children("pss", **step)
                 assert sorted(page.column("pss")) == sorted(value for _, value in rows)
-            # The tip shows names, too.
+            # The tooltip shows names, too.
             page.tab.mouse.move(box["x"] + 60, box["y"] + 60)
             page.tab.mouse.move(box["x"] + 200, box["y"] + 200)
     page.screenshot("hostile")
@@ -93,7 +93,7 @@ BREAKERS = [
 
 
 def test_unusual_file_names_do_not_break_the_page(exporter, tmp_path, page):
-    """No file name hides a file or stops the page's refreshing."""
+    """Every file is shown whatever its name is, and no name stops the page from refreshing."""
     home = tmp_path / "node"
     write(
         home,
@@ -178,7 +178,7 @@ def test_invisible_characters_are_shown(hostile, page):
     exposition = hostile.exposition()
     page.open(hostile, fragment(exposition.children("pss", **exposition.children("pss")[0][0])[0][0]))
     names = page.names()
-    # A newline has a visible symbol, and each name is complete.
+    # The page shows a newline as a symbol, and no name is cut.
     assert "new␊line" in names and "\ufffd\ufffd broken" in names
     page.tab.evaluate(
         "hash => { location.hash = hash }",
@@ -189,7 +189,7 @@ def test_invisible_characters_are_shown(hostile, page):
 
 
 def promtool(directory, exposition, questions):
-    """Evaluates queries on the exposition with promtool: questions is [(query, [(name, labels, value)])]."""
+    """Evaluates queries on an exposition with promtool: `questions` is [(query, [(name, labels, value)])]."""
 
     def quoted(text):
         return (
@@ -257,8 +257,8 @@ def test_copied_queries_give_the_displayed_values(request, tmp_path, page, recor
                 break
             rows = [labels for labels, _ in exposition.children("mappings", **place)]
             what = ("namespace", "pod") if not place else (list(rows[0])[-1],)
-            # If all samples are 0 and omitted, there is no result. A sum of USS needs only one of its two
-            # halves.
+            # With --omit-zero, a query has no result if all samples are 0. USS is the sum of two fields. Its
+            # query has a result if one of the two fields has samples.
             answers = [
                 ({key: labels[key] for key in what}, labels)
                 for labels in rows
@@ -270,10 +270,10 @@ def test_copied_queries_give_the_displayed_values(request, tmp_path, page, recor
             place = exposition.children(field if field in exposition.metrics() else "private_dirty", **place)[
                 -1
             ][0]
-        # A path is one series with all labels.
+        # A place with a path is one series with all labels.
         metric = "" if field == "uss" else exposition.metrics()[field]
         questions.append((query, [(metric, place, exposition.total(field, **place))]))
-    # The query includes the search, and its result is the rows that the search finds.
+    # The query contains the search text, and returns the rows that the search finds.
     command = {k: v for k, v in place.items() if k != "path"}
     word = "TMP" if recorded == "hostile" else "LIB"
     page.go(fragment(command) + f"?field=uss&q={word}")
@@ -293,7 +293,7 @@ def test_copied_queries_give_the_displayed_values(request, tmp_path, page, recor
     questions.append(
         (copied(page), [("", {"path": labels["path"]}, exposition.total("uss", **labels)) for labels in rows])
     )
-    # By path, the query gives the pods that share it.
+    # In the view by path, the query returns the pods that share the path.
     if recorded != "hostile":
         page.go("#/" + quote(place["path"], safe="") + "?by=path")
         sharers = exposition.by_pod("pss", place["path"])

@@ -1,4 +1,4 @@
-"""The node's memory by part: the bar, the treemap, and pods with memory outside their containers."""
+"""Tests the node's memory by part: the bar, the treemap, and pods with memory outside their containers."""
 
 import re
 import time
@@ -25,7 +25,7 @@ def expected(busy, **more):
 
 
 def tiles(page):
-    """Returns the sum of the tiles of each top-level place. Tiles are the leaves of the tree."""
+    """Returns for each top-level place the sum of its tiles. The tiles are the leaves of the tree."""
     return page.tab.evaluate("""() => {
         const leaves = n => withArea(n).length ? withArea(n).flatMap(leaves) : [n.v];
         const sum = n => leaves(n).reduce((sum, v) => sum + v, 0);
@@ -44,7 +44,7 @@ def test_the_page_opens_with_the_node(busy, page):
         and "/system.slice 410 MiB, /user.slice 38.0 MiB" in label
         and label.endswith("free 1.76 GiB")
     )
-    # The widths are the parts; the smallest are in the bar's text only.
+    # The widths of the bar's segments stand for the parts. The smallest parts are only in the bar's text.
     widths = page.tab.eval_on_selector_all(
         "#node-bar i", "all => all.map(e => e.getBoundingClientRect().width)"
     )
@@ -75,7 +75,7 @@ def test_the_tiles_add_up_to_memtotal(busy, page):
     assert {
         name.removeprefix("cgroup_memory_node_"): v for name, v in shown.items() if "_node_" in name
     } == others
-    # The tiles of four containers exceed their use, by mapped memory that is charged elsewhere.
+    # The tiles of four containers exceed their use: they map memory that is charged to other containers.
     assert sum(
         shown.values()
     ) == total + 36 * MIB and "the tiles of 4 places are 36.0 MiB more than their use" in page.text(
@@ -83,7 +83,7 @@ def test_the_tiles_add_up_to_memtotal(busy, page):
     )
     assert "6 containers are in no pod's cgroup" in page.text("#charged")
     assert sum(v for v in page.column("value") if v) == total
-    # A pod consists of containers and the parts outside them.
+    # A pod consists of its containers and of parts outside them.
     page.go("#/" + "/".join(POD) + "?field=node_memory")
     until("the pod", lambda: page.value("#total") == ledger.pods[POD][0])
     assert set(page.names()) >= {
@@ -102,7 +102,7 @@ def test_the_tiles_add_up_to_memtotal(busy, page):
 
 
 def test_a_recorded_node_with_its_cgroups(serve, page):
-    """The exporter serves a recording with files of cgroups."""
+    """The exporter serves a recording that has cgroup files."""
     one = serve(REPOSITORY / "fixtures/cgroups/v2", "--filter", "*/*/*/*")
     page.open(one, NODE)
     families = one.exposition().families
@@ -144,7 +144,7 @@ def test_pods_show_the_use_of_their_limits(busy, page):
     name, used, label = rows[0]
     assert name == "/".join(POD) and used.endswith(f" {100 * current / limit:.0f}\u2009%")
     assert re.search(rf"outside containers {sum(outside.values()) / 2**30:.2f} GiB", label)
-    # The parts outside containers have their own colour.
+    # The parts outside containers have a colour of their own.
     colours = page.tab.eval_on_selector_all(
         "#rows tr:first-child .use i", "all => all.map(e => e.style.background)"
     )
@@ -191,7 +191,7 @@ def test_without_the_families_there_is_no_bar(busy, page):
         and page.text("#total").endswith(" PSS")
     )
     assert page.tab.locator("#field option[value=node_memory]").count() == 0
-    # Both appear and disappear with a scrape.
+    # The bar and the treemap of the node appear and disappear with the metrics.
     page.ledger = ledger_of
     until("the bar", lambda: page.tab.is_visible("#node") and page.text("#total").endswith(" Node memory"))
     page.ledger = None

@@ -1,4 +1,4 @@
-"""The memory map shows the values of the exposition, and its links lead to the right places."""
+"""Tests that the memory map shows the values of the exposition, and that its links lead to their places."""
 
 import gzip
 import re
@@ -13,7 +13,7 @@ from exposition import PLACE, fragment
 DERIVED = {"uss"}
 CHARGED = "charged_memory"
 PLACE_BY_PATH = [key for key in PLACE if key not in ("pid", "kind")]
-# Fields that count shared memory in full for each process.
+# These fields count shared memory in full for each process.
 IN_FULL = {
     "size",
     "rss",
@@ -29,12 +29,12 @@ IN_FULL = {
 
 
 def below(page, place):
-    """Opens a place by its address."""
+    """Opens a place by changing the address of the page."""
     page.tab.evaluate("hash => { location.hash = hash }", fragment(place))
 
 
 def largest(exposition, depth, field="pss"):
-    """Returns the place of the largest pod, its largest container, and so on."""
+    """Returns the place of the largest pod, of its largest container, and so on, down to this depth."""
     place = {}
     for _ in range(depth):
         place = exposition.children(field, **place)[0][0]
@@ -42,7 +42,10 @@ def largest(exposition, depth, field="pss"):
 
 
 def name_of(row):
-    """Returns the page's name of a row: a pod's includes its namespace, others are the last label."""
+    """Returns the name that the page gives to a row.
+
+    For a pod, the name includes the namespace. Otherwise, the name is the last label.
+    """
     *_, last = row
     return f"{row['namespace']}/{row['pod']}" if last == "pod" else row[last]
 
@@ -74,7 +77,7 @@ def test_page_is_three_small_files_with_a_strict_policy(node):
 
 
 def test_page_works_below_a_path_prefix(node, page):
-    """A proxy may serve the exporter below a path."""
+    """A proxy may serve the exporter below a path such as /node-7/exporter/."""
     page.origin = node.url
 
     def inner(route):
@@ -86,7 +89,7 @@ def test_page_works_below_a_path_prefix(node, page):
     page.drawn()
     assert page.names()
     requested = {url.removeprefix(node.url) for url in page.requests if not url.startswith("data:")}
-    # The page requests OOM records if the exporter has cgroup accounts.
+    # The page requests /ooms only if the exporter has cgroup accounts.
     assert requested - {"node-7/exporter/ooms"} == {
         f"node-7/exporter/{name}" for name in ("", "page.css", "page.js", "metrics?group-by=path&fields=all")
     }
@@ -97,7 +100,8 @@ def test_each_exported_field_can_be_selected_and_has_the_right_total(node, page)
     exposition = node.exposition()
     metrics = exposition.metrics()
     offered = page.tab.eval_on_selector_all("#field option", "all => all.map(o => [o.value, o.title])")
-    # Page sizes cannot be areas, and the number of processes is the same for all mappings of a process.
+    # Page sizes cannot be drawn as areas. The number of processes is the same for all mappings of a process,
+    # so it cannot be drawn either.
     charged = {CHARGED} if "cgroup_memory_account_bytes" in exposition.families else set()
     assert {name for name, _ in offered} == {name for name in metrics if not name.endswith("page_size")} - {
         "processes"
@@ -148,7 +152,7 @@ def test_clicks_enter_places_and_escape_and_crumbs_leave_them(node, page):
     box = page.tab.locator("#canvas").bounding_box()
     depths = []
     while page.tab.is_visible("#canvas"):
-        # This is a point in the first tile, and the tip shows what is there.
+        # The pointer is in the first tile, and the tooltip shows what the tile is.
         page.tab.mouse.move(box["x"] + 40, box["y"] + 60)
         page.tab.locator("#tip dl").wait_for()
         page.tab.mouse.click(box["x"] + 40, box["y"] + 60)
@@ -158,7 +162,7 @@ def test_clicks_enter_places_and_escape_and_crumbs_leave_them(node, page):
         assert page.hash() == fragment(place)
         assert page.value("#total") == exposition.total("pss", **place)
         assert page.tab.is_hidden("#tip")
-    # A path has no children, so its fields are shown.
+    # A path has nothing below it, so the page shows its fields instead.
     assert (
         "path" in place
         and page.tab.is_visible("#all dl")
@@ -183,7 +187,7 @@ def test_enter_key_enters_a_place(node, page):
     page.tab.focus("#rows a")
     page.tab.keyboard.press("Enter")
     until("a step in", lambda: "/".join(page.crumbs()[1:3]) == first)
-    # The focus moves to the new rows, and the place is announced to screen readers.
+    # The focus moves to the new rows, and screen readers announce the new place.
     assert page.tab.evaluate("document.activeElement === document.querySelector('#rows a')")
     assert page.text("#said").startswith((page.crumbs()[-1] if len(page.crumbs()) > 3 else first) + ": ")
     page.tab.keyboard.press("/")
@@ -239,7 +243,7 @@ def test_reloads_and_shared_links_keep_the_place(node, page, browse):
     page.select("rss")
     page.sort("name")
     page.tab.fill("#q", "a")
-    # The address is read from the page, because the driver's copy is updated later.
+    # The test reads the address from the page, because the browser driver reports a new address only later.
     address, shown = page.tab.evaluate("location.href"), (page.crumbs(), page.names(), page.text("#total"))
     page.tab.reload()
     page.drawn()
@@ -290,7 +294,7 @@ def test_both_schemes_have_enough_contrast(node, browse, scheme):
     page = browse(scheme=scheme)
     page.open(node)
     page.screenshot(scheme)
-    # WCAG 2.2, 1.4.3 requires a contrast of 4.5 for text.
+    # WCAG 2.2, section 1.4.3, requires a contrast of at least 4.5 for text.
     for pair, ratio in page.tab.evaluate(CONTRAST):
         assert ratio >= 4.5, f"{pair}: {ratio:.2f}"
     dark = page.tab.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g)[0] < 128")
@@ -344,7 +348,7 @@ def test_page_uses_the_available_labels(exporter, node, page, arguments, levels)
         below(page, place)
         until("the place", lambda: page.value("#total") == exposition.total("pss", **place))
         rows = exposition.children("pss", **place)
-        # With --omit-zero, a row may lack a value.
+        # With --omit-zero, some rows have no value.
         until(
             "the rows",
             lambda: sorted(v for v in page.column("pss") if v is not None) == sorted(v for _, v in rows),

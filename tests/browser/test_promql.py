@@ -1,4 +1,7 @@
-"""Copied queries return the page's numbers from a Prometheus that scrapes two nodes with the same pods."""
+"""Tests the queries that the page copies.
+
+A Prometheus that scrapes two nodes with the same pods has to answer them with the numbers of the page.
+"""
 
 import json
 import subprocess
@@ -21,7 +24,7 @@ KAFKA = "#/data/kafka-0/kafka"
 
 
 class Charging:
-    """A server that adds charges for the containers to an exporter's exposition."""
+    """A proxy for an exporter. It adds cgroup metrics for the containers to the exposition."""
 
     def __init__(self, exporter):
         class Handler(BaseHTTPRequestHandler):
@@ -57,7 +60,7 @@ class Charging:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory, serve):
-    """Two nodes with the same pods, but one more on the second, and the Prometheus that scrapes them."""
+    """Two nodes with the same pods, and a Prometheus that scrapes them. The second node has one more pod."""
     odd = Container("odd", " pod ", "c", [Process(b"new\nline", ODD), Process(b"other", ODD)])
     more = Container("odd", "more", "c", [Process(b"new\nline", ODD)])
     directory = tmp_path_factory.mktemp("fleet")

@@ -1,4 +1,7 @@
-"""What changes while the page is open: growth, marks, pauses, ends. Also empty states and large nodes."""
+"""Tests what changes while the page is open: growth, marks, pauses and ends.
+
+Also tests empty states and large nodes.
+"""
 
 import re
 import subprocess
@@ -11,7 +14,7 @@ import pytest
 from conftest import RECORDED_NODE, until
 from recording import Container, Mapping, Process, write
 
-# Sets its name and grows by the given number of MiB per second.
+# A program that sets its name and grows by the given number of MiB per second.
 GROWS = """
 import sys, time
 open('/proc/self/comm', 'w').write(sys.argv[1])
@@ -26,7 +29,7 @@ while True:
 
 @pytest.fixture
 def live(tmp_path):
-    """A recording with a link to /proc and a container with two processes, one of which grows."""
+    """A recording with a link to /proc. Its container has two processes, one of which grows."""
     processes = []
     for name, speed in (("leak-grows", "1"), ("leak-a-steady", "0")):
         process = subprocess.Popen([sys.executable, "-c", GROWS, name, speed], stdout=subprocess.PIPE)
@@ -69,7 +72,7 @@ def test_page_refreshes_once_per_scrape(exporter, tmp_path, page):
     page.open(one)
 
     def seen():
-        page.tab.evaluate("0")  # lets the driver handle responses
+        page.tab.evaluate("0")  # gives the browser driver a chance to handle responses
         while answers:
             (stamp,) = re.findall(
                 r"^smaps_exporter_last_scrape_timestamp_seconds (.*)$", answers.pop(0).text(), re.M
@@ -80,7 +83,8 @@ def test_page_refreshes_once_per_scrape(exporter, tmp_path, page):
     until("six scrapes", seen, 30)
     times = sorted(map(float, stamps))
     assert all(later - earlier < 3 for earlier, later in zip(times, times[1:])), "the page skipped a scrape"
-    # Once the page knows the interval, it sends at most two requests per scrape: one may come just before it.
+    # Once the page knows the interval, it sends at most two requests per scrape: one may come just before the
+    # scrape.
     assert sum(stamps[stamp] for stamp in list(stamps)[2:]) <= 2 * (len(stamps) - 2), stamps
 
 
@@ -108,7 +112,7 @@ def test_chart_has_axes_and_a_slope(exporter, page, live):
             else 0
         )
 
-    # The process grows by 1 MiB per second.
+    # The process grows by 1 MiB per second, which is 60 MiB per minute.
     until("a slope", lambda: 50 < slope() < 70, 30)
     assert page.tab.locator("#line path").get_attribute("d").count("L") >= 2
     assert (
@@ -119,12 +123,12 @@ def test_chart_has_axes_and_a_slope(exporter, page, live):
     start, end = page.text("#from"), page.text("#to")
     assert re.match(r"\d\d:\d\d:\d\d$", start) and start != end
     assert "MiB/min" in page.tab.locator("#line").get_attribute("aria-label")
-    # The header links to the process.
+    # The header links to the process that grows.
     assert "MiB/min" in page.text("#node-grows_fastest") and "leak-grows" in page.text("#node-grows_fastest")
     page.go("#/")
     page.tab.click("#node-grows_fastest a")
     until("the grower", lambda: page.crumbs()[-1] == "leak-grows")
-    # Only significant changes are coloured, and the lines of a column have the same scale.
+    # Only significant changes are coloured. All lines of a column have the same scale.
     page.go("#/live/pod/app")
     until("the rows", lambda: len(page.names()) == 2)
     colours = page.tab.eval_on_selector_all(
@@ -258,7 +262,7 @@ def test_old_data_is_noted(node, page):
 
 
 def altered(page, change):
-    """From now on, the page gets expositions that `change(text)` has changed."""
+    """From now on, `change(text)` changes each exposition before the page gets it."""
 
     def answer(route):
         response = route.fetch()
@@ -270,7 +274,7 @@ def altered(page, change):
 
 
 def own(name, value):
-    """Returns a change that sets a sample of the exporter's own metrics."""
+    """Returns a change for `altered`. It sets a sample of the exporter's own metrics."""
 
     def change(text):
         return (
@@ -318,7 +322,7 @@ def test_denied_reads_have_an_empty_state(node, page):
         found = re.search(r"(\d+) reads", page.text("#empty"))
         return int(found[1]) if found and page.state() == "The kernel denies the reads" else 0
 
-    # The page may be refreshed more than once between two reads of its text.
+    # The page may be refreshed more than once before the test reads its text again.
     n_shown = 0
     for _ in range(2):
         until("the count", lambda: n_denied() > n_shown)
@@ -339,7 +343,7 @@ def test_page_recovers_after_a_restart_of_the_exporter(exporter, tmp_path, page)
     page.screenshot("gone")
     again = type(one)(node, tmp_path / "again.log", "--filter", "*/*/*/*", port=one.port)
     try:
-        # Its values are not compared with those of the previous exporter.
+        # The page does not compare values of the new exporter with those of the old one.
         until("the new exporter", lambda: "Another exporter answers now (started at" in page.text("#note"))
         assert page.text("#state") == "Live" and page.value("#delta") == 0
     finally:
@@ -350,14 +354,14 @@ def test_page_recovers_after_a_restart_of_the_exporter(exporter, tmp_path, page)
 
 
 def measured(page):
-    """Returns the time from the last response until it is drawn, in ms."""
+    """Returns how long the page took to draw the last response, in ms."""
     return page.tab.evaluate("performance.getEntriesByName('response to drawn').at(-1).duration")
 
 
 def first_draw(page):
-    """Returns the time to draw the first response, which builds the whole tree, in ms.
+    """Returns how long the page takes to draw the first response, in ms: the shortest of three times.
 
-    It is the best of three.
+    The time includes building the whole tree.
     """
     times = [measured(page)]
     for _ in range(2):
@@ -373,12 +377,13 @@ def report(what, page, first, frame):
         f"{what}: response to drawn {first:.0f} ms, refreshed {refreshed:.0f} ms; "
         f"longest frame while hovering {frame:.0f} ms"
     )
-    # The aims are 500 and 200 ms. The bound is for pages that freeze, as a busy machine may be much slower.
+    # The aims are 500 ms for the first response, and 200 ms for a refresh. The bound of 20 s only catches
+    # pages that freeze, because a busy machine may be much slower.
     assert first < 20_000 and refreshed < 20_000
 
 
 def smoothness(page, seconds=3):
-    """Moves the pointer over the map and returns the longest time between two frames, in ms."""
+    """Moves the pointer over the map. Returns the longest time between two frames, in ms."""
     page.tab.evaluate("""() => {
         let last = performance.now();
         window.longest = 0;
@@ -476,15 +481,15 @@ def test_ended_processes_are_dropped_from_memory(node, page):
     altered(page, churn)
     page.open(node, "#/n/p/c/d/1")
     started = page.value("#total")
-    # Each scrape has 1,500 processes of two nodes. During six scrapes the page drops ended ones more than
-    # once.
+    # Each scrape has 1,500 processes, nearly all of them new. Each process has two nodes in the tree. During
+    # six scrapes, the page drops ended processes more than once.
     until("six scrapes", lambda: page.value("#total") >= started + 6 * 4096, 40)
     assert page.tab.evaluate("nodes.length") < 3 * 2 * 1500 + 2500
     assert float(page.tab.locator("#delta").get_attribute("data-value")) == page.value("#total") - started
 
 
 def test_3600_refreshes_do_not_grow_the_heap(node, browse):
-    """With 3,600 scrapes of 12 pods, one of which always has a new name, neither document nor heap grows."""
+    """Neither document nor heap grows in 3,600 scrapes of 12 pods, although one pod always has a new name."""
     page = browse(width=500, height=700)
     page.open(node)
     page.tab.evaluate("""() => {

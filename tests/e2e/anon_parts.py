@@ -1,4 +1,4 @@
-"""Checks the parts of anonymous memory against the memory use that language runtimes report."""
+"""Compares the parts of anonymous memory with the memory use that language runtimes report."""
 
 import os
 import re
@@ -14,9 +14,9 @@ from live_node import MIB, Node
 
 
 def start_ready(node: Node, *command) -> tuple[subprocess.Popen, str]:
-    """Starts a program in the node's container and waits for "ready".
+    """Starts a program in the node's container and waits until it prints "ready".
 
-    Returns the process and its earlier output.
+    Returns the process and what it printed before.
     """
     process = node.cgroup.run(*command, stdout=subprocess.PIPE, text=True)
     printed = []
@@ -28,7 +28,7 @@ def start_ready(node: Node, *command) -> tuple[subprocess.Popen, str]:
 
 
 def resident_by(node: Node, comm: str, *arguments: str, label: str = "kind") -> dict[str, float]:
-    """Returns the resident bytes of a command by one label, usually by kind."""
+    """Returns the resident bytes of a command for each value of one label, usually `kind`."""
     text = once(
         "--once",
         "--fixture",
@@ -45,9 +45,10 @@ def resident_by(node: Node, comm: str, *arguments: str, label: str = "kind") -> 
 
 
 def assert_close(part: float, reported: float, recall: float, least: float | None = None):
-    """Compares a part with the bytes that the runtime reports.
+    """Asserts that a part is close to the bytes that the runtime reports.
 
-    `least` bytes of them are certainly resident.
+    The part must not be much larger than `reported`. It must be at least `recall` times `least`, which is the
+    number of bytes that are certainly resident. By default, `least` is `reported`.
     """
     assert part <= max(1.05 * reported, reported + 2 * MIB), (part, reported)
     assert part >= recall * (reported if least is None else least), (part, reported, least)
@@ -56,13 +57,14 @@ def assert_close(part: float, reported: float, recall: float, least: float | Non
 def jcmd(process: subprocess.Popen, command: str) -> str:
     """Runs a jcmd command in a JVM and returns its output.
 
-    A JRE has no jcmd program, so this speaks its protocol (hotspot/os/posix/attachListener_posix.cpp).
+    A JRE lacks the jcmd program, so this function speaks its protocol
+    (hotspot/os/posix/attachListener_posix.cpp).
     """
     temporary = Path(f"/proc/{process.pid}/root/tmp")
     listener = temporary / f".java_pid{process.pid}"
     if not listener.exists():
         (temporary / f".attach_pid{process.pid}").touch()
-        process.send_signal(signal.SIGQUIT)  # a JVM that already listens would print its threads instead
+        process.send_signal(signal.SIGQUIT)  # if the JVM listened already, it would print its threads instead
         until(listener.exists, 60, "the JVM listens for commands")
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(listener))
@@ -74,10 +76,11 @@ def jcmd(process: subprocess.Popen, command: str) -> str:
 
 
 class JavaMemory:
-    """The bytes that a JVM's Native Memory Tracking reports."""
+    """What the Native Memory Tracking of a JVM reports, in bytes."""
 
     def __init__(self, process: subprocess.Popen):
-        jcmd(process, "VM.native_memory summary")  # the first answer allocates memory of its own
+        # the first call makes the JVM allocate memory, so only the second is used
+        jcmd(process, "VM.native_memory summary")
         self._tracked, code = jcmd(process, "VM.native_memory summary"), jcmd(process, "Compiler.codecache")
         self.heap = self._committed(r"Java Heap \(")
         self.n_threads = int(re.search(r"\(thread #(\d+)\)", self._tracked)[1])
@@ -94,7 +97,8 @@ class JavaMemory:
     def assert_matches(self, found: dict[str, float], stacks: float = 0.99, classes: float = 0.75):
         """Compares the exporter's parts with these figures. `stacks` and `classes` are minimum recalls."""
         assert_close(found["anon_java_heap"], self.heap, 0.99)
-        # The JVM includes each stack's guard area of at least 16 KiB, which is never resident.
+        # The JVM's figure includes a guard area of at least 16 KiB for each stack. Guard areas are never
+        # resident, so `least_stacks` does not include them.
         guard = max(16 << 10, 3 * os.sysconf("SC_PAGE_SIZE"))
         least_stacks = self.stacks - self.n_threads * guard
         assert_close(found.get("anon_thread_stack", 0), self.stacks, stacks, least_stacks)

@@ -1,4 +1,4 @@
-"""Reads containers' cgroup files directly, and compares them with the exporter's cgroup_* metrics."""
+"""Reads the cgroup files of containers directly, and compares them with the exporter's cgroup_* metrics."""
 
 import re
 from contextlib import contextmanager
@@ -14,19 +14,20 @@ from lab import Container, Lab, mounts, read_proc, until
 MIB = 1 << 20
 CONTAINER = ("namespace", "pod", "container")
 EVERY_GROUP = ("--cgroup-metrics", "memory,cpu,pids")
-# 5 MiB of shared memory, and a file that is read but not mapped.
+# Makes 5 MiB of shared memory, and reads a file without mapping it.
 WORK = (
     "dd if=/dev/zero of=/dev/shm/x bs=1M count=5; dd if=/dev/zero of=/tmp/x bs=1M count=3; "
     "cat /tmp/x > /dev/null; sleep 1000000 & wait"
 )
 
-# Maps each metric to the file and the key that it is read from, and a divisor.
+# The keys of memory.stat that are bytes.
 STAT_KEYS = (
     "anon file kernel kernel_stack pagetables sec_pagetables percpu sock vmalloc shmem file_mapped "
     "file_dirty swapcached zswap hugetlb anon_thp file_thp inactive_anon "
     "inactive_file active_anon active_file unevictable slab_reclaimable slab_unreclaimable slab"
 )
 REFAULTS = ("workingset_refault_anon", "workingset_refault_file")
+# Each metric with the file and the key that its value comes from, and a divisor.
 V2 = {
     **{
         f"memory_{name}_bytes": (f"memory.{name.replace('swap_', 'swap.')}", None, 1)
@@ -79,7 +80,7 @@ IS_V2 = any(kind == "cgroup2" and root == "/sys/fs/cgroup" for _, root, kind, *_
 
 
 class Cgroup:
-    """A container's cgroup. Its files are read without the exporter's shortcuts."""
+    """The cgroup of a container. Its files are read in the simplest way, not as the exporter reads them."""
 
     def __init__(self, lab: Lab, container: Container):
         pid = next(
@@ -97,7 +98,7 @@ class Cgroup:
         path = self.directory(file.partition(".")[0]) / file
         try:
             return path.read_text()
-        except OSError:  # this kernel lacks the file, or has the feature turned off
+        except OSError:  # this kernel does not have the file, or the feature is turned off
             return ""
 
     def limit_file(self, up: int = 0) -> Path:
@@ -140,7 +141,7 @@ class Cgroup:
 
     @contextmanager
     def frozen(self):
-        """Freezes all processes in the cgroup."""
+        """Freezes all processes in the cgroup, and thaws them at the end."""
         file, frozen, thawed = ("cgroup.freeze", "1", "0") if IS_V2 else ("freezer.state", "FROZEN", "THAWED")
         freezer = self.directory("freezer")
         (freezer / file).write_text(frozen)
@@ -157,13 +158,16 @@ class Cgroup:
 
 
 def path_of(pid: int) -> str:
-    """Returns the path of a process's cgroup, or an empty string if the process has ended."""
+    """Returns the path of a process's cgroup. If the process has ended, returns an empty string."""
     lines = [line.split(":", 2) for line in read_proc(pid, "cgroup").decode().splitlines()]
     return next((path for _, controllers, path in lines if controllers == ("" if IS_V2 else "memory")), "")
 
 
 def exported(text: str, *container: str) -> dict[str, float]:
-    """Returns the cgroup_* values of a container, without the parts of its account, which are derived."""
+    """Returns the cgroup_* values of a container, without the parts of its account.
+
+    The parts are computed from other values, so no file has them.
+    """
     found = {}
     for name, family in Exposition(text).items():
         for labels, value in family.samples.items() if name.startswith("cgroup_") else ():
@@ -182,9 +186,9 @@ def scrape(lab: Lab) -> str:
 def assert_same(lab: Lab, cgroup: Cgroup, *container: str):
     """Asserts that the exported values equal the cgroup's files, and returns them.
 
-    The kernel flushes the statistics of even a frozen cgroup every two seconds, so this retries until the
-    files are the same before and after the scrape. Only this container is selected, because reading a whole
-    emulated node takes longer than two seconds.
+    Every two seconds, the kernel updates the statistics of a cgroup, even if it is frozen. So the comparison
+    is repeated until the files are the same before and after the scrape. The filter selects only this
+    container: reading a whole node on an emulated CPU takes longer than two seconds.
     """
     filters = ("--filter", "/".join((*container, "*")), *EVERY_GROUP)
     for _ in range(20):
@@ -206,7 +210,7 @@ def assert_same(lab: Lab, cgroup: Cgroup, *container: str):
 
 @contextmanager
 def pod(lab: Lab, name: str, *containers: Container):
-    """Runs a pod in the namespace `accounts` and removes it at the end."""
+    """Runs a pod in the namespace `accounts`, and removes the pod at the end."""
     made = lab.run_pod("accounts", name, list(containers))
     try:
         yield made
@@ -215,7 +219,7 @@ def pod(lab: Lab, name: str, *containers: Container):
 
 
 def wait_until_asleep(lab: Lab, container: Container) -> Cgroup:
-    """Waits until a container has run WORK and sleeps. Returns its cgroup."""
+    """Waits until a container has run WORK and sleeps. Returns the container's cgroup."""
 
     def sleeps():
         return [

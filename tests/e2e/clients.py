@@ -1,4 +1,4 @@
-"""Runs clients and proxies from Debian's packages: ab, wrk, nginx, haproxy, strace."""
+"""Runs HTTP clients and proxies, and strace, from Debian's packages: ab, wrk, nginx, haproxy."""
 
 import contextlib
 import random
@@ -18,7 +18,7 @@ def command(name: str, *arguments) -> list[str]:
 
 @contextlib.contextmanager
 def running(arguments: list[str], peer: tuple[str, int]):
-    """Runs a server that listens at `peer`, and stops it at the end."""
+    """Runs a server that listens at `peer`, until the end of the block."""
     process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL)
     try:
 
@@ -37,8 +37,8 @@ def running(arguments: list[str], peer: tuple[str, int]):
 def free_port() -> int:
     """Returns a free port of 127.0.0.1 for a server that is about to start.
 
-    It is below the range of clients' ports (net.ipv4.ip_local_port_range begins at 32768), so that no
-    connection can take it before the server listens.
+    The port is below the range from which clients get their ports (net.ipv4.ip_local_port_range begins at
+    32768). So no client can take the port before the server listens.
     """
     while True:
         port = random.randrange(10_000, 32_000)

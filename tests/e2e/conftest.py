@@ -1,4 +1,4 @@
-"""Fixtures that test modules share: nodes, exporters and compiled programs."""
+"""Fixtures that several test modules use: nodes, exporters and compiled programs."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-pytest.register_assert_rewrite("ooms")  # a failed assertion shows its values
+pytest.register_assert_rewrite("ooms")  # with this, a failed assertion in ooms.py shows its values
 
 import groups
 import kernel
@@ -18,22 +18,22 @@ FOREVER = "1000000"
 TWO_SLEEPS = ["sh", "-c", f"sleep {FOREVER} & sleep {FOREVER} & wait"]
 WEB = "web-7d4b9c6f5d-x2x8k"
 
-# Number of processes on the node by (namespace, pod, container, comm).
+# The number of processes on the node for each (namespace, pod, container, comm).
 NODE_PROCESSES = {
     ("default", WEB, "app", "sh"): 1,
     ("default", WEB, "app", "sleep"): 2,
-    ("default", WEB, "app", "tail"): 1,  # started by exec
+    ("default", WEB, "app", "tail"): 1,  # started as by kubectl exec
     ("default", WEB, "sidecar", "sleep"): 1,
-    # The same names in another namespace.
+    # The same pod and container names in another namespace.
     ("batch", WEB, "app", "sleep"): 1,
-    # pid: NODE
+    # This pod is in the PID namespace of the node (`pid: NODE`).
     ("kube-system", "node-agent-4tq9z", "agent", "sh"): 1,
     ("kube-system", "node-agent-4tq9z", "agent", "sleep"): 2,
-    # pid: POD
+    # The containers of this pod share one PID namespace (`pid: POD`).
     ("shop", "cart-0", "cart", "sleep"): 1,
     ("shop", "cart-0", "logs", "tail"): 1,
-    ("shop", "cart-0", "logs", "sleep"): 1,  # started by exec
-    # A PID namespace inside the container's.
+    ("shop", "cart-0", "logs", "sleep"): 1,  # started as by kubectl exec
+    # This container makes a second PID namespace, inside the container's own.
     ("shop", "runner-0", "runner", "unshare"): 1,
     ("shop", "runner-0", "runner", "sleep"): 1,
 }
@@ -57,14 +57,14 @@ def pytest_sessionstart(session):
         pytest.exit("the end-to-end tests run containerd and need root", 1)
     if not BINARY.exists():
         pytest.exit(f"{BINARY} does not exist; run cargo build --release", 1)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM takes down the labs, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # with this, SIGTERM removes the labs, too
 
 
 @pytest.fixture(scope="session")
 def node():
-    """A node with a pod of every kind.
+    """A node with pods of every kind.
 
-    Tests never change its pods; a test that needs changes runs its own pod.
+    Tests never change these pods. A test that needs changes runs a pod of its own.
     """
     with Lab() as lab:
         app = Container("app", TWO_SLEEPS)
@@ -86,7 +86,7 @@ def node():
 
 @pytest.fixture
 def exporter(node):
-    """An exporter that selects everything on the node."""
+    """An exporter that selects every process of the node."""
     with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
         yield exporter
 
@@ -114,7 +114,7 @@ def programs(tmp_path_factory):
 
 @pytest.fixture
 def any_node(tmp_path):
-    """A recording of live processes, all in one container."""
+    """A recording with a link to /proc. Its only container has live processes."""
     node = Node(tmp_path, sorted(roots().items())[0][1])
     yield node
     node.cgroup.close()

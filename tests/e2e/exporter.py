@@ -38,7 +38,7 @@ class Client:
         return Exposition(body)
 
     def scrapes(self):
-        """Yields the exposition of each scrape that ends from now on."""
+        """Yields the exposition of each scrape that ends after this call."""
         ended = "smaps_exporter_last_scrape_timestamp_seconds"
         last = self.metrics()
         while True:
@@ -51,12 +51,18 @@ class Client:
             yield last
 
     def after(self, n_scrapes: int = 2) -> Exposition:
-        """Returns the exposition of the second scrape that ends from now on: it began after this call."""
+        """Returns the exposition of the `n_scrapes`-th scrape that ends after this call.
+
+        The first of these scrapes may have begun before this call. The second one begins after it.
+        """
         return next(itertools.islice(self.scrapes(), n_scrapes - 1, None))
 
 
 class Exporter(Client):
-    """A running exporter on its own port. `prefix` is a command that runs it, such as unshare."""
+    """A running exporter on a port of its own.
+
+    `prefix` is a command that runs the exporter, such as unshare.
+    """
 
     def __init__(self, *arguments: str | Path, prefix: tuple[str, ...] = (), addr: str = "127.0.0.1:0"):
         self._log = tempfile.TemporaryFile("w+")
@@ -88,7 +94,7 @@ class Exporter(Client):
         return self._log.read()
 
     def unusual_log_lines(self) -> list[str]:
-        """Returns the log without the lines that each start writes: version, source, address, selection."""
+        """Returns the log without the lines that every start writes: version, source, address, selection."""
         usual = (
             "smaps-container-exporter ",
             "containers are listed by ",
@@ -99,7 +105,7 @@ class Exporter(Client):
         return [line for line in self.log().splitlines() if not line.partition("] ")[2].startswith(usual)]
 
     def close(self):
-        """Kills the exporter and prints its log, which pytest shows if the test failed."""
+        """Kills the exporter. Prints its log, which pytest shows only if the test failed."""
         for pid in [*children(self.process.pid), self.process.pid] if self.process.poll() is None else []:
             kill(pid, 9)
         self.process.wait()

@@ -1,4 +1,4 @@
-"""A strict parser of the Prometheus text format: unexpected input fails an assertion."""
+"""A strict parser of the Prometheus text format. On unexpected input, an assertion fails."""
 
 import re
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class Family:
 
 
 class Exposition(dict[str, Family]):
-    """Families by name."""
+    """The families of an exposition, by name."""
 
     def __init__(self, text: str):
         assert text.endswith("\n"), "the last line does not end in a newline"
@@ -47,12 +47,12 @@ class Exposition(dict[str, Family]):
                 self[name].samples[labels] = float(match[match.lastindex])
 
     def value(self, name: str) -> float:
-        """Returns the value of a family's only sample."""
+        """Returns the value of a family that has only one sample."""
         (value,) = self[name].samples.values()
         return value
 
     def by(self, name: str, *labels: str) -> dict[tuple[str, ...], float]:
-        """Sums a family by some of its labels."""
+        """Returns the sums of a family for each combination of values of these labels."""
         sums: dict[tuple[str, ...], float] = {}
         for series, value in self[name].samples.items():
             key = tuple(dict(series)[label] for label in labels)
@@ -61,25 +61,25 @@ class Exposition(dict[str, Family]):
 
 
 def smaps_lines(text: str) -> list[str]:
-    """Returns the lines of the process_smaps_* families in order; equal processes give equal lines."""
+    """Returns the lines of the process_smaps_* families, in order. The same processes give the same lines."""
     return [line for line in text.splitlines() if re.match(r"(# (HELP|TYPE) )?process_smaps_", line)]
 
 
 def comms(exposition: Exposition) -> dict[str, float]:
-    """Returns the number of processes by command."""
+    """Returns the number of processes of each command."""
     family = "process_smaps_processes"
     return {comm: n for (comm,), n in exposition.by(family, "comm").items()} if family in exposition else {}
 
 
 def errors(exposition: Exposition) -> dict[str, int]:
-    """Returns the number of failed reads by reason."""
+    """Returns the number of failed reads for each reason."""
     counts = exposition.by("smaps_exporter_read_errors_total", "reason")
     return {reason: int(n) for (reason,), n in counts.items()}
 
 
 def errors_without_gone(exposition: Exposition) -> dict[str, int]:
-    """Returns failed reads by reason, without those of processes that ended.
+    """Returns the number of failed reads for each reason, except reads that failed because a process ended.
 
-    Any process of the machine, also one outside of containers, may end while its cgroup is read.
+    At any time, a process may end while its cgroup is read, even a process outside of containers.
     """
     return {reason: n for reason, n in errors(exposition).items() if n and reason != "gone"}

@@ -1,14 +1,14 @@
-"""Runs the end-to-end tests in groups: a table says which groups run at the same time and which run alone.
+"""Runs the end-to-end tests in groups. A table says which groups run at the same time, and which run alone.
 
 usage: groups.py [GROUP|waiting|alone]...    all groups by default
 
-Tests of a waiting group mostly wait, so up to three of these groups run at once, each with its own
-containerd. The other groups run alone:
+Tests of a waiting group wait most of the time. So up to three of these groups run at once, each with a
+containerd of its own. The other groups run alone:
 
 - tests that measure CPU, latency or memory;
-- tests that compare PSS, shared or private bytes with the kernel's, which other processes change;
-- tests that make stuck processes: ps, the lab and every other reader of /proc/<pid>/cmdline blocks on one;
-- tests with OOM kills, which the kernel counts for the whole machine.
+- tests that compare PSS, shared or private bytes with the kernel's, because other processes change these;
+- tests that make stuck processes: ps, the lab and all others that read /proc/<pid>/cmdline block on them;
+- tests with OOM kills, because the kernel counts the kills of the whole machine.
 """
 
 import re
@@ -24,13 +24,13 @@ from typing import NamedTuple
 
 AT_ONCE = 3
 HERE = Path(__file__).resolve().parent
-# Directory for logs and results.
+# The directory for logs and results.
 OUT = HERE.parents[1] / "target/e2e"
 
 
 class Group(NamedTuple):
     is_waiting: bool
-    # Modules and single functions; a function's own entry has precedence over its module's.
+    # Modules, or single functions. The entry of a function has precedence over the entry of its module.
     tests: tuple[str, ...]
 
 
@@ -109,7 +109,7 @@ GROUPS = {
 
 
 def group_of(module: str, function: str) -> str:
-    """Returns the group of a test. It fails if the test is in no group or in several."""
+    """Returns the group of a test. Fails if the test is in no group or in several groups."""
     for entry in (f"{module}::{function}", module):
         found = [name for name, group in GROUPS.items() if entry in group.tests]
         if found:
@@ -119,13 +119,13 @@ def group_of(module: str, function: str) -> str:
 
 
 def stale(tests: set[tuple[str, str]]) -> list[str]:
-    """Returns the table's entries that match none of these (module, function) pairs."""
+    """Returns the entries of the table that match none of these (module, function) pairs."""
     known = {module for module, _ in tests} | {f"{module}::{function}" for module, function in tests}
     return [entry for group in GROUPS.values() for entry in group.tests if entry not in known]
 
 
 class Run:
-    """One run of groups: its pytest processes and their results."""
+    """A run of several groups, with their pytest processes and their results."""
 
     def __init__(self):
         self.started_at = time.monotonic()
@@ -148,7 +148,7 @@ class Run:
             self._report(name, process.returncode, results, log.read_text(), time.monotonic() - started_at)
 
     def _report(self, name: str, code: int, results: Path, log: str, seconds: float):
-        """Prints each test's duration and the failures."""
+        """Prints how long each test took, and the failures."""
         tests = list(xml.parse(results).getroot().iter("testcase")) if results.exists() else []
         passed = [
             test
@@ -177,14 +177,14 @@ class Run:
         return 1 if self.failed else 0
 
     def interrupt(self, *_):
-        """Passes a signal on to the groups, each of which takes down its lab and exits."""
+        """Passes a signal on to each group. Each group then removes its lab and exits."""
         for process in list(self.running):
             process.send_signal(signal.SIGINT)
         raise SystemExit(130)
 
 
 def names_of(words: list[str]) -> list[str] | None:
-    """Returns the groups that the words select, or None if a word is neither a group nor a kind of group."""
+    """Returns the selected groups, or None if a word is neither a group, nor "waiting", nor "alone"."""
     kind_of = {name: "waiting" if group.is_waiting else "alone" for name, group in GROUPS.items()}
     if not set(words) <= {*GROUPS, *kind_of.values()}:
         return None
@@ -193,7 +193,7 @@ def names_of(words: list[str]) -> list[str] | None:
 
 def main(words: list[str]) -> int:
     names = names_of(words)
-    if names is None:  # the words are arguments of pytest
+    if names is None:  # then the words are arguments for pytest
         return subprocess.run([sys.executable, "-m", "pytest", *words]).returncode
     OUT.mkdir(parents=True, exist_ok=True)
     run = Run()

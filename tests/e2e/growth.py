@@ -1,18 +1,18 @@
-"""Measures the age of exported values from outside.
+"""Measures how old exported values are, without using the exporter's own figure.
 
-The processes grow without pause, so a value that stays the same has not been read again.
+The processes grow all the time. So if a value stays the same, its process has not been read again.
 """
 
 import time
 
 from exposition import Exposition
 
-# Options with which each process has its own series and is read in each scrape.
+# With these options, each process has series of its own, and every scrape reads it.
 BY_PID = ("--pid", "--fields", "rss", "--cpu-budget", "0")
 
 
 class Growth:
-    """Growing processes of a node by pid (the exporter needs BY_PID). `observe` must see every scrape."""
+    """Growing processes, by pid. The exporter needs BY_PID as options. `observe` must see every scrape."""
 
     def __init__(self, node, programs, n: int, n_pages: int = 16):
         self.processes = [node.cgroup.run_ready(programs / "slow", "pages", str(n_pages)) for _ in range(n)]
@@ -24,7 +24,7 @@ class Growth:
         self.n_scrapes = 0
 
     def start(self, exposition: Exposition):
-        """Starts counting with this exposition, in which all processes must be present."""
+        """Starts measuring with this exposition. It must contain all processes."""
         now = time.monotonic()
         values = rss(exposition)
         missing = self._changes.keys() - values.keys()

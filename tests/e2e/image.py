@@ -1,4 +1,4 @@
-"""Container images without a builder or registry: one layer of plain files, packed as by `docker save`."""
+"""Makes container images without a builder or a registry: one layer of plain files, as from `docker save`."""
 
 import hashlib
 import io
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def layer(out: Path, files: dict[str, bytes], links: dict[str, str] | None = None):
-    """Write a layer of executable files, directories that containers need, and links (name -> target)."""
+    """Writes a layer with executable files, directories that containers need, and links (name -> target)."""
     with tarfile.open(out, "w", format=tarfile.USTAR_FORMAT) as tar:
         directories = {"proc", "sys", "dev", "etc", "tmp"}
         for name in files:
@@ -25,9 +25,9 @@ def layer(out: Path, files: dict[str, bytes], links: dict[str, str] | None = Non
 
 
 def busybox_layer(out: Path, busybox: Path):
-    """Write a layer with busybox, all its commands, and /pause.
+    """Writes a layer with busybox, all its commands, and /pause.
 
-    Pod sandboxes run /pause, so that its command name distinguishes them from containers.
+    Pod sandboxes run /pause. So their processes have another name than the processes of containers.
     """
     applets = subprocess.check_output([busybox, "--list"], text=True).split()
     layer(
@@ -43,9 +43,9 @@ def busybox_layer(out: Path, busybox: Path):
 
 
 def busybox_archive(directory: Path, busybox: Path, entrypoints: dict[str, list[str]]) -> Path:
-    """Return the archive of images that share busybox's layer.
+    """Returns the archive of images that share one layer with busybox.
 
-    It is made once in this directory, even if several tests need it at the same time.
+    The archive is made only once per directory, even if several tests need it at the same time.
     """
     inputs = (Path(__file__).read_bytes(), busybox.read_bytes(), repr(entrypoints).encode())
     archive = directory / f"busybox-{hashlib.sha256(b''.join(inputs)).hexdigest()[:12]}.tar"
@@ -58,7 +58,7 @@ def busybox_archive(directory: Path, busybox: Path, entrypoints: dict[str, list[
 
 
 def pack(out: Path, layer: Path, entrypoints: dict[str, list[str]]):
-    """Write an archive of images (tag -> entry point) that share one layer, for `ctr images import`."""
+    """Writes an archive of images (tag -> entry point) that share one layer, for `ctr images import`."""
     with layer.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     manifest = []

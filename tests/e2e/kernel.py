@@ -1,4 +1,4 @@
-"""Reads the lab's processes from /proc in the simplest way, independently of the exporter's code."""
+"""Reads the lab's processes from /proc in the simplest way, without the exporter's code."""
 
 import gzip
 import os
@@ -39,7 +39,10 @@ Command = tuple[str, str, str, str]
 
 
 def processes(lab: Lab) -> dict[Command, list[int]]:
-    """Returns the pids of the lab's containers by command; a process's environment names its container."""
+    """Returns the pids in the lab's containers, by command.
+
+    The environment of a process names its container.
+    """
     found = defaultdict(list)
     for pid in pids():
         variables = environment(pid)
@@ -55,7 +58,7 @@ def counts(lab: Lab) -> dict[Command, int]:
 
 
 def mappings(pid: int) -> list[tuple[str, dict[str, int]]]:
-    """Returns the path and the fields in kB of each mapping of a process."""
+    """Returns for each mapping of a process its path and its fields in kB."""
     found = []
     for line in read_proc(pid, "smaps").decode(errors="replace").splitlines():
         if header := re.fullmatch(r"[0-9a-f]+-[0-9a-f]+ \S{4} [0-9a-f]+ \S+ \d+ *(.*)", line):
@@ -66,7 +69,7 @@ def mappings(pid: int) -> list[tuple[str, dict[str, int]]]:
 
 
 def exposition(lab: Lab) -> dict[str, dict[tuple[str, ...], float]]:
-    """Returns the expected process_smaps_* families: family -> label values -> value."""
+    """Returns the process_smaps_* families that the exporter should have: family -> label values -> value."""
     families = defaultdict(Counter)
     for command, members in processes(lab).items():
         families["process_smaps_processes"][command] = len(members)
@@ -84,7 +87,7 @@ def exposition(lab: Lab) -> dict[str, dict[tuple[str, ...], float]]:
 
 
 def sum_by_path(pids: list[int]) -> tuple[dict, Counter]:
-    """Returns bytes by (pid, comm, path) and field, and the number of mappings behind each sum."""
+    """Returns the bytes by (pid, comm, path) and field, and the number of mappings in each sum."""
     values, counts, key = defaultdict(Counter), Counter(), None
     for pid in pids:
         comm = Path(f"/proc/{pid}/comm").read_text()[:-1]
@@ -99,15 +102,15 @@ def sum_by_path(pids: list[int]) -> tuple[dict, Counter]:
 
 
 def rollup_rss(pid: int) -> int:
-    """Returns a process's resident bytes as summed by the kernel."""
+    """Returns the resident bytes of a process, as the kernel has summed them."""
     return 1024 * int(re.search(rb"^Rss: +(\d+) kB$", read_proc(pid, "smaps_rollup"), re.MULTILINE)[1])
 
 
 def page_mapcount() -> str:
-    """Says whether this kernel's configuration counts how often each page is mapped.
+    """Returns whether this kernel counts how often each page is mapped.
 
-    Without the counts (Linux 6.15), PSS and shared bytes of large folios are estimates that may differ
-    between two reads.
+    Since Linux 6.15, a kernel can be built without these counts. PSS and shared bytes of large folios are
+    then estimates, which may differ between two reads.
     """
     for path, read in (
         (Path("/proc/config.gz"), gzip.open),
@@ -125,7 +128,7 @@ def page_mapcount() -> str:
 
 @contextmanager
 def stopped(lab: Lab):
-    """Stops all processes of the lab's containers with SIGSTOP, and continues them at the end."""
+    """Stops all processes in the lab's containers with SIGSTOP, and lets them continue at the end."""
     held = [pid for members in processes(lab).values() for pid in members]
     try:
         for pid in held:

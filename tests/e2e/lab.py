@@ -1,8 +1,8 @@
-"""A laboratory node for one test run: a real containerd with real CRI pods, without Kubernetes.
+"""A node for one test run: a real containerd with real CRI pods, without Kubernetes.
 
-close() removes all that the lab made: processes (each by its own pid), mounts, the pods' cgroups, and the
-lab's directory. Pods use the host's network, so no CNI plugin is needed. `lab.py close DIR` removes a lab
-after its test run was killed.
+`close()` removes all that the lab made: processes (each by its pid), mounts, the cgroups of pods, and the
+directory of the lab. Pods use the host's network, so they need no CNI plugin. If a test run was killed,
+`lab.py close DIR` removes its lab.
 """
 
 import fcntl
@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # otherwise gRPC logs whenever a program is started
+# without this, gRPC logs a line at the start of each program
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 sys.path.insert(0, str(HERE))
 
 import grpc  # noqa: E402
@@ -28,20 +29,20 @@ import image  # noqa: E402
 cri, cri_services = grpc.protos_and_services("cri.proto")
 
 BOOKWORM = HERE / ".debs/bookworm"
-# How long a test observes an exporter under load; `make night` sets a longer time.
+# How many seconds a test observes an exporter under load. `make night` sets a longer time.
 WATCH_SECONDS = float(os.environ.get("WATCH_SECONDS", 8))
 WORK_IMAGE = "lab.test/busybox:1"
 PAUSE_IMAGE = "lab.test/pause:1"
-# Each running lab holds this lock; the last lab removes the parent cgroups that all labs share.
+# Each running lab holds this lock. The last lab removes the parent cgroups, which all labs share.
 CGROUPS_LOCK = Path(tempfile.gettempdir()) / "smaps-lab-cgroups.lock"
 CONTAINER, POD, NODE = cri.CONTAINER, cri.POD, cri.NODE
 
 
 @dataclass
 class Container:
-    """What to run in a container, and its id once it runs.
+    """What to run in a container, and the container's id once it runs.
 
-    An empty command means the image's own entry point.
+    If the command is empty, the entry point of the image runs.
     """
 
     name: str
@@ -70,11 +71,11 @@ class Pod:
 class Lab:
     """A containerd and its pods.
 
-    `suite` names the Debian release that containerd comes from (see setup.sh).
+    `suite` is the Debian release that containerd comes from (see setup.sh).
     """
 
     def __init__(self, directory: str | Path | None = None, suite: str | None = None):
-        # The path has to be short: that of a unix socket may have 107 bytes.
+        # The path of the directory has to be short: the path of a unix socket may have at most 107 bytes.
         self.directory = Path(
             directory or os.environ.get("SMAPS_LAB_DIR") or tempfile.mkdtemp(prefix="smaps-lab-")
         )
@@ -110,11 +111,11 @@ class Lab:
     # containerd itself
 
     def start(self):
-        """Starts containerd and waits until it answers."""
+        """Starts containerd, and waits until it answers."""
         assert not self._alive(), "containerd is already running"
         config = self.directory / "containerd.toml"
         config.write_text(self._config())
-        # containerd finds its shim and runc by PATH.
+        # containerd finds the programs of its shim and runc by PATH.
         environment = {"PATH": f"{self.bin}:{BOOKWORM}/usr/sbin:/usr/sbin:/usr/bin:/sbin:/bin"}
         with self.log.open("ab") as log:
             self._containerd = subprocess.Popen(
@@ -123,14 +124,14 @@ class Lab:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C interrupts only the tests, which then stop containerd
+                start_new_session=True,  # Ctrl-C then interrupts only the tests, and these stop containerd
             )
         self._pid_file.write_text(str(self._containerd.pid))
         self._connect()
 
     def _connect(self):
-        """Opens the channel to containerd's CRI and waits until it answers."""
-        # containerd rejects an :authority that is a path.
+        """Opens the channel to containerd's CRI service, and waits until the service answers."""
+        # By default, gRPC sends the path of the socket as :authority, which containerd rejects.
         self._channel = grpc.insecure_channel(
             f"unix:{self.socket}", options=[("grpc.default_authority", "localhost")]
         )
@@ -146,16 +147,16 @@ class Lab:
         self.version = until(answers, 60, f"containerd answers, see {self.log}").runtime_version
 
     def stop(self):
-        """Stops containerd as a service manager would; the containers keep running."""
+        """Stops containerd as a service manager would. The containers keep running."""
         self._end(signal.SIGTERM)
 
     def kill(self):
-        """Kills containerd with SIGKILL; the containers keep running."""
+        """Kills containerd with SIGKILL. The containers keep running."""
         self._end(signal.SIGKILL)
 
     @contextmanager
     def hung(self):
-        """Stops containerd with SIGSTOP: it accepts connections but never answers."""
+        """Stops containerd with SIGSTOP. It then accepts connections, but never answers."""
         self._containerd.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -164,7 +165,7 @@ class Lab:
 
     @contextmanager
     def hung_shim(self, pod: "Pod"):
-        """Stops a pod's shim with SIGSTOP: containerd's calls to it do not return."""
+        """Stops a pod's shim with SIGSTOP. containerd's calls to it then do not return."""
         [shim] = [pid for pid in self._shims() if f"-id {pod.id} " in cmdline(pid) + " "]
         os.kill(shim, signal.SIGSTOP)
         try:
@@ -183,7 +184,7 @@ class Lab:
         return done.stdout
 
     def import_image(self, archive: Path):
-        """Imports an image archive and waits until CRI, which is notified by an event, knows it."""
+        """Imports an image archive, and waits until CRI has received containerd's event about the image."""
         self.ctr("images", "import", archive)
         until(
             lambda: all(
@@ -199,7 +200,7 @@ class Lab:
     def run_pod(self, namespace: str, name: str, containers: list[Container], pid: int = CONTAINER) -> Pod:
         """Runs a pod as the kubelet would.
 
-        The environment of its processes has LAB_CONTAINER=<namespace>/<pod>/<container> and LAB_UID.
+        Its processes have LAB_CONTAINER=<namespace>/<pod>/<container> and LAB_UID in their environment.
         """
         uid = str(uuid.uuid4())
         cgroup = self._cgroup_parent(uid)
@@ -227,11 +228,14 @@ class Lab:
         return pod
 
     def _cgroup_parent(self, uid: str) -> str:
-        """Returns the cgroup of a pod, named as by a kubelet with the cgroupfs driver."""
+        """Returns the name of a pod's cgroup, as a kubelet with the cgroupfs driver would choose it."""
         return f"/kubepods/burstable/pod{uid}"
 
     def limit_pod(self, pod: Pod, memory_limit_bytes: int):
-        """Sets the memory limit of the whole pod, as the kubelet does when each of its containers has one."""
+        """Sets the memory limit of the whole pod.
+
+        The kubelet does this if each container of a pod has a limit.
+        """
         cgroup = pod.config.linux.cgroup_parent
         for root in (
             Path(root)
@@ -245,7 +249,10 @@ class Lab:
                     limit.write_text(str(memory_limit_bytes))
 
     def start_container(self, pod: Pod, container: Container, attempt: int = 0):
-        """Creates and starts a container of a pod. The kubelet increases `attempt` when it restarts one."""
+        """Creates and starts a container of a pod.
+
+        For each restart, the kubelet would increase `attempt` by one.
+        """
         place = f"{pod.namespace}/{pod.name}/{container.name}"
         environment = {"LAB_CONTAINER": place, "LAB_UID": str(self.uid), **container.env}
         security = cri.LinuxContainerSecurityContext(
@@ -278,13 +285,16 @@ class Lab:
         sandbox = pod if isinstance(pod, str) else pod.id
         try:
             self.cri.StopPodSandbox(cri.StopPodSandboxRequest(pod_sandbox_id=sandbox))
-        except grpc.RpcError:  # fails while a container is ending; the kubelet retries as well
+        except grpc.RpcError:  # this fails while a container is ending; the kubelet retries, too
             time.sleep(1)
             self.cri.StopPodSandbox(cri.StopPodSandboxRequest(pod_sandbox_id=sandbox))
         self.cri.RemovePodSandbox(cri.RemovePodSandboxRequest(pod_sandbox_id=sandbox))
 
     def exec_sync(self, container: Container, command: list[str]) -> str:
-        """Runs a command in a container until it exits, as `kubectl exec` would. Returns its output."""
+        """Runs a command in a container, as `kubectl exec` would.
+
+        Waits until it exits, and returns its output.
+        """
         done = self.cri.ExecSync(cri.ExecSyncRequest(container_id=container.id, cmd=command))
         assert done.exit_code == 0, (
             f"{command} in {container.name} exited {done.exit_code}: {done.stdout + done.stderr}"
@@ -294,13 +304,13 @@ class Lab:
     def exec(self, container: Container, command: list[str]):
         """Starts a command in a container and leaves it running.
 
-        Its parent is the shim, not the container's init.
+        The parent of the new process is the shim, not init of the container.
         """
         request = cri.ExecSyncRequest(container_id=container.id, cmd=command)
-        self._execs.append(self.cri.ExecSync.future(request))  # a future that is dropped cancels its call
+        self._execs.append(self.cri.ExecSync.future(request))  # dropping the future would cancel the call
 
     def cgroups_of(self, pid: int) -> list[Path]:
-        """Returns the directories of a process's cgroups that identify its container: v2, memory, systemd."""
+        """Returns the cgroups of a process below the roots of v2, memory and name=systemd, as directories."""
         roots = {}
         for _, root, kind, options, *_ in mounts():
             if kind in ("cgroup", "cgroup2"):
@@ -310,27 +320,30 @@ class Lab:
         return [Path(roots[name] + path) for _, name, path in lines if name in roots and path != "/"]
 
     def log_of(self, pod: Pod, container: str) -> str:
-        """Returns a container's output."""
+        """Returns the output of a container."""
         logs = self.directory.glob(f"logs/{pod.namespace}_{pod.name}_*/{container}.log")
         return "".join(log.read_text() for log in logs)
 
     # clean-up
 
     def close(self):
-        """Removes all that the lab made. Raises if something cannot be removed in the regular way."""
+        """Removes all that the lab made.
+
+        Raises an error if something cannot be removed in the regular way.
+        """
         failures = []
         if self._alive() or self._shims():
             try:
                 if self._containerd is None or not self._alive():
                     self._end_recorded_containerd()
-                    self.start()  # only containerd can remove its containers in order
+                    self.start()  # only containerd can remove its containers properly
                 for sandbox in self.cri.ListPodSandbox(cri.ListPodSandboxRequest()).items:
                     try:
                         self.remove_pod(sandbox.id)
                     except grpc.RpcError as error:
                         failures.append(f"CRI cannot remove {sandbox.metadata.name}: {error.details()}")
             finally:
-                for shim in self._shims():  # there are none unless CRI failed above
+                for shim in self._shims():  # shims are left only if the calls to CRI failed
                     for child in children(shim):
                         kill(child, signal.SIGKILL)
                     kill(shim, signal.SIGKILL)
@@ -346,7 +359,7 @@ class Lab:
         assert not failures, "\n".join(failures)
 
     def _end_recorded_containerd(self):
-        """Stops a containerd that another process started in this directory."""
+        """Stops a containerd that another process has started in this directory."""
         if self._pid_file.exists():
             pid = int(self._pid_file.read_text())
             if str(self.directory) in cmdline(pid):
@@ -370,7 +383,10 @@ class Lab:
         ]
 
     def _remove_cgroups(self):
-        """Removes the pods' cgroups, as the kubelet would, and their parents unless another lab uses them."""
+        """Removes the cgroups of pods, as the kubelet would.
+
+        Removes their parents unless another lab uses them.
+        """
         made = self._cgroups.read_text().split() if self._cgroups.exists() else []
         roots = [Path(root) for _, root, kind, *_ in mounts() if kind in ("cgroup", "cgroup2")]
         for root in roots:
@@ -407,7 +423,8 @@ oom_score = 0
 [plugins."io.containerd.internal.v1.opt"]
   path = "{self.directory}/opt"
 """
-        # restrict_oom_score_adj lets pods start where root lacks CAP_SYS_RESOURCE, such as in a container.
+        # With restrict_oom_score_adj, pods can start even if root lacks CAP_SYS_RESOURCE, such as in a
+        # container.
         runtime = """
   disable_apparmor = true
   restrict_oom_score_adj = true
@@ -458,7 +475,7 @@ oom_score = 0
 
 
 def until(condition, seconds: float, what: str):
-    """Polls a condition until its result is true, and returns the result. Fails after that many seconds."""
+    """Polls a condition until its result is true, and returns the result. Fails after this many seconds."""
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
         assert time.monotonic() < deadline, f"timed out after {seconds} s waiting until {what}"
@@ -467,7 +484,7 @@ def until(condition, seconds: float, what: str):
 
 
 def mounts() -> list[list[str]]:
-    """Returns the host's mounts in mount order: source, directory, type, options, two numbers."""
+    """Returns the mounts of the host, oldest first: the fields of each line of /proc/self/mounts."""
     return [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
 
 
@@ -476,7 +493,7 @@ def pids() -> list[int]:
 
 
 def read_proc(pid: int, name: str) -> bytes:
-    """Returns the content of a process's file; empty if the process has ended or may not be read."""
+    """Returns the content of a process's file. If the process has ended or may not be read, returns b""."""
     try:
         return Path(f"/proc/{pid}/{name}").read_bytes()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
@@ -484,12 +501,15 @@ def read_proc(pid: int, name: str) -> bytes:
 
 
 def cmdline(pid: int) -> str:
-    """Returns a process's arguments separated by spaces; empty if it has ended or is a zombie."""
+    """Returns the arguments of a process, separated by spaces.
+
+    For an ended process or a zombie, returns "".
+    """
     return read_proc(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace").rstrip()
 
 
 def environment(pid: int) -> dict[str, str]:
-    """Returns the environment that a process was started with."""
+    """Returns the environment with which a process was started."""
     variables = read_proc(pid, "environ").decode(errors="replace").split("\0")
     return dict(variable.split("=", 1) for variable in variables if "=" in variable)
 

@@ -1,4 +1,4 @@
-"""Containers without containerd: cgroups with processes of a test, and a recording with a link to /proc."""
+"""Containers without containerd: cgroups with processes of a test, and a recording that links to /proc."""
 
 import os
 import re
@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 
 def roots() -> dict[str, Path]:
-    """Returns the mounted cgroup hierarchies that can identify containers, by version."""
+    """Returns the mounted cgroup hierarchies that attribution can use, by version."""
     found = {}
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, root, kind, options, *_ = line.split()
@@ -26,7 +26,7 @@ def roots() -> dict[str, Path]:
 
 
 class Cgroup:
-    """A container: a cgroup with one sleeping process, and the processes that `run` starts in it."""
+    """A container: a cgroup with a sleeping process, and with the processes that `run` starts in it."""
 
     def __init__(self, root: Path, name: str = ""):
         self.path = root / (name or f"smaps-hostile-{uuid.uuid4()}")
@@ -48,7 +48,7 @@ class Cgroup:
         return [int(line) for line in (self.path / "cgroup.procs").read_text().split()]
 
     def empty(self):
-        """Kills all processes in the cgroup, including those that are forked meanwhile."""
+        """Kills all processes in the cgroup, also those that are forked meanwhile."""
 
         def is_empty():
             for pid in self.pids():
@@ -73,7 +73,7 @@ def rmdir(path: Path) -> bool:
 
 
 class Node:
-    """A recording of live processes in one container, `workload`. `id` is its id and its cgroup's name."""
+    """A recording of live processes in one container, `workload`. Its cgroup is named after its id, `id`."""
 
     def __init__(self, directory: Path, root: Path, id: str = ""):
         self.directory = directory

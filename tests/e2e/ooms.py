@@ -1,4 +1,4 @@
-"""Containers that leak until the kernel kills them, and what /ooms and the counters report."""
+"""Containers that leak until the kernel kills them, and checks of /ooms and of the counters."""
 
 import json
 import os
@@ -29,7 +29,10 @@ def records(exporter: Client) -> list[dict]:
 
 
 def kills(exporter: Client) -> dict[str, int]:
-    """Return the counted kills by `pod/container`. The strict parser takes seconds on an emulated CPU."""
+    """Returns the counted kills of each `pod/container`.
+
+    The strict parser is not used, because it would take seconds on an emulated CPU.
+    """
     lines = re.findall(
         r"^smaps_exporter_oom_kills_total\{(.*)\} (\d+)$", exporter.get("/metrics")[1], re.MULTILINE
     )
@@ -48,13 +51,17 @@ def is_leaking(lab: Lab, container: Container) -> bool:
 
 
 def leak(mounts, start: int = 70, rate: int = 5, limit: int = LIMIT, delay: int = 0) -> Container:
-    """A container with a leaking child. The first process stays, to keep the counter of cgroup version 1."""
+    """Returns a container with a child that leaks.
+
+    The first process of the container stays. Otherwise the cgroup would end, and with it version 1's counter
+    of kills.
+    """
     script = f"sleep {delay}; /programs/leak heap {start} {rate} 1000; sleep {FOREVER}"
     return Container("app", ["sh", "-c", script], memory_limit_bytes=limit, mounts=mounts)
 
 
 def ends(lab: Lab, container: Container) -> float:
-    """Wait until the leaking process was killed, and return the time."""
+    """Waits until the leaking process has been killed, and returns the time."""
     until(lambda: is_leaking(lab, container), 20, "the leak runs")
     until(lambda: not is_leaking(lab, container), 60, "the leak was killed")
     return time.time()
@@ -63,10 +70,10 @@ def ends(lab: Lab, container: Container) -> float:
 def assert_leaked(
     record: dict, name: str, ended_at: float, limit: int = LIMIT, seconds: float = 10, share: float = 0.85
 ):
-    """Check the record of a leak.
+    """Checks the record of a leak.
 
-    The container was read at most `seconds` before the kill, when it had at least this share of its limit.
-    The kill was recorded at most `seconds` after it.
+    The exporter must have read the container at most `seconds` before the kill, when the container had at
+    least this share of its limit. The exporter must have recorded the kill at most `seconds` after it.
     """
     labels = ("namespace", "pod", "container", "command")
     assert [record[label] for label in labels] == ["accounts", name, "app", "leak"]
@@ -84,7 +91,7 @@ def assert_leaked(
 
 
 def limit_cgroup(directory: Path, limit: int):
-    """Limit a cgroup, without swap."""
+    """Sets the memory limit of a cgroup, and forbids swap."""
     values = {"memory.max": limit, "memory.swap.max": 0} if IS_V2 else {"memory.limit_in_bytes": limit}
     for name, value in values.items():
         if (directory / name).exists():
@@ -96,14 +103,17 @@ def below(directory: Path) -> list[Path]:
 
 
 class Instance:
-    """A container without a runtime: a cgroup with a process that leaks when it reads a line."""
+    """A container without a runtime: a cgroup with a process that reads a line and then leaks."""
 
     def __init__(self, directory: Path, link: Path | None):
         self.directory, self.link = directory, link
         self.processes: list[subprocess.Popen] = []
 
     def run(self, script: str, directory: Path | None = None) -> subprocess.Popen:
-        """Run a shell script in the container, or in a cgroup below it. It may read a line (see `go`)."""
+        """Runs a shell script in the container, or in a cgroup below it.
+
+        The script may read a line (see `go`).
+        """
 
         def enter():
             ((directory or self.directory) / "cgroup.procs").write_text(str(os.getpid()))
@@ -113,17 +123,17 @@ class Instance:
         return process
 
     def n_kills(self) -> int:
-        """Return the number of kills that the kernel has counted in this cgroup."""
+        """Returns how many kills the kernel has counted in this cgroup."""
         text = (self.directory / ("memory.events" if IS_V2 else "memory.oom_control")).read_text()
         return int(re.search(r"^oom_kill (\d+)", text, re.MULTILINE)[1])
 
     def signal(self):
-        """Write the line that the first process waits for."""
+        """Writes the line that the first process waits for."""
         self.processes[0].stdin.write(b"\n")
         self.processes[0].stdin.flush()
 
     def go(self):
-        """Write the line that the processes wait for, and wait until all have ended."""
+        """Writes the line that the processes wait for, and waits until all have ended."""
         for process in self.processes:
             process.stdin.write(b"\n")
             process.stdin.close()
@@ -131,7 +141,7 @@ class Instance:
             process.wait(60)
 
     def remove(self, delay: float = 0):
-        """Remove the cgroup. A runtime does so about 20 ms after the last process has ended."""
+        """Removes the cgroup. A runtime does so about 20 ms after the last process has ended."""
         directories = [*below(self.directory), self.directory]
         for directory in directories:
             for pid in (directory / "cgroup.procs").read_text().split():
@@ -146,7 +156,7 @@ class Instance:
 
 
 class Pods:
-    """Pods without a runtime: the kubelet's cgroups and links. Tests remove their containers."""
+    """Pods without a runtime: cgroups and links like the kubelet's. Tests remove the containers."""
 
     def __init__(self, links: Path, programs: Path):
         self.links, self.programs = links, programs
@@ -168,7 +178,7 @@ class Pods:
     def start(
         self, pod: Path, name: str, script: str, limit: int | None = None, is_listed: bool = True
     ) -> Instance:
-        """Start a container of a pod, which runs this script."""
+        """Starts a container of a pod. The container runs this script."""
         id = uuid.uuid4().hex * 2
         link = self.links / f"{pod.name.removeprefix('pod-')}_ooms_{name}-{id}.log" if is_listed else None
         instance = Instance(self._make(pod / id, limit), link)
@@ -179,7 +189,7 @@ class Pods:
         return instance
 
     def leak(self, mib: int) -> str:
-        """Return a script that waits for a line and then allocates this much memory."""
+        """Returns a script that waits for a line and then allocates this much memory."""
         return f"read line; exec {self.programs}/leak heap {mib} 1 {mib}"
 
     def exporter(self, *arguments: str) -> Exporter:
@@ -204,9 +214,9 @@ def pods_of(links: Path, programs: Path):
 
 
 class Leaks:
-    """Statistics of the records of leaks.
+    """Counts what the records of leaks contain.
 
-    A leak starts at 70% of its limit, after three idle seconds. Nothing scrapes the exporter.
+    Each leak waits three seconds with 70% of its limit, and then grows. Nothing scrapes the exporter.
     """
 
     def __init__(self, pods: Pods, exporter: Exporter):
@@ -215,7 +225,7 @@ class Leaks:
         self.worst: list[str] = []
 
     def run(self, name: str, leaks: list[tuple[int, int]]):
-        """Run leaks at the same time, given as (MiB per second, limit in MiB), and evaluate their records."""
+        """Runs leaks at the same time, given as (MiB per second, limit in MiB), and checks their records."""
         instances = []
         for i, (rate, limit) in enumerate(leaks):
             leak = f"{self.pods.programs}/leak heap {limit * 7 // 10} {rate} {2 * limit} 3"
@@ -253,10 +263,10 @@ class Leaks:
 
 
 def second_victims(pods: Pods, name: str, n: int, exporter: Client | None = None, interval: float = 1) -> int:
-    """Return in how many of `n` leaks of 200 MB/s into 256 MB the kernel killed a second process.
+    """Returns in how many of `n` leaks the kernel killed a second process.
 
-    Beside each leak, a small process allocates and frees 2 MiB all the time. An exporter, if there is one, is
-    scraped at this interval.
+    Each leak grows by 200 MB/s to a limit of 256 MB. Beside it, a small process allocates and frees 2 MiB all
+    the time. If an exporter is given, it is scraped at this interval.
     """
     n_second = 0
     pod = pods.pod(name)
@@ -274,7 +284,7 @@ def second_victims(pods: Pods, name: str, n: int, exporter: Client | None = None
             if exporter:
                 exporter.get("/metrics")
             if until_at is None and instance.n_kills():
-                until_at = time.monotonic() + 0.5  # a second kill follows at once
+                until_at = time.monotonic() + 0.5  # a second kill would follow at once
             time.sleep(interval if until_at is None else 0.05)
         assert until_at, "the leak was not killed"
         n_second += instance.n_kills() > 1
@@ -283,16 +293,16 @@ def second_victims(pods: Pods, name: str, n: int, exporter: Client | None = None
 
 
 def wait_until_listed(exporter: Client, *names: str):
-    """Wait until these containers and pods are exported, with no kill."""
+    """Waits until these containers and pods are exported, with no kill."""
     until(lambda: set(names) <= kills(exporter).keys(), 60, f"{names} are listed")
     counts = kills(exporter)
     assert [counts[name] for name in names] == [0] * len(names)
 
 
 def wait_for(exporter: Client, expected: dict[str, int]):
-    """Wait until these kills are exported, and check that they still are two scrapes later.
+    """Waits until these kills are exported, and checks that they still are two scrapes later.
 
-    Containers that have ended without a kill are not exported: they count as 0.
+    A container that has ended without a kill is not exported, so it counts as 0.
     """
 
     def seen():

@@ -14,7 +14,7 @@ from lab import BOOKWORM
 class Prometheus:
     """Debian's Prometheus on a free port.
 
-    `targets` is one address, several as (node, address), or a list of whole scrape configurations.
+    `targets` is one address, a list of (node, address), or a list of whole scrape configurations.
     """
 
     def __init__(self, directory, targets: str | list[tuple[str, str]] | list[dict], interval: str = "1s"):
@@ -57,11 +57,14 @@ scrape_configs: {json.dumps(configs)}
         self._log.close()
 
     def query(self, expression: str) -> list[dict]:
-        """Returns the result vector, empty while Prometheus starts. Fails for an invalid expression."""
+        """Returns the result vector.
+
+        It is empty while Prometheus starts. Fails if the expression is invalid.
+        """
         return self._get("query", {"query": expression}, lambda data: data["result"])
 
     def label_values(self, label: str, selector: str) -> list[str]:
-        """Returns the values of a label among the selected series."""
+        """Returns the values that a label has in the selected series."""
         return self._get(f"label/{label}/values", {"match[]": selector}, lambda data: data)
 
     def _get(self, what: str, question: dict[str, str], pick):

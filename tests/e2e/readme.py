@@ -1,4 +1,4 @@
-"""Extracts what documents and manifests have users apply, and builds the pod that the kubelet would make."""
+"""Finds in documents and manifests what users apply. Builds the pod that the kubelet would make of it."""
 
 import re
 
@@ -12,7 +12,7 @@ KUBERNETES = REPOSITORY / "src/kubernetes"
 
 
 def blocks(language: str) -> list[str]:
-    """Returns the fenced blocks of one language."""
+    """Returns the fenced code blocks of one language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
@@ -23,12 +23,12 @@ def block_with(key: str) -> str:
 
 
 def queries() -> list[tuple[str, str]]:
-    """Returns (comment, query) pairs. A comment may name the grouping that its query needs."""
+    """Returns (comment, query) pairs. If a query needs a certain --group-by, its comment says so."""
     return re.findall(r"^# (.*)\n([^#].*)$", blocks("promql")[0], re.MULTILINE)
 
 
 def join_with(series: str) -> str:
-    """Returns the query that joins the exporter's series with this series of another exporter."""
+    """Returns the query that joins the exporter's series with a series of another exporter."""
     [found] = [block for block in blocks("promql")[1:] if series in block]
     return found.partition("\n")[2]
 
@@ -62,9 +62,10 @@ def exporter_container(
 ) -> Container:
     """Returns the container that the kubelet would create for the DaemonSet or for the sidecar.
 
-    Both have the rights and mounts of the DaemonSet. The lab's directory stands in for /run/containerd. The
-    test chooses the address because the lab's pods share the host's network. `capabilities` replace the
-    manifest's; `arguments` replace those of the same name.
+    Both get the rights and mounts of the DaemonSet. The directory of the lab replaces /run/containerd. The
+    caller chooses the address, because the lab's pods share the host's network. If `capabilities` are given,
+    they replace those of the manifest. Each of the `arguments` replaces the manifest's argument of the same
+    name.
     """
     pod = daemon_set()
     [container] = pod["containers"]

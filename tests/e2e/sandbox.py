@@ -1,4 +1,4 @@
-"""System calls that an attacker inside the exporter would make, and a way to run them in its threads."""
+"""System calls that an attacker inside the exporter would make, and a way to make its threads do them."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from lab import until
 KERNEL = tuple(int(number) for number in os.uname().release.split("-")[0].split(".")[:2])
 EPERM, EACCES = -1, -13
 AT_FDCWD, O_RDONLY, O_WRONLY, O_RDWR, O_CREAT, O_TRUNC = -100, 0, 1, 2, 0o100, 0o1000
-# System call numbers on x86-64 and arm64.
+# The numbers of system calls on x86-64 and on arm64.
 # fmt: off
 NUMBERS = {
     "bpf": (321, 280), "chmod": (90, None), "clone": (56, 220), "creat": (85, None), "execve": (59, 221),
@@ -27,14 +27,14 @@ NUMBERS = {name: numbers[os.uname().machine == "aarch64"] for name, numbers in N
 
 
 def injector(program: Path):
-    """Returns a function that makes a thread do a system call by running `program` (programs/inject.c)."""
+    """Returns a function that makes a thread do a system call, by running `program` (programs/inject.c)."""
 
     def inject(thread: int, number: int, *arguments: int | str) -> int:
         texts = [f":{value}" if isinstance(value, str) else str(value) for value in arguments]
 
         def attempt():
             done = subprocess.run([program, str(thread), str(number), *texts], capture_output=True, text=True)
-            # A call can be injected only while the thread waits in a system call.
+            # If there is no result, the thread was not waiting in a system call, and `until` tries again.
             return done.stdout if done.returncode == 0 else None
 
         return int(until(attempt, 20, "the thread waits in a system call"))

@@ -1,15 +1,15 @@
 #!/bin/sh
-# setup.sh [SUITE...]: sets up what the end-to-end tests need besides Rust on a bare Debian 12. A second run
-# does nothing.
+# setup.sh [SUITE...]: installs what the end-to-end tests need on a bare Debian 12, except Rust. Once
+# everything is there, a second run does nothing.
 #
-# containerd, runc, prometheus, busybox, nginx, haproxy and other clients are unpacked into .debs/SUITE
-# instead of installed: their services never start, an installed containerd stays untouched, and several
-# releases (sid has containerd 2.x) can be used side by side.
+# containerd, runc, prometheus, busybox, nginx, haproxy and other clients are not installed, but unpacked into
+# .debs/SUITE. So their services never start, and an installed containerd stays as it is. Several releases can
+# be used side by side: sid has containerd 2.x.
 set -eu
 cd "$(dirname "$0")"
 mkdir -p .debs
 exec 9>.debs/.lock
-flock 9 # groups of tests may run this at the same time
+flock 9 # groups of tests may run this script at the same time
 
 install() {
     echo "setup: installing $*"
@@ -17,8 +17,8 @@ install() {
         { apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }
 }
 
-# unpack NAME SUITE PACKAGE...: unpacks packages into .debs/NAME, from the mirror that the host uses but with
-# separate package lists.
+# unpack NAME SUITE PACKAGE...: unpacks packages into .debs/NAME. They come from the mirror of the host, but
+# with separate package lists.
 unpack() {
     dir=$PWD/.debs/$1
     suite=$2
@@ -50,17 +50,17 @@ EOF
 
 command -v protoc >/dev/null || install protobuf-compiler
 command -v python3 >/dev/null && python3 -c 'import ensurepip' 2>/dev/null || install python3 python3-venv
-# For make image.
+# `make image` needs podman or buildah, and its test uses both.
 command -v podman >/dev/null && command -v buildah >/dev/null || install podman buildah
-# For programs/stuck.c, which is a file system.
+# programs/stuck.c needs this header, because the program is a FUSE file system.
 [ -e /usr/include/fuse3/fuse_lowlevel.h ] || install libfuse3-dev
-# For test_anonymous.py: installed instead of unpacked, because Debian's Java reads its configuration from
-# /etc.
+# test_anonymous.py needs Java, Go and Node.js. They are installed instead of unpacked, because Debian's Java
+# needs its configuration in /etc.
 command -v javac >/dev/null || install openjdk-17-jdk-headless
 command -v go >/dev/null || install golang-go
 command -v node >/dev/null || install nodejs
 unpack bookworm bookworm containerd runc prometheus busybox-static
-# HTTP clients and strace, with the libraries that a bare Debian lacks.
+# HTTP clients, proxies and strace, with those of their libraries that a bare Debian lacks.
 unpack clients bookworm apache2-utils libapr1 libaprutil1 libexpat1 wrk libluajit-5.1-2 nginx libpcre2-8-0 \
     libssl3 haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1 strace libunwind8
 for suite; do unpack "$suite" "$suite" containerd; done

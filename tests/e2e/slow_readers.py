@@ -1,4 +1,4 @@
-"""Clients that read large expositions slowly, and an exporter in a cgroup that limits it."""
+"""Clients that read large expositions slowly, and an exporter in a cgroup with a memory limit."""
 
 import contextlib
 import os
@@ -10,14 +10,14 @@ from cgroups import IS_V2
 from lab import until
 from target import MIB, Target, record
 
-# Removes the sample limit, so that expositions are as large as the recordings make them.
+# Turns off the sample limit, so that expositions are as large as the recordings make them.
 ALL = ("--max-samples", "0")
 GET = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 GET_GZIP = GET.replace(b"\r\n\r\n", b"\r\nAccept-Encoding: gzip\r\n\r\n")
 
 
 def node(directory, n_megabytes: int):
-    """Generates a recording with an exposition of this size, at least 16 MB."""
+    """Generates a recording whose exposition has about this many megabytes, at least 16."""
     n_mappings = 4200
     return record(directory, 1, n_mappings, "x" * ((n_megabytes - 16) * 10**6 // n_mappings // 23))
 
@@ -26,7 +26,8 @@ def node(directory, n_megabytes: int):
 def memory_cgroup(n_bytes: int):
     """Makes a cgroup with this memory limit.
 
-    Yields a command that runs a program in it, and its directory.
+    Yields two things: the beginning of a command that runs a program in the cgroup, and the cgroup's
+    directory.
     """
     root = Path("/sys/fs/cgroup" if IS_V2 else "/sys/fs/cgroup/memory")
     directory = root / f"large-answers-{os.getpid()}"
@@ -40,7 +41,7 @@ def memory_cgroup(n_bytes: int):
 
 
 def connect_slowly(target, request: bytes) -> socket.socket:
-    """Connects a client that can buffer only 16 KiB of unread data."""
+    """Connects a client that buffers at most 16 KiB of data that it has not read."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
     client.settimeout(10)
@@ -50,9 +51,9 @@ def connect_slowly(target, request: bytes) -> socket.socket:
 
 
 def hold_many_expositions(directory: Path, n_megabytes: int, n_generations: int, limit: int):
-    """Lets slow readers hold several expositions, and asserts that memory stays within the documented bound.
+    """Makes slow readers hold several expositions, and asserts that memory stays within the documented bound.
 
-    The exporter also has to stay within the limit of its cgroup.
+    The memory of the exporter's cgroup also has to stay within its limit.
     """
     recording = node(directory, n_megabytes)
     with memory_cgroup(limit) as (prefix, cgroup), Target(recording, *ALL, prefix=prefix) as target:
@@ -75,5 +76,6 @@ def hold_many_expositions(directory: Path, n_megabytes: int, n_generations: int,
         f"peak of the cgroup {counted / MIB:.1f} MiB"
     )
     assert peak < 8 * MIB + 2.2 * n_bytes
-    # The kernel holds up to 128 KiB for each connection. Only cgroup version 2 includes it in the peak.
+    # The kernel holds up to 128 KiB for each connection. With version 2, the cgroup's peak includes this
+    # memory. With version 1, the test adds it.
     assert (counted if IS_V2 else peak + len(readers) * MIB // 8) < limit

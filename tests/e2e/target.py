@@ -1,4 +1,4 @@
-"""An exporter of a generated recording: the server that the tests' clients attack."""
+"""An exporter of a generated recording. The tests' clients attack this server."""
 
 import http.client
 import os
@@ -12,7 +12,7 @@ from exporter import EVERYTHING, Exporter
 from lab import until
 
 MIB = 1 << 20
-# With this interval the exporter scrapes once per test, so that all response bodies are equal.
+# With this interval, the exporter scrapes only once in a test, so all response bodies are the same.
 ONCE = ("--scrape-interval", "1h")
 KEYS = """Size KernelPageSize MMUPageSize Rss Pss Pss_Dirty Shared_Clean Shared_Dirty Private_Clean
 Private_Dirty Referenced Anonymous KSM LazyFree AnonHugePages ShmemPmdMapped FilePmdMapped Shared_Hugetlb
@@ -22,8 +22,8 @@ Private_Hugetlb Swap SwapPss Locked""".split()
 def record(directory: Path, n_containers: int, n_mappings: int, suffix: str = "") -> Path:
     """Generates a recording with one process per container.
 
-    Each mapping adds 4 kB to the exposition, plus 22 times the length of `suffix`, which ends each pod's
-    name.
+    Each mapping adds 4 kB to the exposition, plus 22 times the length of `suffix`. The name of each pod ends
+    with `suffix`.
     """
     chance = random.Random(7)
     rows = ["id\tinit_pid\tnamespace\tpod\tcontainer"]
@@ -64,7 +64,7 @@ class Target(Exporter):
         return client
 
     def scrape(self) -> tuple[float, bytes]:
-        """Requests /metrics on a new connection. Returns the seconds that it took, and the body."""
+        """Requests /metrics on a new connection. Returns how many seconds it took, and the body."""
         begin = time.monotonic()
         connection = http.client.HTTPConnection(*self.peer, timeout=10)
         connection.request("GET", "/metrics")
@@ -81,11 +81,11 @@ class Target(Exporter):
             until(lambda: scraped_at(self.scrape()[1]) != seen, 10, "another scrape has ended")
 
     def n_open(self) -> tuple[int, int]:
-        """Returns the number of threads and of open file descriptors."""
+        """Returns the numbers of threads and of open file descriptors."""
         return len(os.listdir(self.proc / "task")), len(os.listdir(self.proc / "fd"))
 
     def memory(self, name: str) -> int:
-        """Returns VmRSS, or VmHWM: the peak since `forget_peak`."""
+        """Returns VmRSS, or VmHWM, which is the peak of VmRSS since `forget_peak`."""
         return int(re.search(rf"{name}:\s*(\d+) kB", (self.proc / "status").read_text())[1]) << 10
 
     def forget_peak(self):
@@ -93,13 +93,13 @@ class Target(Exporter):
 
 
 def scraped_at(body: bytes) -> bytes:
-    """Returns the timestamp that identifies the scrape of a response body."""
+    """Returns the time of the scrape that a response body comes from. This time identifies the scrape."""
     (timestamp,) = re.findall(rb"^smaps_exporter_last_scrape_timestamp_seconds (\S+)$", body, re.M)
     return timestamp
 
 
 def without_age(body: bytes) -> bytes:
-    """Removes the last sample. Its value is computed when the response is sent."""
+    """Removes the last sample from a body, because its value depends on when the response is sent."""
     text, last, age = body.rpartition(b"\nsmaps_exporter_oldest_data_seconds ")
     assert last and 0 <= float(age) < 1000
     return text

@@ -1,8 +1,8 @@
-"""Unprivileged processes in one container attack the exporter: they hide, use up its memory and time, or lie.
+"""Unprivileged processes in a container attack the exporter: they hide, use up its memory and time, or lie.
 
-In each case the values of another container, by path, have to be exact and fresh. There is no containerd: the
-exporter reads a recording with a link to /proc, and containers are cgroups with processes of the test. The
-exporter has the manifest's settings: the default CPU budget and --max-samples.
+In each case, the values of another container, by path, have to be exact and fresh. There is no containerd:
+the exporter reads a recording with a link to /proc, and the containers are cgroups with processes of the
+test. The exporter has the CPU budget and the --max-samples of the manifest, which are the defaults.
 """
 
 import os
@@ -26,7 +26,7 @@ INTERVAL = 1.0
 
 
 class Node:
-    """A recording of live processes in containers of the namespaces `adversary` and `bystander`."""
+    """A recording of live processes. Its containers are in the namespaces `adversary` and `bystander`."""
 
     def __init__(self, directory: Path, programs: Path, n_adversaries: int = 1, n_bystanders: int = 1):
         self.directory, self.program = directory, programs / "adversary"
@@ -48,14 +48,14 @@ class Node:
 
     @contextmanager
     def exporter(self, *arguments, prefix=("env", "MALLOC_ARENA_MAX=1")):
-        # With one malloc arena, memory use is as in the static binary.
+        # With one malloc arena, the exporter uses as much memory as the static binary.
         with Exporter("--fixture", self.directory, *EVERYTHING, *arguments, prefix=prefix) as exporter:
             yield exporter
 
     def close(self):
         for cgroup in (*self.adversaries, *self.bystanders):
             cgroup.close()
-        # shutil.rmtree fails on a path of one megabyte.
+        # shutil.rmtree fails if a path has a megabyte.
         subprocess.run(["rm", "-rf", self.files], check=True)
 
 
@@ -72,7 +72,7 @@ def by_path(exposition: Exposition, namespace: str, field: str = "rss") -> dict[
 
 
 def bystanders_rss(node: Node) -> dict[tuple[str, str], int]:
-    """Returns the bystanders' resident bytes by (command, path), read directly from smaps."""
+    """Returns the resident bytes of the bystanders by (command, path), read directly from smaps."""
     expected: dict[tuple[str, str], int] = {}
     values, _ = sum_by_path([pid for cgroup in node.bystanders for pid in cgroup.pids()])
     for (_, comm, path), fields in values.items():
@@ -81,10 +81,10 @@ def bystanders_rss(node: Node) -> dict[tuple[str, str], int]:
 
 
 def scrape_with_exact_bystanders(node: Node, exporter: Exporter) -> Exposition:
-    """Returns an exposition after asserting that the bystanders' values in it are exact.
+    """Returns an exposition in which the values of the bystanders are exact.
 
-    It retries while the kernel reclaims pages of libraries, which changes the expected values. An error of
-    the exporter would persist.
+    The kernel may reclaim pages of libraries, which changes the expected values. So the comparison is
+    repeated. If the exporter is wrong, every repetition finds it.
     """
     for _ in range(10):
         before = bystanders_rss(node)
@@ -103,10 +103,10 @@ def cpu_seconds(pid: int) -> float:
 
 
 def observe(node: Node, exporter: Exporter, seconds: float) -> tuple[float, int, float]:
-    """Scrapes every second and asserts that the bystanders' values are exact.
+    """Scrapes every second, and asserts that the values of the bystanders are exact.
 
-    Returns the greatest age of data in seconds, the greatest RSS in bytes, and the share of a core that was
-    used.
+    Returns the greatest age of data in seconds, the greatest RSS in bytes, and the share of a core that the
+    exporter used.
     """
     pid = exporter.process.pid
     started_at, cpu = time.monotonic(), cpu_seconds(pid)
@@ -133,7 +133,7 @@ def n_samples(exposition: Exposition) -> int:
 
 
 def test_megabyte_paths_are_cut_to_4096_bytes(node):
-    """Attack 1: 60,000 mappings with a path of one megabyte make 60 GB of smaps."""
+    """Attack 1: 60,000 mappings have a path of one megabyte. This makes 60 GB of smaps."""
     node.run("deep", node.files, 4000, 60_000)
     with node.exporter() as exporter:
         _, peak, _ = observe(node, exporter, WATCH_SECONDS)
@@ -143,7 +143,7 @@ def test_megabyte_paths_are_cut_to_4096_bytes(node):
 
 
 def test_half_a_million_paths_are_folded(node):
-    """Attack 2 and the second part of attack 5: paths of 240 bytes without resident pages."""
+    """Attack 2 and the second part of attack 5: many paths of 240 bytes without resident pages."""
     for i in range(7):
         node.run("paths", node.files, 64_000 * i, 64_000)
     with node.exporter() as exporter:
@@ -154,7 +154,7 @@ def test_half_a_million_paths_are_folded(node):
 
 
 def test_renaming_every_300_microseconds_gives_one_series(node):
-    """Attack 3."""
+    """Attack 3: a process changes its name all the time."""
     node.run("rename", 300)
     with node.exporter() as exporter:
         for _ in range(10):
@@ -184,7 +184,7 @@ def test_large_renaming_processes_do_not_affect_others(node):
 
 
 def test_hard_links_are_folded(node):
-    """Attack 5: 4,600 paths of one resident MiB each."""
+    """Attack 5: 4,600 paths have one resident MiB each."""
     node.run("links", node.files, 4600)
     with node.exporter() as exporter:
         observe(node, exporter, WATCH_SECONDS)
@@ -195,7 +195,7 @@ def test_hard_links_are_folded(node):
 
 
 def test_3000_command_names_stay_within_max_samples(node):
-    """Attack 6: a process name for each of 3,000 processes."""
+    """Attack 6: each of 3,000 processes has another name."""
     node.run("names", 3000)
     with node.exporter("--max-samples", "10000") as exporter:
         until(
@@ -212,7 +212,7 @@ def test_3000_command_names_stay_within_max_samples(node):
     ("what", "n_processes"), [(("shared", 9), 9), (("vfork",), 2)], ids=["CLONE_VM", "vfork"]
 )
 def test_processes_that_share_memory_count_once_each(node, what, n_processes):
-    """Attack 7: shared address spaces inflate only the adversary's own values."""
+    """Attack 7: processes share an address space. This may make only the adversary's own values larger."""
     node.run(*what)
     with node.exporter() as exporter:
         for _ in range(5):
@@ -225,18 +225,22 @@ def test_processes_that_share_memory_count_once_each(node, what, n_processes):
 
 
 def test_cpu_budget_holds_with_3400_idle_processes(node):
-    """Attack 8: 3,400 idle processes and a budget of 1% of a core."""
+    """Attack 8: 3,400 idle processes meet a budget of 1% of a core."""
     node.run("idle", 3400)
     with node.exporter("--cpu-budget", "0.01") as exporter:
         exporter.metrics()
         time.sleep(5)
         _, _, share = observe(node, exporter, 2 * WATCH_SECONDS)
-        # The budget does not include answering requests.
+        # Answering requests also takes CPU time, which the budget does not include. So the bound is twice the
+        # budget.
         assert share < 0.02
 
 
 def test_process_without_first_thread_is_found_after_moving_cgroup(node, programs, tmp_path):
-    """Attacks 9 and 10: a process whose first thread has ended moves into a container and is recorded."""
+    """Attacks 9 and 10: the first thread of a process ends, and the process moves into a container.
+
+    Then the test makes a recording, which must have the process.
+    """
     mapped = tmp_path / "mapped"
     mapped.write_bytes(bytes(4096))
     outside = Cgroup(node.adversary.path.parent)
@@ -266,7 +270,7 @@ def test_process_without_first_thread_is_found_after_moving_cgroup(node, program
 
 @pytest.mark.parametrize(("name", "size"), [("smaps", 1 << 30), ("comm", 200 * MIB), ("cgroup", 200 * MIB)])
 def test_sparse_files_in_a_recording_use_no_memory(tmp_path, name, size):
-    """Attack 11."""
+    """Attack 11: a recording has sparse files of up to 1 GiB."""
     (tmp_path / "containers.tsv").write_text(
         "id\tinit_pid\tnamespace\tpod\tcontainer\nc1\t1\tshop\tcart\tapp\n"
     )
@@ -286,16 +290,16 @@ def test_sparse_files_in_a_recording_use_no_memory(tmp_path, name, size):
 
 
 def limited(path: Path) -> tuple[str, ...]:
-    """Returns a command that runs another one in a memory cgroup with the manifest's limit of 256 MiB."""
+    """Returns the start of a command that runs in a memory cgroup with the manifest's limit of 256 MiB."""
     limit = path / ("memory.max" if (path / "memory.max").exists() else "memory.limit_in_bytes")
     limit.write_text(str(256 * MIB))
     return ("sh", "-c", f'echo $$ > {path}/cgroup.procs && exec env MALLOC_ARENA_MAX=1 "$@"', "sh")
 
 
 def test_all_attacks_together_stay_within_the_limits(tmp_path, programs):
-    """Ten adversaries beside twenty bystanders, with the manifest's limits.
+    """Ten adversaries attack beside twenty bystanders, with the limits of the manifest.
 
-    `make night` runs it for ten minutes.
+    In `make night`, this takes ten minutes.
     """
     node = Node(tmp_path, programs, 10, 20)
     own = Cgroup(sorted(roots().items())[0][1])
@@ -314,8 +318,8 @@ def test_all_attacks_together_stay_within_the_limits(tmp_path, programs):
         with node.exporter(prefix=limited(own.path)) as exporter:
             exporter.after(1)
             _, peaks, shares = zip(*(observe(node, exporter, SOAK_SECONDS / 2) for _ in range(2)))
-            # The first half has the first reads. One may take ten seconds of CPU, which the budget makes up
-            # for afterwards.
+            # The first half includes the first read of each process. One such read may take ten seconds of
+            # CPU. The budget makes up for this later.
             assert sum(shares) / 2 < 0.25 * 1.1 + 0.1, "110% of the budget, and 0.1 cores for responses"
             assert max(peaks) < 256 * MIB and peaks[1] < peaks[0] + 4 * MIB
     finally:

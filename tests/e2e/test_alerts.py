@@ -1,4 +1,4 @@
-"""promtool tests the alert rules, and queries that need other exporters' series, on made-up series."""
+"""Tests alert rules, and queries that need series of other exporters, on made-up series with promtool."""
 
 import subprocess
 from pathlib import Path
@@ -26,9 +26,9 @@ def test_prometheus_accepts_the_rules(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((HERE / "alerts").iterdir()), ids=lambda path: path.stem)
 def test_alerts_fire_only_when_they_should(tmp_path, path):
-    """The files have the expected summaries. The other annotations of an alert are constant."""
+    """The files contain the expected summaries. The other annotations of an alert are always the same."""
     document = yaml.safe_load(path.read_text())
-    # Loading only the rules that the file tests takes a third of the time.
+    # Only the rules that this file tests are loaded, which takes a third of the time.
     tested = {test["name"].partition(":")[0] for test in document["tests"]}
     rules = {rule["alert"]: rule for rule in readme.rules() if rule["alert"] in tested}
     assert rules.keys() == tested
@@ -44,7 +44,7 @@ def test_alerts_fire_only_when_they_should(tmp_path, path):
 
 
 def answers(tmp_path: Path, query: str, series: dict[str, int], expected: dict[str, int]):
-    """Check the answer to a query after ten minutes of constant series."""
+    """Checks the answer to a query after ten minutes of constant series."""
     samples = [{"labels": labels, "value": value} for labels, value in expected.items()]
     test = {
         "interval": "1m",
@@ -56,7 +56,7 @@ def answers(tmp_path: Path, query: str, series: dict[str, int], expected: dict[s
 
 
 def test_memory_by_deployment(tmp_path):
-    """Two nodes, two ReplicaSets as in a rollout, a StatefulSet, and the same names in another namespace."""
+    """Two nodes have two ReplicaSets as in a rollout, a StatefulSet, and equal names in another namespace."""
     pods = [
         # node, namespace, pod, uid, kind, owner
         ("n1", "shop", "cart-7d4b-x2x8k", "u1", "ReplicaSet", "cart-7d4b"),
@@ -81,7 +81,7 @@ def test_memory_by_deployment(tmp_path):
 
 
 def test_memory_by_the_name_of_a_docker_container(tmp_path):
-    """cAdvisor names containers by their cgroups. Both cgroup drivers are tested."""
+    """cAdvisor names a container by its cgroup. The test covers both cgroup drivers."""
     web, db = "1a" * 32, "2b" * 32
     series = {
         f'process_smaps_pss_bytes{{node="n1",namespace="moby",container="{web}",comm="nginx"}}': 100,

@@ -1,8 +1,8 @@
-"""The parts of anonymous memory of live programs, compared with the figures of their language runtimes.
+"""Compares the parts of anonymous memory of live programs with the figures of their language runtimes.
 
-A part may exceed the runtime's figure by 5% or 2 MiB. It may fall short by as much as on the snapshots of
-fixtures/anonymous, see src/anonymous. Parts are compared by kind, which is the same on kernels that name
-mappings.
+A part may exceed the runtime's figure by 5% or 2 MiB. It may fall short by no more than on the snapshots of
+fixtures/anonymous (see src/anonymous). The tests compare parts by kind, because paths differ on kernels that
+name mappings.
 """
 
 import json
@@ -21,7 +21,7 @@ PROGRAMS = HERE / "programs"
 
 @pytest.fixture
 def java(tmp_path) -> tuple:
-    """Compiles programs/Parts.java and returns the beginning of the command that runs it."""
+    """Compiles programs/Parts.java, and returns the beginning of the command that runs it."""
     subprocess.run(["javac", "-d", tmp_path / "java", PROGRAMS / "Parts.java"], check=True)
     return (
         "java",
@@ -41,7 +41,7 @@ def test_java_parts_match_native_memory_tracking(any_node, java):
     assert found["anon"] >= 64 * MIB, "direct buffers are in no part"
     assert found["anon_malloc_arena"] > 0
 
-    # Without parts the same bytes are `anon`, and by path they start with `[anon`.
+    # With --anon-parts off, the same bytes have the kind `anon`, and paths that start with `[anon`.
     whole = resident_by(any_node, "java", "--anon-parts", "off")
     assert {kind for kind in whole if kind.startswith("anon")} == {"anon"}
     assert whole["anon"] == pytest.approx(
@@ -85,10 +85,10 @@ def test_glibc_arenas_match_malloc_info(any_node, programs):
 def test_v8_heap_matches_its_heap_statistics(any_node):
     _, printed = start_ready(any_node, "node", PROGRAMS / "parts.js", "48")
     reported = json.loads(printed)
-    # Some versions of Node.js name their first thread.
+    # Some versions of Node.js give their first thread another name.
     [comm] = [comm for comm in ("node", "MainThread") if resident_by(any_node, comm)]
     found = resident_by(any_node, comm)
-    # V8's figures include code, which is a part of its own because it is executable.
+    # V8's figures include code. The exporter counts code as another part, because it is executable.
     least = reported["total_physical_size"] - found["anon_jit_code"]
     assert_close(found["anon_v8_heap"], reported["total_heap_size"], 0.99, least)
 
@@ -100,7 +100,7 @@ def test_oom_record_has_the_parts(programs, tmp_path):
         wait_until_listed(exporter, "parts/s-app")
         app.signal()
         [record] = until(lambda: records(exporter), 60, "the kill is recorded")
-        # The kernel kills the larger process.
+        # The kernel kills the larger process, which is `arenas`.
         assert record["command"] == "arenas"
         [of_arenas] = [path for path in record["paths"] if path["path"] == "[anon ~malloc arenas]"]
         assert of_arenas["command"] == "arenas" and 64 * MIB <= of_arenas["pss_bytes"] <= 66 * MIB

@@ -1,4 +1,4 @@
-"""Every process is reported under its own namespace, pod, and container."""
+"""Tests that every process is reported under its own namespace, pod and container."""
 
 import kernel
 from conftest import FOREVER, NODE_PROCESSES, WEB
@@ -48,7 +48,7 @@ def test_default_filter_selects_the_default_namespace(node):
 
 
 def test_processes_in_nested_cgroups_belong_to_the_container(node):
-    """systemd and nested container runtimes make such cgroups."""
+    """systemd and nested container runtimes make cgroups inside the cgroup of a container."""
     pod = node.run_pod("nested", "systemd-0", [Container("init", ["sh", "-c", f"sleep {FOREVER} & wait"])])
     try:
         [pid] = until(

@@ -1,4 +1,4 @@
-"""The cgroup_* metrics of a container equal the files of the cgroup that has its limits."""
+"""Tests that the cgroup_* metrics of a container equal the files of the cgroup that has its limits."""
 
 import os
 import subprocess
@@ -47,7 +47,7 @@ def test_missing_limits_are_not_exported(node):
 
 
 def test_metrics_stay_when_processes_move_to_a_nested_cgroup(node):
-    """systemd and nested container runtimes make such cgroups."""
+    """systemd and nested container runtimes make cgroups inside the cgroup of a container."""
     app = Container("app", ["sh", "-c", WORK], memory_limit_bytes=64 * MIB)
     with pod(node, "nested-0", app):
         cgroup = wait_until_asleep(node, app)
@@ -85,7 +85,7 @@ def test_removed_cgroups_disappear_without_a_log_line(node, tmp_path):
 
 
 def test_cgroup_recreated_at_the_same_path_is_noticed(tmp_path):
-    """The exporter holds a descriptor of the removed directory."""
+    """The exporter holds a descriptor of the first cgroup, whose directory is then removed."""
     top = Path("/sys/fs/cgroup" if IS_V2 else "/sys/fs/cgroup/memory")
     cgroup = top / f"lab-{os.getpid()}"
     limit = "memory.max" if IS_V2 else "memory.limit_in_bytes"
@@ -132,7 +132,7 @@ def test_cgroup_recreated_at_the_same_path_is_noticed(tmp_path):
 
 
 def test_newest_of_containers_with_equal_labels_is_exported(node):
-    """The old task of a restarted container may linger."""
+    """After a restart, the old task of the container may still exist."""
     old, new = (Container("app", ["sh", "-c", WORK], memory_limit_bytes=limit * MIB) for limit in (64, 96))
     with pod(node, "twice-0", old) as made:
         wait_until_asleep(node, old)
@@ -208,9 +208,9 @@ def test_other_metrics_work_without_a_cgroup_file_system(node, tmp_path):
 
 
 def test_metrics_are_read_from_inside_a_cgroup_namespace(tmp_path):
-    """On cgroup version 2, /proc shows such a pod other cgroups' paths relative to its own cgroup.
+    """With version 2, a pod with a cgroup namespace sees other cgroups' paths relative to its own cgroup.
 
-    On a node of version 1 the test uses the version 2 hierarchy, which has no memory controller there.
+    On a node with version 1, the test uses the version 2 hierarchy, which has no memory controller there.
     """
     [top] = [
         Path(root)

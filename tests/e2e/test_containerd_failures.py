@@ -1,6 +1,6 @@
-"""containerd fails, restarts or sends large answers: known containers are still read, and memory stays small.
+"""containerd fails, restarts or sends large answers. Known containers must still be read, with little memory.
 
-A server of the test replaces containerd; the containers are cgroups with processes of the test.
+A server of the test replaces containerd. The containers are cgroups with processes of the test.
 """
 
 import re
@@ -26,12 +26,13 @@ class Containerd:
 
     def __init__(self, path: Path):
         self.path = path
-        self.tasks: dict[str, tuple[int, int]] = {}  # id -> pid and status
-        self.refused: set[str] = set()  # ids for which Containers.Get fails
-        self.record = b""  # the answer to each Containers.Get; if empty, a container named after its id
-        self.list_error = None  # the status code and the text that each Tasks.List fails with
-        self.list_cut = 0  # the number of bytes cut off the end of each answer to Tasks.List
-        self.calls: list[str] = []  # "tasks" for Tasks.List, or the id given to Containers.Get
+        self.tasks: dict[str, tuple[int, int]] = {}  # container id -> pid and status
+        self.refused: set[str] = set()  # the ids for which Containers.Get fails
+        # the answer to each Containers.Get; if it is empty, the server makes a container named after its id
+        self.record = b""
+        self.list_error = None  # if set, Tasks.List always fails with this status code and text
+        self.list_cut = 0  # the number of bytes that are cut off the end of each answer to Tasks.List
+        self.calls: list[str] = []  # the calls so far: "tasks" for Tasks.List, or the id of a Containers.Get
         self.server = None
 
     def _list(self, request, context):
@@ -118,15 +119,15 @@ def is_up(exporter) -> bool:
 
 
 def start_container(containerd, cgroups, id: str):
-    """Starts a container. Its unknown cgroup makes the exporter list containers."""
+    """Starts a container. Because its cgroup is new, the exporter lists containers."""
     cgroups[id] = Cgroup(cgroups["a"].path.parent)
     containerd.tasks[id] = (cgroups[id].init.pid, RUNNING)
 
 
 def assert_known_containers_are_read(exporter, cgroups, n_errors: int):
-    """Asserts that scrapes are on time and show a new process of a known container.
+    """Asserts that scrapes are on time, and that they show a new process of a known container.
 
-    It returns once `n_errors` listings have failed.
+    Returns as soon as `n_errors` listings have failed.
     """
     cgroups["a"].run("/bin/sleep", "1000000")
     exporter.after()
@@ -186,7 +187,7 @@ def test_container_with_a_too_large_record_is_named_by_its_id(containerd, cgroup
 
 
 def test_docker_containers_without_names_are_logged(containerd, cgroups):
-    """Docker's containers have this label alone, and one line says where their names are."""
+    """Docker's containers have no names, only the label below. One log line says where their names are."""
     bundle = {"com.docker/engine.bundle.path": "/var/run/docker/containerd/1a"}
     record = messages.Container(labels=bundle)
     containerd.record = messages.GetContainerResponse(container=record).SerializeToString()
@@ -206,7 +207,7 @@ def test_restarted_containerd_is_listed_again(containerd, cgroups, exporter):
     for n in range(3):
         containerd.stop()
         until(lambda: not is_up(exporter), 20, "the exporter notices")
-        containerd.start()  # makes a new socket of the same name
+        containerd.start()  # this makes a new socket with the same name
         until(lambda: is_up(exporter), 30, "the exporter is connected again")
         start_container(containerd, cgroups, f"c{n}")
     expected = {"a": 1, "b": 1, "c0": 1, "c1": 1, "c2": 1}
@@ -228,7 +229,7 @@ def test_tasks_of_a_hung_shim_keep_their_pids(containerd, cgroups, exporter):
     assert processes(exporter.after()) == {"b": 1}
 
 
-# The bound in the README: 4 MiB plus 2.2 times the 12.8 MB that --max-samples allows by default.
+# The bound in the README: 4 MiB, plus 2.2 times the 12.8 MB that the default --max-samples allows.
 DOCUMENTED = 4 * MIB + 2.2 * 12.8e6
 
 
@@ -257,7 +258,7 @@ def test_listing_stays_within_the_documented_memory(containerd, cgroups, request
 
 
 def container_record(labels: int = 0, spec: int = 0) -> bytes:
-    """Returns an answer to Containers.Get with this number of labels and this number of bytes of OCI spec."""
+    """Returns an answer to Containers.Get with this number of labels, and an OCI spec of this many bytes."""
     named = {"io.kubernetes.pod.name": "pod", "io.kubernetes.container.name": "app"}
     labels = named | {f"{i:x}": "" for i in range(labels)}
     record = messages.Container(labels=labels, spec=messages.Any(value=bytes(spec)))

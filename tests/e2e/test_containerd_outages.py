@@ -19,7 +19,7 @@ WORKER = ("batch", "job-0", "worker", "sleep")
 
 @pytest.fixture
 def lab():
-    """A separate node with one pod."""
+    """A node with one pod, only for one test."""
     with Lab() as lab:
         lab.web = lab.run_pod("default", WEB, [Container("app", TWO_SLEEPS)])
         until(lambda: kernel.counts(lab) == {SH: 1, SLEEP: 2}, 10, "the pod's processes run")
@@ -54,7 +54,7 @@ def test_known_containers_are_read_while_containerd_is_down(lab, exporter):
     assert exposition.value("smaps_exporter_containerd_errors_total") >= 1
     assert commands(exposition) == {SH: 1, SLEEP: 2}
 
-    end_a_sleep(lab)  # shows that processes are read again instead of remembered
+    end_a_sleep(lab)  # shows whether processes are still read
     exposition = exporter.after()
     assert exposition.value("smaps_exporter_containerd_up") == 0
     assert commands(exposition) == {SH: 1, SLEEP: 1}
@@ -75,7 +75,7 @@ def test_data_stays_fresh_while_containerd_hangs(lab, exporter):
     lab.run_pod("batch", "job-0", [Container("worker", ["sleep", FOREVER])])
     until(lambda: commands(exporter.metrics()) == {SH: 1, SLEEP: 2, WORKER: 1}, 20, "both pods are reported")
     with lab.hung():
-        # The exporter lists containers when one has ended.
+        # The end of a container makes the exporter list containers.
         os.kill(kernel.processes(lab)[WORKER][0], signal.SIGKILL)
         end_a_sleep(lab)
         exporter.after()

@@ -1,4 +1,4 @@
-"""Every version of containerd stops as fast with a connected exporter as without one."""
+"""Tests that every version of containerd stops as fast with a connected exporter as without one."""
 
 import subprocess
 import time
@@ -23,7 +23,10 @@ def test_containerd_stops_as_fast_as_without_the_exporter(suite):
 
 
 def seconds_to_stop(lab: Lab, exporters: int) -> float:
-    """Returns how long containerd takes to stop: the best of three, as the machine may be busy."""
+    """Returns how long containerd takes to stop.
+
+    It is the shortest of three times, because the machine may be busy.
+    """
     seconds = []
     for _ in range(3):
         with ExitStack() as stack:
@@ -35,7 +38,7 @@ def seconds_to_stop(lab: Lab, exporters: int) -> float:
             ]
             for exporter in connected:
                 until(lambda: is_up(exporter.metrics()), 30, "the exporter has listed containers")
-                exporter.after(10)  # by then the first listings are over and connections are idle
+                exporter.after(10)  # then the first listings are over, and the connections are idle
             started_at = time.monotonic()
             stop(lab)
             seconds.append(time.monotonic() - started_at)
@@ -52,7 +55,7 @@ def is_up(exposition) -> bool:
 
 
 def stop(lab: Lab):
-    """Stops containerd like `lab.stop`, but waits longer: containerd waits two minutes for idle clients."""
+    """Stops containerd like `lab.stop`, but waits longer: containerd may wait two minutes for clients."""
     containerd = lab._containerd
     containerd.terminate()
     try:

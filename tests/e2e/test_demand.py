@@ -1,4 +1,4 @@
-"""Scrapes happen only on request, and each request gets fresh data: from Prometheus and other clients."""
+"""Tests that the exporter scrapes only on request, and that each request gets fresh data."""
 
 import http.client
 import threading
@@ -16,13 +16,13 @@ from prometheus import Prometheus
 SCRAPES = "smaps_exporter_scrapes_total"
 OLDEST_DATA = "smaps_exporter_oldest_data_seconds"  # computed for each response
 ENDED = "smaps_exporter_last_scrape_timestamp_seconds"
-# Prometheus's scrape interval in seconds, which is longer than a result stays fresh.
+# Prometheus's scrape interval in seconds. A result of the exporter stays fresh for only one second.
 INTERVAL = 2
 N_SCRAPES = 12
 
 
 def cpu_seconds(pid: int) -> float:
-    """Returns the CPU time of all threads of a process, with a resolution of one nanosecond."""
+    """Returns the CPU time of all threads of a process, in seconds. The kernel measures it in nanoseconds."""
     return (
         sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir())
         / 1e9
@@ -31,9 +31,10 @@ def cpu_seconds(pid: int) -> float:
 
 @pytest.fixture(scope="module")
 def stored(node, tmp_path_factory):
-    """The samples that Prometheus stored in a dozen scrapes: one server for an exporter, and two for another.
+    """The samples that Prometheus stored in a dozen scrapes.
 
-    For each server they are given by family, with the times of their requests.
+    One server scrapes one exporter, and two servers scrape another one. For each server, there are the
+    samples of each family, with the times of their requests.
     """
     directory = tmp_path_factory.mktemp("prometheus")
     with ExitStack() as stack:
@@ -71,19 +72,19 @@ def assert_fresh(stored, n_servers: int):
     n_requests = len(scrapes) - 1
     n_made = scrapes[-1][1] - scrapes[0][1]
     ages = [at - value for at, value in ended]
-    # A sample has the time of its request; the scrape that answers the request usually ends later.
+    # The time of a sample is the time of the request. The scrape that answers the request usually ends later.
     print(
         f"{n_made:.0f} scrapes for {n_requests} requests of each of {n_servers} servers; "
         f"ages {[f'{age * 1000:.0f} ms' for age in ages]}"
     )
-    # The other server may have sent one more request between this server's first and last one.
+    # Between the first and the last request of this server, the other server may have sent one request more.
     assert n_made <= n_servers * n_requests + (n_servers - 1), "a scrape is made only for a request"
     assert max(ages) < 1, "a result is fresh for one second"
 
 
 @pytest.mark.parametrize(("cgroup_metrics", "most"), [("none", 0.0002), ("memory", 0.01)])
 def test_no_scrapes_without_requests(node, cgroup_metrics, most):
-    """Without requests only containers' memory use is checked, and only if cgroup metrics are enabled."""
+    """Without requests, the exporter only checks memory use, and only if cgroup metrics are enabled."""
     with Exporter(
         "--containerd-sock", node.socket, *EVERYTHING, "--cgroup-metrics", cgroup_metrics
     ) as exporter:
@@ -115,7 +116,7 @@ def test_regular_requests_cause_no_scrape_ahead_of_time(node):
 
 
 def test_64_clients_share_a_scrape(node):
-    """64 simultaneous requests find a stale result and wait for one scrape."""
+    """64 requests arrive at the same time and find a stale result. All wait for the same scrape."""
     with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
         before = exporter.metrics().value(SCRAPES)
         for _ in range(5):
@@ -148,7 +149,7 @@ def test_64_clients_share_a_scrape(node):
 
 
 def test_container_started_between_scrapes_is_in_the_next_scrape(node):
-    """The first scrape after a pause reads the containers that started meanwhile."""
+    """The first scrape after a pause includes the containers that started during the pause."""
     with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
         time.sleep(3)
         before = exporter.metrics()

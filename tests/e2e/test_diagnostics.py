@@ -1,4 +1,4 @@
-"""If the exporter cannot see containers' memory, one line says why."""
+"""Tests that one log line gives the reason if the exporter cannot see the memory of containers."""
 
 import subprocess
 from pathlib import Path

@@ -1,9 +1,11 @@
-"""Skipping unchanged processes changes no value: samples always equal a direct read of smaps.
+"""Tests that skipping unchanged processes changes no value: samples always equal a direct read of smaps.
 
-Four pairs of programs each change their memory at random, one step at a time, and pause while samples are
-compared. In each pair one program is active for some time while the other is idle but shares memory with it;
-the exporter must not miss changes in the idle program's memory. EXACTNESS_STEPS sets the number of steps and
-EXACTNESS_SEED the seed: the gate takes 300 steps with one seed, `make night` 3,000 with a new seed each time.
+There are four pairs of programs that change their memory at random, one step at a time. The programs pause
+while the test compares samples. The two programs of a pair share memory. For some time one of them is active
+and the other is idle. The exporter must notice if the memory of the idle program changes.
+
+EXACTNESS_STEPS sets the number of steps, and EXACTNESS_SEED the seed. The gate takes 300 steps with one seed,
+`make night` 3,000 steps with a new seed each time.
 """
 
 import os
@@ -40,7 +42,7 @@ def reads(exposition, kind: str) -> float:
 
 
 def read_after(exporter, moment: float):
-    """Returns an exposition with no value that was read before this moment."""
+    """Returns an exposition whose values were all read after this moment."""
 
     def fresh():
         exposition = exporter.metrics()
@@ -51,7 +53,7 @@ def read_after(exporter, moment: float):
 
 
 def compare(expected: dict, counts: Counter, found: dict) -> tuple[list, int]:
-    """Returns the values that differ, and the number of differences that the kernel's rounding explains."""
+    """Returns the values that differ. Also returns how many differ only because the kernel rounds."""
     wrong, n_rounded = [], 0
     for key in expected.keys() | found.keys():
         expected_fields, found_fields = expected.get(key, {}), found.get(key, {})
@@ -65,7 +67,7 @@ def compare(expected: dict, counts: Counter, found: dict) -> tuple[list, int]:
 
 
 class Pair:
-    """Two programs that map the same files and may change each other's memory."""
+    """Two programs that map the same files, and may change each other's memory."""
 
     def __init__(self, cgroup, program, directory):
         directory.mkdir()
@@ -74,7 +76,10 @@ class Pair:
             shape.stdin.write(b"%d\n" % partner.pid)
 
     def step(self, chance) -> tuple:
-        """Makes a random step. Returns the pid, the operation, and "refused" if the kernel refused it."""
+        """Makes a random step.
+
+        Returns the pid, the name of the operation, and "refused" if the kernel refused it.
+        """
         if chance.random() < 0.1:
             self.shapes.reverse()
         shape = self.shapes[0]
@@ -95,8 +100,9 @@ def test_skipped_reads_change_no_value(any_node, programs, tmp_path):
             steps = [pair.step(chance) for pair in pairs]
             for _, name, *is_refused in steps:
                 (refused if is_refused else done)[name] += 1
-            # Retried because the kernel may still be working, or other processes may map the same files for a
-            # moment. A value that the exporter wrongly skipped would stay wrong, as the programs are paused.
+            # The comparison is repeated, because the kernel may still be working, or other processes may map
+            # the same files for a moment. The programs are paused, so if the exporter wrongly skips a read,
+            # the value stays wrong.
             for _ in range(5):
                 moment = time.time()
                 pids = any_node.cgroup.pids()

@@ -1,4 +1,4 @@
-"""The dashboard, queries and alerts on a real Prometheus that scrapes several exporters with equal series."""
+"""Tests the dashboard, queries and alerts with a Prometheus that scrapes exporters with equal series."""
 
 import json
 import os
@@ -25,8 +25,8 @@ DASHBOARD = (REPOSITORY / "src/http/dashboard.json").read_text()
 def fleet(request, node, tmp_path_factory):
     """Five exporters on four nodes.
 
-    The nodes a and b have the same pods. On c an exporter is being replaced, so that two export the same. The
-    pod on d has a limit.
+    Nodes a and b have the same pods. On node c, one exporter replaces another, so two exporters have the same
+    series. The pod on node d has a limit.
     """
     live = ("--containerd-sock", node.socket, *EVERYTHING, "--group-by", request.param)
     recorded = ("--fixture", REPOSITORY / "fixtures/node", *EVERYTHING, "--group-by", request.param)
@@ -62,10 +62,10 @@ def test_every_panel_has_an_answer(fleet):
     prometheus, _, _ = fleet
     for title, expression in panels():
         asked = expression.replace("$__rate_interval", "1m")
-        for values in [".*", None]:  # All values are selected, then one of each.
+        for values in [".*", None]:  # first all values are selected, then one of each
             selected = {"cluster": ".*", "node": "c", "namespace": "shop", "pod": "postgres-0"}
             if "containerd_up" in expression or "cgroup_node" in expression:
-                selected["node"] = "a"  # A recording has no containerd.
+                selected["node"] = "a"  # on c and d, the exporters read recordings, so there is no containerd
             if "cgroup_pod" in expression:
                 selected |= {"node": "d", "pod": "web-0"}
             if ".so" in expression:
@@ -86,7 +86,8 @@ def test_every_variable_has_values(fleet):
     for variable in variables:
         selector, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"]).groups()
         found = prometheus.label_values(label, re.sub(r"\$\w+", variable["allValue"], selector))
-        # With a single cluster, series have no such label. The value for all clusters matches these, too.
+        # If there is only one cluster, series have no label `cluster`. "All clusters" selects these series,
+        # too.
         assert found or label == "cluster", variable
         if label == "node":
             assert found == ["a", "b", "c", "d"]
@@ -137,8 +138,8 @@ def test_queries_and_alerts_of_the_readme_keep_the_node(fleet):
     other = {"path": "kind", "kind": "path"}[group_by]
     queries = [query for comment, query in readme.queries() if f"--group-by {other}" not in comment]
     for query in queries:
-        # After a minute, perhaps nothing grows,
-        asked = query.replace("> 0", ">= 0").replace("/ 0.9", "/ 0")  # and perhaps nothing is that full.
+        # At first, perhaps nothing grows and nothing is nearly full, so the test lowers the thresholds.
+        asked = query.replace("> 0", ">= 0").replace("/ 0.9", "/ 0")
         answer = until(lambda: prometheus.query(asked), 60, f"Prometheus answers {query}")
         assert any("node" in series["metric"] for series in answer), (
             f"{query} does not keep the node: {answer}"
@@ -152,7 +153,7 @@ def test_queries_and_alerts_of_the_readme_keep_the_node(fleet):
         assert "$labels.node" in rule["annotations"]["summary"], rule
 
 
-# Stands in for curl, which need not be installed.
+# Replaces curl, which may not be installed.
 CURL = """curl() { "$PYTHON" -c 'import sys, urllib.request
 print(urllib.request.urlopen("http://" + sys.argv[1]).read().decode())' "${@: -1}"; }
 """
@@ -175,7 +176,10 @@ def test_the_runbooks_commands_show_something(fleet):
 
 
 def lost(before, after, place: str = "") -> list[str]:
-    """Return the places where `after` lacks a value of `before`. It may have more, such as defaults."""
+    """Returns the places of values in `before` that are missing in `after`.
+
+    `after` may have more values, such as defaults.
+    """
     if isinstance(before, dict) and isinstance(after, dict):
         return [found for key in before for found in lost(before[key], after.get(key), f"{place}.{key}")]
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
@@ -188,7 +192,7 @@ def lost(before, after, place: str = "") -> list[str]:
 
 
 def test_the_dashboard_fits_grafanas_schema(fleet):
-    """Grafana's types drop what its schema does not contain."""
+    """The types of the Grafana SDK drop what the schema does not contain."""
     _, _, exporter = fleet
     register_default_plugins()
     dashboard = json.loads(DASHBOARD)

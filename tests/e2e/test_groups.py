@@ -1,4 +1,4 @@
-"""The table of groups has every test once, and test modules do not import each other."""
+"""Tests that the table of groups has every test once, and that no test module imports another."""
 
 import re
 import subprocess

@@ -1,7 +1,7 @@
-"""A mapping that grows during a read counts once, and an exec drops kept values.
+"""Tests that a mapping that grows during a read counts once, and that an exec drops kept values.
 
-The kernel prints a few mappings per read(2) and continues at the end of the last one. If that mapping has
-grown meanwhile, the kernel prints all of it again.
+The kernel prints a few mappings per read(2), and continues at the end address of the last one. If that
+mapping has grown in the meantime, the kernel prints the whole mapping again.
 """
 
 import shutil
@@ -18,13 +18,13 @@ from lab import HERE, until
 from live_node import MIB
 
 N_READS = 300
-# The kernel prints about five mappings per read(2), so the heap is the last one of a read in one of five
-# layouts.
+# One read(2) prints about five mappings. So in one of five layouts, the heap is the last mapping of a
+# read(2).
 N_LAYOUTS = 5
 
 
 class Growing:
-    """A process whose memory grows without end while its number of mappings stays the same."""
+    """A process whose memory grows all the time, while the number of its mappings stays the same."""
 
     def __init__(self, node, program: Path, mode: str, layout: int):
         self.process = node.cgroup.run_ready(program, mode, str(layout))
@@ -32,11 +32,11 @@ class Growing:
         self.n_mappings = len(self._starts())
 
     def _starts(self) -> set[str]:
-        """Returns the distinct start addresses in maps, which also prints a growing mapping again."""
+        """Returns the start addresses of the mappings. maps may print a growing mapping twice."""
         return {line.partition("-")[0] for line in Path(f"/proc/{self.pid}/maps").read_text().splitlines()}
 
     def resident(self) -> int:
-        """Returns the kernel's own sum, for which it never drops the memory-map lock."""
+        """Returns the kernel's own sum. The kernel computes it without dropping the memory-map lock."""
         for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Rss:"):
                 return int(line.split()[1]) * 1024
@@ -50,7 +50,10 @@ class Growing:
 
 @pytest.fixture(scope="session")
 def dynamic(tmp_path_factory):
-    """programs/grows.c linked dynamically like most programs: libraries lie between heap and stack."""
+    """programs/grows.c, linked dynamically like most programs.
+
+    So libraries are between its heap and its stack.
+    """
     program = tmp_path_factory.mktemp("dynamic") / "dynamic"
     subprocess.run(["gcc", "-O1", "-Wall", "-Werror", "-o", program, HERE / "programs/grows.c"], check=True)
     return program
@@ -58,7 +61,7 @@ def dynamic(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["static-brk", "static-mprotect", "dynamic-brk", "dynamic-mprotect"])
 def test_growing_mapping_counts_once(any_node, programs, dynamic, kind):
-    """The sum of each read lies between the kernel's own sums before and after it."""
+    """The sum of each read must be between two sums by the kernel: one before the read, and one after it."""
     linked, mode = kind.split("-")
     program = programs / "grows" if linked == "static" else dynamic
     n_values, wrong = 0, []
@@ -86,7 +89,7 @@ def test_growing_mapping_counts_once(any_node, programs, dynamic, kind):
 
 
 class Replaceable:
-    """A process that takes long to read, so that the exporter keeps its values for seconds after a read."""
+    """A process that takes the exporter long to read. So the exporter keeps each reading for seconds."""
 
     def __init__(self, node, programs: Path):
         self.process = node.cgroup.run_ready(programs / "replaced", "1024", stdin=subprocess.PIPE)
@@ -98,14 +101,14 @@ class Replaceable:
         assert self.process.stdout.readline() == f"{answer}\n".encode()
 
     def values(self, exporter) -> dict[str, float]:
-        """Returns its resident bytes by name, from a scrape that begins from now on."""
+        """Returns the process's resident bytes by name, from a scrape that begins after this call."""
         values = exporter.after().by("process_smaps_rss_bytes", "pid", "comm")
         return {comm: value for (pid, comm), value in values.items() if pid == self.pid}
 
 
 @pytest.fixture
 def kept(any_node, programs):
-    """A process that has just been read, and the exporter that keeps its values."""
+    """A process that has just been read, and the exporter, which keeps the values of the process."""
     process = Replaceable(any_node, programs)
     with any_node.exporter("--scrape-interval", "100ms", *BY_PID) as exporter:
         until(lambda: process.values(exporter), 30, "the process is read")
@@ -114,7 +117,7 @@ def kept(any_node, programs):
 
 @pytest.mark.parametrize("name", ["another", "replaced"])
 def test_exec_drops_kept_values(kept, tmp_path, programs, name):
-    """If the new program has the same name, only the addresses in `stat` differ."""
+    """If the new program has the same name, only the addresses in `stat` show that it is another program."""
     process, exporter = kept
     assert sum(process.values(exporter).values()) > 1000 * MIB
     shutil.copy(programs / "replaced", tmp_path / name)

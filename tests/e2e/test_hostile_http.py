@@ -1,4 +1,4 @@
-"""Hostile HTTP clients: the exporter still answers other clients, in bounded time and memory.
+"""Tests that the exporter, under attack by HTTP clients, answers others in bounded time and memory.
 
 The node is a generated recording with an exposition of 10 MB, so these tests need no containerd.
 """
@@ -29,7 +29,8 @@ def big_node(tmp_path_factory):
     return record(tmp_path_factory.mktemp("big"), n_containers=40, n_mappings=65)
 
 
-# Six attacks that stop the server of tiny_http. Each returns the connections that it leaves open.
+# Six attacks that stop a server built with tiny_http. Each function returns the connections that it leaves
+# open.
 
 
 def declare_terabytes(target):
@@ -91,7 +92,8 @@ def test_one_client_harms_no_other(big_node, attack):
         seconds, body = target.scrape()
         assert seconds < 1
         assert len(body) > 10 * 10**6
-        if attack in (stop_reading, send_without_end):  # the exporter allows 30 s for a response
+        # while these clients stay connected, the exporter waits up to 30 s for them to read
+        if attack in (stop_reading, send_without_end):
             for client in clients:
                 client.close()
         until(
@@ -107,7 +109,7 @@ def test_one_client_harms_no_other(big_node, attack):
 def swarm(peer, stop):
     """Connects 500 idle clients, 100 with half a head, 50 that stop reading, and one with an endless head.
 
-    Once a second it connects again those that the exporter has closed.
+    If the exporter has closed a connection, the client connects again within a second.
     """
     kinds = [b""] * 500 + [b"GET /metrics HTTP/1.1\r\nHost:"] * 100 + [GET] * 50 + [None]
     random.Random(7).shuffle(kinds)
@@ -129,9 +131,10 @@ def swarm(peer, stop):
                     clients[i].connect(peer)
                     clients[i].sendall(kind or b"GET / HTTP/1.1\r\n")
                 except OSError:
-                    pass  # already closed, which is handled below
+                    pass  # if the connection is closed already, the code below notices it
                 clients[i].setblocking(False)
-                # A client that stops reading gets no events; its end is found by the socket's state below.
+                # A client that stops reading gets no events. The state of its socket, below, shows when it is
+                # closed.
                 events = {GET: 0, None: selectors.EVENT_WRITE}.get(kind, selectors.EVENT_READ)
                 if events:
                     selector.register(clients[i], events, i)
@@ -150,7 +153,8 @@ def swarm(peer, stop):
                 except OSError:
                     drop(key.data)
         for i, kind in enumerate(kinds):
-            # Unread data precedes the end of the stream, so only the socket's state shows the end.
+            # A client sees the end of the stream only after it has read all data. So the test uses the state
+            # of the socket.
             if kind == GET and clients[i].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != b"\x01":
                 clients[i].close()
                 clients[i] = None
@@ -187,7 +191,7 @@ def test_700_hostile_clients_do_not_delay_scrapes(big_node):
         )
         assert peak - steady <= 16 * MIB
         until(lambda: target.n_open()[1] <= n_fds, 10, "the swarm's connections are closed")
-        # The next scrape frees an exposition that a reader held, and scrapes happen only on request.
+        # Readers held an exposition until now. The next scrape frees it, and only a request causes a scrape.
         until(lambda: target.scrape() and target.memory("VmRSS") <= steady + 4 * MIB, 10, "memory is freed")
 
 
@@ -239,7 +243,10 @@ MIX = [
 
 
 def send_mix(peer, stop, seed: int):
-    """Sends complete, half, pipelined, long and malformed requests, reads slowly, and closes or resets."""
+    """Sends complete, half, pipelined, long and malformed requests, and reads slowly.
+
+    Then closes or resets the connections.
+    """
     chance, clients = random.Random(seed), []
     while not stop.wait(0.01):
         with contextlib.suppress(OSError):

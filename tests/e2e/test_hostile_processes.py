@@ -1,7 +1,7 @@
-"""Hostile processes: exported values stay correct, and the exporter stays small and on time.
+"""Tests that hostile processes falsify no values, and that the exporter stays small and on time.
 
-There is no containerd: the exporter reads a recording with a link to /proc, and containers are cgroups with
-processes of the test.
+There is no containerd: the exporter reads a recording with a link to /proc, and the containers are cgroups
+with processes of the test.
 """
 
 import os
@@ -26,7 +26,8 @@ from live_node import MIB, Node, resident, roots
 
 @pytest.fixture(params=sorted(roots()))
 def node(request, tmp_path):
-    # On a host with version 1, a container that is only in the version 2 hierarchy is found by its id.
+    # On a host with version 1, the exporter finds a container that is only in the version 2 hierarchy by its
+    # id. So the cgroup is named after an id.
     node = Node(
         tmp_path,
         roots()[request.param],
@@ -36,14 +37,14 @@ def node(request, tmp_path):
     node.cgroup.close()
 
 
-# hundreds of exec, exit, fork, vfork and posix_spawn per second
+# Short-lived processes: these tests make hundreds of exec, exit, fork, vfork and posix_spawn calls a second.
 
 CHURN_SECONDS = float(os.environ.get("CHURN_SECONDS", 10))
 
 
 @contextmanager
 def churn(node: Node, programs: Path, directory: Path):
-    """Keeps about twenty short-lived processes running, and yields the counts of their events."""
+    """Keeps about twenty short-lived processes running. Yields a counter of each kind of event."""
     homes = [directory / name for name in ("a", "b")]
     for home in homes:
         home.mkdir()
@@ -69,7 +70,7 @@ def churn(node: Node, programs: Path, directory: Path):
 
 
 def assert_consistent(exposition: Exposition, directory: Path):
-    """Asserts that each process has all of its mappings, and only files of its own program."""
+    """Asserts that each process has all of its mappings, and no files of another program."""
     own = re.compile(re.escape(str(directory)) + r"/([ab])/(p-\d)(\.map)?")
     by_pid = {}
     for labels in exposition["process_smaps_mappings"].samples:
@@ -79,7 +80,7 @@ def assert_consistent(exposition: Exposition, directory: Path):
         found = [own.fullmatch(path) for path in paths]
         files = {(match[1], match[2]) for match in found if match}
         if not files:
-            continue  # the container's init, the parent of the churn, or a program that has just started
+            continue  # the init process, the parent of the copies, or a copy that has just started
         assert len(files) == 1, f"process {pid} {comm!r} has the files of several programs: {sorted(files)}"
         assert {name for _, name in files} == {comm}, f"process {pid} is {comm!r} and has {sorted(files)}"
         if any(match and match[3] for match in found):
@@ -88,10 +89,10 @@ def assert_consistent(exposition: Exposition, directory: Path):
 
 @pytest.mark.parametrize("shape", ["paths", "rollup"])
 def test_short_lived_processes_are_reported_correctly(any_node, programs, tmp_path, shape):
-    """Samples are correct, only expected errors are counted, memory does not grow, and nothing is logged."""
+    """Samples are right, only expected errors are counted, memory does not grow, and nothing is logged."""
     arguments = {
         "paths": ["--pid", "--fields", "size,rss,pss"],
-        # The kernel's own sums are read from two files of a process.
+        # With these options, the exporter reads two files that have the kernel's own sums.
         "rollup": ["--fields", "rss,pss", "--group-by", "process"],
     }[shape]
     with any_node.exporter("--scrape-interval", "100ms", "--cpu-budget", "0", *arguments) as exporter:
@@ -121,13 +122,14 @@ def test_short_lived_processes_are_reported_correctly(any_node, programs, tmp_pa
         assert errors(exposition)["gone"] + errors(exposition)["exec"] > 0, (
             f"no process ended during its read: {figures}"
         )
-        # The number of series varies, because a forked process counts twice until the fork ends.
+        # While a process forks, it may count twice. So the number of series varies, and with it the
+        # exporter's memory.
         assert max(sizes[len(sizes) // 2 :]) < warm + MIB
         assert exporter.unusual_log_lines() == []
         assert comms(exporter.after()) == {}, "a process of the churn is still reported"
 
 
-# unusual processes
+# Unusual processes.
 
 
 def test_process_without_its_first_thread_is_read(node, programs, tmp_path):
@@ -174,10 +176,10 @@ def test_zombies_are_not_counted(node, programs):
 
 
 def test_zombie_init_process_gets_no_other_processes(node, programs):
-    """A version 1 hierarchy shows an ended process in its root cgroup, which is above all other processes."""
+    """In version 1, an ended process seems to be in the root cgroup. All other cgroups are below the root."""
     with node.exporter() as exporter:
         node.cgroup.run_ready(programs / "hostile", "left-over")
-        node.cgroup.init.kill()  # its parent does not wait for it, so it stays a zombie
+        node.cgroup.init.kill()  # the parent does not wait for the process, so it stays a zombie
         until(
             lambda: "State:\tZ" in Path(f"/proc/{node.cgroup.init.pid}/status").read_text(),
             10,
@@ -185,15 +187,15 @@ def test_zombie_init_process_gets_no_other_processes(node, programs):
         )
         assert comms(exporter.after()) == {"left-over": 1}
         assert comms(exporter.after(5)) == {"left-over": 1}
-    # An exporter that starts now cannot attribute the remaining process to a container.
+    # An exporter that starts now does not know to which container the remaining process belongs.
     output = once("--once", "--fixture", node.directory, *EVERYTHING)
     assert "comm=" not in output.replace('comm="left-over"', "")
 
 
 def test_changed_inode_numbers_of_proc_lose_no_values(any_node, programs):
-    """The kernel drops /proc inodes when memory is short.
+    """The kernel drops the inodes of /proc when memory is short. Then a process gets another inode number.
 
-    Values of processes that are not yet due must stay.
+    The values of processes that are not due to be read must stay.
     """
     for _ in range(20):
         any_node.cgroup.run_ready(programs / "hostile", "busy")
@@ -203,8 +205,8 @@ def test_changed_inode_numbers_of_proc_lose_no_values(any_node, programs):
         before = os.stat(f"/proc/{pid}").st_ino
 
         def has_another():
-            # The inode stays while the directory is open, as it is for a moment in each of the exporter's
-            # scrapes.
+            # The kernel keeps the inode while the directory of the process is open. Each scrape opens the
+            # directory for a moment, so the test tries repeatedly.
             Path("/proc/sys/vm/drop_caches").write_text("2")
             return os.stat(f"/proc/{pid}").st_ino != before
 
@@ -212,7 +214,7 @@ def test_changed_inode_numbers_of_proc_lose_no_values(any_node, programs):
         assert comms(exporter.after())["busy"] == 20
 
 
-# hostile names
+# Hostile names.
 
 NAMES = [b"a\nb", b'"} 1', b"a/b\\n", b"\xff\xfe\xc3(", b'x="y",z', b"# HELP x", b")) 0 (Z", b"  "]
 FILES = [
@@ -238,7 +240,7 @@ def test_hostile_names_and_paths_are_escaped(any_node, programs, tmp_path):
         for name in NAMES:
             any_node.cgroup.run_ready(programs / "hostile", name, *paths)
         exposition = exporter.after()
-        # Names and paths that are not UTF-8 may become equal when decoded; equal paths are one series.
+        # Names and paths that are not UTF-8 may become equal when decoded. Equal paths become one series.
         texts = Counter(name.decode(errors="replace") for name in NAMES)
         assert comms(exposition) == {"sleep": 1, **texts}
         assert errors_without_gone(exposition) == {}
@@ -274,13 +276,13 @@ def test_paths_longer_than_path_max_are_cut(any_node, programs, tmp_path):
     subprocess.run(["rm", "-rf", tmp_path / ("d" * 250)], check=True)
 
 
-# without permission
+# Without permission.
 
 UNPRIVILEGED = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
 
 
 def readable(tmp_path: Path) -> Path:
-    """Makes the recording readable for other users. Returns a copy of the program that they can run."""
+    """Lets other users read the recording. Returns a copy of the program that they can run."""
     for directory in [tmp_path, *tmp_path.parents][:3]:
         directory.chmod(0o755)
     binary = tmp_path / "exporter"
@@ -316,14 +318,14 @@ def unprivileged(node: Node, tmp_path: Path, *prefix: str, log: str):
 
 def test_missing_permission_is_counted_and_logged_once(any_node, programs, tmp_path):
     any_node.cgroup.run_ready(programs / "hostile", "secret")
-    # A zombie counts as no refused read.
+    # The exporter must not count a zombie as a refused read.
     any_node.cgroup.run_ready(programs / "hostile", "zombie").kill()
     with unprivileged(any_node, tmp_path, *UNPRIVILEGED, "--bounding-set=-all", log="log") as exporter:
         exposition = exporter.after(10)
         assert comms(exposition) == {} and not [
             name for name in exposition if name.startswith("process_smaps_")
         ]
-        # Two processes are refused at scrapes 1, 2, 4 and 8.
+        # In scrapes 1, 2, 4 and 8, the exporter tries two processes, and the kernel refuses the reads.
         assert errors(exposition)["denied"] >= 6 and exposition.value("smaps_exporter_processes") == 0
         warnings = [line for line in exporter.log().splitlines() if "WARN" in line]
         assert len(warnings) == 1 and "CAP_SYS_PTRACE is missing" in warnings[0], warnings
@@ -331,7 +333,10 @@ def test_missing_permission_is_counted_and_logged_once(any_node, programs, tmp_p
 
 
 def test_cap_perfmon_suffices_or_is_named_as_insufficient(any_node, programs, tmp_path):
-    """CAP_PERFMON is enough since Linux 6.8 or so. On older kernels reads are refused and the log says so."""
+    """Since Linux 6.15, CAP_PERFMON is enough.
+
+    On older kernels, reads are refused, and the log says so.
+    """
     any_node.cgroup.run_ready(programs / "hostile", "secret")
     perfmon = ("--inh-caps=-all,+perfmon", "--ambient-caps=-all,+perfmon", "--bounding-set=-all,+perfmon")
     with unprivileged(any_node, tmp_path, *UNPRIVILEGED, *perfmon, log="log") as exporter:
@@ -344,14 +349,14 @@ def test_cap_perfmon_suffices_or_is_named_as_insufficient(any_node, programs, tm
             assert comms(exposition) == {"sleep": 1, "secret": 1}
 
 
-# size
+# Size.
 
 
 def test_65000_mappings_use_no_more_memory(any_node, programs):
     with any_node.exporter("--cpu-budget", "0") as exporter:
         before = resident(exporter.process.pid)
         process = any_node.cgroup.run_ready(programs / "hostile", "many", "65000")
-        # Its read may take longer than the scrape waits, so its values may come with a later scrape.
+        # The read of this process may take longer than the scrape waits. Then a later scrape has its values.
         mapped = lambda exposition: exposition.by("process_smaps_mappings", "comm", "path").get(
             ("hostile", "[anon]"), 0
         )
@@ -368,8 +373,8 @@ def test_65000_mappings_use_no_more_memory(any_node, programs):
 
 
 def test_memory_with_5000_processes_is_bounded(any_node, programs):
-    # With one malloc arena, memory use is as in the static binary. Otherwise glibc gives each thread that a
-    # slow read starts an arena, which keeps its freed memory.
+    # With one malloc arena, the exporter uses as much memory as the static binary. Otherwise each slow read
+    # starts a thread, glibc gives the thread an arena, and the arena keeps memory that was freed.
     with any_node.exporter(prefix=("env", "MALLOC_ARENA_MAX=1")) as exporter:
         before, first_peak = resident(exporter.process.pid), 0
         for _ in range(2):  # the second round shows that memory does not grow with time
@@ -394,17 +399,19 @@ def test_memory_with_5000_processes_is_bounded(any_node, programs):
                 f"5,000 processes: RSS {before >> 10} KiB before, {peak >> 10} KiB with them, "
                 f"{after >> 10} KiB after; scrapes every {intervals} s"
             )
-            # glibc's heap keeps freed memory below memory in use. The second round has to fit into it.
+            # glibc's heap cannot return freed memory that lies below memory in use. The second round has to
+            # reuse such memory.
             first_peak = first_peak or peak
             assert peak < before + 6 * MIB and max(peak, after) < first_peak + MIB
         assert exporter.get("/healthz")[0] == 200
 
 
 def test_endless_smaps_does_not_block_the_exporter(any_node, programs):
-    """A process that maps memory ahead of the reader of its smaps could make the read last for hours.
+    """A process maps memory ahead of the reader of its smaps, so that a read could take hours.
 
-    Whether the reader or the process is faster depends on the machine. The read ends at the last mapping, or
-    with an error at more mappings than a process can have.
+    Whether the reader or the process is faster depends on the machine. If the reader reaches the last
+    mapping, the read succeeds. If there are more mappings than a process can have, the read ends with an
+    error.
     """
     with any_node.exporter() as exporter:
         process = any_node.cgroup.run_ready(programs / "hostile", "leapfrog")
@@ -424,7 +431,7 @@ def test_endless_smaps_does_not_block_the_exporter(any_node, programs):
 
 
 def test_new_processes_do_not_starve_old_ones(any_node, programs, tmp_path):
-    """If new processes were always read first, a stream of them would use up the budget."""
+    """If new processes were always read first, a steady stream of them would use up the budget."""
     for _ in range(3):
         any_node.cgroup.run_ready(programs / "hostile", "settled")
     with (
@@ -444,7 +451,7 @@ def test_new_processes_do_not_starve_old_ones(any_node, programs, tmp_path):
         )
 
 
-# the program itself
+# The program itself.
 
 
 def test_second_instance_on_the_same_port_exits_with_an_error(any_node):
@@ -469,5 +476,5 @@ def test_sigterm_ends_pid_1_within_a_second(any_node):
         assert f"NSpid:\t{pid}\t1\n" in Path(f"/proc/{pid}/status").read_text()
         sent_at = time.monotonic()
         os.kill(pid, signal.SIGTERM)
-        assert exporter.process.wait(timeout=10) == 0  # unshare exits with its child's code
+        assert exporter.process.wait(timeout=10) == 0  # unshare exits with the code of its child
         assert time.monotonic() - sent_at < 1

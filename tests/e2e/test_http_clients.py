@@ -1,4 +1,4 @@
-"""HTTP with real clients and proxies: which Host headers are accepted, no response is lost, work is bounded.
+"""Tests HTTP with real clients and proxies: accepted Host headers, complete responses, bounded work.
 
 The clients are ab, wrk, nginx and haproxy from Debian's packages, on loopback. The node is a small recording.
 """
@@ -20,7 +20,7 @@ import pytest
 from clients import command, free_port, running
 from target import ONCE, Target, record, without_age
 
-# `make night` sets 100,000, which takes four minutes in all.
+# `make night` sets 100,000. The tests then take four minutes in all.
 N_REQUESTS = int(os.environ.get("N_REQUESTS", 10_000))
 
 
@@ -76,7 +76,7 @@ def haproxy(directory: Path, target):
 
 @contextlib.contextmanager
 def busy_machine():
-    """Runs two busy processes per core."""
+    """Runs two busy processes per core, until the end of the test."""
     programs = [
         subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * os.cpu_count())
     ]
@@ -89,7 +89,7 @@ def busy_machine():
 
 
 def ab(address: str, *options: str) -> dict[str, str]:
-    """Runs ab and returns its results by name, such as the number of failed requests."""
+    """Runs ab and returns its figures by name, such as the number of failed requests."""
     url = f"http://{address}/metrics"
     done = subprocess.run(
         command("ab", "-q", "-c", 60, "-n", N_REQUESTS, "-s", 120, *options, url),
@@ -167,7 +167,7 @@ def test_answering_requests_uses_a_tenth_of_a_core(small_node, tmp_path, kind):
         clients = subprocess.Popen(command("wrk", *arguments), stdout=subprocess.PIPE, text=True)
         waited = []
         while clients.poll() is None:
-            # A client at another address sends a request every second, which has precedence.
+            # Every second, a client at another address sends a request. The exporter must answer it first.
             connection = http.client.HTTPConnection(*target.peer, timeout=10, source_address=("127.0.0.2", 0))
             sent_at = time.monotonic()
             connection.request("GET", "/healthz")
@@ -211,7 +211,10 @@ def test_foreign_host_headers_are_refused_on_loopback(small_node):
 
 
 def test_own_address_of_the_machine_counts_as_local(small_node):
-    """Requests from another machine (here a network namespace), such as Prometheus, may have any Host."""
+    """Requests from another machine, such as Prometheus, may have any Host.
+
+    Here, a network namespace stands for the other machine.
+    """
     name, address = f"smaps{os.getpid()}", "198.51.100.1"
     for arguments in (
         f"netns add {name}",
@@ -241,7 +244,7 @@ def test_redirect_works_behind_a_proxy_with_a_path_prefix(small_node, tmp_path):
         connection.request("GET", f"/{prefix}/")
         response = connection.getresponse()
         assert (response.status, response.read()) == (302, b"see /metrics\n")
-        # The location is relative, so the proxy does not have to rewrite it.
+        # The location is relative, so a proxy need not rewrite it.
         assert response.headers["Location"] == "metrics"
         for name, value in [
             ("X-Content-Type-Options", "nosniff"),

@@ -1,4 +1,4 @@
-"""`make image` with Debian's builders: without a registry, only fetching the base image fails."""
+"""Tests `make image` with Debian's builders. Without a registry, only fetching the base image may fail."""
 
 import os
 import shutil
@@ -15,9 +15,9 @@ BUILDER = "docker.io/library/rust:1-slim-bookworm"
 @pytest.mark.parametrize("engine", ["podman", "buildah"])
 def test_image_build_fails_only_for_lack_of_a_registry(engine):
     assert shutil.which(engine), f"{engine} is missing: tests/e2e/setup.sh installs it"
-    # No proxy listens there, so fetching fails at once, and the test needs no network.
+    # No proxy listens at this port. So fetching fails at once, and the test needs no network.
     environment = os.environ | {"HTTPS_PROXY": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1"}
-    with tempfile.TemporaryDirectory() as directory:  # podman needs a path of at most 50 characters
+    with tempfile.TemporaryDirectory() as directory:  # podman allows at most 50 characters for this path
         engine_command = f"{engine} --root {directory}/root --runroot {directory}/run --storage-driver vfs"
         make = ["make", "-C", REPOSITORY, "image", f"ENGINE={engine_command}"]
         done = subprocess.run(make, env=environment, capture_output=True, text=True, timeout=120)

@@ -1,4 +1,4 @@
-"""The exposition of stopped processes equals the kernel's own figures."""
+"""Tests that the exposition of stopped processes equals the kernel's own figures."""
 
 import os
 
@@ -12,7 +12,7 @@ from kernel import COMMAND
 
 @pytest.fixture(autouse=True, scope="module")
 def which_kernel(pytestconfig):
-    """Prints the kind of kernel, even if pytest captures output."""
+    """Prints what kind of kernel this is, even if pytest captures output."""
     with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print(
             f"\ncompared with Linux {os.uname().release}; the number of mappings per page is "

@@ -1,4 +1,4 @@
-"""Large responses and clients that read slowly: memory, connection slots and probes."""
+"""Tests large responses to slow clients: memory, connection slots and probes."""
 
 import contextlib
 import gzip
@@ -22,7 +22,7 @@ def node_16(tmp_path_factory):
 
 
 def sample(address: str, n_seconds: float, source: str = "127.0.0.2") -> list[float]:
-    """Probes /healthz and /readyz for some time. Returns the duration of each probe in seconds, sorted."""
+    """Probes /healthz and /readyz for some time. Returns the durations of the probes in seconds, sorted."""
     host, port = address.split(":")
     took, deadline = [], time.monotonic() + n_seconds
     while time.monotonic() < deadline:
@@ -48,7 +48,8 @@ def test_kernel_buffers_less_than_128_kib_per_connection(node_16):
         time.sleep(0.5)
         list_sockets = ["ss", "-tmnH", "sport", "=", str(target.peer[1])]
         listed = subprocess.run(list_sockets, capture_output=True, text=True, check=True).stdout
-        # w is the memory in bytes that the send queue uses, including the kernel's packet structures.
+        # In the output of ss, the number after w is the size of the send queue in bytes. It includes the
+        # kernel's packet structures.
         queued = [int(number) for number in re.findall(r"skmem:\([^)]*\bw(\d+)", listed)]
         print(f"send queues of {len(queued)} connections: at most {max(queued) / 1024:.0f} KiB")
         assert len(queued) >= 10 and max(queued) < 128 << 10
@@ -88,7 +89,7 @@ def test_probes_do_not_wait_for_compression(tmp_path, n_megabytes, n_clients):
 
 
 def test_gzipped_responses_outlive_their_exposition(node_16):
-    """Eight clients read 40 KB/s while another one requests each new exposition."""
+    """Eight clients read 40 KB/s. Meanwhile, another client requests each new exposition."""
     with Target(node_16, *ALL) as target:
         target.scrape()
         readers, received = [connect_slowly(target, GET_GZIP) for _ in range(8)], [b""] * 8

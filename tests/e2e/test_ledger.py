@@ -1,4 +1,4 @@
-"""Memory above the containers: a pod that is full of what an ended container left, and the node's parts."""
+"""Tests memory outside containers: what an ended container left in its pod, and the parts of the node."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ from exposition import Exposition
 from lab import Container, cri, until
 from ooms import LIMIT, leak, pids_of, records
 
-# The part of MemTotal that no counter of the kernel may leave unexplained.
+# The kernel's counters may leave at most this share of MemTotal unexplained.
 MAX_REMAINDER = 0.006
 
 
@@ -24,7 +24,7 @@ def parts_of_node(exposition: Exposition) -> dict[str, float]:
 
 @pytest.fixture
 def mounts(programs):
-    """The program that leaks, at /programs, and a tmpfs at /cache, which outlives the containers."""
+    """Mounts for a container: the leaking program at /programs, and at /cache a tmpfs that outlives it."""
     cache = tempfile.mkdtemp(prefix="smaps-lab-", dir="/dev/shm")
     program = cri.Mount(host_path=str(programs), container_path="/programs", readonly=True)
     yield [program, cri.Mount(host_path=cache, container_path="/cache")]
@@ -32,7 +32,10 @@ def mounts(programs):
 
 
 def test_what_an_ended_container_left_fills_its_pod(node, mounts):
-    """An ended container left 90 MiB of tmpfs in a pod limited to 100 MiB. Another one needs more."""
+    """An ended container has left 90 MiB of tmpfs in a pod with a limit of 100 MiB.
+
+    Then another container leaks.
+    """
     fills = Container("fills", ["dd", "if=/dev/zero", "of=/cache/x", "bs=1M", "count=90"], mounts=mounts)
     with pod(node, "full-0", Container("idle", ["sleep", FOREVER]), fills) as made:
         node.limit_pod(made, LIMIT)

@@ -1,4 +1,4 @@
-"""The manifests against Kubernetes' schemas, in each combination of choices that kustomize can build."""
+"""Tests the manifests with Kubernetes' schemas, in each combination of choices that kustomize can build."""
 
 import itertools
 import re
@@ -23,7 +23,7 @@ OPERATOR = ("podmonitor.yaml", "prometheusrule.yaml")
 
 
 def build(directory: Path) -> list[dict]:
-    """Return the documents that `kubectl apply -k` would apply."""
+    """Returns the documents that `kubectl apply -k` would apply."""
     done = subprocess.run([kubectl_path(), "kustomize", directory], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
@@ -35,7 +35,7 @@ def printed(what: str, *arguments: str) -> list[dict]:
 
 
 def chosen_lines(tmp_path: Path, wanted: tuple[str, ...]) -> Path:
-    """Return a copy of the directory whose kustomization has the wanted lines uncommented."""
+    """Returns a copy of the directory in which these lines of the kustomization are not commented out."""
     copy = tmp_path / "kubernetes"
     shutil.copytree(readme.KUBERNETES, copy)
     file = copy / "kustomization.yaml"
@@ -58,7 +58,7 @@ def by_kind(documents: list[dict]) -> dict[str, dict]:
 
 
 def valid_versions(documents: list[dict]) -> list[str]:
-    """Return the versions whose strict schemas accept all documents."""
+    """Returns the versions of Kubernetes whose strict schemas accept all documents."""
 
     def accepts(version: str) -> bool:
         try:
@@ -75,7 +75,8 @@ def valid_versions(documents: list[dict]) -> list[str]:
 def test_kubernetes_accepts_each_combination(tmp_path, chosen):
     documents = build(chosen_lines(tmp_path, chosen))
     assert [document["kind"] for document in documents] == ["Namespace", "DaemonSet", "NetworkPolicy"]
-    # Strict schemas before 1.30 reject the DaemonSet for one field. The choice before-1.30 removes the field.
+    # Strict schemas before 1.30 reject one field of the DaemonSet. The choice `before-1.30` removes the
+    # field.
     expected = list(VERSIONS) if "before-1.30" in chosen else list(VERSIONS[2:])
     assert valid_versions(documents) == expected
     only = container(documents)
@@ -120,7 +121,7 @@ def test_only_the_prometheus_namespace_is_admitted():
 
 
 def closed(properties: dict, *required: str) -> dict:
-    """Return the schema of an object that has only these properties."""
+    """Returns the schema of an object that may have only these properties."""
     return {
         "type": "object",
         "properties": properties,
@@ -153,7 +154,8 @@ ALERT = closed(
     "expr",
 )
 RULES = {"type": "array", "minItems": 1, "items": ALERT}
-# The fields that the manifests use of the Prometheus operator's resources, with types from its API reference.
+# The fields of the Prometheus operator's resources that the manifests use. The types are from its API
+# reference.
 SPECS = {
     "PodMonitor": closed(
         {
@@ -201,7 +203,7 @@ def test_an_unknown_field_is_rejected():
 
 
 def test_the_examples_of_the_readme_work(tmp_path):
-    """The README has a user's kustomization, with the base beside it, and a quota."""
+    """The README shows a kustomization of a user, with the base directory beside it, and a quota."""
     page = (readme.KUBERNETES / "README.md").read_text()
     examples = [
         yaml.safe_load(block)

@@ -1,4 +1,7 @@
-"""OOM kills without a scrape: records in /ooms, log lines, counters; and the parts of an account."""
+"""Tests OOM kills without a scrape: records in /ooms, log lines and counters.
+
+Also tests the account's parts.
+"""
 
 import os
 import re
@@ -34,13 +37,13 @@ from ooms import (
     wait_until_listed,
 )
 
-# The number of containers near their limits. `make night` has more.
+# The number of containers near their limits. `make night` sets a larger one.
 N_FULL = int(os.environ.get("N_FULL_CONTAINERS", 100))
 
 
 @pytest.fixture
 def mounts(programs):
-    """The mounts that `leak` needs in a container: the program in /programs, and a tmpfs at /cache."""
+    """The mounts that `leak` needs in a container: the program at /programs, and a tmpfs at /cache."""
     cache = tempfile.mkdtemp(prefix="smaps-lab-", dir="/dev/shm")
     yield [
         cri.Mount(host_path=str(programs), container_path="/programs", readonly=True),
@@ -145,7 +148,10 @@ def test_frequent_scrapes_do_not_change_the_record_of_a_kill(node, mounts):
 
 
 def test_each_part_of_the_account_has_its_size(node, mounts, tmp_path):
-    """20 MiB of tmpfs, 30 MiB of page cache and 10 MiB of heap; then a mapped 8 MiB file in another tmpfs."""
+    """A container has 20 MiB of tmpfs, 30 MiB of page cache and 10 MiB of heap.
+
+    Then it maps a file of 8 MiB in another tmpfs.
+    """
     work = (
         "dd if=/dev/zero of=/dev/shm/x bs=1M count=20; dd if=/dev/zero of=/tmp/x bs=1M count=30;"
         "cat /tmp/x > /dev/null;"
@@ -169,8 +175,9 @@ def test_each_part_of_the_account_has_its_size(node, mounts, tmp_path):
         time.sleep(1)
         cgroup = Cgroup(node, app)
         with cgroup.frozen():
-            time.sleep(2)  # the kernel updates its counters
-            # No process is read while the container may reach its limit, by its growth in the last seconds.
+            time.sleep(2)  # until the kernel has updated its counters
+            # The exporter does not read the processes while the container's recent growth may bring it to its
+            # limit. So the test waits until they are read.
             account, unmapped, mapped = until(
                 lambda: (found := parts(exporter))[1] and found, 20, "its processes are read"
             )
@@ -183,7 +190,7 @@ def test_each_part_of_the_account_has_its_size(node, mounts, tmp_path):
         assert sum(account.values()) == pytest.approx(current, rel=0.01)
         assert abs(account["remainder"]) < 0.1 * current
         assert ("slab" in account) == IS_V2
-        # The file is charged to the container, which touches it first.
+        # The container is the first to touch the file, so the file is charged to it.
         script = "dd if=/dev/zero of=/cache/x bs=1M count=8 2> /dev/null; /programs/leak map /cache/x"
         node.exec(app, ["sh", "-c", script])
 
@@ -206,7 +213,7 @@ def test_each_part_of_the_account_has_its_size(node, mounts, tmp_path):
 
 @contextmanager
 def killed_elsewhere(programs: Path):
-    """A process in a cgroup outside all containers, which the kernel kills once `go` is called."""
+    """A process in a cgroup outside all containers. Once `go` is called, the kernel kills the process."""
     cgroup = Path("/sys/fs/cgroup" if IS_V2 else "/sys/fs/cgroup/memory") / f"lab-elsewhere-{os.getpid()}"
     cgroup.mkdir()
     (cgroup / ("memory.max" if IS_V2 else "memory.limit_in_bytes")).write_text(str(10 * MIB))
@@ -226,7 +233,7 @@ def killed_elsewhere(programs: Path):
 
 
 def test_a_kill_outside_containers_counts_for_no_container(node, mounts, programs):
-    """A full container ends just as the kernel kills a process outside all containers."""
+    """While a full container ends, the kernel kills a process outside all containers."""
     full = Container(
         "app", ["/programs/leak", "heap", "97", "1", "97"], memory_limit_bytes=LIMIT, mounts=mounts
     )
@@ -243,7 +250,7 @@ def test_a_kill_outside_containers_counts_for_no_container(node, mounts, program
 
 
 def test_a_kill_at_the_limit_of_the_pod_is_recorded(node, mounts):
-    """A container leaks until it and its neighbour reach the pod's limit."""
+    """A container leaks until the container and its neighbour together reach the limit of the pod."""
     neighbour = Container("neighbour", ["/programs/leak", "heap", "30", "1", "30"], mounts=mounts)
     app = Container("app", ["sh", "-c", f"/programs/leak heap 40 5 1000; sleep {FOREVER}"], mounts=mounts)
     with exporter_of(node) as exporter, pod(node, "shared-0", neighbour, app) as made:
@@ -257,7 +264,10 @@ def test_a_kill_at_the_limit_of_the_pod_is_recorded(node, mounts):
 
 
 def test_successive_kills_have_separate_records(node, mounts):
-    """Three children are killed, a few seconds apart. No record repeats the values of the one before."""
+    """The kernel kills three children, a few seconds apart.
+
+    No record repeats the values of an earlier one.
+    """
     leaks = "for i in 1 2 3; do /programs/leak heap 70 10 1000; sleep 1; done"
     app = Container("app", ["sh", "-c", f"{leaks}; sleep {FOREVER}"], memory_limit_bytes=LIMIT, mounts=mounts)
     with exporter_of(node) as exporter, pod(node, "kids-0", app):
@@ -269,7 +279,7 @@ def test_successive_kills_have_separate_records(node, mounts):
 
 
 def test_a_loop_of_kills_does_not_crowd_out_other_records_and_log_lines(programs, tmp_path):
-    """A container has at most 4 records, and one log line with the number of kills in ten seconds."""
+    """A container has at most 4 records. Its kills have one log line per ten seconds, with their number."""
     with pods_of(tmp_path / "links", programs) as pods, pods.exporter() as exporter:
         idle = f"exec sleep {FOREVER}"
         other, loop = (pods.start(pods.pod(name), "s-app", idle, 8 * MIB) for name in ("other", "loop"))
@@ -293,7 +303,7 @@ def test_a_loop_of_kills_does_not_crowd_out_other_records_and_log_lines(programs
 
 
 def test_the_record_of_a_fast_leak_names_the_victim_and_its_paths(programs, tmp_path):
-    """A leak of 17 MiB/s hits its limit in less than two seconds, and is read before, without a scrape."""
+    """A leak reaches its limit in less than two seconds. The exporter reads it before, without a scrape."""
     with pods_of(tmp_path / "links", programs) as pods, pods.exporter() as exporter:
         script = f"read line; {programs}/leak heap 70 17 200 3; sleep {FOREVER}"
         app = pods.start(pods.pod("fast"), "s-app", script, LIMIT)
@@ -322,7 +332,7 @@ def test_the_record_of_a_fast_leak_names_the_victim_and_its_paths(programs, tmp_
 
 
 def test_a_container_full_of_page_cache_is_not_read(programs, tmp_path):
-    """The container uses nearly all of its limit, but its processes map little of it."""
+    """The container uses nearly all of its limit, but its processes map only a little of this memory."""
     with pods_of(tmp_path / "links", programs) as pods, pods.exporter() as exporter:
         file = tmp_path / "file"
         fill = f"dd if=/dev/zero of={file} bs=1M count=60 2> /dev/null; cat {file} > /dev/null"
@@ -339,7 +349,7 @@ def test_a_container_full_of_page_cache_is_not_read(programs, tmp_path):
             reads = exporter.metrics().by("smaps_exporter_reads_total", "kind")
             return sum(reads[kind,] for kind in ("smaps", "rollup", "unchanged"))
 
-        # Without requests, nothing is read. Only the scrape that the second request waits for reads.
+        # Without requests, nothing is read. Only the second request causes a scrape that reads.
         before = n_reads()
         time.sleep(5)
         assert n_reads() - before <= 2
@@ -351,7 +361,7 @@ HARM_TRIALS = int(os.environ.get("HARM_TRIALS") or 4)
 
 @pytest.mark.parametrize("interval", [0.05, 1])
 def test_reading_causes_no_second_oom_kill(programs, tmp_path, interval):
-    """`make night` runs 40 trials of each kind."""
+    """Compares leaks with and without an exporter. `make night` runs 40 leaks of each kind."""
     with pods_of(tmp_path / "links", programs) as pods:
         n_without = second_victims(pods, "without", HARM_TRIALS)
         with pods.exporter("--scrape-interval", f"{interval}s") as exporter:
@@ -362,7 +372,10 @@ def test_reading_causes_no_second_oom_kill(programs, tmp_path, interval):
 
 @pytest.mark.skipif(IS_V2, reason="version 2 reports events")
 def test_version_1_counts_kills_of_full_containers_within_the_budget(programs, tmp_path):
-    """The counters are read at each check, also beside twelve busy loops. A full container costs no more."""
+    """Each check reads the counters of the full containers, even beside twelve busy loops.
+
+    This stays within the CPU budget.
+    """
     with pods_of(tmp_path / "links", programs) as pods, ExitStack() as loops:
         work = f"{programs}/leak heap 1 1 1 & read line; {programs}/leak heap 16 1 16; wait"
         full = [pods.start(pods.pod(f"full-{i}"), "s-app", work) for i in range(N_FULL)]
@@ -383,7 +396,7 @@ def test_version_1_counts_kills_of_full_containers_within_the_budget(programs, t
             for instance in full[:8]:
                 instance.processes[0].wait(60)
             assert all(instance.n_kills() for instance in full[:8])
-            # The kernel may kill more than one process of a container, one after the other.
+            # In one container, the kernel may kill several processes, one after the other.
             until(lambda: counted(exporter, full[:8]), 60, "each kill is counted")
             assert all(record["limit"] is None for record in records(exporter))
         print(f"{share:.2%} of a core with {len(full)} full containers")
@@ -391,7 +404,10 @@ def test_version_1_counts_kills_of_full_containers_within_the_budget(programs, t
 
 
 def counted(exporter: Exporter, full: list[Instance]) -> bool:
-    """Whether the exporter has counted all kills in these containers, of the pods `full-0` and so on."""
+    """Returns whether the exporter has counted all kills in these containers.
+
+    The container at index i is in the pod `full-i`.
+    """
     counts = kills(exporter)
     return all(counts.get(f"full-{i}/s-app") == instance.n_kills() for i, instance in enumerate(full))
 

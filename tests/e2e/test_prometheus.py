@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the running exporter."""
+"""Tests that a real Prometheus scrapes a running exporter."""
 
 import subprocess
 
@@ -16,7 +16,7 @@ def test_promql_sum_equals_the_sum_of_the_exposition(node, exporter, tmp_path):
     with kernel.stopped(node):
         exposition = exporter.after(2)
         expected = {pod: value for (pod,), value in exposition.by("process_smaps_pss_bytes", "pod").items()}
-        # Prometheus starts only now, so that it stores no earlier scrape.
+        # Prometheus starts only after the processes have stopped, so it stores no earlier values.
         with Prometheus(tmp_path, exporter.address) as prometheus:
             answer = until(
                 lambda: prometheus.query("sum by (pod) (process_smaps_pss_bytes)"),
@@ -31,7 +31,7 @@ def test_promql_sum_equals_the_sum_of_the_exposition(node, exporter, tmp_path):
 
 
 def test_jobs_by_kind_and_by_path_share_an_exporter(tmp_path):
-    """The README's two jobs scrape one exporter: all pods by kind, and one namespace by path."""
+    """Two jobs, as in the README, scrape one exporter: all pods by kind, and one namespace by path."""
     recorded = ("--fixture", REPOSITORY / "fixtures/node")
     jobs = yaml.safe_load(readme.block_with("scrape_configs"))["scrape_configs"]
     with Exporter(*recorded, *EVERYTHING, "--group-by", "kind", "--fields", "rss,pss") as exporter:

@@ -1,4 +1,4 @@
-"""The README's nginx proxy with TLS, client certificates and a token, and Prometheus scraping through it."""
+"""Tests the README's nginx proxy with TLS, client certificates and a token. Prometheus scrapes through it."""
 
 import http.client
 import ssl
@@ -45,7 +45,7 @@ def authority(directory: Path, name: str):
 
 
 def certificate(directory: Path, name: str, ca: str):
-    """Makes a certificate for 127.0.0.1 that the CA signs."""
+    """Makes a certificate for 127.0.0.1. The certificate authority signs it."""
     key, request = directory / f"{name}.key", directory / f"{name}.csr"
     openssl(
         "req",
@@ -88,7 +88,10 @@ class Proxy(NamedTuple):
 
 @contextmanager
 def nginx(directory: Path, target):
-    """Runs nginx with the README's server block, which the configuration includes as in the nginx image."""
+    """Runs nginx with the README's server block.
+
+    As in the nginx image, the configuration includes the file with this block.
+    """
     [server] = readme.blocks("nginx")
     keys, port = directory / "tls", free_port()
     keys.mkdir()
@@ -155,7 +158,7 @@ def test_proxy_requires_certificate_and_token(proxy, target):
     assert get(proxy, "/", token=None)[0] == 401
     with pytest.raises(ssl.SSLCertVerificationError):
         get(proxy, "/metrics", ca="other-ca")
-    # The kubelet's probes have neither a certificate nor a token.
+    # The kubelet sends its probes without a certificate and without a token.
     for path in ("/healthz", "/readyz"):
         assert get(proxy, path, client=None, token=None) == (200, b"ok\n")
     for path in ("/healthz/../metrics", "/healthz/metrics", "/x/healthz", "//healthz/..//metrics"):

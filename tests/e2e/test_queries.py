@@ -1,4 +1,4 @@
-"""Each query of QUERIES.md has an answer on a Prometheus, and the exporter answers each request in it."""
+"""Tests that Prometheus answers each query of QUERIES.md, and that the exporter answers each request."""
 
 import re
 from urllib.parse import urlsplit
@@ -12,14 +12,14 @@ from prometheus import Prometheus
 
 TEXT = (REPOSITORY / ".github/QUERIES.md").read_text()
 PROGRAMS = "/programs"
-# A comment above a query says where it has no answer: `<!-- empty without swap -->`.
+# A comment above a query says when the query has no answer: `<!-- empty without swap -->`.
 QUERIES = re.findall(r"^(<!-- empty [^\n]*-->\n)?```promql\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 URLS = re.findall(r"curl -s[^\n]*(?:\n    )?'?(localhost:8080[^' \n`]*)", TEXT)
 
 
 @pytest.fixture(scope="module")
 def growing(node, programs):
-    """A container with a limit that it does not reach in this test, with a leak and 5 MiB in /dev/shm."""
+    """A container with a leak, and with 5 MiB in /dev/shm. It does not reach its limit during the test."""
     script = f"dd if=/dev/zero of=/dev/shm/x bs=1M count=5; exec {PROGRAMS}/leak heap 5 1 1000"
     mount = cri.Mount(host_path=str(programs), container_path=PROGRAMS, readonly=True)
     app = Container("app", ["sh", "-c", script], memory_limit_bytes=1000 * MIB, mounts=[mount])
@@ -34,8 +34,8 @@ def test_each_query_has_an_answer(node, growing, tmp_path, group_by):
     arguments = ("--containerd-sock", node.socket, *EVERYTHING, "--group-by", group_by)
     with Exporter(*arguments) as exporter, Prometheus(tmp_path, exporter.address) as prometheus:
         for may_be_empty, query in QUERIES:
-            query = query.replace("[1d:1m]", "[1h:1s]")  # Prometheus runs for a few seconds only
-            # An expression that Prometheus does not understand fails the test in any case.
+            query = query.replace("[1d:1m]", "[1h:1s]")  # Prometheus runs only for a few seconds
+            # An invalid expression fails the test, even if the answer may be empty.
             until(lambda: prometheus.query(query) or may_be_empty, 30, f"Prometheus answers {query}")
 
 

@@ -1,4 +1,4 @@
-"""A recording replays to the same values as a live scrape at the same time."""
+"""Tests that a recording gives the same values as a live scrape at the same time."""
 
 from pathlib import Path
 

@@ -1,5 +1,7 @@
-"""Each row of the README's table of rights: the exporter reads all containers, and code that runs in its
-process can do what the row says."""
+"""Tests each row of the README's table of rights.
+
+With the rights of a row, the exporter reads all containers, and code in its process can do what the row says.
+"""
 
 import os
 import re
@@ -17,13 +19,13 @@ from sandbox import AT_FDCWD, EACCES, EPERM, KERNEL, NUMBERS, O_RDONLY, O_WRONLY
 
 TABLE = readme.TEXT.partition("<!-- rights -->")[2].partition("<!-- end -->")[0]
 LINES = [re.sub(r"[*`]", "", line) for line in TABLE.splitlines() if line.startswith("|") and "`" in line]
-# where containers are listed, the capability, the Linux that it needs, what an attacker can do
+# Columns: the source of containers, the capability, the Linux version that it needs, what an attacker can do.
 ROWS = [line.strip("| ").split(" | ") for line in LINES]
 AF_UNIX, SOCK_STREAM = 1, 1
 
 
 def make_links(lab: Lab, directory: Path):
-    """Makes the kubelet's link for each container."""
+    """Makes links like the kubelet's, one for each container."""
     directory.mkdir()
     pods = {
         sandbox.id: sandbox.metadata for sandbox in lab.cri.ListPodSandbox(cri.ListPodSandboxRequest()).items

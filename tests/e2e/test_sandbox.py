@@ -1,4 +1,4 @@
-"""The sandbox refuses system calls in every thread of the exporter, so that taking it over gains little."""
+"""Tests that the sandbox refuses system calls in every thread, so that an attacker gains little."""
 
 import os
 import re
@@ -17,7 +17,7 @@ PTRACE = ("setpriv", "--inh-caps=-all,+sys_ptrace", "--bounding-set=-all,+sys_pt
 
 @pytest.fixture(scope="module")
 def inject(tmp_path_factory):
-    """A function that makes a thread do a system call, and returns the result."""
+    """Returns a function that makes a thread do a system call and returns the result."""
     program = tmp_path_factory.mktemp("programs") / "inject"
     subprocess.run(
         ["gcc", "-O1", "-Wall", "-Werror", "-o", program, Path(__file__).parent / "programs/inject.c"],
@@ -36,7 +36,7 @@ def victim():
 
 @pytest.fixture
 def live(tmp_path, victim):
-    """A recording with a link to /proc and one container, in which the victim runs."""
+    """A recording with a link to /proc. The victim runs in its only container."""
     (tmp_path / "node").mkdir()
     (tmp_path / "node/containers.tsv").write_text(
         f"id\tinit_pid\tnamespace\tpod\tcontainer\nc0ffee\t{victim}\tlive\tpod\tvictim\n"
@@ -46,7 +46,7 @@ def live(tmp_path, victim):
 
 
 def is_read(exporter) -> bool:
-    """Returns whether a scrape that begins from now on reads the victim."""
+    """Waits for a scrape that begins after this call. Returns whether it reads the victim."""
     exposition = exporter.after()
     return ("sleep",) in exposition.by(
         "process_smaps_processes", "comm"
@@ -71,7 +71,8 @@ def test_seccomp_filter_applies_to_each_thread(live, victim, inject, tmp_path):
                 "getpid is allowed, so injected calls do run"
             )
         assert is_read(exporter), "the exporter no longer scrapes"
-        # While an injected call stops a thread, the exporter may report a stuck read, but nothing else.
+        # An injected call stops a thread for a moment. The exporter may log a stuck read meanwhile, but
+        # nothing else.
         assert "not permitted" not in exporter.log() and "cannot" not in exporter.log()
     assert file.read_text() == "text" and [path.name for path in tmp_path.iterdir() if path.is_file()] == [
         "file"
@@ -81,7 +82,7 @@ def test_seccomp_filter_applies_to_each_thread(live, victim, inject, tmp_path):
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="on arm64: tests/nodes/guest/test_filter.py")
 def test_the_same_calls_succeed_without_the_sandbox(live, victim, inject, tmp_path):
-    """This proves that the test above can fail."""
+    """Shows that the test above can fail: only the sandbox refuses these calls."""
     file = tmp_path / "file"
     file.write_text("text")
     harmful = calls(victim, file)
@@ -104,7 +105,10 @@ def test_the_same_calls_succeed_without_the_sandbox(live, victim, inject, tmp_pa
     KERNEL < (6, 15) or os.uname().machine != "x86_64", reason="CAP_PERFMON reads smaps from Linux 6.15 on"
 )
 def test_landlock_allows_only_proc_with_cap_perfmon(live, inject, tmp_path):
-    """The kernel refuses files below root/, and Landlock all files outside a few directories."""
+    """The kernel refuses access to files below /proc/<pid>/root.
+
+    Landlock refuses all files outside a few directories.
+    """
     secret = tmp_path / "secret"
     secret.write_text("secret")
     with Exporter("--fixture", live, *EVERYTHING, "--log-level", "debug", prefix=PERFMON) as exporter:
@@ -130,7 +134,7 @@ def test_landlock_is_off_with_cap_sys_ptrace(live):
 
 @pytest.mark.parametrize("sandbox", ["on", "off"])
 def test_unneeded_capabilities_are_dropped(live, sandbox):
-    """If root starts the exporter with all capabilities, it drops those that reading does not need."""
+    """If root starts the exporter with all capabilities, the exporter keeps only those that reading needs."""
     with Exporter("--fixture", live, *EVERYTHING, "--sandbox", sandbox) as exporter:
         for task in Path(f"/proc/{exporter.process.pid}/task").iterdir():
             status = (task / "status").read_text()
@@ -139,7 +143,8 @@ def test_unneeded_capabilities_are_dropped(live, sandbox):
             if sandbox == "off":
                 assert filters == "0" and sets["Eff"] & 1 << 21
                 continue
-            # SYS_PTRACE, PERFMON, and DAC_READ_SEARCH, which reads recordings of other users.
+            # The bits of SYS_PTRACE, PERFMON, and DAC_READ_SEARCH. The last one is needed to read recordings
+            # of other users.
             allowed = 1 << 19 | 1 << 38 | 1 << 2
             assert {name: value & ~allowed for name, value in sets.items()} == dict.fromkeys(sets, 0)
             assert sets["Inh"] == sets["Amb"] == 0 and filters == "2"
@@ -148,7 +153,7 @@ def test_unneeded_capabilities_are_dropped(live, sandbox):
 def test_sandbox_refuses_no_call_of_the_exporter(live, tmp_path):
     """Runs scrapes, responses and the shutdown under strace.
 
-    EPERM means that a call is missing in the allow-list.
+    If a call returns EPERM, the list of allowed calls lacks it.
     """
 
     def strace(name: str) -> tuple[str, ...]:

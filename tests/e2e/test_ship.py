@@ -1,4 +1,4 @@
-"""The image in containerd, with the manifest's settings; the README's queries and alerts; sizes and times."""
+"""Tests the image with the manifest's settings, the README's queries and alerts, and sizes and times."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ from prometheus import Prometheus
 
 COMMAND = ("namespace", "pod", "container", "comm")
 EXPORTER_POD = ("smaps-exporter", "smaps-container-exporter-x7k2p")
-OWN = (*EXPORTER_POD, "exporter", "smaps-container")  # a comm has 15 bytes
+OWN = (*EXPORTER_POD, "exporter", "smaps-container")  # comm has at most 15 bytes
 UNPRIVILEGED = cri.LinuxContainerSecurityContext(
     run_as_user=cri.Int64Value(value=65534), readonly_rootfs=True
 )
@@ -34,7 +34,7 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory) -> tuple[Path, Path]:
-    """The static binary and the image archive, built by their make targets."""
+    """The static binary and the image archive. Their make targets build them."""
     archive = tmp_path_factory.mktemp("image") / "image.tar"
     done = subprocess.run(
         ["make", "-s", "image-tar", f"IMAGE_TAR={archive}"], cwd=REPOSITORY, capture_output=True, text=True
@@ -46,7 +46,7 @@ def built(tmp_path_factory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module", params=["bookworm", "sid"])
 def ship_lab(request, built):
-    """A node whose /run/containerd is a shared mount, as systemd makes it, with the image and a few pods."""
+    """A node with the image and a few pods. Its /run/containerd is a shared mount, as systemd makes it."""
     subprocess.run([HERE / "setup.sh", request.param], check=True)
     directory = Path(tempfile.mkdtemp(prefix="smaps-lab-"))
     state = directory / "state"
@@ -55,7 +55,7 @@ def ship_lab(request, built):
     subprocess.run(["mount", "--make-shared", state], check=True)
     with Lab(directory, request.param) as lab:
         lab.import_image(built[1])
-        # A shell that grows to 30 MB, for longer than the tests run. It starts no other process.
+        # A shell that grows to 30 MB. It grows for longer than the tests run, and starts no other process.
         step = 'x="$x$(printf %20000s)"; read -t 0.5 y <&3'
         grow = f"mkfifo /pipe; exec 3<>/pipe; for i in $(seq 1500); do {step}; done; read y <&3"
         lab.run_pod(
@@ -66,7 +66,7 @@ def ship_lab(request, built):
             "job-0",
             [Container("unprivileged", ["sh", "-c", f"sleep {FOREVER} & wait"], security=UNPRIVILEGED)],
         )
-        # Two containers map the same libraries, those of the machine.
+        # Two containers map the same libraries: those of the machine.
         libraries = [
             cri.Mount(container_path=path, host_path=path, readonly=True)
             for path in ("/usr", "/lib", "/lib64")
@@ -131,7 +131,7 @@ def rss_bytes(pid: int) -> int:
 
 
 def shows_everything(exporter: Client, lab: Lab) -> bool:
-    """Whether the exposition has exactly the processes of all pods, the exporter's too, and the accounts."""
+    """Returns whether the exposition has the processes of all pods, the exporter's too, and the accounts."""
     exposition = exporter.metrics()
     seen, accounts = (
         exposition.by(family, *labels) if family in exposition else {}
@@ -155,7 +155,8 @@ def test_the_manifests_container_shows_every_process_and_survives_containerd(shi
         assert errors_without_gone(exporter.metrics()) == {}
         old = exporter.pid()
 
-        # A pod starts and ends while the exporter runs. The exporter's mounts must not keep its file system.
+        # A pod starts and ends while the exporter runs. The exporter's mounts must not keep the pod's file
+        # system.
         pod = ship_lab.run_pod("batch", "job-1", [Container("worker", ["sleep", FOREVER])])
         until(lambda: shows_everything(exporter, ship_lab), 10, "the new pod is shown")
         assert pod.id.encode() in read_proc(old, "mountinfo"), "the node's mounts reach the exporter"
@@ -165,13 +166,13 @@ def test_the_manifests_container_shows_every_process_and_survives_containerd(shi
         )
         until(lambda: shows_everything(exporter, ship_lab), 10, "the removed pod is gone")
 
-        # While containerd is down, known containers are still shown. Its new socket is another file in the
-        # same directory.
+        # While containerd is down, known containers are still shown. When containerd starts again, its socket
+        # is a new file in the same directory.
         pod = ship_lab.run_pod("batch", "job-2", [Container("worker", ["sleep", FOREVER])])
         until(lambda: shows_everything(exporter, ship_lab), 10, "the new pod is shown")
         ship_lab.kill()
         [worker] = kernel.processes(ship_lab)["batch", "job-2", "worker", "sleep"]
-        os.kill(worker, signal.SIGKILL)  # an ended process makes the exporter ask for a new listing
+        os.kill(worker, signal.SIGKILL)  # when a process has ended, the exporter lists containers
         down = until(
             lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 0 and exporter.after(),
             90,
@@ -221,7 +222,10 @@ def test_the_sidecar_shows_only_its_own_pod(ship_lab, pid):
 
 
 def test_perfmon_suffices_from_the_documented_kernel_on(ship_lab):
-    """From Linux 6.15 on, CAP_PERFMON is enough. Before, the exporter can read only its own process."""
+    """Since Linux 6.15, CAP_PERFMON is enough.
+
+    With older kernels, the exporter can read only its own process.
+    """
     with Ship(ship_lab, ["PERFMON"]) as exporter:
         status = dict(
             line.split(":\t", 1) for line in read_proc(exporter.pid(), "status").decode().splitlines()
@@ -279,7 +283,7 @@ def test_prometheus_accepts_the_scrape_configuration(tmp_path):
     configuration = yaml.safe_load(readme.block_with("scrape_configs"))
     for job in configuration["scrape_configs"]:
         assert job["honor_labels"]
-        # Debian's Prometheus has no Kubernetes support.
+        # Debian's Prometheus is built without support for Kubernetes.
         assert job.pop("kubernetes_sd_configs") == [{"role": "pod"}]
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration))
     promtool("check", "config", "--syntax-only", "prometheus.yml", cwd=tmp_path)
@@ -329,7 +333,7 @@ def test_sizes_and_times(built, ship_lab, capsys):
 
 
 class Idle(Client):
-    """The static binary with a filter that matches no container."""
+    """The static binary as an exporter. Its filter matches no container."""
 
     def __init__(self, binary: Path, lab: Lab):
         super().__init__(f"127.0.0.1:{free_port()}")

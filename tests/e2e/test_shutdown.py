@@ -1,4 +1,4 @@
-"""The program exits on a signal."""
+"""Tests that the program exits on a signal."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ def test_signals_end_the_exporter_within_a_second(exporter, how):
 
 
 def test_sigterm_ends_pid_1_within_a_second(node):
-    """PID 1 has no default action for a signal: it must handle it."""
+    """A signal has no default action for PID 1, so the program must handle it."""
     with Exporter(
         "--containerd-sock", node.socket, *EVERYTHING, prefix=("unshare", "--pid", "--fork")
     ) as exporter:
@@ -24,5 +24,5 @@ def test_sigterm_ends_pid_1_within_a_second(node):
         assert "NSpid:\t%d\t1\n" % pid in open(f"/proc/{pid}/status").read()
         sent_at = time.monotonic()
         os.kill(pid, signal.SIGTERM)
-        assert exporter.process.wait(timeout=10) == 0  # unshare exits with its child's code
+        assert exporter.process.wait(timeout=10) == 0  # unshare exits with the code of its child
         assert time.monotonic() - sent_at < 1

@@ -1,4 +1,4 @@
-"""Processes whose smaps is slow to read: reads lock them at most 1% of the time and delay no other reads."""
+"""Tests slow reads: they hold a process's mmap_lock at most 1% of the time, and delay no other reads."""
 
 import os
 import time
@@ -15,7 +15,7 @@ LARGE = 768 << 20
 
 
 def seconds_to_read(pid: int) -> float:
-    """Returns the shortest duration of five reads of its smaps."""
+    """Returns the shortest duration of five reads of the process's smaps."""
     best = float("inf")
     for _ in range(5):
         started_at = time.monotonic()
@@ -53,7 +53,7 @@ def test_large_process_is_read_at_most_1_percent_of_the_time(any_node, programs)
         assert share <= 0.012
         assert longest >= 0.5 * each
         assert oldest > 50 * each, "the age of the large process's values is reported"
-        # The small processes are read in each scrape.
+        # Each scrape reads the small processes.
         assert small.n_changes > 0.8 * 20 * small.n_scrapes and small.oldest < 3
 
 

@@ -1,4 +1,4 @@
-"""CRI and the kubelet's links list the same containers as containerd's own API."""
+"""Tests that CRI and the kubelet's links list the same containers as containerd's own API."""
 
 import os
 import secrets
@@ -21,7 +21,7 @@ CREATED, RUNNING, EXITED, UNKNOWN = range(4)
 
 
 def kubelet_links(lab: Lab, directory: Path):
-    """Fills a directory like /var/log/containers with links of containers, stale links, and invalid names."""
+    """Fills a directory like /var/log/containers with links to containers, stale links, and invalid names."""
     directory.mkdir(exist_ok=True)
     pods = {
         sandbox.id: sandbox.metadata for sandbox in lab.cri.ListPodSandbox(cri.ListPodSandboxRequest()).items
@@ -33,7 +33,7 @@ def kubelet_links(lab: Lab, directory: Path):
         links[link] = f"/var/log/pods/{pod.namespace}_{pod.name}_{pod.uid}/{name}/0.log"
     links[f"gone-0_default_app-{secrets.token_hex(32)}.log"] = "/does/not/exist"
     links["x_y_z-kubepods.log"] = (
-        "/dev/zero"  # "kubepods" is no id: as one, it would match every pod's cgroup
+        "/dev/zero"  # "kubepods" is not an id; if it counted as one, it would match the cgroup of every pod
     )
     links["README"] = "/dev/stdin"
     links["\udcff_default_app-0.log"] = "/"
@@ -56,8 +56,8 @@ def test_all_sources_give_the_same_exposition(node, tmp_path):
         ("--container-logs", tmp_path / "containers"),
     ]
     with kernel.stopped(node):
-        # Pods share pages with processes of the host, which may change between scrapes; then all are
-        # repeated. The memory of the node changes with each of them.
+        # Pods share pages with processes of the host, so values may change between two scrapes. Then all
+        # scrapes are repeated. The metrics of the node are left out, because they change all the time.
         options = ("--once", *EVERYTHING, "--cgroup-metrics", "memory,pod")
         texts = until(
             lambda: len(set(texts := [once(*source, *options) for source in sources])) == 1 and texts,
@@ -85,7 +85,7 @@ def test_new_pods_appear_and_removed_pods_disappear(node, tmp_path, source):
     value = {"--cri-sock": node.socket, "--container-logs": links}[source]
     with Exporter(source, value, *EVERYTHING) as exporter:
         assert exporter.metrics().by("process_smaps_processes", *COMMAND) == NODE_PROCESSES
-        # A link of a removed container does not count as a running container.
+        # The exporter counts running containers only. Links to removed containers do not count.
         n_running = len({command[:3] for command in NODE_PROCESSES})
         assert exporter.metrics().value("smaps_exporter_containers") == n_running
         pod = node.run_pod("batch", "job-0", [Container("worker", ["sleep", FOREVER])])
@@ -107,7 +107,7 @@ def test_new_pods_appear_and_removed_pods_disappear(node, tmp_path, source):
 class Crio:
     """A server that answers CRI calls as CRI-O does.
 
-    Its containers are cgroups, each with a monitor beside it.
+    Its containers are cgroups. Beside each container there is a monitor process.
     """
 
     def __init__(self, path: Path, root: Path, driver: str):
@@ -151,7 +151,7 @@ class Crio:
         return cri.ListContainersResponse(containers=self.containers)
 
     def run_pod(self, namespace: str, name: str, containers: list[str]):
-        """Makes a pod: its slice, the infra container, and a scope for each container and each monitor."""
+        """Makes a pod: its slice, the infra container, and scopes for each container and its monitor."""
         sandbox, uid = secrets.token_hex(32), secrets.token_hex(16)
         metadata = cri.PodSandboxMetadata(name=name, uid=uid, namespace=namespace)
         self.sandboxes.append(
@@ -217,7 +217,8 @@ def test_containers_of_cri_o_are_listed(tmp_path, kind, driver):
                 ("shop", "web-0", "proxy"): 1,
                 ("default", "web-0", "app"): 1,
             }
-            # Monitors, infra containers, and processes in the pod's slice itself are not reported.
+            # The exporter reports neither monitors, nor infra containers, nor processes directly in the pod's
+            # slice.
             assert exporter.after().by("process_smaps_processes", "namespace", "pod", "container") == expected
             assert exporter.metrics().value("smaps_exporter_containers") == 3
             runtime.run_pod("batch", "job-0", ["worker"])
@@ -226,8 +227,8 @@ def test_containers_of_cri_o_are_listed(tmp_path, kind, driver):
                 exporter.metrics().by("process_smaps_processes", "namespace", "pod", "container") == expected
             )
             until(found, 10, "the new pod is reported")
-            # A listing is two calls, of which the second may not be made yet. Listings stop soon after the
-            # last change.
+            # A listing consists of two calls, and the second call may come a moment later. Listings stop soon
+            # after the last change, and then the numbers of both calls are equal.
             calls = runtime.calls
             until(
                 lambda: calls.count("ListContainers") == calls.count("ListPodSandbox"),

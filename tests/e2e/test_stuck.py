@@ -1,8 +1,8 @@
-"""If a process's memory-map lock is held forever, only that process's values are missing.
+"""Tests that a process whose memory-map lock is held forever loses only its own values.
 
-These tests must not read smaps, maps, cmdline or environ of a stuck process. A guardian (programs/stuck.c)
-frees each stuck process even if the test fails, within a minute at most, because every ps and pgrep on the
-machine blocks until then.
+These tests must not read smaps, maps, cmdline or environ of a stuck process. As long as there is a stuck
+process, every ps and pgrep on the machine blocks. So a guardian (programs/stuck.c) frees each stuck process
+within a minute, even if the test fails.
 """
 
 import os
@@ -61,7 +61,10 @@ def n_stuck(exposition) -> float:
 
 
 def observe(exporter, growth: Growth, seconds: float, check=lambda exposition: None):
-    """Asserts for some time that responses take under a second and values of healthy processes are fresh."""
+    """Asserts for some time that each response takes less than a second.
+
+    The values of healthy processes must stay fresh.
+    """
     slowest = 0.0
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -86,7 +89,7 @@ def growth(any_node, programs):
 
 
 def test_stuck_program_blocks_readers(any_node, programs, tmp_path):
-    """Otherwise the other tests would prove nothing: reading smaps blocks until the process is freed."""
+    """Shows that the other tests prove something: reading smaps blocks until the process is freed."""
     with Stuck(any_node, programs, tmp_path / "fs") as stuck:
         reader = subprocess.Popen(["cat", f"/proc/{stuck.pid}/smaps"], stdout=subprocess.DEVNULL)
         with pytest.raises(subprocess.TimeoutExpired):
@@ -137,9 +140,10 @@ def test_process_stuck_before_the_start_does_not_affect_others(any_node, program
 
 
 def test_exec_beside_a_stuck_process_does_not_affect_others(any_node, programs, growth, tmp_path):
-    """If a process shares memory with a stuck one, as after vfork, even reading stat and opening smaps block.
+    """A process shares memory with a stuck process, as after vfork, and calls exec.
 
-    This was seen on Linux 6.18.44.
+    The kernel then even blocks programs that read `stat` of this process or open its `smaps`. This was seen
+    on Linux 6.18.44.
     """
     with any_node.exporter(*BY_PID) as exporter:
         growth.start(exporter.after(2))
@@ -167,7 +171,7 @@ def test_exec_beside_a_stuck_process_does_not_affect_others(any_node, programs, 
 
 @pytest.mark.parametrize("n_processes", [20, 70], ids=["a thread each", "more than threads"])
 def test_many_stuck_processes_do_not_affect_others(any_node, programs, growth, tmp_path, n_processes):
-    """Up to 64 reads are detached, each on its own thread. Beyond that, stuck processes are skipped."""
+    """Up to 64 reads are detached, each on a thread of its own. Further stuck processes are skipped."""
     with any_node.exporter(*BY_PID) as exporter, ExitStack() as stack:
         growth.start(exporter.after(2))
         before = resident(exporter.process.pid)

@@ -1,5 +1,5 @@
-//! The exporter's modules without I/O, as a crate of their own, so that a fuzz target builds in seconds,
-//! without containerd's client.
+//! The modules of the exporter that do no I/O, as a crate. Without containerd's client, a fuzz target builds
+//! in seconds.
 #![allow(dead_code, unused_imports)]
 
 #[path = "../../src/cgroupfs/field.rs"]
@@ -41,7 +41,7 @@ pub mod source;
 pub mod cgroupfs {
     pub use crate::cgroup_fields as fields;
 }
-/// Waiting needs I/O; here nothing waits.
+/// Replaces the exporter's module `demand`, which does I/O. A fuzz target has nothing to wait for.
 pub mod demand {
     pub struct Wake;
     impl Wake {

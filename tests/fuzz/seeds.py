@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""seeds.py FIXTURES CORPUS: makes the initial inputs of each fuzz target from the fixtures."""
+"""seeds.py FIXTURES CORPUS: makes the seeds of each fuzz target from the fixtures."""
 
 import sys
 from pathlib import Path
@@ -37,7 +37,7 @@ def main(fixtures: Path, corpus: Path):
     paths = [line.split(":", 2)[2] for text in cgroups for line in text.splitlines()]
     claims = "\n".join(sorted({path for path in paths} | {"/", "/..", "/kubepods"}))
     seeds = {
-        # The first byte says where the text is split. A few mappings of a large file are as good as all.
+        # The first byte says where the text is split. The first 4 KiB of a file are enough: a few mappings.
         "scanner": [bytes([i * 37 % 256]) + path.read_bytes()[:4096] for i, path in enumerate(smaps)],
         "cgroup": [f"{text}\0{claims}".encode() for text in cgroups],
         "cgroup_fields": [

@@ -1,10 +1,10 @@
-"""Builds the parts of virtual machines from Debian's packages in $NODES_DIR.
+"""Builds the parts of virtual machines from Debian's packages, in $NODES_DIR.
 
-Each part is built once; its name has a hash of its inputs.
+Each part is built only once. Its name contains a hash of its inputs.
 
-    root-amd64-KEY.ext4         bookworm with systemd, containerd and Python, for all kernels
-    root-arm64-KEY.ext4         the same without systemd, which can be configured only on its architecture
-    kernel-RELEASE-FLAVOUR-KEY/ vmlinuz, initrd, and node.ext4: the kernel's modules, containerd and runc
+root-amd64-KEY.ext4         bookworm with systemd, containerd and Python, for all kernels
+root-arm64-KEY.ext4         the same without systemd, which can be configured only on its architecture
+kernel-RELEASE-FLAVOUR-KEY/ vmlinuz, initrd, and node.ext4: the kernel's modules, containerd and runc
 
 To get newer kernels, remove the directory.
 """
@@ -40,7 +40,8 @@ StandardOutput=tty
 StandardError=tty
 TTYPath=/dev/ttyS0
 """
-# A foreign architecture's package scripts cannot run here, so there busybox replaces systemd.
+# On this machine, the package scripts of another architecture cannot run, so systemd cannot be set up. The
+# root file system of such an architecture has busybox instead of systemd.
 BARE_PACKAGES = ("containerd", "runc", "python3", "libstdc++6", "busybox-static", "mount", "kmod", "tar")
 BARE_APPLETS = (
     "sh cat chmod cp cut dmesg grep id ls ln mkdir mkswap rm sed sleep stat swapon sync tee tr true umount "
@@ -58,9 +59,9 @@ tar -xf /dev/vdc -C /lab
 mkdir -p /lab/tests/e2e/.debs && ln -s / /lab/tests/e2e/.debs/bookworm
 exec /lab/tests/nodes/guest/run
 """
-# Kernel modules that the initrd needs to mount the disks.
+# The kernel modules that the initrd needs to mount the disks.
 MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
-# Modules for devices that the machines do not have: two thirds of all modules' bytes.
+# Modules for devices that the machines do not have. They are two thirds of the size of all modules.
 NO_MODULES = ("drivers/net", "drivers/gpu", "drivers/infiniband", "drivers/media", "sound")
 INIT = """#!/bin/busybox sh
 mount() { busybox mount "$@"; }
@@ -76,7 +77,7 @@ exec busybox switch_root /new /sbin/init
 
 
 def run(*command: str | Path, **options):
-    """Runs a command and returns its output. A failure raises SystemExit with the output."""
+    """Runs a command and returns its output. If the command fails, raises SystemExit with the output."""
     done = subprocess.run(command, capture_output=True, text=True, **options)
     if done.returncode != 0:
         raise SystemExit(
@@ -86,7 +87,7 @@ def run(*command: str | Path, **options):
 
 
 def mirror() -> str:
-    """Returns the address of the package mirror that this host uses."""
+    """Returns the address of the package mirror of this host."""
     for sources in sorted(Path("/etc/apt").glob("sources.list.d/*.sources")):
         for line in sources.read_text().splitlines():
             if line.startswith("URIs:"):
@@ -99,7 +100,7 @@ def mirror() -> str:
 
 
 class Apt:
-    """A release's package lists, separate from those of the system's apt."""
+    """The package lists of a release. They are separate from the package lists of the host."""
 
     def __init__(self, release: str, architecture: str = "amd64"):
         self.directory = NODES_DIR / f"apt-{release}-{architecture}"
@@ -127,7 +128,10 @@ Dir::Cache "{self.directory}";
         return run("apt-cache", "pkgnames", prefix, env=self._environment).split()
 
     def unpack(self, into: Path, *packages: str, with_dependencies: bool = False):
-        """Unpacks packages into a directory without running their scripts; lib may be a link to usr/lib."""
+        """Unpacks packages into a directory without running their scripts.
+
+        The directory's `lib` may be a link to `usr/lib`.
+        """
         into.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.directory) as directory:
             (Path(directory) / "partial").mkdir()
@@ -147,7 +151,7 @@ Dir::Cache "{self.directory}";
 
 
 def newest_kernel(apt: Apt, flavour: str) -> str:
-    """Returns the version of a release's newest kernel of this flavour, such as 6.1.0-53-cloud-amd64."""
+    """Returns the version of the newest kernel of a release and flavour, such as 6.1.0-53-cloud-amd64."""
     names = [name.removeprefix("linux-image-") for name in apt.names("linux-image-")]
     versions = [
         name
@@ -163,7 +167,7 @@ def key(*parts: str) -> str:
 
 
 def build_once(path: Path, make) -> Path:
-    """Returns `path`. If it does not exist, `make` first builds it under a temporary name."""
+    """Returns `path`. If it does not exist, `make` builds it under a temporary name first."""
     if not path.exists():
         print(f"nodes: building {path.name}", flush=True)
         partial = path.with_name("partial-" + path.name)
@@ -175,14 +179,14 @@ def build_once(path: Path, make) -> Path:
 
 
 def disk(directory: Path, out: Path, mib: int):
-    """Writes a file system image with the content of a directory."""
+    """Writes the image of a file system with the content of a directory."""
     with out.open("wb") as file:
         file.truncate(mib << 20)
     run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", "-d", directory, out)
 
 
 def root(architecture: str) -> Path:
-    """Returns the image of the root file system."""
+    """Returns the image of the root file system for an architecture."""
     make = {"amd64": _make_root, "arm64": _make_bare_root}[architecture]
     return build_once(NODES_DIR / f"root-{architecture}-{key(REQUIREMENTS.read_text())}.ext4", make)
 
@@ -206,7 +210,8 @@ def _make_root(out: Path):
         (system / "etc/machine-id").write_text("")
         (system / "etc/fstab").write_text("/dev/vda / ext4 rw 0 0\n")
         units = system / "etc/systemd/system"
-        # The tests start containerd themselves, and need no timers or terminals.
+        # Disables containerd, timers and terminals. The tests start containerd themselves, and do not need
+        # the others.
         for wants in units.glob("*.wants/*"):
             if wants.name == "containerd.service" or wants.suffix == ".timer":
                 wants.unlink()
@@ -237,7 +242,7 @@ def _make_bare_root(out: Path):
 
 
 def finish(system: Path, *platforms: str):
-    """Adds what every root file system needs: a host name, Python packages, mount points for the initrd."""
+    """Adds what every root file system needs: a host name, Python packages, and mount points."""
     for name in ("node", "usr/lib/modules", "lab", "results"):
         (system / name).mkdir(parents=True, exist_ok=True)
     (system / "etc/hostname").write_text("node\n")
@@ -259,7 +264,10 @@ def finish(system: Path, *platforms: str):
 
 
 def kernel(release: str, flavour: str, containerd: str, runc: str) -> Path:
-    """Returns a directory with a release's kernel, and containerd and runc if they are not bookworm's."""
+    """Returns a directory with the kernel of a release.
+
+    It also has containerd and runc, unless they are bookworm's, which the root file system already has.
+    """
     path = NODES_DIR / f"kernel-{release}-{flavour}-{key(containerd, runc)}"
     return build_once(path, lambda out: _make_kernel(out, release, flavour, containerd, runc))
 
@@ -269,7 +277,7 @@ def _make_kernel(out: Path, release: str, flavour: str, containerd: str, runc: s
     architecture = "arm64" if "arm64" in flavour else "amd64"
     apt = Apt(release, architecture)
     version = newest_kernel(apt, flavour)
-    # A kernel is one package; since sid's Linux 6.19 it is several.
+    # A kernel is one package. In sid, since Linux 6.19, it is several packages.
     parts = [f"linux-{part}-{version}" for part in ("image", "binary", "modules", "base")]
     names = set(apt.names("linux-"))
     with tempfile.TemporaryDirectory(dir=NODES_DIR) as directory:
@@ -294,7 +302,7 @@ def _make_kernel(out: Path, release: str, flavour: str, containerd: str, runc: s
 
 
 def unzipped(image: bytes) -> bytes:
-    """Unpacks arm64's kernel if it is wrapped for EFI (drivers/firmware/efi/libstub/zboot-header.S)."""
+    """Unpacks a kernel for arm64 if it is wrapped for EFI (drivers/firmware/efi/libstub/zboot-header.S)."""
     if image[:2] != b"MZ" or image[4:8] != b"zimg":
         return image
     start, size = struct.unpack_from("<II", image, 8)
@@ -307,7 +315,7 @@ def unzipped(image: bytes) -> bytes:
 
 
 def initrd(modules: Path, out: Path, architecture: str):
-    """Builds an initial file system that mounts the disks and switches to them."""
+    """Builds an initial file system. It mounts the disks and then switches to them."""
     with tempfile.TemporaryDirectory(dir=NODES_DIR) as directory:
         root = Path(directory)
         for name in ("bin", "modules", "proc", "sys", "dev", "new"):
@@ -338,12 +346,15 @@ def initrd(modules: Path, out: Path, architecture: str):
 
 
 def with_dependencies(modules: Path) -> list[Path]:
-    """Returns the files of MODULES and of their dependencies, each after its own dependencies."""
-    with tempfile.TemporaryDirectory(dir=NODES_DIR) as directory:  # depmod searches lib/modules
+    """Returns the files of MODULES and of the modules that these need.
+
+    A module comes after those that it needs.
+    """
+    with tempfile.TemporaryDirectory(dir=NODES_DIR) as directory:  # depmod searches in lib/modules
         (Path(directory) / "lib").mkdir()
         (Path(directory) / "lib/modules").symlink_to(modules.parent)
-        # depmod is a link to kmod. It is not used, because links of unpacked packages point to installed
-        # paths.
+        # `depmod` is a link to kmod. In an unpacked package, it points to the path of an installed kmod. So
+        # this runs the kmod that is found on the PATH, under the name `depmod`.
         run("depmod", "-b", directory, modules.name, executable=shutil.which("kmod"))
     needs = dict(line.split(":", 1) for line in (modules / "modules.dep").read_text().splitlines())
     found = []

@@ -1,10 +1,11 @@
-"""Measures CPU, memory and exposition size of an exporter on a large node that is scraped every 15 seconds.
+"""Measures CPU, memory and exposition size of an exporter on a large node, with a scrape every 15 seconds.
 
 usage: load.py recorded|live [SECONDS]   (by default both, ten minutes each)
 
-recorded: a generated recording of 250 containers, 1,500 processes and 400,000 mappings. live: the same number
-of real processes, each container in its own cgroup, but only as many as fit into half of the free memory;
-needs root.
+recorded: a generated recording of 250 containers, 1,500 processes and 400,000 mappings.
+
+live: the same number of real processes. Each container has a cgroup, which needs root. There are only as many
+containers as fit into half of the free memory.
 """
 
 import gzip
@@ -27,11 +28,12 @@ from exporter import EVERYTHING, REPOSITORY, Exporter  # noqa: E402
 from lab import mounts, read_proc, until  # noqa: E402
 
 N_CONTAINERS = 250
-# Mappings of the six processes of each container: 1,600, which makes 400,000 on the node.
+# The numbers of mappings of the six processes of each container. The sum is 1,600, so the node has 400,000.
 N_MAPPINGS = (40, 80, 120, 200, 360, 800)
 INTERVAL_SECONDS = 15
 TICKS = os.sysconf("SC_CLK_TCK")
-# Memory of a process of the live load, and of each of its mappings: a page and the kernel's bookkeeping.
+# The bytes that the live load needs for each process, and for each mapping. A mapping needs one page, and
+# what the kernel stores about it.
 PROCESS_BYTES, MAPPING_BYTES = 200_000, 4096 + 300
 
 
@@ -45,7 +47,10 @@ def containers_tsv(directory: Path, inits: list[int]):
 
 
 class Recorded:
-    """A recording with the mappings of fixtures/node; each process starts at another one of them."""
+    """A recording with the mappings of fixtures/node.
+
+    All processes have these mappings in the same order, but each process starts at another place in the list.
+    """
 
     def __init__(self, directory: Path):
         self.directory = directory
@@ -73,7 +78,7 @@ class Recorded:
 
 
 class Live:
-    """Real processes, with a cgroup for each container, and a recording with a link to /proc."""
+    """Real processes, a cgroup for each container, and a recording with a link to /proc."""
 
     def __init__(self, directory: Path):
         self.directory = directory
@@ -147,7 +152,7 @@ def rss_bytes(pid: int, key: str = "VmRSS") -> int:
 
 
 def observe(exporter: Exporter, seconds: float) -> dict[str, str]:
-    """Scrapes every 15 seconds as Prometheus does. Returns what the exporter used, by name."""
+    """Scrapes every 15 seconds, like Prometheus. Returns what the exporter used, by name."""
     pid = exporter.process.pid
     request = urllib.request.Request(
         f"http://{exporter.address}/metrics",
@@ -190,7 +195,7 @@ def observe(exporter: Exporter, seconds: float) -> dict[str, str]:
 
 
 def main(kinds: list[str], seconds: float):
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM removes the load, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # with this, SIGTERM removes the load, too
     for kind in kinds:
         load = {"recorded": Recorded, "live": Live}[kind](Path(tempfile.mkdtemp(prefix="smaps-load-")))
         try:

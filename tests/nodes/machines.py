@@ -1,6 +1,6 @@
-"""Defines the virtual machines: kernel, containerd, cgroup version.
+"""Defines the virtual machines: their kernel, containerd and cgroup version.
 
-The README's "tested on" lists them all.
+The README lists them all under "tested on".
 """
 
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ class Machine:
     kernel: str  # the Debian release that the kernel comes from
     containerd: str = "bookworm"  # the Debian release that containerd comes from
     cgroup: int = 2
-    is_hybrid: bool = False  # version 1's controllers beside version 2 without controllers
+    is_hybrid: bool = False  # has version 1's controllers, and a version 2 hierarchy without controllers
     runc: str = "bookworm"  # the Debian release that runc comes from
-    arguments: str = ""  # additional arguments for the kernel's command line
-    architecture: str = "amd64"  # as Debian names it
+    arguments: str = ""  # further arguments for the command line of the kernel
+    architecture: str = "amd64"  # the architecture, as Debian names it
     flavour: str = "cloud-amd64"  # the flavour of the kernel package
 
     @property
@@ -24,7 +24,10 @@ class Machine:
 
     @property
     def command_line(self) -> str:
-        """Returns the command line that configures the kernel, systemd and the guest's tests."""
+        """Returns the kernel's command line.
+
+        It configures the kernel, systemd and the tests in the machine.
+        """
         terminal = "ttyS0" if self.architecture == "amd64" else "ttyAMA0"
         hierarchy = "systemd.unified_cgroup_hierarchy=1"
         if self.cgroup == 1:
@@ -44,12 +47,12 @@ MACHINES = [
     Machine("trixie", "trixie", containerd="trixie"),
     Machine("sid", "sid", containerd="sid"),
     Machine("bookworm-cgroup-1", "bookworm", cgroup=1),
-    # bookworm's runc puts containers into version 2 cgroups on such a node, bullseye's does not.
+    # On a hybrid node, bookworm's runc also puts containers into cgroups of version 2. bullseye's does not.
     Machine("bookworm-hybrid", "bookworm", cgroup=1, is_hybrid=True, runc="bullseye"),
     Machine("trixie-vsyscall", "trixie", containerd="trixie", arguments="vsyscall=xonly"),
 ]
 
-# These run only when they are named, because only one architecture's binary is built at a time.
+# These machines run only if they are named, because one run builds the binary for only one architecture.
 ARM64 = [
     Machine("arm64", "trixie", architecture="arm64", flavour="cloud-arm64"),
     Machine("arm64-16k", "trixie", architecture="arm64", flavour="arm64-16k"),

@@ -1,11 +1,11 @@
-"""Boots the machines, two at a time, runs the tests of guest/ in each, and prints a table of the results.
+"""Boots virtual machines, two at a time, runs the tests of guest/ in each, and prints a table of results.
 
 usage: nodes.py [NODE...]             boots machines of machines.py: by default all except arm64
        nodes.py prepare [NODE...]     only builds the disks that they boot from
 
-NODES_TESTS has arguments for pytest in the guest, such as "-k 'rights or takeover'". NODES_RECORDS is how
-often each leak of test_oom_records.py runs: 10 in `make night`, which takes hours. BLESS=1 copies the smaps
-that these kernels print into fixtures/smaps.
+NODES_TESTS has arguments for pytest in the machines, such as "-k 'rights or takeover'". NODES_RECORDS is how
+often each leak of test_oom_records.py runs: `make night` sets 10, which takes hours. With BLESS=1, the smaps
+that these kernels print are copied into fixtures/smaps.
 """
 
 import os
@@ -27,17 +27,17 @@ from machines import ARM64, MACHINES, Machine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECORDS = os.environ.get("NODES_RECORDS", "")
-# Time limit for a machine. Two machines at once on two cores take nine minutes, and more beside the browser
-# tests.
+# The time limit for a machine, in minutes. On two cores, two machines at once take nine minutes. Beside the
+# browser tests, they take longer.
 MINUTES = 240 if RECORDS else 30
-AT_ONCE = 2  # the tests in a machine mostly use one core
+AT_ONCE = 2  # the tests in one machine mostly use one core
 RUNTIMES = ("openjdk-17-jre-headless", "nodejs")
 COLUMNS = ("kernel", "cgroup", "driver", "containerd", "samples compared", "differences", "events survived")
 
 
 @dataclass
 class Result:
-    """Results of the guest's tests. A machine without results counts as failed."""
+    """The results of the tests in a machine. Without results, the machine counts as failed."""
 
     failed: list[str] = field(default_factory=list)
     n_passed: int = 0
@@ -46,7 +46,7 @@ class Result:
 
 
 def programs(architecture: str) -> Path:
-    """Returns a directory with the statically linked workloads."""
+    """Returns a directory with the workloads, which are linked statically."""
     source, others = REPOSITORY / "tests/nodes/programs", REPOSITORY / "tests/e2e/programs"
     static = [others / name for name in ("inject.c", "leak.c", "arenas.c")]
     go = others / "parts.go"
@@ -55,13 +55,13 @@ def programs(architecture: str) -> Path:
         out.mkdir()
         compiler = ["gcc"]
         if architecture != "amd64":
-            # A compiler that is unpacked instead of installed does not find its assembler and linker.
+            # An unpacked compiler does not find its assembler and linker, so -B names their place.
             binutils = shutil.which("aarch64-linux-gnu-as").removesuffix("as")
             compiler = ["aarch64-linux-gnu-gcc", f"-B{binutils}"]
         build.run(*compiler, "-O1", "-static", "-o", out / "memory", source / "memory.c")
         for path in static:
             build.run(*compiler, "-O1", "-static", "-o", out / path.stem, path)
-        root = Path(shutil.which("go")).resolve().parents[1]  # an unpacked Go does not know its directory
+        root = Path(shutil.which("go")).resolve().parents[1]  # an unpacked Go does not know its own directory
         environment = {
             "GOROOT": root,
             "GOARCH": architecture,
@@ -73,8 +73,8 @@ def programs(architecture: str) -> Path:
         shutil.rmtree(out / ".cache")
         if architecture != "amd64":
             return
-        # The program needs no C library. So gcc-multilib, which conflicts with the cross compilers, is not
-        # needed.
+        # The program needs no C library. So it is built without gcc-multilib, which conflicts with the cross
+        # compilers.
         flags = ("-m32", "-nostdlib", "-ffreestanding", "-static", "-no-pie", "-fno-stack-protector")
         build.run("gcc", *flags, "-o", out / "i386", source / "i386.c")
 
@@ -83,7 +83,7 @@ def programs(architecture: str) -> Path:
 
 
 def runtimes(architecture: str) -> Path:
-    """Returns the image of a disk with a JVM, Node.js and their libraries."""
+    """Returns the image of a disk with a JVM, Node.js and the libraries that they need."""
 
     def make(out: Path):
         with tempfile.TemporaryDirectory(dir=NODES_DIR) as directory:
@@ -99,7 +99,7 @@ def runtimes(architecture: str) -> Path:
     return build.build_once(NODES_DIR / f"runtimes-{architecture}-{build.key(*RUNTIMES)}.ext4", make)
 
 
-# What the guest needs of the repository.
+# The files of the repository that the tests in a machine need.
 PACKED = (
     "README.md",
     "src/kubernetes/*.yaml",
@@ -111,7 +111,7 @@ PACKED = (
 
 
 def pack(out: Path, architecture: str):
-    """Packs what the guest unpacks into /lab: parts of the repository, the exporter, and the workloads."""
+    """Packs what the machine unpacks into /lab: parts of the repository, the exporter, and the workloads."""
     with tarfile.open(out, "w") as tar:
         for pattern in PACKED:
             for path in sorted(REPOSITORY.glob(pattern)):
@@ -123,7 +123,7 @@ def pack(out: Path, architecture: str):
 
 
 def prepare(machine: Machine):
-    """Builds the disks that a machine boots from, unless they exist. Machines share some of them."""
+    """Builds the disks that a machine boots from, unless they exist. Machines may share a disk."""
     build.kernel(machine.kernel, machine.flavour, machine.containerd, machine.runc)
     build.root(machine.architecture)
     runtimes(machine.architecture)
@@ -131,7 +131,7 @@ def prepare(machine: Machine):
 
 
 def boot(machine: Machine) -> tuple[Result, float]:
-    """Boots a machine and waits until it powers off. Returns its results and the seconds that it took."""
+    """Boots a machine and waits until it powers off. Returns its results, and how many seconds it took."""
     started_at = time.monotonic()
     directory = NODES_DIR / "runs" / machine.name
     shutil.rmtree(directory, ignore_errors=True)
@@ -146,7 +146,8 @@ def boot(machine: Machine) -> tuple[Result, float]:
         file.truncate(64 << 20)
     disks = []
     for path, options in (
-        (build.root(machine.architecture), "snapshot=on,cache=unsafe"),  # the guest's changes are discarded
+        # the machine's changes to this disk are discarded
+        (build.root(machine.architecture), "snapshot=on,cache=unsafe"),
         (kernel / "node.ext4", "readonly=on"),
         (directory / "lab.tar", "readonly=on"),
         (results, "cache=unsafe"),
@@ -159,7 +160,7 @@ def boot(machine: Machine) -> tuple[Result, float]:
         if machine.architecture == "amd64"
         else ["qemu-system-aarch64", "-machine", "virt"]
     )
-    # Without impdef, qemu emulates the pointer authentication cipher, which is slow.
+    # Without impdef, qemu emulates the cipher of pointer authentication, which is slow.
     processor = "max" if machine.architecture == "amd64" else "max,pauth-impdef=on"
     command = [
         *(*qemu, "-accel", "tcg,thread=multi", "-cpu", processor, "-smp", "2", "-m", "3G"),
@@ -208,7 +209,7 @@ def parse_results(path: Path) -> Result:
 
 
 def report(directory: Path):
-    """Prints the failures in a machine's log, or the end of its console output."""
+    """Prints the failures in the log of a machine. Without a log, prints the end of its console output."""
     for name, pattern in (("results/log", r"(E  |_____).*"), ("serial.log", ".*")):
         path = directory / name
         if path.exists():
@@ -220,7 +221,7 @@ def report(directory: Path):
 
 
 def bless(machine: Machine, result: Result):
-    """Copies the workload's smaps on this machine to fixtures/smaps."""
+    """Copies the smaps of the workload on this machine to fixtures/smaps."""
     smaps = NODES_DIR / "runs" / machine.name / "results/memory.smaps"
     if machine.cgroup == 2 and smaps.exists():
         version = re.match(r"\d+\.\d+", result.properties["kernel"])[0]

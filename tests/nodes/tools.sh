@@ -1,8 +1,8 @@
-# To be sourced. tools PACKAGE...: puts the programs of Debian packages on the PATH, and makes
+# Scripts source this file. tools PACKAGE...: puts the programs of Debian packages on the PATH, and makes
 # $NODES_DIR/venv, a Python with pip.
 #
-# Missing packages are unpacked below $NODES_DIR instead of installed: bookworm's qemu-system-x86 and the
-# qemu-utils of its backports conflict, and a test must not remove packages from a machine.
+# Missing packages are not installed, but unpacked below $NODES_DIR. bookworm's qemu-system-x86 conflicts with
+# the qemu-utils of its backports, and a test must not remove packages from a machine.
 tools() {
     dir=$NODES_DIR/tools-$(echo "$*" | sha256sum | cut -c1-12)
     if [ ! -e "$dir/complete" ]; then

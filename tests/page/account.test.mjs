@@ -1,5 +1,5 @@
-// The cgroups' accounts: parsing, the tiles of the treemap of charged memory, bars, and the records of OOM
-// kills.
+// Tests the accounts of cgroups: the parser, the tiles of the treemap of charged memory, bars, and OOM
+// records.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -81,7 +81,7 @@ test('containers without an account are left out, those without a process are sh
 	assert.equal(page.at(charged(page), page.root), 250);
 	assert.deepEqual(page.containersOf(page.root).map(n => n.full).sort(), ['shop/web-1 › app',
 		'shop/web-2 › app', 'shop/web-3 › app']);
-	// With any other field, there are neither the container without a process nor the tiles.
+	// With any other field, the page shows neither the container without a process nor these tiles.
 	page.setLayer('');
 	assert.deepEqual(page.insideOf(page.root).map(n => n.full), ['shop/web-1', 'shop/web-2']);
 	assert.deepEqual(page.kidsOf(find(page, 'shop', 'web-1', 'app')).map(n => n.name), ['java']);
@@ -100,7 +100,7 @@ test('without accounts there is no such field, and ended accounts are forgotten'
 	assert.ok(Number.isNaN(page.at(charged(page), page.root)));
 	assert.ok(!page.accountOf(find(page, 'shop', 'web-1', 'app')));
 	assert.deepEqual(page.kidsOf(find(page, 'shop', 'web-1', 'app')).map(n => n.name), ['java']);
-	// Containers that are gone are forgotten.
+	// The page forgets containers that have ended.
 	for (let k = 0; k < 3000; k++) {
 		const where = { ...WHERE, pod: `job-${k}` };
 		await readInto(page, exposition({ pss: mapped(where, { '[heap]': 100 }) },
@@ -161,11 +161,11 @@ test('the width of a bar is the limit or, without one, the largest use', () => {
 	near(bar.parts[0][3], .25);
 	assert.deepEqual([barOf({ ...a, limit: NaN }, 5000).isLimited, barOf({ ...a, limit: NaN }, 5000).width],
 		[false, .2]);
-	// The use can exceed the limit after the limit was lowered. The bar is full then, and the percentage shows
-	// the excess.
+	// If the limit was lowered, the use may exceed it. The bar is then full, and the percentage shows the
+	// excess.
 	assert.deepEqual([barOf({ ...a, current: 3000 }, 1).width, barOf({ ...a, current: 3000 }, 1).used],
 		[1, 1.5]);
-	// A negative remainder has no width. The bar is still as long as the use.
+	// A negative remainder has no width in the bar. The bar is still as long as the use.
 	near(sum(barOf({ ...a, parts: { anon: 1100, remainder: -100 } }, 1)), .5);
 	assert.deepEqual(barOf({ ...a, parts: {} }, 1).parts, [['in use', 1000, 'all', .5]]);
 	for (const odd of [{ current: 0, limit: NaN, parts: {} }, { current: NaN, limit: NaN, parts: {} }])

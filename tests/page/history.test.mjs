@@ -1,4 +1,4 @@
-// Changes over time, what a reload keeps of them, and that memory stays bounded.
+// Tests changes over time, what a reload keeps, and that memory stays bounded.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -108,7 +108,7 @@ test('a reload keeps the history', async () => {
 	assert.equal(next.change(pss, podOf(next, 1)), 24 * MIB);
 	assert.equal(next.dotsOf(pss, podOf(next, 1)).length, 21);
 	assert.ok(next.isNew(pss, podOf(next, 3)) && !next.isNew(pss, podOf(next, 0)));
-	// A history from the future or of another node is ignored.
+	// The page ignores a history that is from the future or from another node.
 	for (const [text, t] of [
 		[kept, 0.5],
 		['{"nodes":[0],"spans":[null,null]}', 25],

@@ -1,4 +1,4 @@
-// The treemap's layout: areas, overlaps, order.
+// Tests the layout of the treemap: areas, overlaps and order.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -18,7 +18,7 @@ test('areas are proportional within a pixel, and tiles neither overlap nor excee
 			unit = (width * height) / total,
 			taken = new Uint8Array(width * height);
 		for (const n of list) {
-			// Each of the four edges is rounded by at most half a pixel.
+			// Rounding moves each of the four edges by at most half a pixel.
 			assert.ok(Math.abs(n.w * n.h - n.v * unit) <= n.w + n.h + 1, JSON.stringify(n));
 			assert.ok(n.x >= 0 && n.y >= 0 && n.x + n.w <= width && n.y + n.h <= height, JSON.stringify(n));
 			for (let y = n.y; y < n.y + n.h; y++) {
@@ -46,7 +46,7 @@ test('small changes of sizes keep the order', () => {
 	list[40].v *= 1000;
 	squarify(list, 0, 0, 1000, 500, 'pss');
 	assert.notEqual(order(), before);
-	// Another field has another order.
+	// If another field is shown, the order changes.
 	squarify(list, 0, 0, 1000, 500, 'rss');
 	assert.ok(list.every((n, k) => !k || n.order <= list[k - 1].order));
 });
@@ -85,7 +85,7 @@ test('a place is laid out in nested boxes', async () => {
 				Math.abs(area(n) / (1200 * 600) - n.v / top.v) < 0.01,
 				'a top-level box has the wrong area',
 			);
-		// The pointer finds the tile that is drawn there.
+		// At each point, the page finds the tile that is drawn there.
 		for (const n of tiles.filter(n => n.w > 3 && n.h > 3))
 			assert.equal(page.hitIn(top, n.x + 1, n.y + 1, 1).n, n);
 	}
@@ -93,7 +93,8 @@ test('a place is laid out in nested boxes', async () => {
 	const { groups } = page.layOut(page.root, 1200, 600, 'pss', 2);
 	const named = groups.filter(g => g.names && g.n.level === 'pod').map(g => g.names.join(' › '));
 	assert.ok(named.includes('pod-0 › app › java') && named.includes('pod-1 › app'), named.join('; '));
-	// A click inside a pod's box enters the pod; elsewhere in a namespace's box it enters the namespace.
+	// A click in the box of a pod enters the pod. A click elsewhere in the box of a namespace enters the
+	// namespace.
 	const box = groups.find(g => g.n.level === 'namespace').n,
 		inner = groups.find(g => g.n.up === box).n;
 	assert.equal(page.hitIn(page.root, box.x + 20, box.y + 3, 2).enter, box);

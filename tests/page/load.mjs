@@ -1,5 +1,5 @@
-// Loads the parts of the page's script that do not use the document, concatenated in the order of mod.rs.
-// Each call loads a new copy.
+// Loads the parts of the page's script that need no document, in the order of mod.rs, as one script. Each
+// call loads a new copy.
 
 import { readFileSync } from 'node:fs';
 
@@ -22,7 +22,7 @@ export function load() {
 		accounts: () => accounts, ofNode: () => ofNode, excesses, setLayer: name => { layer = name; } };`)();
 }
 
-// Returns a generator of random numbers that are the same in each run (mulberry32).
+// Returns a generator of random numbers, the same ones in each run (mulberry32).
 export function randomFrom(seed) {
 	return () => {
 		seed = seed + 0x6d2b79f5 | 0;
@@ -36,7 +36,7 @@ const escaped = text => text.replace(/[\\"\n]/g, c => c === '\n' ? '\\n' : '\\' 
 // Returns one line of an exposition.
 export const line = (name, labels, value) =>
 	`${name}{${Object.entries(labels).map(([k, v]) => `${k}="${escaped(v)}"`).join(',')}} ${value}`;
-// Returns an exposition of families, { pss: [[labels, value], ...], ... }, and of the exporter's own samples.
+// Returns an exposition of { pss: [[labels, value], ...], ... }, and of samples of the exporter itself.
 export function exposition(families, own = '') {
 	const lines = Object.entries(families).flatMap(([field, list]) => {
 		const name = field === 'mappings' || field === 'processes' ? `process_smaps_${field}`

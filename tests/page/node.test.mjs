@@ -1,4 +1,4 @@
-// The node's memory by part, pods and what is outside their containers, and the treemap of both.
+// Tests the node's memory by part, pods with memory outside their containers, and the treemap of both.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -60,7 +60,7 @@ const find = (page, ...names) => names.reduce((n, name) => n?.by?.get(name), pag
 const memory = page => page.fields.get('node_memory');
 const tilesOf = (page, ...names) =>
 	Object.fromEntries(page.kidsOf(find(page, ...names)).map(n => [n.full, page.at(memory(page), n)]));
-// The tiles that the treemap colours.
+// Returns the values of the tiles that have no tiles inside. The treemap colours only these.
 function leaves(page, n = page.root) {
 	const kids = page.kidsOf(n).filter(k => page.at(memory(page), k) > 0);
 	return kids.length ? kids.flatMap(k => leaves(page, k)) : [page.at(memory(page), n)];
@@ -98,7 +98,8 @@ test('tiles add up to MemTotal, from the node down to paths and what no process 
 	assert.equal(page.at(memory(page), page.root), total);
 	assert.equal(sum(leaves(page)), total);
 	assert.deepEqual(page.excesses(), []);
-	// A pod with something outside its containers is a place of its own; tiles have their own colours.
+	// If a pod has memory outside its containers, the pod is a place of its own. Each tile has a colour of its
+	// own.
 	assert.equal(page.entered(find(page, 'shop', 'web-1')).name, 'web-1');
 	assert.equal(page.entered(find(page, 'data', 'db-0')).name, 'db');
 	assert.deepEqual(
@@ -108,7 +109,7 @@ test('tiles add up to MemTotal, from the node down to paths and what no process 
 			.map(n => n.kind),
 		['free', 'ended_pods', 'cgroup', 'cgroup', 'root_cgroup', 'kernel', 'remainder', 'other_pods'],
 	);
-	// Charged memory stays what is charged to containers, and PSS knows no tiles.
+	// The treemap of charged memory still shows only containers. The treemap of PSS shows no parts of the node.
 	page.setLayer('charged_memory');
 	assert.deepEqual(
 		page.kidsOf(page.root).map(n => n.name),
@@ -165,7 +166,7 @@ test('excesses of pods over the part of all pods, and of parts over their pod, a
 });
 
 test('what no account divides is not invented', async () => {
-	// The filter selects one container of the pod, and another container is in no pod.
+	// The filter selects only one container of the pod. Another container is in no pod.
 	const docker = { namespace: 'moby', pod: '', container: 'x' };
 	const text =
 		exposition({ pss: [mapped(APP, '[heap]', 250), mapped(docker, '[heap]', 70)] }) +
@@ -179,7 +180,7 @@ test('what no account divides is not invented', async () => {
 	});
 	assert.equal(page.at(memory(page), find(page, 'moby', '', 'x')), NaN);
 	assert.equal(sum(leaves(page)), sum(Object.values(NODE)));
-	// Without accounts of containers (--cgroup-metrics pod,node) a pod is one part and what is outside.
+	// With --cgroup-metrics pod,node, containers have no accounts. A pod then has a tile for all that it uses.
 	const bare = await opened(PSS + PODS + node(NODE));
 	assert.deepEqual(tilesOf(bare, 'data', 'db-0'), { db: NaN, 'rest of the pod': 600 });
 	assert.equal(bare.fields.get('charged_memory'), undefined);
@@ -212,7 +213,8 @@ test("the bar of a pod has its containers' parts, and what is outside them", asy
 			['remainder', 20, 'difference'],
 		],
 	);
-	// Read a moment later, a container may have more than its pod had.
+	// The exporter reads a container a moment after its pod. By then, the container may use more than the pod
+	// did.
 	const skewed = await opened(PSS + CONTAINERS + pod(APP, 340, 1000, { remainder: -10 }) + node(NODE));
 	assert.equal(sum(Object.values(skewed.accountOf(find(skewed, 'shop', 'web-1')).parts)), 340);
 });

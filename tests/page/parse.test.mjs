@@ -1,4 +1,4 @@
-// The parser of the text format, compared with a second one: a state machine over single characters.
+// Compares the parser of the text format with a second one, which is a state machine over single characters.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -37,7 +37,7 @@ function parseBySteps(text) {
 	return { name, labels, value: Number(number) };
 }
 
-// Characters that break parsers: delimiters, all kinds of line ends, astral characters and lone surrogates.
+// Characters that may break a parser: delimiters, all line ends, astral characters and lone surrogates.
 const ALPHABET = [
 	'a',
 	'b',

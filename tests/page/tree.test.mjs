@@ -1,4 +1,4 @@
-// Displayed names and numbers, the tree, the tree by path, and searches.
+// Tests displayed names and numbers, the tree, the tree by path, and searches.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -179,7 +179,7 @@ test('the tree by path has the same sums', async () => {
 		);
 		assert.equal(page.insideOf(n).length, 4);
 	}
-	// It is updated when places appear and disappear.
+	// The tree by path changes when places appear and disappear.
 	await readInto(page, exposition({ pss: shop([3, 4], ['[heap]', '/new']) }));
 	assert.deepEqual(
 		page

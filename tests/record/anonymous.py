@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Shortens snapshots of anonymous memory to what the rules need: one line per mapping.
+"""Reduces snapshots of anonymous memory to what the rules need: one line per mapping.
 
 usage: anonymous.py FROM TO [NAME...]
 
-FROM has NAME.smaps, and NAME.truth.json with the resident bytes of each address range by their real use. TO
-gets NAME.tsv with the addresses, permissions and flags of each mapping, its resident KiB by use, and its
-path. Mappings with a path are kept only if the rules depend on them.
+FROM has NAME.smaps and NAME.truth.json. NAME.truth.json has the resident bytes of each address range by their
+real use. The script writes TO/NAME.tsv: the addresses, permissions and flags of each mapping, its resident
+KiB by use, and its path. Mappings with a path are kept only if the rules depend on them.
 """
 
 import json
@@ -34,7 +34,7 @@ def shortened(text: str, truth: dict) -> str:
     lines = [f"# {truth['what']}; Linux {truth['kernel']}"]
     found = mappings(text)
     for (begin, end, permissions, flags, path), above in zip(found, found[1:] + [[""] * 5]):
-        # Addresses in truth.json are not padded with zeros.
+        # The addresses in truth.json have no leading zeros.
         resident = uses.pop("-".join(address.lstrip("0") for address in (begin, end)), {})
         is_below_anonymous = above[0] == end and not above[4]
         if path and not is_below_anonymous and not re.search(r"/server/libjvm\.so|java_heap|\.jsa", path):

@@ -2,8 +2,9 @@
 
 usage: record.py EXPORTER DIR [ROOTFS.tar]
 
-The programs come from Debian's packages (mmdebstrap), in one root file system that all containers share.
-ROOTFS.tar is an existing one. No program listens on the network, because the pods share the host's.
+The programs come from Debian's packages (mmdebstrap). All containers share one root file system. If
+ROOTFS.tar is given, it is used as this file system. No program listens on the network, because the pods use
+the network of the host.
 """
 
 import os
@@ -80,7 +81,9 @@ def main(exporter: Path, out: Path, rootfs: Path | None = None):
         archive = lab.directory / "debian.tar"
         image.pack(archive, rootfs, {IMAGE: []})
         lab.import_image(archive)
-        os.sync()  # on most nodes, images were unpacked long ago and programs are not dirty page cache
+        # on most nodes, images were unpacked long ago, so their files are not dirty page cache; this writes
+        # the files to disk
+        os.sync()
 
         shop_postgres(lab)
         shop_redis(lab)
@@ -104,7 +107,7 @@ def main(exporter: Path, out: Path, rootfs: Path | None = None):
 
 
 def shop_postgres(lab: Lab):
-    """Runs a database with data, and two clients, started by exec, that keep two backends open."""
+    """Runs a database with data. Two clients, started as by kubectl exec, keep two backends open."""
     pod = lab.run_pod("shop", "postgres-0", [container("postgres", POSTGRES, 256)])
     lab.limit_pod(pod, 256 * MIB)
     postgres = pod["postgres"]
@@ -132,7 +135,7 @@ def shop_search(lab: Lab):
 
 
 def default_web(lab: Lab):
-    """Runs two containers: a web server with two workers, and the application behind it."""
+    """Runs two containers: a web server with two workers, and the application behind the server."""
     start = f"printf '%s' '{NGINX}' > /tmp/nginx.conf; exec nginx -c /tmp/nginx.conf -g 'daemon off;'"
     containers = [container("nginx", ["sh", "-c", start], 64), container("app", ["node", "-e", NODE])]
     pod = lab.run_pod("default", "web-7d4b9c6f5d-x2x8k", containers)
@@ -149,7 +152,7 @@ def container(name: str, command: list[str], limit_mib: int = 0) -> Container:
 
 
 def wait_for_success(lab: Lab, pod: Pod, where: str, command: list[str]):
-    """Waits until a command in a container succeeds."""
+    """Waits until a command succeeds in a container."""
     try:
         until(lambda: succeeds(lab, pod[where], command), 60, f"{command} succeeds in {where}")
     except AssertionError as error:
@@ -166,7 +169,7 @@ def succeeds(lab: Lab, where: Container, command: list[str]) -> bool:
 
 
 def assert_complete(lab: Lab, recording: Path):
-    """Asserts that the recording has all started programs, and no path of this machine."""
+    """Asserts that the recording has all programs that were started, and no path of this machine."""
     commands = [comm.read_text().strip() for comm in recording.glob("proc/*/comm")]
     expected = {"postgres": 8, "psql": 2, "redis-server": 1, "java": 1, "nginx": 3, "node": 1, "python3": 1}
     found = {command: commands.count(command) for command in sorted(set(commands))}

@@ -291,7 +291,7 @@ fn malformed_text_is_skipped() {
     for text in ["some avg10=0.00 total=x", "some total=1", "full", "some avg10=0.00 total=1 x"] {
         assert_parsed(Version::V2, &[("memory.pressure", text)], &[]);
     }
-    // The time does not fit into 64 bits as nanoseconds.
+    // In nanoseconds, this time does not fit into 64 bits.
     assert_parsed(
         Version::V2,
         &[("cpu.stat", "usage_usec 18446744073709551615\nnr_periods 18446744073709551615")],

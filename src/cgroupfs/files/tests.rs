@@ -1,7 +1,7 @@
 use super::*;
 use crate::cgroupfs::fields::FIELDS;
 
-/// A directory with the files of a cgroup file system. It is removed at the end of the test.
+/// A directory with the files of a cgroup file system. The directory is removed at the end of the test.
 struct Tree(PathBuf);
 
 impl Tree {
@@ -60,7 +60,7 @@ fn assert_values(values: &Values, expected: &[(&str, Option<u64>)]) {
 #[test]
 fn the_smallest_limit_on_the_way_to_the_root_applies() {
     let tree = version_2("limits");
-    // A file that cannot be read is absent.
+    // A file that cannot be read counts as absent.
     fs::create_dir(tree.0.join("kubepods/pod1/abc/memory.peak")).unwrap();
     let (mut fs, mut cgroup, mut values) = (tree.open(), Cgroup::default(), Values::default());
     let path = b"/kubepods/pod1/abc";
@@ -111,7 +111,7 @@ fn version_1_has_a_hierarchy_for_each_controller() {
     ];
     assert_values(&values, &memory);
     assert_values(&values, &[("pids_current", None)]);
-    // A process joins one hierarchy after the other.
+    // A process joins one hierarchy after the other. Here it joins `pids` last.
     tree.write("pids/kubepods/abc/pids.current", "3\n");
     assert!(fs.read(&at(path), &mut cgroup, &mut values));
     assert_values(&values, &memory);
@@ -135,7 +135,7 @@ fn removed_cgroups_are_absent_and_recreated_ones_are_read() {
     assert_eq!(values, Values::default());
     tree.write("kubepods/pod1/abc/memory.current", "1\n");
     assert!(fs.read(&at(path), &mut cgroup, &mut values));
-    // Now the cgroup is removed and made again between two reads.
+    // Now a new cgroup takes the place of the removed one between two reads.
     fs::remove_dir_all(tree.0.join("kubepods/pod1/abc")).unwrap();
     tree.write("kubepods/pod1/abc/memory.current", "2\n");
     assert!(fs.read(&at(path), &mut cgroup, &mut values));
@@ -145,7 +145,8 @@ fn removed_cgroups_are_absent_and_recreated_ones_are_read() {
     );
 }
 
-/// Settings other than the limit are read once in ten reads, and local events also when there are events.
+/// Settings other than the limit are read in every tenth read. `memory.events.local` is read in these reads,
+/// and whenever `memory.events` has changed.
 #[test]
 fn slow_files_are_read_in_a_tenth_of_the_reads() {
     let tree = version_2("slow");

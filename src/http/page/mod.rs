@@ -1,4 +1,4 @@
-//! The memory-map page: its three files, and the policy that lets a browser load nothing else.
+//! The memory-map page: its three files, and the policy that makes a browser load nothing else.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
@@ -10,7 +10,8 @@ use flate2::write::GzEncoder;
 use super::head::Head;
 use super::response::{Form, Response};
 
-/// The page's Content-Security-Policy, which allows only files of the page and requests to its own origin.
+/// The page's Content-Security-Policy. It allows only the page's own files, and requests to the exporter
+/// itself.
 const POLICY: &str = "default-src 'none'; connect-src 'self'; script-src 'self'; style-src 'self'; \
                       img-src data:; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";
@@ -30,7 +31,7 @@ impl File {
         File { content_type, source, text: OnceLock::new(), tag: OnceLock::new(), gzip: OnceLock::new() }
     }
 
-    /// Returns the served text: the source without indentation, empty lines and comment lines.
+    /// Returns the text that is served: the source without indentation, empty lines and comment lines.
     fn text(&self) -> &str {
         self.text.get_or_init(|| {
             let lines = self.source.lines().map(str::trim_start);
@@ -40,8 +41,7 @@ impl File {
         })
     }
 
-    /// Returns the file's entity tag. The tag is weak, because it also stands for the gzipped file, which has
-    /// other bytes.
+    /// Returns the file's entity tag. It is a weak tag, because the plain and the gzipped file share it.
     fn tag(&self) -> &str {
         self.tag.get_or_init(|| {
             let mut hasher = DefaultHasher::new();
@@ -66,7 +66,8 @@ impl File {
             ("Content-Type", self.content_type),
             ("Content-Security-Policy", POLICY),
             ("Referrer-Policy", "no-referrer"),
-            // A new version of the exporter has a new page at the same addresses.
+            // A browser must check for changes, because a new version of the exporter has another page at the
+            // same address.
             ("Cache-Control", "no-cache"),
             ("ETag", self.tag()),
             ("Vary", "Accept, Accept-Encoding"),
@@ -79,8 +80,8 @@ impl File {
     }
 }
 
-/// Returns whether the client has the file with this weak entity tag (RFC 9110, section 13.1.2). The tags
-/// contain no commas.
+/// Returns whether the client has this version of the file (RFC 9110, section 13.1.2). The list of tags can
+/// be split at commas, because the file's own tags contain none.
 fn has_tag(request: &Head<'_>, tag: &str) -> bool {
     let opaque = |tag: &[u8]| tag.strip_prefix(b"W/").unwrap_or(tag).to_vec();
     request
@@ -94,7 +95,7 @@ static PAGE: File = File::new("text/html; charset=utf-8", include_str!("index.ht
 
 static STYLE: File = File::new("text/css; charset=utf-8", include_str!("page.css"));
 
-/// The parts of the script share one scope. While they are loaded, a part uses only those before it.
+/// The script's parts share one scope. While a part is loaded, it uses only the parts before it.
 static SCRIPT: File = File::new(
     "text/javascript; charset=utf-8",
     concat!(
@@ -116,8 +117,8 @@ static SCRIPT: File = File::new(
     ),
 );
 
-/// Returns the file at a path: the page, which only a browser gets, or its style or script. The page refers
-/// to these by relative addresses.
+/// Returns the file at a path. The page itself is only for browsers; other clients get `/metrics` instead.
+/// The page refers to its style and script by relative addresses.
 pub fn file(path: &[u8], is_browser: bool) -> Option<&'static File> {
     match path {
         b"/" if is_browser => Some(&PAGE),

@@ -1,4 +1,4 @@
-//! The account of one container: the place of the container's cgroup, and the memory that is charged to it.
+//! The account of one container: where its cgroup is, and the memory that is charged to it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,13 +17,15 @@ use crate::node::processes::table::ProcessTable;
 use crate::procfs::cgroup::Cgroups;
 use crate::totals::snapshot::Snapshot;
 
-/// From this many thousandths of its limit on, the mapped memory of a container is kept for an OOM record.
+/// When a container uses this many thousandths of its limit or more, the memory that it maps is kept for an
+/// OOM record.
 const CLOSE: u64 = 850;
-/// From this many thousandths of the limit on, the sizes of the largest paths are kept, to show their growth.
+/// When a container uses this many thousandths of its limit or more, the sizes of the largest paths that it
+/// maps are kept. An OOM record can then show how they have grown.
 const HALF: u64 = 500;
-/// The time between two sets of sizes.
+/// The sizes are kept at this interval.
 const STEP: Duration = Duration::from_secs(15);
-/// How long a set of sizes is kept: growth is shown for up to a minute.
+/// How long the sizes are kept. An OOM record shows growth over up to a minute.
 const MAX_AGE: Duration = Duration::from_secs(75);
 
 /// The account of a container.
@@ -47,14 +49,14 @@ pub struct Account {
     /// Whether the container's kills are counted.
     is_watched: bool,
     shmem: MappedShmem,
-    /// The mapped memory when the container was last close to its limit.
+    /// The memory that the container mapped when it was last close to its limit.
     last_reading: Option<LastReading>,
-    /// The sizes of the largest paths before that.
+    /// The sizes of the largest mapped paths at earlier times.
     earlier: VecDeque<Earlier>,
 }
 
 impl Account {
-    /// Creates the account of a container before its cgroup is known.
+    /// Creates the account of a container. Its cgroup is not known yet.
     pub fn new(container: &Arc<Container>) -> Self {
         Self {
             container: container.clone(),
@@ -78,8 +80,8 @@ impl Account {
         &self.container
     }
 
-    /// Whether a filter can select a process of the container. Accounts of unselected containers are not
-    /// read, but their kills are counted, so that the pod is not charged with them.
+    /// Whether a filter can select a process of the container. If not, the account is not read, unless a pod
+    /// needs it. The container's kills are counted all the same, so that they do not count for the pod.
     pub fn is_selected(&self) -> bool {
         self.container.is_selected
     }
@@ -89,7 +91,7 @@ impl Account {
         self.started_at
     }
 
-    /// Whether the container's cgroup is known and its kills are not counted yet.
+    /// Whether the container's cgroup is known, but its kills are not counted yet.
     pub fn must_watch(&self) -> bool {
         !self.is_watched && !self.paths.memory.is_empty()
     }
@@ -109,12 +111,12 @@ impl Account {
         self.values.is_some()
     }
 
-    /// Whether the container's cgroup has been located, so that it is not searched for again.
+    /// Whether the container's cgroup has been found and need not be searched for again.
     fn is_located(&self) -> bool {
         self.is_there() || self.is_watched && !self.is_selected()
     }
 
-    /// Returns the key that orders containers by age.
+    /// Returns a key that sorts containers by start time, and then by id.
     pub fn age(&self) -> (Option<u64>, &str) {
         (self.started_at, &self.container.listed.id)
     }
@@ -124,7 +126,8 @@ impl Account {
         self.shares_labels = shares_labels;
     }
 
-    /// Notes a process of the container.
+    /// Notes that this process is in the container. If the container's cgroup is not known yet, the cgroups
+    /// of the process may show it.
     pub fn see(&mut self, process: &Process, index: &CgroupIndex) {
         if !std::mem::replace(&mut self.is_seen, true) {
             (self.pid, self.has_unselected) = (process.pid(), false);
@@ -133,7 +136,7 @@ impl Account {
         if self.is_located() {
             return;
         }
-        // The outermost of several cgroups is the container's own.
+        // The container's processes may be in several cgroups. The outermost of these is the container's own.
         let n_above = |path: &[u8]| path.iter().filter(|&&b| b == b'/').count();
         let found = self.find(process.cgroups(), index);
         for (path, found) in [(&mut self.paths.memory, found.memory), (&mut self.paths.others, found.others)]
@@ -144,14 +147,14 @@ impl Account {
         }
     }
 
-    /// Returns whether a process was seen since the last call.
+    /// Returns whether a process of the container was seen since the last call.
     pub fn take_seen(&mut self) -> bool {
         std::mem::take(&mut self.is_seen)
     }
 
-    /// Finds the container's cgroup: the one in which the init process was first seen, or if that is unknown,
-    /// the one of the container's processes. Returns whether the start time of the init process became known
-    /// or has changed.
+    /// Finds the container's cgroup. If the cgroups in which the init process was first seen are known, they
+    /// show it. Otherwise the container has the cgroup that [`Account::see`] found. Returns whether the start
+    /// time of the init process has become known or has changed.
     pub fn locate(&mut self, discovery: &Discovery, processes: &ProcessTable) -> bool {
         let tracked = discovery.find(&self.container);
         if !self.is_located() {
@@ -171,7 +174,7 @@ impl Account {
         std::mem::replace(&mut self.started_at, started_at) != started_at
     }
 
-    /// Returns the paths of the container's cgroup, given the cgroups of a process in it.
+    /// Returns the paths of the container's cgroup. `cgroups` are the cgroups of a process in the container.
     fn find(&self, cgroups: &Cgroups, index: &CgroupIndex) -> Paths {
         let is_own = |place: &Place| place.container.id == self.container.id;
         let others = index.container_of(cgroups).filter(is_own).map(|place| place.cgroup);
@@ -184,9 +187,11 @@ impl Account {
     }
 
     /// Returns the memory cgroup of a container on version 1 if only the paths of other controllers contain
-    /// its id, as on ECS. That is the first cgroup of the init process, or if that is unknown, the one cgroup
-    /// of a process of the container with all the others at or below it. Returns `None` if that cgroup has a
-    /// process of anything else.
+    /// the container's id, as on ECS. If the first cgroups of the init process are known, the memory cgroup
+    /// among them is used. Otherwise it is the memory cgroup of one of the container's processes, provided
+    /// that all its other processes are there or in cgroups below.
+    ///
+    /// Returns `None` if there is no such cgroup, or if a process outside the container is in it too.
     fn unnamed_memory<'a>(
         &self,
         first: Option<&'a Cgroups>,
@@ -223,17 +228,17 @@ impl Account {
         is_there
     }
 
-    /// Returns the values of the container's cgroup, if it exists.
+    /// Returns the values of the container's cgroup, if the cgroup exists.
     pub fn values(&self) -> Option<&Values> {
         self.values.as_ref()
     }
 
-    /// Closes the files of the container's cgroup.
+    /// Closes the directories of the container's cgroup.
     pub fn close(&mut self) {
         self.cgroup = Cgroup::default();
     }
 
-    /// Returns the exported values, if the container's cgroup exists.
+    /// Returns what is exported about the container, if its cgroup exists.
     pub fn exported(&self) -> Option<Exported<'_>> {
         let values = self.values.as_ref()?;
         let mapped = self.shmem.bytes().filter(|_| !self.has_unselected && !self.shares_labels);
@@ -241,19 +246,19 @@ impl Account {
         Some(Exported { labels: &self.container.labels, values, unmapped })
     }
 
-    /// Begins to sum up how much tmpfs and shared memory the container's processes map.
+    /// Begins to add up how much tmpfs and shared memory the container's processes map.
     pub fn begin_mapped_shmem(&mut self, now: Instant) {
         let values = self.values.as_ref();
         self.shmem.begin(values.and_then(|values| values.get(SHMEM)).is_some_and(|bytes| bytes > 0), now);
     }
 
-    /// Returns the sum of mapped tmpfs and shared memory, to add to it.
+    /// Returns the sum of mapped tmpfs and shared memory, so that the caller can add to it.
     pub fn mapped_shmem(&mut self) -> &mut MappedShmem {
         &mut self.shmem
     }
 
-    /// Keeps the memory that the container maps now, if it is close to its limit and no other container has
-    /// the same labels. `permille` is the use in thousandths of the limit.
+    /// Keeps the memory that the container maps now, if the container is close to its limit and no other
+    /// container has the same labels. `permille` is the memory use in thousandths of the limit.
     pub fn keep_reading(
         &mut self,
         permille: u64,
@@ -286,14 +291,14 @@ impl Account {
         }
     }
 
-    /// Notes the time at which a process of the container was read.
+    /// Notes when a process of the container was read.
     pub fn note_read_at(&mut self, read_at: Instant) {
         if let Some(last) = &mut self.last_reading {
             last.oldest = last.oldest.into_iter().chain([read_at]).min();
         }
     }
 
-    /// Marks all processes of the container as selected.
+    /// Makes the account forget that some processes of the container are unselected.
     #[cfg(test)]
     pub fn forget_unselected(&mut self) {
         self.has_unselected = false;
@@ -310,7 +315,7 @@ impl Account {
     }
 }
 
-/// Whether `path` is the path `above`, or the path of a cgroup below it.
+/// Whether `path` equals `above`, or is the path of a cgroup below it.
 fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
     path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }

@@ -16,36 +16,38 @@ use crate::node::containers::table::{Container, ContainerId};
 use crate::node::processes::table::ProcessTable;
 use crate::sources::recording::Writer;
 
-/// The account of a container without a process is kept this long.
+/// How long the account of a container is kept after its last process has ended.
 const GONE_AGE: Duration = Duration::from_secs(10);
 
 /// The accounts of the node's containers. Nothing is allocated while the containers stay the same.
 #[derive(Debug)]
 pub struct Accounts {
-    /// The accounts, by container id.
+    /// The accounts, sorted by container id.
     table: Vec<Account>,
-    /// The positions of the exported accounts, by label text.
+    /// The positions of the exported accounts in `table`, sorted by label text.
     order: Vec<usize>,
-    /// The accounts that were removed because no process is left in the container, and the time of removal.
-    /// They are kept for [`GONE_AGE`], because a kill may be found later.
+    /// The accounts of containers in which no process is left, each with the time at which it was moved here.
+    /// They are kept for [`GONE_AGE`], because a kill may be found after the last process has ended.
     gone: Vec<(Instant, Account)>,
-    /// The unselected containers that are read nevertheless, to account for the memory of their pods.
+    /// The unselected containers that must be read all the same. Their memory is subtracted from that of
+    /// their pods.
     read_for_pods: BTreeSet<ContainerId>,
-    /// The number of changes of the containers and of their known cgroups.
+    /// A number that increases when the set of containers changes, or what is known about their cgroups or
+    /// start times.
     generation: u64,
-    /// The number of containers with a known cgroup at the last update.
+    /// How many containers had a known cgroup at the last update.
     n_located: usize,
-    /// The maximum number of containers with cgroups that stay open between scrapes, at up to four
-    /// descriptors each. The rest of the descriptor limit is left for everything else.
+    /// The maximum number of containers with directories that stay open between scrapes. Each container takes
+    /// up to four descriptors. As a result, these directories use at most half of all descriptors.
     pub(super) max_open: usize,
     has_logged_limit: bool,
-    /// The level of the log line that reports that no container has a cgroup; `None` once that is logged, or
-    /// a cgroup has been found.
+    /// The level at which the log reports that no container has a cgroup. `None` once that was logged, or
+    /// once a cgroup was found.
     missing_cgroup_log_level: Option<Level>,
 }
 
 impl Accounts {
-    /// Creates an empty table. Logs at `level` if no container's cgroup is found.
+    /// Creates an empty table. If no container's cgroup is found, this is logged at `level`.
     pub fn new(level: Level) -> Self {
         let max_open = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize / 8);
         let missing_cgroup_log_level = Some(level);
@@ -62,8 +64,8 @@ impl Accounts {
         }
     }
 
-    /// Updates the containers with a process, and their cgroups. Returns the ids of the containers that had a
-    /// process before and have none now.
+    /// Updates the list of containers that have a process, and finds their cgroups. Returns the ids of
+    /// containers in which no process is left.
     pub fn update(
         &mut self,
         processes: &ProcessTable,
@@ -124,27 +126,30 @@ impl Accounts {
         self.position(id).ok().map(|i| &self.table[i])
     }
 
-    /// Returns every account, by container id.
+    /// Returns every account, sorted by container id.
     pub fn iter(&self) -> impl Iterator<Item = &Account> {
         self.table.iter()
     }
 
-    /// Returns the number of changes of the containers and of their known cgroups.
+    /// Returns a number that increases when the set of containers changes, or what is known about their
+    /// cgroups or start times.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Sets the unselected containers that are read nevertheless.
+    /// Sets the unselected containers that must be read because their memory is subtracted from that of their
+    /// pods.
     pub fn set_read_for_pods(&mut self, ids: BTreeSet<ContainerId>) {
         self.read_for_pods = ids;
     }
 
-    /// Returns every account, to change it.
+    /// Returns every account, to change the accounts.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Account> {
         self.table.iter_mut()
     }
 
-    /// Returns the account of a container, also for ten seconds after its last process has ended.
+    /// Returns the account of a container. It can be found for ten seconds after the container's last process
+    /// has ended.
     pub fn find_recent(&mut self, id: ContainerId) -> Option<&mut Account> {
         match self.position(id) {
             Ok(i) => Some(&mut self.table[i]),
@@ -155,12 +160,12 @@ impl Accounts {
         }
     }
 
-    /// Returns the running containers.
+    /// Returns the containers that have a process.
     pub fn containers(&self) -> impl ExactSizeIterator<Item = &Arc<Container>> + Clone {
         self.table.iter().map(Account::container)
     }
 
-    /// Reads the accounts that `is_due` chooses.
+    /// Reads the accounts for which `is_due` is true.
     pub fn read(&mut self, fs: &mut CgroupFs, is_due: impl Fn(ContainerId) -> bool) {
         let mut is_changed = false;
         let mut values = Values::default();
@@ -183,8 +188,8 @@ impl Accounts {
         self.log_limit();
     }
 
-    /// Sorts the accounts by label text. If several containers have the same labels, only the newest is
-    /// exported, or the one with the last id where the start times are unknown.
+    /// Sorts the accounts by label text. If several containers have the same labels, only the one that
+    /// started last is exported. If that is unknown, it is the one with the last id.
     fn sort(&mut self) {
         self.generation += 1;
         let Self { table, order, .. } = self;
@@ -202,7 +207,7 @@ impl Accounts {
         equal.into_iter().for_each(|i| table[i].set_shares_labels(true));
     }
 
-    /// Logs once if not all cgroups can be kept open.
+    /// Logs once if there are not enough descriptors to keep all cgroups open.
     fn log_limit(&mut self) {
         let n = self.n_selected();
         if n > self.max_open && !std::mem::replace(&mut self.has_logged_limit, true) {
@@ -215,8 +220,8 @@ impl Accounts {
         }
     }
 
-    /// Logs once that no container has a cgroup. That happens if the exporter's container does not mount the
-    /// node's cgroup file system, and so shows only its own cgroup.
+    /// Logs once that no container has a cgroup. The usual reason is that the node's cgroup file system is
+    /// not mounted in the exporter's container. The exporter then sees only its own cgroup.
     pub fn log_missing(&mut self, fs: &CgroupFs) {
         if self.n_selected() == 0 {
             return;
@@ -228,14 +233,14 @@ impl Accounts {
         }
     }
 
-    /// Returns the exported accounts, by label text.
+    /// Returns the exported accounts, sorted by label text.
     pub fn exported(&self) -> impl Iterator<Item = Exported<'_>> + Clone {
         self.order.iter().filter_map(|&i| self.table[i].exported())
     }
 
     /// Records the files of all accounts into `to`.
     ///
-    /// Fails with one line when a file cannot be written.
+    /// Fails with a one-line message if a file cannot be written.
     pub fn record(&self, fs: &mut CgroupFs, to: &mut Writer) -> Result<(), String> {
         if self.n_selected() == 0 {
             return Ok(());

@@ -1,6 +1,7 @@
-//! The counters of memory events of all listed containers and of the cgroups above, in files that stay open.
+//! Reads the counters of memory events of all listed containers, and of the cgroups above them. The files
+//! stay open.
 //!
-//! A pod's counter is always read before those of its containers (see [`KillCounts::settle`]).
+//! The counter of a pod is always read before the counters of its containers (see [`KillCounts::settle`]).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,68 +13,72 @@ use crate::cgroupfs::events::{EventCounts, EventFiles};
 use crate::cgroupfs::files::{CgroupFs, Place};
 use crate::node::containers::table::{Container, ContainerId};
 
-/// The time between two reads of a file that may change soon.
+/// The time between two reads of a file if its counters may change soon.
 const READ_INTERVAL: Duration = Duration::from_millis(2);
-/// Kills are returned this long after the first of them, so that a loop of kills gives few records.
+/// When kills are found, they are returned this long after the first of them. As a result, a loop of kills
+/// makes only a few records.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// A container to add. If it and its pod started after the exporter, all their kills count.
+/// A container to watch. If it and its pod started after the exporter, kills count even if they happened
+/// before the counters were opened.
 #[derive(Debug)]
 pub struct NewContainer<'a> {
     /// The container.
     pub container: &'a Arc<Container>,
     /// The cgroups of the container and its pod.
     pub place: &'a Place,
-    /// Whether the container began after the exporter.
+    /// Whether the container started after the exporter.
     pub is_new: bool,
-    /// Whether the pod began after the exporter.
+    /// Whether the pod started after the exporter.
     pub is_new_pod: bool,
 }
 
 /// Identifies a cgroup with counters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// A cgroup above containers, by its path.
+    /// The cgroup at this path, which is above containers.
     Above(Box<[u8]>),
-    /// The cgroup of a container.
+    /// The cgroup of this container.
     Container(ContainerId),
 }
 
-/// The open files with the counters of one cgroup.
+/// The open files of one cgroup with counters.
 #[derive(Debug)]
 struct Held {
     which: Which,
     files: Arc<EventFiles>,
     pace: Pace,
-    /// Whether no process is left in the container, or no container in the pod. The kernel does not report
-    /// the removal of a cgroup, so the file is read until reading fails.
+    /// Whether the cgroup may be removed soon, because no process is left in the container, or no container
+    /// in the pod. The kernel does not report the removal, so the file is read until reading fails.
     is_ending: bool,
 }
 
-/// The counters in open files, and the kills that were found by them.
+/// The open counters, and the kills that were found in them.
 #[derive(Debug)]
 pub struct Counters {
     counts: KillCounts,
     above: Vec<Held>,
     containers: Vec<Held>,
-    /// Whether the kernel reports events. Version 1 does so only to a process with write access.
+    /// Whether the kernel reports events. On version 1 it reports them only to a process with write access.
     has_events: bool,
-    /// The maximum number of cgroups with open files. Kills in further containers count for their pods.
+    /// The maximum number of descriptors. If they are used up, the files of further containers are not
+    /// opened, and kills in these containers count for their pods.
     max_held: usize,
     settle_at: Option<Instant>,
     found: Vec<FoundKill>,
-    /// The cgroups that have reached their limit, or one below them, since the last
-    /// [`Counters::take_at_limit`].
+    /// The cgroups that have reached a limit since the last call of [`Counters::take_at_limit`]. It may be
+    /// their own limit, or the limit of a cgroup below.
     at_limit: Vec<Which>,
-    /// One container of each pod with a removed cgroup.
+    /// For each pod with a removed cgroup, one of its containers.
     gone_pods: Vec<Arc<Container>>,
-    /// Whether a container was added or a cgroup removed since the last search for pods without containers.
+    /// Whether a container was added or a cgroup was removed since the last search for pods without
+    /// containers.
     has_changed: bool,
 }
 
 impl Counters {
-    /// Creates the state without cgroups, for at most `max_held` of them. Without `has_events`, no file is
-    /// polled.
+    /// Creates the state without cgroups. At most `max_held` descriptors will be open. If `has_events` is
+    /// false, no file is polled.
     pub fn new(has_events: bool, max_held: usize) -> Self {
         Self {
             counts: KillCounts::new(has_events),
@@ -89,8 +94,8 @@ impl Counters {
         }
     }
 
-    /// Opens the counters of a container, of its pod and of the cgroups above the pod. Returns whether those
-    /// of the container are open, and whether those of the pod are.
+    /// Opens the counters of a container, of its pod and of the cgroups above the pod. Returns whether the
+    /// counters of the container are open, and whether the counters of the pod are open.
     pub fn add(&mut self, fs: &CgroupFs, new: &NewContainer<'_>, now: Instant) -> (bool, bool) {
         let NewContainer { container, place, is_new, is_new_pod } = *new;
         let pod = place.pod.as_deref().filter(|_| !container.listed.pod.is_empty());
@@ -109,7 +114,8 @@ impl Counters {
             return (false, has_pod);
         }
         let Some((files, counts)) = open(fs, &place.path) else { return (false, has_pod) };
-        // Kills that the pod may have counted already must not be counted again for the container.
+        // If the counters of the pod were open before, they may include kills in this container. These kills
+        // must not count once more for the container.
         let is_whole = is_new && (pod.is_none() || is_new_pod && !had_pod);
         let before = if is_whole { EventCounts::default() } else { counts };
         self.counts.add_container(container, pod.filter(|_| has_pod), before);
@@ -142,7 +148,7 @@ impl Counters {
         held.filter(|held| self.has_events && held.pace.is_polled()).map(|held| held.files.clone()).collect()
     }
 
-    /// Returns when [`Counters::step`] is due without an event; `None` if only an event makes it due.
+    /// Returns when [`Counters::step`] is due if no event comes before; `None` if only an event makes it due.
     pub fn next_step(&self, now: Instant) -> Option<Instant> {
         let held = self.above.iter().chain(&self.containers);
         let step =
@@ -150,7 +156,8 @@ impl Counters {
         held.filter_map(step).chain(self.settle_at).min()
     }
 
-    /// Reads the files with an event, and those that may change soon.
+    /// Reads the files that had an event, and the files with counters that may change soon. Finds the kills
+    /// when they are due.
     pub fn step(&mut self, woken: &[&Arc<EventFiles>], now: Instant) {
         for held in self.above.iter_mut().chain(&mut self.containers) {
             if woken.iter().any(|files| Arc::ptr_eq(files, &held.files)) {
@@ -160,8 +167,8 @@ impl Counters {
         }
         self.read(now, |held, _| held.pace.is_read());
         if self.settle_at.is_some_and(|at| now >= at) {
-            // Cgroups above that are not polled now are read first, then the containers of pods with
-            // unexplained kills.
+            // First, the cgroups above containers are read, except those that are polled at the moment. Then,
+            // if a pod has counted kills that no container has counted, its containers are read.
             self.read(now, |held, counts| match &held.which {
                 Which::Above(_) => !held.pace.is_polled(),
                 Which::Container(id) => counts.pod(*id).is_some_and(|pod| counts.has_unexplained(pod)),
@@ -170,7 +177,8 @@ impl Counters {
         }
     }
 
-    /// Reads the counters that `pick` chooses, and drops those of removed cgroups.
+    /// Reads the counters of the cgroups for which `pick` is true. If a cgroup was removed, its counters are
+    /// dropped.
     fn read(&mut self, now: Instant, pick: impl Fn(&Held, &KillCounts) -> bool) {
         let Self { counts, above, containers, at_limit, gone_pods, settle_at, found, has_changed, .. } = self;
         for held in [above, containers] {
@@ -210,13 +218,13 @@ impl Counters {
         }
     }
 
-    /// Makes the counted kills available to [`Counters::take`].
+    /// Moves the counted kills to the list that [`Counters::take`] returns.
     fn settle(&mut self) {
         self.settle_at = None;
         self.counts.settle(&mut self.found);
     }
 
-    /// Notes that no process is left in a container.
+    /// Notes that no process is left in this container.
     pub fn end(&mut self, id: ContainerId) {
         let held = self.containers.iter_mut().find(|held| held.which == Which::Container(id));
         if let Some(held) = held {
@@ -245,14 +253,15 @@ impl Counters {
         self.containers.iter().filter_map(id).filter(|&id| self.counts.is_intact(id)).collect()
     }
 
-    /// Reads the counters of a container. Returns whether it has a kill that [`Counters::take`] has not
-    /// returned yet.
+    /// Reads the counters of a container. Returns whether the container has a kill that is not in the list of
+    /// [`Counters::take`] yet.
     pub fn has_kill(&mut self, id: ContainerId, now: Instant) -> bool {
         self.read(now, |held, _| held.which == Which::Container(id));
         self.counts.has_new(id)
     }
 
-    /// Returns the cgroups that have reached their limit, or one below them, since the last call.
+    /// Returns the cgroups that have reached a limit since the last call. It may be their own limit, or the
+    /// limit of a cgroup below.
     pub fn take_at_limit(&mut self) -> Vec<Which> {
         std::mem::take(&mut self.at_limit)
     }
@@ -267,7 +276,8 @@ impl Counters {
         std::mem::take(&mut self.gone_pods)
     }
 
-    /// Reads the counters of cgroups that are ending, and drops those that are removed.
+    /// Reads the counters of cgroups that may be removed soon. If a cgroup was removed, its counters are
+    /// dropped.
     pub fn drop_gone(&mut self, now: Instant) {
         self.read(now, |held, _| held.is_ending);
         self.counts.forget(now);
@@ -285,7 +295,7 @@ impl Held {
     }
 }
 
-/// Opens and reads the counters of the cgroup at this place.
+/// Opens the counters of the cgroup at `place`, and reads them.
 fn open(fs: &CgroupFs, place: &[u8]) -> Option<(EventFiles, EventCounts)> {
     let files = fs.open_events(place)?;
     let counts = files.read()?;

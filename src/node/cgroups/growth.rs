@@ -1,21 +1,23 @@
-//! Measures how fast the use of a cgroup grows toward its limit, and decides when to measure again and when
-//! to read the processes. Pure: the time is passed in.
+//! Measures how fast the memory use of a cgroup grows toward its limit. From that, this module decides when
+//! to measure again and when to read the processes. It does no I/O: the time is passed in.
 //!
-//! Processes have to be read before their container reaches its limit. If a process is killed while it is
-//! read, its memory stays charged until the read ends, so the kernel may kill a second process (11 of 12
-//! trials with 256 MiB). A leak of 50 MB/s into 64 MB takes 0.2 s from 86% of the limit on.
+//! The processes have to be read before their container reaches its limit. If a process is killed while it is
+//! read, its memory stays charged until the read ends. The kernel may then kill a second process. In trials
+//! with a limit of 256 MiB, that happened in 11 of 12. There is little time: in a container with a limit of
+//! 64 MB, a leak of 50 MB/s needs 0.2 s from 86% of the limit to the limit.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// The processes are read from this many thousandths of the limit on, and again after each further [`STEP`].
-/// Mapped memory is a little less than the use: read from 850 on, 6 of 86 leaks had just under 85% of the
-/// limit in their record.
+/// The processes are read when the memory use reaches this many thousandths of the limit, and again after
+/// each further [`STEP`]. An OOM record shows mapped memory, which is a little less than the memory use. When
+/// reads began at 850, the records of 6 in 86 leaks showed just under 85% of the limit.
 const CLOSE: u64 = 860;
 const STEP: u64 = 50;
-/// When the use has fallen below this, the next read is due at [`CLOSE`] again.
+/// If the memory use falls below this many thousandths of the limit, the next read is due when it reaches
+/// [`CLOSE`] again.
 const FAR: u64 = 800;
-/// The growth that counts is the largest between two measurements within this time.
+/// The growth rate is the highest one that was measured within this time.
 const WINDOW: Duration = Duration::from_secs(5);
 /// The kernel charges memory in pieces of up to a huge page. So a cgroup that grows and lacks no more than
 /// this to its limit may reach it at any moment: a leak of 1 MB/s into 256 MB was not seen at its limit.
@@ -34,7 +36,7 @@ pub struct Measurement {
     pub inactive: Option<u64>,
 }
 
-/// The use of a cgroup and its limit, in bytes; `None` if they are unknown.
+/// The memory use and the limit of a cgroup, in bytes. A value that is unknown is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UseAndLimit {
     /// The bytes that are charged.
@@ -50,29 +52,30 @@ impl Measurement {
     }
 }
 
-/// The use of one cgroup over the last measurements.
+/// The memory use of one cgroup in the last measurements.
 #[derive(Debug, Default)]
 pub struct Growth {
     limit: Option<u64>,
     last: Option<(Instant, Measurement)>,
-    /// The growth in bytes per second, and the time at which it was measured: only those within [`WINDOW`]
-    /// that no later one exceeds.
+    /// The growth rates, in bytes per second, each with the time when it was measured. A rate is dropped
+    /// after [`WINDOW`], or when a later rate is at least as high.
     rates: VecDeque<(Instant, u64)>,
-    /// The use at which the processes were last due to be read.
+    /// The memory use at the time when the processes were last due to be read.
     read_at: Option<u64>,
-    /// The time at which the kernel last reported that the limit was reached.
+    /// When the kernel last reported that the limit was reached.
     hit_at: Option<Instant>,
 }
 
 impl Growth {
-    /// Creates the state of a cgroup that was created within the last second, and was empty then.
+    /// Creates the state of a cgroup that was created within the last second. The growth is measured from 0
+    /// bytes a second ago.
     pub fn of_new(now: Instant) -> Self {
         let before = now.checked_sub(MAX_INTERVAL);
         let empty = Measurement { current: 0, inactive: Some(0) };
         Self { last: before.map(|before| (before, empty)), ..Self::default() }
     }
 
-    /// Sets the limit; `None` means no limit. Returns whether it has changed.
+    /// Sets the limit; `None` means no limit. Returns whether the limit has changed.
     pub fn set_limit(&mut self, limit: Option<u64>) -> bool {
         let before = std::mem::replace(&mut self.limit, limit);
         if limit.is_none() {
@@ -81,13 +84,13 @@ impl Growth {
         limit != before
     }
 
-    /// Whether there is a limit. Without a limit, the use need not be measured.
+    /// Whether the cgroup has a limit. If not, its memory use need not be measured.
     pub fn has_limit(&self) -> bool {
         self.limit.is_some()
     }
 
-    /// Whether the use is so high that the inactive page cache matters. Reading that takes seven times as
-    /// long as reading the use.
+    /// Whether the memory use is so close to the limit that the inactive page cache has to be known. Reading
+    /// the page cache takes seven times as long as reading the memory use.
     pub fn needs_inactive(&self, current: u64) -> bool {
         self.limit.is_some_and(|limit| current >= part_of(limit, CLOSE))
     }
@@ -96,7 +99,7 @@ impl Growth {
     pub fn add(&mut self, measurement: Measurement, now: Instant) -> bool {
         let is_first = self.last.is_none();
         if let Some((before_at, before)) = self.last.replace((now, measurement)) {
-            // Measurements with and without inactive page cache are not comparable.
+            // The inactive page cache is subtracted only if it is known in both measurements.
             let has_both = before.inactive.is_some() && measurement.inactive.is_some();
             let of =
                 |measurement: Measurement| if has_both { measurement.used() } else { measurement.current };
@@ -111,7 +114,7 @@ impl Growth {
         if used < part_of(limit, FAR) {
             self.read_at = None;
         }
-        // One measurement does not show whether the use grows.
+        // The first measurement cannot show whether the memory use grows, so it counts as growing.
         let may_grow = is_first || self.rate(now) > 0;
         let is_due = (self.next_read(limit)..limit).contains(&used) && may_grow;
         if is_due {
@@ -128,7 +131,7 @@ impl Growth {
         if is_soon { MIN_INTERVAL } else { MAX_INTERVAL }
     }
 
-    /// Returns the use at which the processes are next due to be read.
+    /// Returns the memory use at which the processes are due to be read next.
     fn next_read(&self, limit: u64) -> u64 {
         self.read_at.map_or(part_of(limit, CLOSE), |read_at| read_at + part_of(limit, STEP))
     }
@@ -143,8 +146,8 @@ impl Growth {
         self.hit_at = Some(now);
     }
 
-    /// Returns the time until the cgroup reaches its limit if it keeps growing; `None` if it has no limit or
-    /// did not grow.
+    /// Returns how long the cgroup takes to reach its limit if it keeps growing. Within a second after the
+    /// limit was reached, the result is 0. The result is `None` if the cgroup has no limit or did not grow.
     pub fn time_to_limit(&self, now: Instant) -> Option<Duration> {
         if self.hit_at.is_some_and(|hit_at| now < hit_at + MAX_INTERVAL) {
             return Some(Duration::ZERO);
@@ -159,12 +162,12 @@ impl Growth {
         self.time_to_limit(now).is_some_and(|time| time < MIN_INTERVAL || is_near)
     }
 
-    /// Returns the use in thousandths of the limit.
+    /// Returns the memory use in thousandths of the limit.
     pub fn permille(&self) -> Option<u64> {
         Some(self.last?.1.used().saturating_mul(1000) / self.limit?.max(1))
     }
 
-    /// Returns the use and the limit, as of the last measurement.
+    /// Returns the memory use and the limit at the last measurement.
     pub fn use_and_limit(&self) -> UseAndLimit {
         UseAndLimit { current: self.last.map(|(_, measurement)| measurement.current), limit: self.limit }
     }
@@ -174,14 +177,14 @@ impl Growth {
         Some(Duration::from_secs_f64(target.saturating_sub(measurement.used()) as f64 / rate as f64))
     }
 
-    /// Returns the growth in bytes per second.
+    /// Returns the growth rate in bytes per second.
     fn rate(&self, now: Instant) -> u64 {
         let recent = self.rates.iter().find(|(at, _)| now < *at + WINDOW);
         recent.map_or(0, |&(_, rate)| rate)
     }
 }
 
-/// Returns this many thousandths of a limit.
+/// Returns `permille` thousandths of `limit`.
 pub fn part_of(limit: u64, permille: u64) -> u64 {
     (u128::from(limit) * u128::from(permille) / 1000) as u64
 }
@@ -212,8 +215,8 @@ mod tests {
             self.growth.add(Measurement { current: (mb * MB as f64) as u64, inactive: None }, self.now)
         }
 
-        /// Measures the use in MB, which `of` returns for each second, as often as is due. Returns the uses
-        /// at which the processes are read.
+        /// Simulates this many seconds. `of` returns the memory use in MB at a second. The use is measured
+        /// whenever a measurement is due. Returns the use at each time when the processes are due to be read.
         fn run(&mut self, seconds: f64, of: impl Fn(f64) -> f64) -> Vec<f64> {
             let (start, mut read) = (self.now, Vec::new());
             loop {
@@ -230,8 +233,8 @@ mod tests {
         }
     }
 
-    /// These are the leaks that OOM records have to explain. They begin at 70% of the limit, after three
-    /// seconds without growth.
+    /// Each leak must be read so late that an OOM record can explain it. For three seconds, the memory use
+    /// stays at 70% of the limit. Then it grows.
     #[test]
     fn a_leak_is_read_between_86_percent_and_the_limit() {
         for limit in [64.0, 256.0, 1000.0] {
@@ -252,7 +255,7 @@ mod tests {
     #[test]
     fn a_container_at_half_of_its_limit_is_measured_once_a_second() {
         let mut quiet = Simulated::new(1000);
-        // The use goes up and down by 2 MB each second.
+        // The memory use rises by 2 MB in two seconds, and then falls back at once.
         assert_eq!(quiet.run(60.0, |second| 500.0 + second.rem_euclid(2.0)), [0.0; 0]);
         assert_eq!(quiet.n_looks, 61);
         let mut full = Simulated::new(1000);

@@ -1,9 +1,10 @@
-//! Derives kills from the kernel's counters: the container of each, or if that is unknown, the pod. Pure.
+//! Derives OOM kills from the kernel's counters. For each kill, this module finds the container, or if that
+//! is unknown, the pod. It does no I/O.
 //!
-//! The kernel counts a kill in the cgroup of the killed process and in every cgroup above. It counts the
-//! event `oom` only in the cgroup with the limit that was hit, and in those above it. A pod's cgroup outlives
-//! its containers, so kills that it counts beyond those of the containers happened in a container that was
-//! removed or not listed.
+//! The kernel counts a kill in the cgroup of the killed process and in every cgroup above it. It counts the
+//! event `oom` only in the cgroup that has reached its limit, and in those above it. The cgroup of a pod
+//! outlives the cgroups of its containers. So if a pod's cgroup has counted more kills than its containers
+//! have, the other kills happened in a container that was removed, or that was not listed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,13 +14,13 @@ use crate::cgroupfs::events::EventCounts;
 use crate::node::cgroups::pace::Moved;
 use crate::node::containers::table::{Container, ContainerId};
 
-/// A limit is reported as the one that was hit only if its `oom` count increased within this time of the
-/// kill.
+/// The longest time between a kill and the `oom` event of the limit that was hit. An `oom` event further away
+/// from the kill does not belong to it.
 const NEARBY: Duration = Duration::from_secs(1);
-/// The time for which a removed container is named in records of its pod.
+/// How long after its removal a container is named in the OOM records of its pod.
 const CANDIDATE: Duration = Duration::from_secs(10);
 
-/// The limit that made the kernel kill, by its cgroup.
+/// The cgroup with the limit that made the kernel kill a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// The container's cgroup, or one below it.
@@ -37,39 +38,39 @@ pub enum Limit {
 pub enum Place {
     /// A selected container.
     Container(Arc<Container>),
-    /// A pod with a selected container, if the container of the kill is unknown.
+    /// A pod that has a selected container. The container in which the kill happened is unknown.
     Pod {
         /// A container of the pod.
         of: Arc<Container>,
-        /// The selected containers of the pod that were removed within ten seconds of the kill, by name.
+        /// The selected containers of the pod that were removed in the ten seconds before the kill, by name.
         candidates: Vec<String>,
-        /// Whether the pod has unselected containers, in which the kill may have happened.
+        /// Whether the pod has unselected containers. The kill may have happened in one of them.
         has_unselected: bool,
     },
 }
 
-/// Kills in one container or pod.
+/// One or more kills in one container or pod.
 #[derive(Clone, Debug)]
 pub struct FoundKill {
     /// The container or pod.
     pub place: Place,
     /// The number of processes that were killed.
     pub n_kills: u64,
-    /// The limit that was hit; `None` if the kernel does not show that, as in version 1.
+    /// The limit that was hit; `None` if the kernel does not show it, as on version 1.
     pub limit: Option<Limit>,
-    /// The path of the cgroup with that limit, if it is above containers.
+    /// The path of the cgroup with the limit that was hit, if that cgroup is above containers.
     pub limited: Option<Box<[u8]>>,
 }
 
-/// The counts of one cgroup, and the times of their last increases.
+/// The counts of one cgroup, and the times at which the counts last increased.
 #[derive(Debug)]
 struct Counter {
     last: EventCounts,
     /// The time of the last kill.
     kill_at: Option<Instant>,
-    /// The time of the last `oom` of the cgroup itself.
+    /// The time of the last `oom` event of the cgroup itself.
     own_oom_at: Option<Instant>,
-    /// The time of the last `oom` of a cgroup below it.
+    /// The time of the last `oom` event of a cgroup below it.
     oom_at: Option<Instant>,
 }
 
@@ -78,12 +79,13 @@ impl Counter {
         Self { last, kill_at: None, own_oom_at: None, oom_at: None }
     }
 
-    /// Returns the time of the last `oom` of the cgroup itself or of one below it.
+    /// Returns the time of the last `oom` event of the cgroup itself or of a cgroup below it.
     fn oom_or_own(&self) -> Option<Instant> {
         self.oom_at.max(self.own_oom_at)
     }
 
-    /// Replaces the counts. Returns the number of new kills, and what has increased.
+    /// Replaces the counts. Returns the number of new kills, and whether the counts show a kill or that the
+    /// limit was reached.
     fn update(&mut self, counts: EventCounts, now: Instant) -> (u64, Moved) {
         let last = std::mem::replace(&mut self.last, counts);
         let n_kills = counts.kills.saturating_sub(last.kills);
@@ -110,33 +112,33 @@ struct InContainer {
     container: Arc<Container>,
     counter: Counter,
     pod: Option<Box<[u8]>>,
-    /// The kills that [`KillCounts::settle`] has not returned yet.
+    /// The number of kills that [`KillCounts::settle`] has not returned yet.
     n_new: u64,
     /// Whether a kill was counted since the last [`KillCounts::begin_pass`].
     has_kill_in_pass: bool,
     gone_at: Option<Instant>,
 }
 
-/// A cgroup above containers: a pod's or one above pods.
+/// A cgroup above containers: the cgroup of a pod, or one above pods.
 #[derive(Debug)]
 struct Above {
     counter: Counter,
-    /// A container of the pod, if possible a selected one; `None` if this is not the cgroup of a pod.
+    /// A container of the pod, a selected one if there is one; `None` if this is not the cgroup of a pod.
     pod_of: Option<Arc<Container>>,
     has_unselected: bool,
-    /// Whether containers of different pods are in the cgroup, so that it is not the cgroup of a pod.
+    /// Whether the cgroup contains containers of different pods. If so, it is not the cgroup of a pod.
     is_shared: bool,
     /// The number of kills since the cgroup was added.
     n_kills: u64,
-    /// The number of these kills that a container has counted, too.
+    /// How many of these kills the containers of the pod have counted, too.
     n_in_containers: u64,
-    /// The number of these kills that were returned as kills in the pod.
+    /// How many of these kills were returned as kills in the pod.
     n_returned: u64,
 }
 
 impl Above {
-    /// Returns the number of kills that this cgroup has counted, but no container, and that were not returned
-    /// yet.
+    /// Returns how many kills this cgroup has counted and no container has counted. Kills that were returned
+    /// before are left out.
     fn n_unexplained(&self) -> u64 {
         self.n_kills.saturating_sub(self.n_in_containers + self.n_returned)
     }
@@ -147,27 +149,27 @@ impl Above {
     }
 }
 
-/// The counters of containers, and of the cgroups above them by path.
+/// The counters of containers, and the counters of the cgroups above them, by path.
 #[derive(Debug)]
 pub struct KillCounts {
     containers: BTreeMap<ContainerId, InContainer>,
     above: BTreeMap<Box<[u8]>, Above>,
-    /// Whether the kernel counts `oom`, which shows the limit that was hit.
+    /// Whether the kernel counts `oom` events, which show the limit that was hit.
     knows_limits: bool,
 }
 
 impl KillCounts {
-    /// Creates an empty table. Without `knows_limits`, kills are returned without a limit.
+    /// Creates an empty table. If `knows_limits` is false, kills are returned without a limit.
     pub fn new(knows_limits: bool) -> Self {
         Self { containers: BTreeMap::new(), above: BTreeMap::new(), knows_limits }
     }
 
-    /// Whether the cgroup at `path`, above containers, is known.
+    /// Whether [`KillCounts::add_above`] has added the cgroup at `path`.
     pub fn has_above(&self, path: &[u8]) -> bool {
         self.above.contains_key(path)
     }
 
-    /// Whether the container is known and its cgroup exists.
+    /// Whether the container was added and its cgroup still exists.
     pub fn has_container(&self, id: ContainerId) -> bool {
         self.containers.get(&id).is_some_and(|known| known.gone_at.is_none())
     }
@@ -177,7 +179,7 @@ impl KillCounts {
         self.above.get(path).is_some_and(|above| above.n_unexplained() > 0)
     }
 
-    /// Whether the cgroup at `path` is a pod's and none of its containers is left.
+    /// Whether the cgroup at `path` is the cgroup of a pod, and no container of the pod is left.
     pub fn is_empty_pod(&self, path: &[u8]) -> bool {
         let is_in = |known: &InContainer| known.gone_at.is_none() && known.pod.as_deref() == Some(path);
         self.above.get(path).is_some_and(|above| above.pod_of.is_some())
@@ -201,12 +203,12 @@ impl KillCounts {
         self.containers.get(&id).is_some_and(|known| known.gone_at.is_none() && is_intact(known))
     }
 
-    /// Returns the path of the cgroup of a container's pod.
+    /// Returns the path of the cgroup of the container's pod.
     pub fn pod(&self, id: ContainerId) -> Option<&[u8]> {
         self.containers.get(&id)?.pod.as_deref()
     }
 
-    /// Adds a cgroup above containers. Kills before these counts do not count.
+    /// Adds a cgroup above containers. `counts` are its counts now. Only later kills will count.
     pub fn add_above(&mut self, path: &[u8], counts: EventCounts) {
         let above = Above {
             counter: Counter::new(counts),
@@ -220,8 +222,8 @@ impl KillCounts {
         self.above.insert(path.into(), above);
     }
 
-    /// Adds a container, in the pod with a cgroup at this path if there is one. Kills before these counts do
-    /// not count for the container.
+    /// Adds a container. `pod` is the path of the cgroup of its pod, if there is one. `counts` are the counts
+    /// of the container's cgroup now. Only later kills will count for the container.
     pub fn add_container(&mut self, container: &Arc<Container>, pod: Option<&[u8]>, counts: EventCounts) {
         if let Some(above) = pod.and_then(|pod| self.above.get_mut(pod)) {
             above.has_unselected |= !container.is_selected;
@@ -242,7 +244,8 @@ impl KillCounts {
         self.containers.insert(container.container.id, container);
     }
 
-    /// Updates the counts of a container. Returns what has increased.
+    /// Updates the counts of a container. Returns whether the counts show a kill or that the limit was
+    /// reached.
     pub fn update_container(&mut self, id: ContainerId, counts: EventCounts, now: Instant) -> Moved {
         let Some(known) = self.containers.get_mut(&id) else { return Moved::Nothing };
         let (n_kills, moved) = known.counter.update(counts, now);
@@ -254,14 +257,15 @@ impl KillCounts {
         moved
     }
 
-    /// Notes that a container's cgroup was removed.
+    /// Notes that the cgroup of a container was removed.
     pub fn end_container(&mut self, id: ContainerId, now: Instant) {
         if let Some(known) = self.containers.get_mut(&id) {
             known.gone_at.get_or_insert(now);
         }
     }
 
-    /// Updates the counts of a cgroup above containers. Returns what has increased.
+    /// Updates the counts of a cgroup above containers. Returns whether the counts show a kill or that the
+    /// limit was reached.
     pub fn update_above(&mut self, path: &[u8], counts: EventCounts, now: Instant) -> Moved {
         let Some(known) = self.above.get_mut(path) else { return Moved::Nothing };
         let (n_kills, moved) = known.counter.update(counts, now);
@@ -269,15 +273,15 @@ impl KillCounts {
         moved
     }
 
-    /// Drops a removed cgroup above containers. If it was the cgroup of one pod, returns a container of that
-    /// pod.
+    /// Drops a cgroup above containers, because it was removed. If it was the cgroup of a pod, returns a
+    /// container of that pod.
     pub fn end_above(&mut self, path: &[u8]) -> Option<Arc<Container>> {
         self.above.remove(path)?.pod().cloned()
     }
 
-    /// Appends the kills since the last call of this method to `found`. The counts of pods must have been
-    /// read before those of their containers. Then a kill that only the pod has counted did not happen in a
-    /// container that still exists.
+    /// Adds to `found` all kills since the last call. The counts of pods must be read before the counts of
+    /// their containers. Otherwise a kill between the two reads, in a container that still exists, would look
+    /// like a kill that only the pod has counted.
     pub fn settle(&mut self, found: &mut Vec<FoundKill>) {
         for known in self.containers.values().filter(|known| known.n_new > 0 && known.container.is_selected) {
             let oom_at = known.counter.oom_or_own();
@@ -298,7 +302,7 @@ impl KillCounts {
         self.above.values_mut().for_each(|above| above.n_returned += above.n_unexplained());
     }
 
-    /// Drops the containers that were removed too long ago to be candidates.
+    /// Drops containers that were removed so long ago that they cannot be candidates any more.
     pub fn forget(&mut self, now: Instant) {
         self.containers.retain(|_, known| known.gone_at.is_none_or(|gone_at| now < gone_at + CANDIDATE));
     }
@@ -318,9 +322,10 @@ impl KillCounts {
         names
     }
 
-    /// Returns the limit that was hit: that of the cgroup with the `oom` closest in time to the kill; on a
-    /// tie, the lowest cgroup. `oom_at` is the time of the container's own `oom`. Also returns the path of
-    /// the cgroup, if it is above containers.
+    /// Returns the limit that was hit: the limit of the cgroup that had an `oom` event closest in time to the
+    /// kill. If two are equally close, the lower cgroup counts. `counter` belongs to the container or pod
+    /// with the kill. `oom_at` is the time of the last `oom` event in the container, or in a container of the
+    /// pod. Also returns the path of the cgroup, if it is above containers.
     fn limit(
         &self,
         counter: &Counter,

@@ -1,4 +1,4 @@
-//! The memory of the node, divided into top-level cgroups, pods, and memory in no cgroup.
+//! Divides the memory of the node into top-level cgroups, pods, and memory in no cgroup.
 
 use std::path::Path;
 
@@ -10,11 +10,11 @@ use crate::procfs::{Buffers, Proc, node_memory};
 use crate::sources::recording::Writer;
 use crate::totals::labels;
 
-/// The top-level cgroup of all pods, as the kubelet names it with each of its drivers.
+/// The names that the kubelet gives to the top-level cgroup of all pods, one for each cgroup driver.
 const KUBEPODS: [&[u8]; 2] = [b"kubepods.slice", b"kubepods"];
-/// The maximum number of top-level cgroups with a part of their own. A node has about a dozen, unless a
-/// program makes one for each of its jobs. Further ones, in the order of their names, and those with names
-/// that are not UTF-8 share the part `other_cgroups`.
+/// The maximum number of top-level cgroups that have a part of their own. A node has about a dozen top-level
+/// cgroups, unless a program makes one for each of its jobs. All others are in the part `other_cgroups`:
+/// those that come later by name, and those with names that are not UTF-8.
 const MAX_PARTS: usize = 64;
 
 /// A part of the node's memory.
@@ -34,7 +34,8 @@ enum Part {
     Remainder,
 }
 
-/// A cgroup that is read, and its use; 0 if it has been removed since the cgroups were listed.
+/// A cgroup that is read, and its memory use. The use is 0 if the cgroup was removed after the cgroups were
+/// listed.
 #[derive(Debug)]
 struct Counted {
     path: Vec<u8>,
@@ -42,24 +43,24 @@ struct Counted {
     bytes: u64,
 }
 
-/// The division of the node's memory. Nothing is allocated while the top-level cgroups and the pods stay the
-/// same.
+/// Divides the node's memory into parts. Nothing is allocated while the top-level cgroups and the pods stay
+/// the same.
 #[derive(Debug)]
 pub struct Ledger {
-    /// The file system from which the root and the top-level cgroups are read.
+    /// The reader of the root and of the top-level cgroups.
     tops_fs: MemoryFs,
-    /// The file system from which the use of pods is read.
+    /// The reader of the memory use of pods.
     pods_fs: MemoryFs,
-    /// The directories with the top-level cgroups and with the pods.
+    /// The directories whose cgroups are the top-level cgroups and the pods.
     directories: Vec<Directory>,
-    /// Whether a cgroup was removed, so that the cgroups must be listed again.
+    /// Whether a cgroup was removed. If so, the cgroups must be listed again.
     is_stale: bool,
     root: Option<MemoryFiles>,
     tops: Vec<Counted>,
     /// The values of the top-level cgroups.
     values: Vec<Values>,
     pods: Vec<Counted>,
-    /// The parts with their label texts.
+    /// The parts, each with its label text.
     parts: Vec<(Part, String)>,
     /// The bytes of each part; empty if the memory of the node is unknown.
     bytes: Vec<Option<i64>>,
@@ -67,7 +68,8 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Creates a ledger that reads the top-level cgroups from the first, and the use of pods from the second.
+    /// Creates a ledger. It reads the top-level cgroups with `tops_fs`, and the memory use of pods with
+    /// `pods_fs`.
     pub fn new([tops_fs, pods_fs]: [MemoryFs; 2]) -> Self {
         Self {
             tops_fs,
@@ -84,8 +86,8 @@ impl Ledger {
         }
     }
 
-    /// Reads the node's memory. `known` returns the use of a pod that has just been read, given its path. The
-    /// files of at most `max_open` top-level cgroups and of as many pods stay open.
+    /// Reads the node's memory. `known` gets the path of a pod, and returns the pod's memory use if it has
+    /// just been read. The files of at most `max_open` top-level cgroups and of as many pods stay open.
     pub fn read(&mut self, proc: &Proc, max_open: usize, known: impl Fn(&[u8]) -> Option<u64>) {
         self.bytes.clear();
         if self.is_stale || self.directories.iter().any(Directory::has_changed) {
@@ -110,7 +112,7 @@ impl Ledger {
         self.divide(memory.total, &uncharged);
     }
 
-    /// Sets the bytes of each part. The remainder comes last, so that the sum is exactly `total`.
+    /// Sets the bytes of each part. The remainder comes last: it is `total` minus all other parts.
     fn divide(&mut self, total: u64, uncharged: &Uncharged) {
         let Self { tops, pods, parts, bytes, .. } = self;
         let sum_of = |bytes: &mut dyn Iterator<Item = u64>| bytes.fold(0, u64::saturating_add);
@@ -160,21 +162,21 @@ impl Ledger {
             for path in children_of(kubepods) {
                 match uid_of(&path) {
                     Some(_) => pod_paths.push(path),
-                    // The cgroup of a quality-of-service class.
+                    // Without a uid, it is the cgroup of a quality-of-service class, which contains pods.
                     None => {
                         pod_paths.extend(children_of(&path).into_iter().filter(|path| uid_of(path).is_some()))
                     }
                 }
             }
         }
-        // A cgroup without the memory controller has no use of its own.
+        // A cgroup without the memory controller shows no memory use, so it is left out.
         let open = |fs: &mut MemoryFs, i, path| Counted::new(path).filter_read(fs, i < max_open);
         tops.extend(top_paths.into_iter().enumerate().filter_map(|(i, path)| open(tops_fs, i, path)));
         pods.extend(pod_paths.into_iter().enumerate().filter_map(|(i, path)| open(pods_fs, i, path)));
         self.name_parts();
     }
 
-    /// Makes the label texts of the parts.
+    /// Makes the label text of each part.
     fn name_parts(&mut self) {
         let Self { tops, parts, .. } = self;
         parts.clear();
@@ -209,15 +211,16 @@ impl Ledger {
         }
     }
 
-    /// Returns the label text of each part and its bytes; nothing if the memory of the node is unknown.
+    /// Returns the label text and the bytes of each part. Returns nothing if the memory of the node is
+    /// unknown.
     pub fn exported(&self) -> impl Iterator<Item = (&str, i64)> + Clone {
         let parts = self.parts.iter().zip(&self.bytes);
         parts.filter_map(|((_, labels), bytes)| Some((labels.as_str(), (*bytes)?)))
     }
 
-    /// Records the files that were read into `to`.
+    /// Records into `to` the files that the ledger reads.
     ///
-    /// Fails with one line when a file cannot be written.
+    /// Fails with a one-line message if a file cannot be written.
     pub fn record(&mut self, proc: &Proc, to: &mut Writer) -> Result<(), String> {
         let Self { tops_fs, pods_fs, tops, pods, buffers, .. } = self;
         for name in node_memory::FILES {
@@ -242,19 +245,20 @@ impl Counted {
         KUBEPODS.contains(&self.path.as_slice())
     }
 
-    /// Returns the name of the part for the top-level cgroup at this position, if it has one of its own.
-    /// Names that are not UTF-8 have none: two of them could become the same label.
+    /// Returns the name of the part for the top-level cgroup at position `i`, if it has a part of its own. A
+    /// cgroup with a name that is not UTF-8 has none, because two such names could become the same label.
     fn name(&self, i: usize) -> Option<&str> {
         let name = std::str::from_utf8(&self.path).ok()?;
         (i < MAX_PARTS && !self.is_kubepods()).then_some(name)
     }
 
-    /// Whether the top-level cgroup at this position belongs to the part `other_cgroups`.
+    /// Whether the top-level cgroup at position `i` belongs to the part `other_cgroups`.
     fn is_other(&self, i: usize) -> bool {
         self.name(i).is_none() && !self.is_kubepods()
     }
 
-    /// Reads the cgroup. With `keeps_open`, its files stay open. Returns `None` if it has been removed.
+    /// Reads the cgroup. If `keeps_open` is true, its files stay open. Returns `None` if the cgroup has been
+    /// removed.
     fn read(&mut self, fs: &mut MemoryFs, keeps_open: bool) -> Option<Values> {
         let files = self.files.take().or_else(|| fs.open(&self.path))?;
         let values = fs.read(&files, None);
@@ -262,7 +266,7 @@ impl Counted {
         values
     }
 
-    /// Returns the cgroup if its use can be read.
+    /// Returns the cgroup, or `None` if its memory use cannot be read.
     fn filter_read(mut self, fs: &mut MemoryFs, keeps_open: bool) -> Option<Self> {
         self.read(fs, keeps_open)?.get(CURRENT)?;
         Some(self)

@@ -1,9 +1,10 @@
-//! Measures the use of containers and pods with a limit, to notice in time that one comes close to it.
+//! Measures the memory use of containers and pods that have a limit, to notice in time when one of them comes
+//! close to its limit.
 //!
-//! Each cgroup is measured once a second, and ten times a second if it may soon be close to its limit. One
-//! measurement reads the use, which takes 2.4 microseconds on a busy machine. A limit is read only after it
-//! was written: pods often have none, and reading the limits of 250 containers and their pods each time took
-//! two thirds of the time.
+//! Each cgroup is measured once a second, and ten times a second if it may soon be close to its limit.
+//! Reading the memory use takes 2.4 microseconds on a busy machine. A limit is read when the kernel reports
+//! that it was written, and all limits are read every ten seconds. When each measurement read the limits of
+//! 250 containers and their pods, that took two thirds of the measuring time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -15,29 +16,31 @@ use crate::cgroupfs::use_files::UseFiles;
 use crate::node::containers::table::ContainerId;
 use crate::procfs::this_process::thread_cpu_time;
 
-/// The number of open descriptors for each level.
+/// The number of descriptors that stay open for each cgroup.
 const N_FILES: usize = 3;
-/// Measurements may take this share of the CPU budget. If they would take more, they become rarer.
+/// The share of the CPU budget that measurements may use. If they cost more, the pauses between them become
+/// longer.
 const MAX_SHARE: f64 = 0.25;
-/// All limits are read this often. If one has changed without a report, writes are not reported, and limits
-/// have to be read once a second.
+/// All limits are read at this interval, to check that the kernel reports writes. If a limit has changed
+/// without a report, this kernel does not report writes to limits. All limits are then read once a second.
 const ALL_LIMITS: Duration = Duration::from_secs(10);
-/// The node is calm if no cgroup was created for this long. By then, a new container has its first process.
+/// If no cgroup was created for this long, the node counts as calm. By then, every container has its first
+/// process.
 const CALMING: Duration = Duration::from_secs(10);
 
-/// A cgroup that may have a limit: a container's or a pod's.
+/// A cgroup that may have a limit: the cgroup of a container or of a pod.
 #[derive(Debug)]
 struct Level {
     files: UseFiles,
     growth: Growth,
-    /// The file of the limit, if writes to it are reported.
+    /// The watched file with the limit; `None` if writes to it are not reported.
     limit_file: Option<Watched>,
-    /// The directory, if it is above containers and new cgroups in it are reported.
+    /// The watched directory of a cgroup above containers; `None` if new cgroups in it are not reported.
     directory: Option<Watched>,
     is_gone: bool,
 }
 
-/// The paths of the cgroups with the limits that apply to a container.
+/// The paths of the cgroups with limits that apply to one container.
 #[derive(Debug)]
 struct Levels {
     own: Box<[u8]>,
@@ -50,34 +53,35 @@ impl Levels {
     }
 }
 
-/// The results of the measurements that were due.
+/// What the measurements that were due have shown.
 #[derive(Debug, Default)]
 pub struct Measured {
-    /// Whether the processes of a container are due to be read from now on.
+    /// Whether the processes of at least one container have become due to be read.
     pub is_due: bool,
-    /// Whether there may be a new cgroup.
+    /// Whether a new cgroup may have been created.
     pub has_new: bool,
-    /// The containers that may reach a limit before the next measurement.
+    /// The containers that may reach a limit before they are measured again.
     pub at_limit: Vec<ContainerId>,
 }
 
-/// The measurements of the cgroups of all selected containers, and of their pods.
+/// Measures the cgroups of all selected containers and of their pods.
 #[derive(Debug)]
 pub struct LimitWatch {
     levels: BTreeMap<Box<[u8]>, Level>,
     containers: BTreeMap<ContainerId, Levels>,
     changes: Changes,
-    /// The containers that come close to a limit, so that their processes have to be read.
+    /// The containers with processes that are due to be read, because the container or its pod comes close to
+    /// its limit.
     due: BTreeSet<ContainerId>,
-    /// The maximum number of cgroups with open files.
+    /// The maximum number of cgroups with files that stay open.
     max_held: usize,
-    /// When every cgroup is measured again.
+    /// When all cgroups are measured next.
     all_at: Option<Instant>,
-    /// When some or all of the cgroups are measured again.
+    /// When any cgroup is measured next.
     next_at: Option<Instant>,
-    /// When every limit is read again.
+    /// When all limits are read next.
     limits_at: Option<Instant>,
-    /// When a new cgroup was last noticed.
+    /// When the last new cgroup was noticed.
     new_at: Option<Instant>,
     /// The CPU budget, as a fraction of one core; 0 means no limit.
     cpu_budget: f64,
@@ -86,7 +90,7 @@ pub struct LimitWatch {
 }
 
 impl LimitWatch {
-    /// Creates the state without cgroups. At most a quarter of this many descriptors are used.
+    /// Creates the state without cgroups. Its open files will use at most a quarter of `max_descriptors`.
     pub fn new(max_descriptors: usize) -> Self {
         Self {
             levels: BTreeMap::new(),
@@ -104,14 +108,15 @@ impl LimitWatch {
         }
     }
 
-    /// Limits the CPU time of measurements to a quarter of this budget, a fraction of one core. 0 means no
-    /// limit.
+    /// Limits the CPU time of measurements to a quarter of `cpu_budget`, a fraction of one core. If
+    /// `cpu_budget` is 0, there is no limit.
     pub fn limit_cpu_time(&mut self, cpu_budget: f64) {
         self.cpu_budget = cpu_budget;
     }
 
-    /// Adds a container and its pod, and measures both. The growth of a new cgroup counts from its creation.
-    /// If one is close to its limit already, the container is due to be read.
+    /// Adds a container and its pod, and measures both. `is_new` and `is_new_pod` say whether their cgroups
+    /// are new. A new cgroup counts as having grown from 0 bytes within a second.
+    /// If one of them is close to its limit already, the container is due to be read.
     pub fn add(
         &mut self,
         fs: &CgroupFs,
@@ -136,7 +141,8 @@ impl LimitWatch {
         self.next_at = Some(now + MIN_INTERVAL);
     }
 
-    /// Adds a cgroup, and watches for new cgroups in it. Returns whether it is measured from now on.
+    /// Adds a cgroup above containers, and watches for new cgroups in it. Returns whether the cgroup is
+    /// measured from now on.
     fn add_above(&mut self, fs: &CgroupFs, path: &[u8], is_new: bool, now: Instant) -> bool {
         let is_held = self.add_level(fs, path, is_new, now);
         if let Some(level) = self.levels.get_mut(path)
@@ -147,7 +153,7 @@ impl LimitWatch {
         is_held
     }
 
-    /// Adds a cgroup. Returns whether it is measured from now on.
+    /// Adds a cgroup. Returns whether the cgroup is measured from now on.
     fn add_level(&mut self, fs: &CgroupFs, path: &[u8], is_new: bool, now: Instant) -> bool {
         if self.levels.contains_key(path) {
             return true;
@@ -157,7 +163,7 @@ impl LimitWatch {
         }
         let Some(files) = fs.open_use(path) else { return false };
         let growth = if is_new { Growth::of_new(now) } else { Growth::default() };
-        // Writes are reported from now on, so the limit is read only after this.
+        // The file is watched before the limit is read. Otherwise a write between the two would be missed.
         let limit_file = self.changes.watch_file(files.limit_file());
         let mut level = Level { files, growth, limit_file, directory: None, is_gone: false };
         level.read_limit();
@@ -166,7 +172,7 @@ impl LimitWatch {
         true
     }
 
-    /// Returns when the next measurement is due; `None` if there are no cgroups.
+    /// Returns when the next measurement is due; `None` if there is no cgroup to measure.
     pub fn next(&self) -> Option<Instant> {
         self.next_at
     }
@@ -210,8 +216,8 @@ impl LimitWatch {
         Measured { is_due: !close.is_empty(), has_new, at_limit }
     }
 
-    /// Reads the limits that were written since the last call, and from time to time all of them. Returns
-    /// whether there may be a new cgroup.
+    /// Reads the limits that were written since the last call, and every ten seconds all limits. Returns
+    /// whether a new cgroup may have been created.
     fn take_changes(&mut self, now: Instant) -> bool {
         let Self { levels, changes, limits_at, .. } = self;
         let mut differing = Vec::new();
@@ -220,7 +226,8 @@ impl LimitWatch {
             let has_changed = |level: &mut Level| level.read_limit().then_some(level.limit_file);
             differing.extend(levels.values_mut().filter_map(has_changed));
         }
-        // This comes after reading the limits, so that each write that changed one is reported by now.
+        // The reports are taken after the limits were read. So they include the report of each write that has
+        // changed one of these limits.
         let changed = changes.take();
         if differing.iter().any(|&file| !changed.includes(file)) {
             changes.stop();
@@ -246,44 +253,46 @@ impl LimitWatch {
         self.next_at = soon.into_iter().chain(self.all_at).min().filter(|_| !self.levels.is_empty());
     }
 
-    /// Whether there was no new cgroup for a while, beside or above the known ones.
+    /// Whether there are cgroups, and no new one was noticed for ten seconds.
     pub fn is_calm(&self, now: Instant) -> bool {
         !self.levels.is_empty() && self.new_at.is_some_and(|new_at| now >= new_at + CALMING)
     }
 
-    /// Whether the processes of a container are due to be read.
+    /// Whether the processes of at least one container are due to be read.
     pub fn has_due(&self) -> bool {
         !self.due.is_empty()
     }
 
-    /// Returns the containers with processes that are due to be read, each container once.
+    /// Returns the containers with processes that are due to be read. They are not returned again by the next
+    /// call.
     pub fn take_due(&mut self) -> BTreeSet<ContainerId> {
         std::mem::take(&mut self.due)
     }
 
-    /// Returns the CPU time of measurements since the last call.
+    /// Returns the CPU time that measurements have used since the last call.
     pub fn take_cpu_time(&mut self) -> Duration {
         std::mem::take(&mut self.cpu_time)
     }
 
-    /// Returns the time until a container reaches its limit, or its pod's, if it keeps growing; `None` if it
-    /// does not grow or has no limit.
+    /// Returns how long a container takes to reach its limit or its pod's limit if it keeps growing; `None`
+    /// if it does not grow or has no limit.
     pub fn time_to_limit(&self, id: ContainerId, now: Instant) -> Option<Duration> {
         self.growths(id).filter_map(|growth| growth.time_to_limit(now)).min()
     }
 
-    /// Returns the use of a container in thousandths of its limit, or that of its pod if it is higher.
+    /// Returns the memory use of a container in thousandths of its limit, or that of its pod in thousandths
+    /// of the pod's limit, whichever is higher.
     pub fn permille(&self, id: ContainerId) -> Option<u64> {
         self.growths(id).filter_map(Growth::permille).max()
     }
 
-    /// Returns the containers in the pod with a cgroup at this path.
+    /// Returns the containers in the pod with the cgroup at this path.
     pub fn containers_of(&self, pod: &[u8]) -> Vec<ContainerId> {
         let is_in = |of: &Levels| of.pod.as_deref() == Some(pod);
         self.containers.iter().filter(|(_, of)| is_in(of)).map(|(&id, _)| id).collect()
     }
 
-    /// Returns the files of a container's own cgroup, and the use and the limit of its pod's, as of now.
+    /// Returns the files of a container's own cgroup, and the current memory use and limit of its pod.
     pub fn files_of(&self, id: ContainerId) -> Option<(&UseFiles, UseAndLimit)> {
         let of = self.containers.get(&id)?;
         let pod = of.pod.as_ref().and_then(|pod| self.levels.get(pod)).map(|pod| &pod.files);
@@ -291,19 +300,20 @@ impl LimitWatch {
         Some((&self.levels.get(&of.own)?.files, pod.unwrap_or_default()))
     }
 
-    /// Returns the use of a container and its limit, as of the last measurement.
+    /// Returns the memory use of a container and its limit at the last measurement.
     pub fn use_of_container(&self, id: ContainerId) -> UseAndLimit {
         self.containers.get(&id).map(|of| self.use_of(&of.own)).unwrap_or_default()
     }
 
-    /// Notes that a container has reached its limit, or its pod's.
+    /// Notes that a container has reached its limit or its pod's limit. The container's time to the limit is
+    /// then 0 for a second.
     pub fn note_hit(&mut self, id: ContainerId, now: Instant) {
         if let Some(level) = self.containers.get(&id).and_then(|of| self.levels.get_mut(&of.own)) {
             level.growth.note_hit(now);
         }
     }
 
-    /// Returns the use of a cgroup and its limit, as of the last measurement.
+    /// Returns the memory use of a cgroup and its limit at the last measurement.
     pub fn use_of(&self, path: &[u8]) -> UseAndLimit {
         self.levels.get(path).map(|level| level.growth.use_and_limit()).unwrap_or_default()
     }
@@ -331,7 +341,8 @@ impl Level {
         limit.is_some_and(|limit| self.growth.set_limit(limit))
     }
 
-    /// Measures the cgroup. Returns whether its processes are due to be read; `None` if it was removed.
+    /// Measures the cgroup. Returns whether the processes in it are due to be read; `None` if the cgroup was
+    /// removed.
     fn measure(&mut self, text: &mut Vec<u8>, now: Instant) -> Option<bool> {
         if self.is_gone {
             return None;

@@ -1,7 +1,8 @@
-//! How much tmpfs and shared memory the processes of a container map.
+//! Finds out how much tmpfs and shared memory the processes of a container map.
 //!
-//! Whether a path lies on tmpfs depends on the mount namespace of the process. Most containers have one; then
-//! the sums by path suffice. Otherwise the paths of each process are looked up in its own namespace.
+//! The mount namespace of a process decides which paths lie on tmpfs. In most containers, all processes have
+//! the same mount namespace. It is then enough to look up the paths of the container's sums. Otherwise the
+//! paths of each process are looked up in the namespace of that process.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +14,10 @@ use crate::totals::mapped_files::{mapped_files, mapped_files_of};
 use crate::totals::snapshot::Snapshot;
 use crate::totals::table::ContainerKey;
 
-/// Mounts and the namespaces of processes are read again after this time.
+/// Mounts and namespaces are read again after this time.
 const MAX_AGE: Duration = Duration::from_secs(60);
-/// The maximum number of mount namespaces tracked for one container, because a workload may create any
-/// number. Beyond it, the container's mapped tmpfs is unknown.
+/// The maximum number of mount namespaces that are kept for one container, because a workload may create any
+/// number. If there are more, the mapped tmpfs of the container is unknown.
 const MAX_NAMESPACES: usize = 8;
 
 /// The tmpfs and shared memory that the processes of a container map.
@@ -24,9 +25,9 @@ const MAX_NAMESPACES: usize = 8;
 pub struct MappedShmem {
     /// Whether any tmpfs or shared memory is charged to the container.
     is_charged: bool,
-    /// The mapped bytes by PSS; `None` if they are unknown.
+    /// The mapped bytes, by PSS; `None` if they are unknown.
     bytes: Option<u64>,
-    /// The mount namespaces of the processes, by pid.
+    /// The processes, sorted by pid, each with its mount namespace.
     members: Vec<Member>,
     namespaces: Vec<Namespace>,
     known_at: Option<Instant>,
@@ -37,9 +38,9 @@ pub struct MappedShmem {
 #[derive(Debug)]
 struct Member {
     process: Entry,
-    /// The position of its namespace.
+    /// The position of the process's namespace in the list of namespaces.
     namespace: usize,
-    /// Whether the last scrape saw the process.
+    /// Whether the current scrape has seen the process.
     is_seen: bool,
 }
 
@@ -50,12 +51,12 @@ struct Namespace {
 }
 
 impl MappedShmem {
-    /// Returns how much tmpfs and shared memory is mapped, by PSS; `None` if that is unknown.
+    /// Returns how much tmpfs and shared memory the processes map, by PSS; `None` if that is unknown.
     pub fn bytes(&self) -> Option<u64> {
         self.bytes
     }
 
-    /// Begins a scrape; `is_charged` is whether any tmpfs or shared memory is charged to the container.
+    /// Begins a scrape. `is_charged` says whether any tmpfs or shared memory is charged to the container.
     pub fn begin(&mut self, is_charged: bool, now: Instant) {
         (self.is_charged, self.bytes) = (is_charged, Some(0));
         if !is_charged || self.known_at.is_none_or(|known_at| now > known_at + MAX_AGE) {
@@ -91,8 +92,8 @@ impl MappedShmem {
         }
     }
 
-    /// Returns the position of a process's mount namespace; `None` if the process has ended, or if there are
-    /// too many namespaces.
+    /// Returns the position of a process's mount namespace in the list of namespaces. Returns `None` if the
+    /// process has ended, or if there are too many namespaces.
     fn namespace_of(&mut self, pid: u32, proc: &Proc, buffers: &mut Buffers) -> Option<usize> {
         let first = proc.first_mount(pid, buffers).ok()?;
         if let Some(known) = self.namespaces.iter().position(|namespace| namespace.first == first) {
@@ -102,15 +103,15 @@ impl MappedShmem {
             self.bytes = None;
             return None;
         }
-        // In a recording without mount files, shared memory is recognized by its usual paths.
+        // A recording may have no mount files. In that case shared memory is recognized by its usual paths.
         let mounts = proc.mounts(pid, buffers).unwrap_or_default();
         self.namespaces.push(Namespace { first, mounts });
         Some(self.namespaces.len() - 1)
     }
 
-    /// Sums up the memory that all processes map, by path. All processes must be noted before. Returns
-    /// whether there are several mount namespaces, so that [`MappedShmem::add`] must be called for each
-    /// process.
+    /// Sets the result to the tmpfs and shared memory in the container's sums by path. All processes must
+    /// have been noted before. If there are several mount namespaces, the sums cannot show this memory, and
+    /// true is returned: [`MappedShmem::add`] must then be called for each process.
     pub fn sum(&mut self, snapshot: &Snapshot, container: ContainerKey) -> bool {
         self.members.retain(|member| member.is_seen);
         self.members.shrink_to(2 * self.members.len());
@@ -126,7 +127,8 @@ impl MappedShmem {
         has_many && self.bytes.is_some()
     }
 
-    /// Adds the memory that a process maps in its own mount namespace, if there are several.
+    /// Adds the tmpfs and shared memory that a process maps. Does nothing if there is only one mount
+    /// namespace.
     pub fn add(&mut self, process: &Process, snapshot: &Snapshot) {
         let Self { bytes: Some(bytes), members, namespaces, path, .. } = self else { return };
         let Some(reading) = process.last().reading().filter(|_| process.is_selected()) else { return };
@@ -134,13 +136,14 @@ impl MappedShmem {
             return;
         }
         let member = members.binary_search_by_key(&process.pid(), |member| member.process.pid);
-        // A process that has ended since it was read is most likely in the same namespace as init.
+        // If a process ended after it was read, its namespace is unknown. Most likely it was the first
+        // namespace in the list, which is that of init.
         let namespace = &namespaces[member.map_or(0, |i| members[i].namespace)];
         *bytes += mapped_files_of(snapshot, reading, |path| is_shmem(path, Some(&namespace.mounts)), path);
     }
 }
 
-/// Whether a path is that of tmpfs or shared memory.
+/// Whether a path belongs to tmpfs or to shared memory.
 fn is_shmem(path: &str, mounts: Option<&Mounts>) -> bool {
     match kind(path.as_bytes()) {
         "shm" => true,

@@ -1,4 +1,5 @@
-//! The cgroups of containers, pods and the node: the memory charged to each, and the kernel's OOM kills.
+//! The cgroups of containers, pods and the node: the memory that is charged to each, and the kernel's OOM
+//! kills.
 
 mod account;
 mod accounts;

@@ -1,8 +1,10 @@
 //! The last moment before an OOM kill: what a container held when it reached its limit.
 //!
-//! It is read from `memory.stat` and the `status` of each process. Unlike smaps, reading them does not keep
-//! the memory of a process that is killed meanwhile: in none of 32 trials did the kernel kill a second
-//! process. Reading `status` takes 0.09 ms and shows 97% of the charged memory.
+//! A moment is read from `memory.stat` and from the `status` of each process, not from smaps. If a process is
+//! killed while its smaps is read, its memory stays charged until the read ends, and the kernel may kill a
+//! second process. Reading `memory.stat` and `status` does not have this effect: in none of 32 trials did the
+//! kernel kill a second process. Reading one `status` takes 0.09 ms. Together, these files show 97% of the
+//! charged memory.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -17,20 +19,21 @@ use crate::node::containers::table::ContainerId;
 use crate::procfs::status::Status;
 use crate::procfs::{Buffers, Proc};
 
-/// A container that stays at its limit is read this often.
+/// The time between two reads of a container that stays at its limit.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// Processes that have ended at the limit are kept this long. A kill is found sooner.
+/// A process that ends while its container is at the limit is kept for this long. A kill is found sooner than
+/// that.
 const KEPT: Duration = Duration::from_secs(2);
-/// A moment longer ago does not explain a kill.
+/// A moment that is older than this does not explain a kill.
 const MAX_AGE: Duration = Duration::from_secs(10);
 
-/// A cgroup with more inactive page cache than this many thousandths of its limit is not at its limit: the
-/// kernel reclaims the page cache first.
+/// If a cgroup's inactive page cache is more than this many thousandths of its limit, the cgroup is not full:
+/// the kernel reclaims this page cache before it kills.
 const INACTIVE: u64 = 50;
-/// A cgroup that uses less than this many thousandths of its limit is not at its limit any more: a process in
-/// it was killed since the event.
+/// If a cgroup uses less than this many thousandths of its limit, it is not full any more: the kernel has
+/// killed a process since it reported that the limit was reached.
 const USED: u64 = 850;
-/// The maximum number of processes that are read of a container. 64 of them take 6 ms.
+/// The maximum number of processes to read in a container. Reading 64 of them takes 6 ms.
 const MAX_PROCESSES: usize = 64;
 
 /// A process in a container at its limit.
@@ -40,7 +43,7 @@ pub struct Member {
     pub pid: u32,
     /// The name of the process, as `status` prints it.
     pub name: String,
-    /// The resident bytes: anonymous, of files, and of shared memory.
+    /// The resident bytes of anonymous memory, of files, and of shared memory.
     pub rss: [u64; 3],
 }
 
@@ -50,47 +53,47 @@ impl Member {
     }
 }
 
-/// A container at its limit.
+/// What a container held at its limit.
 #[derive(Clone, Debug, Default)]
 pub struct Moment {
-    /// The values of the container's cgroup, with the limit that applies.
+    /// The values of the container's cgroup, including the limit that applies.
     pub values: Values,
-    /// The use and the limit of the pod.
+    /// The memory use and the limit of the pod.
     pub pod: UseAndLimit,
-    /// The processes, the largest first.
+    /// The processes of the container, the largest first.
     pub members: Vec<Member>,
-    /// The processes that ended in the two seconds before, with the memory that they had.
+    /// The processes that ended in the two seconds before this moment, each with the memory that it had.
     pub ended: Vec<(Instant, Member)>,
 }
 
 /// The circumstances of a kill in a container or a pod.
 #[derive(Debug, Default)]
 pub struct End {
-    /// The container at its limit, and the time at which it was read.
+    /// When the container was last read at its limit, and what it held then.
     pub moment: Option<(Instant, Moment)>,
-    /// The processes of that moment that have ended since, the largest first.
+    /// The processes in `moment` that have ended since, the largest first.
     pub victims: Vec<Member>,
-    /// The use and the limit of the cgroup with the limit that was hit.
+    /// The memory use and the limit of the cgroup with the limit that was hit.
     pub hit: UseAndLimit,
-    /// Whether the kernel kills all processes of the container at once.
+    /// Whether an OOM kill in the container kills all its processes at once.
     pub kills_group: Option<bool>,
 }
 
-/// A container that may have reached its limit.
+/// The last reads of a container that may have reached its limit.
 #[derive(Debug)]
 struct Tried {
     /// When the container was last read.
     at: Instant,
-    /// The container when it was last found at its limit, and the time of that.
+    /// When the container was last found at its limit, and what it held then.
     moment: Option<(Instant, Moment)>,
 }
 
-/// The containers that are or were at their limits.
+/// The containers that are at their limits, or were a short time ago.
 #[derive(Debug, Default)]
 pub struct Moments {
-    /// The proc file system; `None` before the watching thread has started.
+    /// The proc file system; `None` until the watching thread has started.
     proc: Option<Arc<Proc>>,
-    /// The processes of the containers, as of the last listing.
+    /// The containers in the last listing of proc, each with the pid of a process in it.
     processes: Vec<(ContainerId, u32)>,
     read: BTreeMap<ContainerId, Tried>,
     buffers: Buffers,
@@ -98,26 +101,26 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// Sets the proc file system from which processes are read.
+    /// Sets the proc file system to read processes from.
     pub fn set_proc(&mut self, proc: Arc<Proc>) {
         self.proc = Some(proc);
     }
 
-    /// Replaces the processes of the containers with these, and drops containers that were read too long ago.
-    /// Leaves the previous processes in `processes`, so that their memory is used again.
+    /// Replaces the processes of the containers by `processes`, and puts the previous list there, so that its
+    /// buffer can be used again. Drops the moments of containers that were read too long ago.
     pub fn set_processes(&mut self, processes: &mut Vec<(ContainerId, u32)>, now: Instant) {
         std::mem::swap(&mut self.processes, processes);
         self.processes.sort_unstable();
         self.read.retain(|_, tried| now < tried.at + MAX_AGE);
     }
 
-    /// Reads a container at its limit, unless it was read a short time ago.
+    /// Reads a container that may be at its limit, unless it was read a short time ago.
     pub fn read(&mut self, id: ContainerId, limit_watch: &LimitWatch, now: Instant) {
         if self.read.get(&id).is_some_and(|tried| now < tried.at + INTERVAL) {
             return;
         }
         let Some((files, pod)) = limit_watch.files_of(id) else { return };
-        // The processes are read first, because one of them may be killed at any moment.
+        // The processes are read first, because any of them may be killed at any moment.
         let mut members = self.members(id);
         let mut values = files.values(&mut self.text);
         let own = UseAndLimit { current: values.get(CURRENT), limit: values.get(MAX) };
@@ -146,7 +149,7 @@ impl Moments {
         let own = processes[start..].iter().take_while(|&&(other, _)| other == id);
         let read = |&(_, pid): &(ContainerId, u32)| {
             let status = proc.as_ref()?.status(pid, buffers).ok()?;
-            // A process without memory has ended since the listing, perhaps because it was just killed.
+            // A process without memory has ended after proc was listed. Perhaps it was just killed.
             Some(Member { pid, name: status.name, rss: status.rss.unwrap_or_default() })
         };
         let mut members: Vec<_> = own.take(MAX_PROCESSES).filter_map(read).collect();
@@ -154,7 +157,7 @@ impl Moments {
         members
     }
 
-    /// Returns the circumstances of a kill, and drops the moment of its container.
+    /// Returns the circumstances of a kill, and drops the moment of the container with the kill.
     pub fn end(&mut self, kill: &FoundKill, limit_watch: &LimitWatch) -> End {
         let id = match &kill.place {
             Place::Container(container) => container.id,
@@ -180,7 +183,8 @@ impl Moments {
         End { moment, victims, hit, kills_group }
     }
 
-    /// Returns the processes of this moment that have ended since, at most `n_kills`, the largest first.
+    /// Returns the processes in `moment` that have ended since, the largest first. Returns at most `n_kills`
+    /// of them.
     fn victims(&mut self, moment: &Moment, n_kills: u64) -> Vec<Member> {
         let Self { proc, buffers, .. } = self;
         let gone = moment.members.iter().filter(|member| is_gone(member, proc.as_deref(), buffers));
@@ -192,8 +196,9 @@ impl Moments {
     }
 }
 
-/// Returns the processes that have ended since the previous moment, and up to two seconds ago. Sets the
-/// memory of those that are ending to what they had before.
+/// Returns the processes that have ended since the moment `before`, together with `before.ended`, but none
+/// that ended more than two seconds ago. If a process in `members` is ending, it has no memory any more, and
+/// gets the memory that it had in `before`.
 fn carry_over(members: &mut [Member], at: Instant, before: Moment, now: Instant) -> Vec<(Instant, Member)> {
     let mut ended = before.ended;
     for old in before.members {
@@ -209,13 +214,14 @@ fn carry_over(members: &mut [Member], at: Instant, before: Moment, now: Instant)
     ended
 }
 
-/// Whether a cgroup is at its limit and has too little inactive page cache to make room.
+/// Whether a cgroup is at its limit, and has too little inactive page cache for the kernel to make room.
 fn is_full(of: UseAndLimit, inactive: u64) -> bool {
     let (Some(current), Some(limit)) = (of.current, of.limit) else { return false };
     current >= part_of(limit, USED) && inactive <= part_of(limit, INACTIVE)
 }
 
-/// Whether a process has ended, or is about to end because it was sent SIGKILL.
+/// Whether a process has ended, or will end because it was sent SIGKILL. If its pid has another name now, it
+/// has ended, too.
 fn is_gone(member: &Member, proc: Option<&Proc>, buffers: &mut Buffers) -> bool {
     let status = proc.map(|proc| proc.status(member.pid, buffers));
     let is_other = |now: Status| now.is_killed || now.rss.is_none() || now.name != member.name;

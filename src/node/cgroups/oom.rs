@@ -1,4 +1,4 @@
-//! OOM kills: the memory that is recorded with each of them, and the counts that are exported.
+//! OOM kills: the memory that is recorded with each kill, and the exported counts.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
@@ -8,16 +8,16 @@ use super::moment::End;
 use crate::cgroupfs::fields::Values;
 use crate::totals::largest::{Largest, Sizes};
 
-/// The maximum number of counts that are kept for containers and pods that have ended. Beyond it, counts are
-/// dropped in the order of their label text.
+/// The maximum number of counts that are kept for containers and pods that have ended. If there are more, the
+/// first ones by label text are dropped.
 const MAX_GONE: usize = 1000;
 
-/// The last reading of a container close to its limit.
+/// The last reading of a container that was close to its limit.
 #[derive(Debug, Default)]
 pub struct LastReading {
-    /// The largest paths that it mapped.
+    /// The largest paths that the container mapped.
     pub largest: Largest,
-    /// When the oldest of the processes' readings behind it was made.
+    /// The time of the oldest reading of a process in the container.
     pub oldest: Option<Instant>,
     /// The values of the container's cgroup.
     pub values: Values,
@@ -28,7 +28,7 @@ pub struct LastReading {
 pub struct Earlier {
     /// When the sizes were read.
     pub at: Instant,
-    /// The sizes.
+    /// The size of each path.
     pub sizes: Sizes,
 }
 
@@ -39,9 +39,10 @@ pub struct Content {
     pub values: Values,
     /// Whether no other running container had the same labels.
     pub is_alone: bool,
-    /// The container's last reading, if it was close to its limit then.
+    /// The last reading of the container, if the container was close to its limit at that time.
     pub last_reading: Option<LastReading>,
-    /// The sizes at earlier times, the oldest first, if the container used half of its limit.
+    /// The sizes of the container's largest paths at earlier times, the oldest first, if the container used
+    /// at least half of its limit.
     pub earlier: VecDeque<Earlier>,
 }
 
@@ -52,9 +53,10 @@ pub struct Kill {
     pub found: FoundKill,
     /// The circumstances of the kills.
     pub end: End,
-    /// The memory that the container held; `None` for a pod, and for a container that was never checked.
+    /// The memory that the container held; `None` for a pod, and for a container that has no account.
     pub content: Option<Content>,
-    /// The bytes charged to the pod outside its running containers, if the pod's limit may have been hit.
+    /// The bytes charged to the pod outside its running containers; `None` if another limit than the pod's
+    /// was hit, or if the bytes are unknown.
     pub outside_containers: Option<u64>,
 }
 
@@ -64,33 +66,33 @@ struct Total {
     is_gone: bool,
 }
 
-/// The number of kills since the start, by label text, for every container and pod that is running or has had
-/// kills.
+/// The number of kills since the exporter started, by label text. There is a count for every container and
+/// pod that runs or has had kills.
 #[derive(Debug, Default)]
 pub struct KillTotals {
     totals: BTreeMap<Box<str>, Total>,
-    /// The last value of the node's own count.
+    /// The number of kills on the whole node, as the kernel printed it last.
     n_on_node: Option<u64>,
-    /// Whether that count had changed at the last update, or was unknown.
+    /// Whether the number of kills on the node had changed at the last update, or was unknown.
     has_changed: bool,
 }
 
 impl KillTotals {
-    /// Updates the node's own count. Returns whether the counts of the cgroups must be read.
+    /// Updates the number of kills on the node. Returns whether the counters of the cgroups must be read.
     pub fn update_node(&mut self, n_on_node: Option<u64>) -> bool {
         let n_before = std::mem::replace(&mut self.n_on_node, n_on_node);
         let has_changed = n_on_node.is_none() || n_on_node != n_before;
-        // The kernel counts a kill first for the node and then for the container. Between the two, the
-        // container's count has not changed yet, so the counts are read again the next time.
+        // The kernel counts a kill first for the node, and then for the container. If the counters were read
+        // in between, the kill was missing there. So they are read once more at the next update.
         std::mem::replace(&mut self.has_changed, has_changed) || has_changed
     }
 
-    /// Returns the last value of the node's own count.
+    /// Returns the number of kills on the node at the last update.
     pub fn n_on_node(&self) -> Option<u64> {
         self.n_on_node
     }
 
-    /// Adds kills to the count of these labels. Adding 0 kills creates the count.
+    /// Adds kills to the count with these labels. Adding 0 kills creates the count.
     pub fn add(&mut self, labels: &str, n_kills: u64) {
         match self.totals.get_mut(labels) {
             Some(total) => *total = Total { n_kills: total.n_kills + n_kills, is_gone: false },
@@ -98,8 +100,8 @@ impl KillTotals {
         }
     }
 
-    /// Drops the count of a container or pod that has ended, unless it had kills. At most 1,000 counts with
-    /// kills are kept.
+    /// Drops the count of a container or pod that has ended, unless it had kills. At most 1,000 counts of
+    /// containers and pods that have ended are kept.
     pub fn forget(&mut self, labels: &str) {
         match self.totals.get_mut(labels) {
             Some(Total { n_kills: 0, .. }) => _ = self.totals.remove(labels),
@@ -114,7 +116,7 @@ impl KillTotals {
         }
     }
 
-    /// Returns each label text and the number of kills since the start.
+    /// Returns each label text, with the number of kills since the start.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
         self.totals.iter().map(|(labels, total)| (&**labels, total.n_kills))
     }

@@ -1,10 +1,10 @@
-//! Watches the cgroups of all listed containers, and those above: the counters of memory events, to find OOM
-//! kills, and the use, to notice in time that one comes close to its limit.
+//! Watches the cgroups of all listed containers and the cgroups above them. Their counters of memory events
+//! show OOM kills. Their memory use shows in time when a container comes close to its limit.
 //!
-//! One thread does both. When a container has reached its limit, the thread reads the `status` of its
-//! processes and no other file: reading smaps may take so long that a killed container is removed before its
-//! counter is read. On version 2 the thread polls the counters. Version 1 reports events only to a process
-//! with write access; there, the counters are read when the node's count of kills has changed.
+//! One thread reads both. When a container has reached its limit, this thread reads only the `status` files
+//! of its processes. Reading smaps could take so long that a killed container is removed before its counter
+//! is read. On version 2, the thread polls the counters. Version 1 reports events only to a process with
+//! write access, so there the counters are read when the node's count of kills has changed.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -25,7 +25,7 @@ use crate::demand::{Demand, Wake};
 use crate::node::containers::table::{Container, ContainerId};
 use crate::procfs::Proc;
 
-/// The stack size of the watching thread, which needs little.
+/// The stack size of the watching thread. It needs only a small stack.
 const STACK: usize = 64 << 10;
 /// A container that may soon reach its limit has reached it from this many thousandths of the limit on:
 /// version 1 does not report it. Below that, its growth decides whether its processes are read. The growth
@@ -48,15 +48,16 @@ struct State {
     counters: Counters,
     limit_watch: LimitWatch,
     moments: Moments,
-    /// The kills that were found, and their circumstances.
+    /// The kills that were found, each with its circumstances.
     found: Vec<(FoundKill, End)>,
 }
 
 impl State {
-    /// Reads what is due now. Returns whether the scraping thread has something to do.
+    /// Reads everything that is due now. Returns whether the scraping thread has something to do.
     fn step(&mut self, woken: &[&Arc<EventFiles>], now: Instant) -> bool {
         self.counters.step(woken, now);
-        // This comes before a container is read again, because the killed process would be missing then.
+        // Kills are taken before containers are read. In the other order, the killed process would be missing
+        // in the reading.
         self.take_kills();
         let measured = self.limit_watch.measure(now);
         self.read_moments(measured.at_limit, now);
@@ -64,8 +65,8 @@ impl State {
     }
 
     /// Reads the containers that have reached a limit, or may reach it before the next measurement. A
-    /// container with a kill that is not recorded yet is not read again, because the killed process would be
-    /// missing.
+    /// container with a kill that is not recorded yet is skipped, because the killed process would be missing
+    /// in a new reading.
     fn read_moments(&mut self, at_limit: Vec<ContainerId>, now: Instant) {
         let mut reported = BTreeSet::new();
         for which in self.counters.take_at_limit() {
@@ -87,7 +88,7 @@ impl State {
         }
     }
 
-    /// Moves the kills from the counters to `found`, with their circumstances.
+    /// Moves the kills from the counters to `found`, and adds their circumstances.
     fn take_kills(&mut self) {
         let Self { counters, limit_watch, moments, found } = self;
         found.extend(counters.take().into_iter().map(|kill| {
@@ -98,7 +99,7 @@ impl State {
 }
 
 impl OomWatch {
-    /// Creates the state without cgroups. Fails with the system's error when no descriptor is left.
+    /// Creates the state without cgroups. Fails with the system's error if no descriptor is left.
     pub fn new(fs: &CgroupFs) -> io::Result<Self> {
         let max_descriptors = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize);
         let counters = Counters::new(fs.has_events(), max_descriptors / 8);
@@ -107,10 +108,11 @@ impl OomWatch {
         Ok(Self(Arc::new(Shared { state: Mutex::new(state), changed: Wake::new()? })))
     }
 
-    /// Starts the watching thread. It wakes the scraping thread when there are kills, or processes to read.
-    /// Its measurements may take a quarter of `cpu_budget`, a fraction of one core; 0 means no limit.
+    /// Starts the watching thread. It wakes the scraping thread when there are kills to report, or processes
+    /// to read. `cpu_budget` is a fraction of one core, of which measurements may use a quarter. If
+    /// `cpu_budget` is 0, there is no limit.
     ///
-    /// Fails with the system's error when no thread can be started.
+    /// Fails with the system's error if no thread can be started.
     pub fn start(&self, demand: Arc<Demand>, cpu_budget: f64, proc: Arc<Proc>) -> io::Result<()> {
         let mut state = self.0.lock();
         state.limit_watch.limit_cpu_time(cpu_budget);
@@ -123,7 +125,7 @@ impl OomWatch {
     }
 
     /// Watches a container, its pod and the cgroups above the pod. Returns whether the counters of the
-    /// container are open, and whether those of the pod are.
+    /// container are open, and whether the counters of the pod are open.
     pub fn add(&self, fs: &CgroupFs, new: &NewContainer<'_>) -> (bool, bool) {
         let now = Instant::now();
         let mut state = self.0.lock();
@@ -142,13 +144,14 @@ impl OomWatch {
         self.0.lock().counters.end(id);
     }
 
-    /// Replaces the processes of the containers with these. Leaves the previous ones in `processes`, so that
-    /// their memory is used again.
+    /// Replaces the processes of the containers by `processes`, and puts the previous list there, so that its
+    /// buffer can be used again.
     pub fn set_processes(&self, processes: &mut Vec<(ContainerId, u32)>, now: Instant) {
         self.0.lock().moments.set_processes(processes, now);
     }
 
-    /// Reads the counters of cgroups that are ending, and drops those that are removed.
+    /// Reads the counters of cgroups that may be removed soon. If a cgroup was removed, its counters are
+    /// dropped.
     pub fn drop_gone(&self) {
         self.0.lock().counters.drop_gone(Instant::now());
     }
@@ -187,33 +190,35 @@ impl OomWatch {
         self.0.lock().limit_watch.has_due()
     }
 
-    /// Whether no container and no pod was created for a while.
+    /// Whether no container and no pod was created in the last ten seconds.
     pub fn is_calm(&self) -> bool {
         self.0.lock().limit_watch.is_calm(Instant::now())
     }
 
-    /// Returns the containers with processes that are due to be read, each container once.
+    /// Returns the containers with processes that are due to be read. They are not returned again by the next
+    /// call.
     pub fn take_due(&self) -> BTreeSet<ContainerId> {
         self.0.lock().limit_watch.take_due()
     }
 
-    /// Returns the CPU time of measurements since the last call.
+    /// Returns the CPU time that measurements have used since the last call.
     pub fn take_cpu_time(&self) -> Duration {
         self.0.lock().limit_watch.take_cpu_time()
     }
 
-    /// Returns the time until a container reaches its limit, or its pod's, if it keeps growing; `None` if it
-    /// does not grow or has no limit.
+    /// Returns how long a container takes to reach its limit or its pod's limit if it keeps growing; `None`
+    /// if it does not grow or has no limit.
     pub fn time_to_limit(&self, id: ContainerId) -> Option<Duration> {
         self.0.lock().limit_watch.time_to_limit(id, Instant::now())
     }
 
-    /// Returns the use of a container in thousandths of its limit, or that of its pod if it is higher.
+    /// Returns the memory use of a container in thousandths of its limit, or that of its pod in thousandths
+    /// of the pod's limit, whichever is higher.
     pub fn permille(&self, id: ContainerId) -> Option<u64> {
         self.0.lock().limit_watch.permille(id)
     }
 
-    /// Does what the watching thread would do now, without a notification.
+    /// Does one step of the watching thread, as if no file had an event.
     #[cfg(test)]
     pub(super) fn step(&self, proc: Proc, now: Instant) {
         let mut state = self.0.lock();
@@ -224,7 +229,8 @@ impl OomWatch {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic ends the process (or the test), so the state is never half changed.
+        // A poisoned lock is taken all the same. A panic ends the process (or the test), so the state is
+        // never half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

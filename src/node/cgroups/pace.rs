@@ -1,29 +1,29 @@
-//! Decides when a file of memory events is polled, read again or paused. Pure: the time is passed in.
+//! Decides for each file of memory events when it is polled, read again, or paused. This module does no I/O:
+//! the time is passed in.
 //!
-//! The kernel counts an event at once, but limits notifications to about one in 12 ms for each file. A kill
-//! that follows the first notification is therefore seen by reading again, not by another notification. A
-//! container that page cache keeps at its limit causes 64 notifications a second, so it is polled more
-//! rarely.
+//! The kernel counts an event at once, but notifies at most once in about 12 ms for each file. So only
+//! reading again shows a kill that comes right after the first notification. Page cache can keep a container
+//! at its limit, which causes 64 notifications a second. Such a container is polled more rarely.
 
 use std::time::{Duration, Instant};
 
-/// A file is read repeatedly for this long after a notification, and after each later event that may precede
-/// a kill.
+/// How long a file is read repeatedly after a notification. When an event shows that the limit was reached
+/// again, the file is read for this long from that event on.
 const READING: Duration = Duration::from_millis(30);
-/// The maximum time for which a file is read repeatedly while such events go on. The time from the first
-/// event at the limit to the kill was at most 626 ms in 588 trials; the median was 25 ms.
+/// The maximum time for which a file is read repeatedly, however often the limit is reached again. In 588
+/// trials, the time from the first event at the limit to the kill was at most 626 ms. The median was 25 ms.
 const MAX_READING: Duration = Duration::from_secs(1);
-/// How long a file is not polled after it was read.
+/// The shortest pause: how long a file is not polled after it was read.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause, for a file that keeps showing events at the limit but no kill.
+/// The longest pause, for a file that keeps showing events at the limit, but no kill.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// What a read of the counters shows.
+/// What a read of the counters has shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moved {
     /// No counter has changed.
     Nothing,
-    /// The limit was reached, which may precede a kill.
+    /// The limit was reached. A kill may follow.
     Limit,
     /// A process was killed.
     Kill,
@@ -43,11 +43,11 @@ enum State {
     },
 }
 
-/// The pace of one file.
+/// When to poll and read one file.
 #[derive(Debug)]
 pub struct Pace {
     state: State,
-    /// The length of the last pause, and the time at which it ended.
+    /// The length of the last pause, and when it ends or has ended.
     pause: Duration,
     paused_until: Option<Instant>,
 }
@@ -59,17 +59,17 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Whether the file must be polled.
+    /// Whether the file has to be polled now.
     pub fn is_polled(&self) -> bool {
         self.state == State::Polled
     }
 
-    /// Whether the file must be read every few milliseconds.
+    /// Whether the file has to be read every few milliseconds now.
     pub fn is_read(&self) -> bool {
         matches!(self.state, State::Read { .. })
     }
 
-    /// Returns when the pause ends; `None` without a pause.
+    /// Returns when the current pause ends; `None` if there is no pause.
     pub fn pause_end(&self) -> Option<Instant> {
         match self.state {
             State::Paused { until } => Some(until),
@@ -77,12 +77,12 @@ impl Pace {
         }
     }
 
-    /// Notes a notification.
+    /// Notes that the kernel has sent a notification.
     pub fn wake(&mut self, now: Instant) {
         if self.paused_until.is_some_and(|until| now > until + MAX_PAUSE) {
             self.pause = Duration::ZERO;
         }
-        // A file with the longest pause is not read repeatedly: that would find a kill too rarely.
+        // After the longest pause, the file is read only once. Repeated reads would rarely find a kill.
         let reading = if self.pause == MAX_PAUSE { Duration::ZERO } else { READING };
         self.state = State::Read { since: now, until: now + reading, has_kill: false };
     }
@@ -93,7 +93,8 @@ impl Pace {
         match moved {
             Moved::Nothing => {}
             Moved::Kill => *has_kill = true,
-            // Reading is extended only after the first notification in a while, and not in a loop of kills.
+            // After a kill, or after a pause longer than the shortest, reading is not extended. Otherwise a
+            // loop of kills, or a container that stays at its limit, would be read all the time.
             Moved::Limit if *has_kill || self.pause > MIN_PAUSE => {}
             Moved::Limit => *until = (*until).max((now + READING).min(*since + MAX_READING)),
         }
@@ -119,8 +120,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Wakes the file at `now` and reads it every 2 ms with these results, the last of them for good. Returns
-    /// how long it is read, and how long it then pauses.
+    /// Wakes the file at `now`, and reads it every 2 ms. The reads show the elements of `moved` in turn, and
+    /// then the last one again and again. Returns how long the file is read, and how long it then pauses.
     fn read(pace: &mut Pace, now: Instant, moved: &[Moved]) -> (Duration, Duration) {
         pace.tick(now);
         assert!(pace.is_polled());

@@ -1,5 +1,5 @@
-//! The memory of the pods with a running container: how much is charged to each, and how much of that is
-//! outside its running containers.
+//! The memory of the pods that have a running container: how much is charged to each pod, and how much of
+//! that is charged to none of its running containers.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::cgroupfs::pod::{Exported, Outside, outside, uid_of};
 use crate::node::containers::table::{Container, ContainerId};
 use crate::totals::labels;
 
-/// A pod with a running container.
+/// A pod that has a running container.
 #[derive(Debug)]
 struct Pod {
     /// The path of the pod's cgroup, below the mounted file system.
@@ -19,34 +19,34 @@ struct Pod {
     labels: String,
     uid_label: String,
     containers: Vec<Arc<Container>>,
-    /// The start time of the pod's container that started last, if it is known.
+    /// When the newest container of the pod started, if that is known.
     started_at: Option<u64>,
     files: Option<MemoryFiles>,
-    /// The values of the pod's cgroup; `None` if it cannot be read.
+    /// The values of the pod's cgroup; `None` if the cgroup cannot be read.
     values: Option<Values>,
     outside: Option<Outside>,
 }
 
-/// The pods with a selected container. Nothing is allocated while the containers stay the same.
+/// The pods that have a selected container. Nothing is allocated while the containers stay the same.
 #[derive(Debug)]
 pub struct Pods {
     fs: MemoryFs,
-    /// The pods, by the paths of their cgroups.
+    /// The pods, sorted by the paths of their cgroups.
     table: Vec<Pod>,
-    /// The positions of the exported pods, by label text.
+    /// The positions of the exported pods in `table`, sorted by label text.
     order: Vec<usize>,
-    /// The generation of the accounts from which the table was made.
+    /// The generation of the accounts that the table was made from.
     generation: Option<u64>,
 }
 
 impl Pods {
-    /// Creates an empty table that reads pods from `fs`.
+    /// Creates an empty table. Pods are read from `fs`.
     pub fn new(fs: MemoryFs) -> Self {
         Self { fs, table: Vec::new(), order: Vec::new(), generation: None }
     }
 
-    /// Finds the pods of the containers, and the unselected containers that have to be read because another
-    /// container of their pod is selected.
+    /// Finds the pods of the containers. Also finds unselected containers that must be read because another
+    /// container of the same pod is selected.
     pub fn update(&mut self, accounts: &mut Accounts, fs: &mut CgroupFs) {
         let generation = Some(accounts.generation());
         if self.generation == generation {
@@ -72,7 +72,7 @@ impl Pods {
             table[i].started_at = table[i].started_at.max(account.started_at());
             table[i].containers.push(container.clone());
         }
-        // A cgroup that several pods share is not the cgroup of a pod.
+        // If several pods share a cgroup, that cgroup is not the cgroup of a pod.
         table.retain(|pod| !shared.contains(&pod.path) && pod.is_selected());
         for pod in &mut table {
             let before = self.table.binary_search_by(|before| before.path.cmp(&pod.path));
@@ -85,7 +85,7 @@ impl Pods {
         accounts.set_read_for_pods(unselected.map(|container| container.id).collect());
     }
 
-    /// Sorts the pods by label text. Of those with the same labels, only the one that started last is
+    /// Sorts the pods by label text. If several pods have the same labels, only the one that started last is
     /// exported.
     fn sort(&mut self) {
         let Self { table, order, .. } = self;
@@ -96,10 +96,12 @@ impl Pods {
         order.dedup_by(|next, kept| table[*next].labels == table[*kept].labels);
     }
 
-    /// Reads the pods, after their containers have been read. At most `max_open` of them stay open.
+    /// Reads the pods. Their containers must have been read before. The files of at most `max_open` pods stay
+    /// open.
     pub fn read(&mut self, accounts: &Accounts, max_open: usize) {
         let Self { fs, table, .. } = self;
-        // Pods of one parent follow each other, so its limit is read once for all of them.
+        // The pods are sorted by path, so pods below the same cgroup follow each other. The limit of that
+        // cgroup is read once for all of them.
         let mut last: Option<(usize, Option<u64>)> = None;
         for i in 0..table.len() {
             let limit = match last {
@@ -115,8 +117,9 @@ impl Pods {
         }
     }
 
-    /// Returns the memory that is charged now to the pod of this container outside its running containers. A
-    /// kill does not free the memory that an ended container left, so the value also holds after a kill.
+    /// Reads how much memory is now charged to the pod of a container, but to none of its running containers.
+    /// This may be read after a kill, because a kill does not free the memory that an ended container has
+    /// left.
     pub fn outside_now(&self, of: &Container, accounts: &Accounts, fs: &mut CgroupFs) -> Option<u64> {
         let labels = labels::pod(&of.listed.namespace, &of.listed.pod);
         let pod = self.table.iter().find(|pod| pod.labels == labels)?;
@@ -129,13 +132,13 @@ impl Pods {
         Some(outside)
     }
 
-    /// Returns the memory charged to the pod with a cgroup at this path, if it has been read.
+    /// Returns the memory charged to the pod with the cgroup at `path`, if that cgroup has been read.
     pub fn current(&self, path: &[u8]) -> Option<u64> {
         let i = self.table.binary_search_by(|pod| pod.path.as_slice().cmp(path)).ok()?;
         self.table[i].values.as_ref()?.get(CURRENT)
     }
 
-    /// Returns the exported pods, by label text, and the containers of each.
+    /// Returns the exported pods, sorted by label text, with the containers of each.
     pub fn exported(&self) -> impl Iterator<Item = (Exported<'_>, &[Arc<Container>])> + Clone {
         self.order.iter().filter_map(|&i| {
             let Pod { labels, uid_label, values, outside, containers, .. } = &self.table[i];
@@ -144,9 +147,9 @@ impl Pods {
         })
     }
 
-    /// Calls `each` with the path of every pod's cgroup, and the file system to read it from.
+    /// Calls `each` for every pod, with the path of its cgroup and the file system to read it from.
     ///
-    /// Fails when `each` does.
+    /// Fails if `each` fails.
     pub fn record(
         &mut self,
         mut each: impl FnMut(&mut MemoryFs, &[u8]) -> Result<(), String>,
@@ -181,7 +184,8 @@ impl Pod {
 
     fn read(&mut self, fs: &mut MemoryFs, limit_above: Option<u64>) {
         self.values = None;
-        // If reading fails, the open files belong to a removed cgroup; a new one may exist at the same path.
+        // If reading fails, the open files may belong to a removed cgroup, and a new cgroup may have the same
+        // path. So the files are opened again, once.
         for _ in 0..2 {
             let files = self.files.take().or_else(|| fs.open(&self.path));
             let values = files.as_ref().and_then(|files| fs.read(files, limit_above));

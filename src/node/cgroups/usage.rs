@@ -1,8 +1,9 @@
-//! The memory use of containers, from their cgroups. It is read once per scrape.
+//! The memory use of containers, which is read from their cgroups once per scrape.
 //!
-//! The kernel may kill in a container that is close to its limit, or to its pod's. Between scrapes, a thread
-//! notices such containers, and their processes are read (see [`super::oom_watch`]). From 85% of the limit
-//! on, the result is kept, and is reported when the kernel has counted a kill.
+//! When a container is close to its limit or to its pod's limit, the kernel may kill a process in it. Between
+//! scrapes, a thread looks for such containers, and their processes are read (see [`super::oom_watch`]). If a
+//! container uses 85% of its limit or more, what was read is kept. If the kernel then counts a kill, an OOM
+//! record reports it.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -48,22 +49,23 @@ pub struct CgroupUsage {
     /// `None` if the node is not exported.
     ledger: Option<Ledger>,
     watch: OomWatch,
-    /// The containers that are read in this check, because they come close to a limit.
+    /// The containers that the current pass reads first, because they come close to a limit.
     due: BTreeSet<ContainerId>,
     totals: KillTotals,
-    /// The latest start time of a process in the first update. A process that started later started while the
-    /// exporter ran.
+    /// The latest start time among the processes in the first update. A process with a later start time
+    /// started after the exporter.
     latest_start: Option<u64>,
     buffers: Buffers,
-    /// Buffers that are kept so that a scrape allocates nothing.
+    /// Buffers that are reused, so that a scrape allocates nothing.
     members: Vec<(ContainerId, u32)>,
     order: Vec<(u64, u32)>,
 }
 
 impl CgroupUsage {
-    /// Creates the state that reads cgroups from `fs`. Logs at `level` if no container's cgroup is found.
+    /// Creates the state. Cgroups are read from `fs`. If no container's cgroup is found, this is logged at
+    /// `level`.
     ///
-    /// Fails with the system's error when no descriptor is left.
+    /// Fails with the system's error if no descriptor is left.
     pub fn new(fs: CgroupFs, level: Level) -> io::Result<Self> {
         Ok(Self {
             accounts: Accounts::new(level),
@@ -80,21 +82,22 @@ impl CgroupUsage {
         })
     }
 
-    /// Starts the thread that notices containers close to their limit, and OOM kills where the kernel reports
-    /// them. It wakes the scraping thread, and its measurements take at most a quarter of this CPU budget.
+    /// Starts the thread that looks for containers close to their limit. If the kernel reports OOM kills, the
+    /// thread looks for these too. When it finds something, it wakes the scraping thread. `cpu_budget` is a
+    /// fraction of one core, of which the thread's measurements use at most a quarter.
     ///
-    /// Fails with the system's error when no thread can be started.
+    /// Fails with the system's error if no thread can be started.
     pub fn start_watch(&self, demand: Arc<Demand>, cpu_budget: f64, proc: Arc<Proc>) -> io::Result<()> {
         self.watch.start(demand, cpu_budget, proc)
     }
 
-    /// Returns the CPU time of that thread's measurements since the last call.
+    /// Returns the CPU time that the measurements of the watching thread have used since the last call.
     pub fn take_watch_time(&self) -> Duration {
         self.watch.take_cpu_time()
     }
 
-    /// Updates the containers with a process, and begins to count their OOM kills. Reads the counters of
-    /// kills if the node's count has changed.
+    /// Updates the list of containers that have a process, and begins to count their OOM kills. If the node's
+    /// count of kills has changed, the counters of all cgroups are read.
     pub fn update(&mut self, processes: &ProcessTable, discovery: &Discovery, proc: &Proc, now: Instant) {
         for id in self.accounts.update(processes, discovery, now) {
             self.watch.end(id);
@@ -118,14 +121,15 @@ impl CgroupUsage {
         }
     }
 
-    /// Drops the kill count of these labels if no container with them is left and none had kills.
+    /// Drops the kill count with these labels, unless another container with these labels has a process. A
+    /// count above 0 is kept.
     fn forget(&mut self, labels: &str) {
         if !self.accounts.containers().any(|container| container.labels == labels) {
             self.totals.forget(labels);
         }
     }
 
-    /// Begins to count the kills of containers with a cgroup that has just become known.
+    /// Begins to count the kills of containers whose cgroup has just become known.
     fn watch_new(&mut self, processes: &ProcessTable) {
         let start_times = || processes.seen().map(|process| process.start_time.unwrap_or(0));
         if self.latest_start.is_none() {
@@ -161,14 +165,14 @@ impl CgroupUsage {
         }
     }
 
-    /// Reads the account of every container and pod, and of the node.
+    /// Reads the accounts of all containers and pods, and of the node.
     pub fn read(&mut self, proc: &Proc) {
         let Self { fs, accounts, pods, ledger, .. } = self;
         pods.iter_mut().for_each(|pods| pods.update(accounts, fs));
         accounts.read(fs, |_| true);
         accounts.log_missing(fs);
-        // A pod has four open files, and the node two per top-level cgroup and one per pod: together at most
-        // a ninth of the limit of open files.
+        // For the pods, four files of each are open. For the node, two files of each top-level cgroup and one
+        // file of each pod are open. Together these are at most a ninth of the limit of open files.
         let max_open = accounts.max_open / 8;
         pods.iter_mut().for_each(|pods| pods.read(accounts, max_open));
         if let Some(ledger) = ledger {
@@ -176,18 +180,18 @@ impl CgroupUsage {
         }
     }
 
-    /// Whether a container comes close to a limit, so that a check must read its processes.
+    /// Whether a container comes close to a limit. If so, a check must read its processes.
     pub fn has_due(&self) -> bool {
         self.watch.has_due()
     }
 
-    /// Whether no container and no pod was created for a while, so that checks may be rarer.
+    /// Whether no container and no pod was created in the last ten seconds. If so, checks may be rarer.
     pub fn is_calm(&self) -> bool {
         self.watch.is_calm()
     }
 
-    /// Begins the reads of a scrape or check: reads the accounts of the containers that come close to a
-    /// limit.
+    /// Begins the reads of a scrape or a check. The accounts of containers that come close to a limit are
+    /// read first.
     pub fn begin_reads(&mut self) {
         self.due = self.watch.take_due();
         let due = &self.due;
@@ -199,14 +203,14 @@ impl CgroupUsage {
         process.container().is_some_and(|container| self.due.contains(&container.id))
     }
 
-    /// Returns the time until a container reaches its limit, or its pod's, if it keeps growing; `None` if it
-    /// does not grow or has no limit.
+    /// Returns how long a container takes to reach its limit or its pod's limit if it keeps growing; `None`
+    /// if it does not grow or has no limit.
     pub fn time_to_limit(&self, id: ContainerId) -> Option<Duration> {
         self.watch.time_to_limit(id)
     }
 
-    /// Adds the sums of a scrape to the accounts: the mapped tmpfs, and the mapped memory of containers close
-    /// to their limit.
+    /// Adds to the accounts what a scrape has summed up: the mapped tmpfs of each container, and the mapped
+    /// memory of containers close to their limit.
     pub fn join(&mut self, snapshot: &Snapshot, processes: &ProcessTable, proc: &Proc, now: Instant) {
         let Self { accounts, watch, totals, buffers, order, .. } = self;
         find_mapped_shmem(accounts, (snapshot, processes), (proc, buffers), now);
@@ -230,12 +234,13 @@ impl CgroupUsage {
         }
     }
 
-    /// Returns the kills that were found since the last call, and counts them.
+    /// Returns the kills that were found since the last call, and adds them to the counts.
     pub fn take_kills(&mut self) -> Vec<Kill> {
         let Self { fs, accounts, pods, watch, totals, .. } = self;
         let with_content = |(found, end): (FoundKill, End)| {
             let (Place::Container(of) | Place::Pod { of, .. }) = &found.place;
-            // Version 1 does not show which limit was hit.
+            // The memory that an ended container has left may explain that the pod's limit was hit. Version 1
+            // does not show which limit was hit, so it may have been the pod's.
             let may_be_pods = matches!(found.limit, Some(Limit::Pod) | None);
             let pods = pods.as_ref().filter(|_| may_be_pods);
             let outside_containers = pods.and_then(|pods| pods.outside_now(of, accounts, fs));
@@ -254,7 +259,7 @@ impl CgroupUsage {
         watch.take().into_iter().map(with_content).collect()
     }
 
-    /// Returns the accounts that are exported, by label text.
+    /// Returns the exported accounts, sorted by label text.
     pub fn exported(&self) -> impl Iterator<Item = Exported<'_>> + Clone {
         self.accounts.exported()
     }
@@ -264,24 +269,24 @@ impl CgroupUsage {
         self.fs.groups()
     }
 
-    /// Returns the pods that are exported, by label text, and the containers of each.
+    /// Returns the exported pods, sorted by label text, with the containers of each.
     pub fn exported_pods(&self) -> impl Iterator<Item = (pod::Exported<'_>, &[Arc<Container>])> + Clone {
         self.pods.iter().flat_map(Pods::exported)
     }
 
-    /// Returns the label text of each part of the node's memory, and its bytes.
+    /// Returns the label text and the bytes of each part of the node's memory.
     pub fn exported_node(&self) -> impl Iterator<Item = (&str, i64)> {
         self.ledger.iter().flat_map(Ledger::exported)
     }
 
-    /// Returns the label text of each container and pod, and the number of kills in it since the start.
+    /// Returns, for each container and pod, its label text and the number of kills since the start.
     pub fn n_kills(&self) -> impl Iterator<Item = (&str, u64)> {
         self.totals.iter()
     }
 
     /// Records the files of all accounts into `to`.
     ///
-    /// Fails with one line when a file cannot be written.
+    /// Fails with a one-line message if a file cannot be written.
     pub fn record(&mut self, proc: &Proc, to: &mut Writer) -> Result<(), String> {
         let Self { fs, accounts, pods, ledger, .. } = self;
         accounts.record(fs, to)?;
@@ -292,13 +297,14 @@ impl CgroupUsage {
     }
 }
 
-/// Returns the division of the node's memory, if that is exported and this is the node's root.
+/// Returns the ledger of the node's memory, if that is exported and the cgroup file system shows the whole
+/// node.
 fn ledger(fs: &CgroupFs) -> Option<Ledger> {
     let tops = fs.memory(Reads::Tops).filter(|tops| fs.groups() & NODE != 0 && tops.is_of_node())?;
     Some(Ledger::new([tops, fs.memory(Reads::Use)?]))
 }
 
-/// Returns the label text of a pod: that of a container without a name.
+/// Returns the label text of a pod. It is the text of a container with an empty name.
 fn pod_labels(listed: &Listed) -> String {
     labels::container(&listed.namespace, &listed.pod, "")
 }
@@ -309,7 +315,7 @@ fn is_below(cgroups: &Cgroups, path: &[u8]) -> bool {
     rest.is_some_and(|rest| rest.starts_with(b"/"))
 }
 
-/// Sums up how much tmpfs and shared memory the processes of each container map.
+/// Adds up how much tmpfs and shared memory the processes of each container map.
 fn find_mapped_shmem(
     accounts: &mut Accounts,
     (snapshot, processes): (&Snapshot, &ProcessTable),

@@ -1,14 +1,14 @@
-//! Attribution: which container a process is in, by its cgroups and never by its PID namespace.
+//! Attribution finds the container of a process from its cgroups, never from its PID namespace.
 //!
-//! A container has every cgroup at or below the path component that equals its id, wherever its init process
-//! is now: systemd and Docker move init into a child cgroup inside a container. A container with an id that
-//! is in no path has every cgroup at or below the first one in which its init process was seen. The root
-//! belongs to no container, because the whole node would be in it. Inside a cgroup namespace, however, `/` is
-//! the exporter's own cgroup, and the root is the path that consists only of `..`.
+//! A container has every cgroup at or below the path component that equals its id. Where its init process is
+//! now does not matter: systemd and Docker move init into a child cgroup. If a container's id is in no path,
+//! the container has every cgroup at or below the first one in which its init process was seen. The root
+//! belongs to no container, because the whole node would be in it. In a cgroup namespace, however, `/` is the
+//! exporter's own cgroup, and the root is a path of only `..`.
 //!
-//! A workload may name one of its own cgroups after another container. Below a container's cgroup an id
-//! therefore counts only where the runtime has placed that container: where its init process was first seen,
-//! or if that is unknown, where no cgroup outside other containers has that id.
+//! A workload may name one of its own cgroups after another container. So an id below a container's cgroup
+//! counts only if the runtime has placed that other container there: its init process was first seen there.
+//! If no init process is listed for it, its id must be in no path outside other containers.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,23 +22,23 @@ use crate::procfs::cgroup::Cgroups;
 pub struct CgroupIndex {
     by_id: HashMap<Box<[u8]>, Listed>,
     by_path: ByPath,
-    /// The ids that were seen outside the cgroups of other containers.
+    /// The ids that were seen in paths outside the cgroups of other containers.
     placed: HashSet<Box<[u8]>>,
     /// Whether the exporter sees processes from inside a cgroup namespace.
     is_inside: bool,
-    /// Whether a listing may name containers that have ended, so that a workload may reuse their ids.
+    /// Whether a listing may name ended containers, so that a workload may reuse their ids.
     includes_ended: bool,
 }
 
-/// Containers by the first cgroup of an init process, for those without an id in their paths; `None` where
-/// containers of different pods have the same one.
+/// The containers whose id is in no path, by the first cgroup of the init process. The value is `None` if
+/// containers of different pods share that cgroup.
 type ByPath = HashMap<Box<[u8]>, Option<Arc<Container>>>;
 
-/// A listed container, and the first cgroups of its init process if the process was seen.
+/// A listed container, and the cgroups in which its init process was first seen, if it was seen.
 #[derive(Debug)]
 struct Listed {
     container: Arc<Container>,
-    /// The container's pod, if it shares its processes with other containers of the pod.
+    /// The container's pod, if containers of the pod share their processes.
     pod: Option<Arc<Container>>,
     first: Option<Cgroups>,
 }
@@ -49,23 +49,23 @@ impl Listed {
     }
 }
 
-/// The place of a container, as proc prints the path.
+/// Where a container is. The paths are as proc prints them.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a, 'p> {
     /// The container at this place.
     pub container: &'a Arc<Container>,
-    /// The path down to the container's own cgroup, which has its limits.
+    /// The path down to the container's own cgroup, on which its limits are set.
     pub cgroup: &'p [u8],
 }
 
 impl CgroupIndex {
-    /// Creates an empty index. With `includes_ended`, a listing may name containers that have ended.
+    /// Creates an empty index. `includes_ended` says that a listing may name containers that have ended.
     pub fn new(includes_ended: bool) -> Self {
         Self { includes_ended, ..Self::default() }
     }
 
-    /// Finds out from the cgroups of all processes whether the exporter is inside a cgroup namespace, and
-    /// which ids are outside the cgroups of other containers. Returns whether an attribution may change.
+    /// Learns from the cgroups of all processes whether the exporter is in a cgroup namespace, and which ids
+    /// are in paths outside other containers. Returns whether a process may now be in another container.
     pub fn observe<'a>(&mut self, processes: impl Iterator<Item = &'a Cgroups>) -> bool {
         let Self { by_id, by_path, placed, .. } = self;
         let needs_placing = by_id.values().any(|listed| listed.first.is_none());
@@ -84,8 +84,7 @@ impl CgroupIndex {
         is_new | (std::mem::replace(&mut self.is_inside, is_inside) != is_inside)
     }
 
-    /// Returns the listed ids in the paths of these processes that are outside the cgroups of other
-    /// containers.
+    /// Returns the listed ids in the paths of these processes, without ids below another container's cgroup.
     pub fn ids_of<'p>(&self, processes: impl Iterator<Item = &'p Cgroups>) -> HashSet<&'p [u8]> {
         let is_listed = |id: &[u8]| self.by_id.contains_key(id);
         let paths = processes.flat_map(Cgroups::paths);
@@ -98,17 +97,17 @@ impl CgroupIndex {
         self.by_path.clear();
     }
 
-    /// Drops the ids seen outside other containers that are no longer listed.
+    /// Drops the ids in `placed` that are no longer listed.
     pub fn forget_unlisted(&mut self) {
         let Self { by_id, placed, .. } = self;
         placed.retain(|id| by_id.contains_key(id));
     }
 
-    /// Adds a container under its id. `first` has the first cgroups of its init process; if none of these
+    /// Adds a container under its id. `first` has the first cgroups of its init process. If none of their
     /// paths contains the id, the container is also added under the main path of `first`.
     ///
-    /// With `pod`, its processes are in the pod, because containers of the pod share them. Returns true if
-    /// containers of different pods have the same cgroup, which then belongs to none of them.
+    /// If `pod` is given, the container shares its processes with that pod, and they count for the pod.
+    /// Returns true if containers of different pods have the same cgroup, which then belongs to none of them.
     pub fn insert(
         &mut self,
         container: &Arc<Container>,
@@ -135,8 +134,8 @@ impl CgroupIndex {
         known.is_none()
     }
 
-    /// Returns the container that a process with these cgroups is in. The path that contains a listed id
-    /// decides, whichever hierarchy prints it; without such a path, the main path decides.
+    /// Returns the container of a process with these cgroups. If a path in any hierarchy contains a listed
+    /// id, that path decides. Otherwise the main path decides.
     pub fn container_of<'a, 'p>(&'a self, cgroups: &'p Cgroups) -> Option<Place<'a, 'p>> {
         let by_id = cgroups.paths().find_map(|path| match self.find(path) {
             (place, true) => Some(place),
@@ -150,10 +149,11 @@ impl CgroupIndex {
         self.find(path).0
     }
 
-    /// Follows `path` from the root inwards. Returns the innermost container that counts, and whether the
-    /// path contains a listed id.
+    /// Follows `path` from the root inwards. Returns the container that has the cgroup at the end of `path`,
+    /// and whether `path` contains a listed id.
     ///
-    /// Only whole components match. Nothing is below `..`: in a cgroup namespace, `/../x` is not below `/`.
+    /// Only whole components match. No path below `..` is below `/`: inside a cgroup namespace, `/../x` is
+    /// outside `/`.
     fn find<'a, 'p>(&'a self, path: &'p [u8]) -> (Option<Place<'a, 'p>>, bool) {
         let (mut place, mut has_id) = (None::<Place<'a, 'p>>, false);
         for (component, above) in components(path) {
@@ -174,8 +174,7 @@ impl CgroupIndex {
         (place, has_id)
     }
 
-    /// Whether the runtime has placed the container at this path, which is below the cgroup of another
-    /// container.
+    /// Whether the runtime has placed the container at `path`, below the cgroup of another container.
     fn is_placed_at(&self, listed: &Listed, path: &[u8]) -> bool {
         let id = listed.container.listed.id.as_bytes();
         match &listed.first {
@@ -186,7 +185,7 @@ impl CgroupIndex {
     }
 }
 
-/// Whether the cgroup at `path` belongs to a container without an id in its path.
+/// Whether the cgroup at `path` is the first cgroup of a container whose id is in no path.
 fn is_first(by_path: &ByPath, path: &[u8]) -> bool {
     matches!(by_path.get(path), Some(Some(_)))
 }
@@ -207,7 +206,7 @@ mod tests {
         Arc::new(Container::new(number, listed, true))
     }
 
-    /// Returns the cgroups of a process at this path on version 2.
+    /// Returns the cgroups of a process that is at this path on version 2.
     fn at(path: &str) -> Cgroups {
         Cgroups::from(format!("0::{path}\n").as_str())
     }
@@ -224,7 +223,7 @@ mod tests {
         id
     }
 
-    /// A workload names one of its own cgroups after another container.
+    /// A workload in container a names one of its own cgroups after container b.
     #[test]
     fn id_below_another_container_counts_only_where_the_runtime_placed_it() {
         let (real, fake) = ("/kubepods/pod2/b", "/kubepods/pod1/a/b");
@@ -267,7 +266,8 @@ mod tests {
         assert_eq!(id_at(&index, "/a/b"), Some("b"));
     }
 
-    /// A cgroup that containers of different pods share, such as the runtime's own, belongs to neither.
+    /// Containers of different pods may share a cgroup, such as the runtime's own. It belongs to none of
+    /// them.
     #[test]
     fn cgroup_of_different_pods_belongs_to_no_container() {
         let path = at("/system.slice/containerd.service");
@@ -286,7 +286,8 @@ mod tests {
 
     #[test]
     fn container_has_every_cgroup_from_its_id_down() {
-        // Both drivers, versions 1 and 2, a node inside another one (kind), the inside of a cgroup namespace.
+        // The cases cover both cgroup drivers, versions 1 and 2, a node inside another (kind), and the inside
+        // of a cgroup namespace.
         assert_containers(&[
             (
                 "abc",
@@ -340,7 +341,7 @@ mod tests {
         ]);
     }
 
-    /// An id, the first cgroup of the init process, paths in the container, and paths outside it.
+    /// A container id, the first cgroup of the init process, paths in the container, and paths outside it.
     type Expected<'a> = (&'a str, Option<&'a str>, &'a [&'a str], &'a [&'a str]);
 
     fn assert_containers(cases: &[Expected<'_>]) {
@@ -355,8 +356,8 @@ mod tests {
         }
     }
 
-    /// The view of an exporter in a container on version 2: its own cgroup is `/`, and everything beside and
-    /// above it begins with `..`.
+    /// In a container on version 2, the exporter's own cgroup is `/`, and the paths of all others begin with
+    /// `..`.
     #[test]
     fn root_is_the_exporters_container_inside_a_cgroup_namespace() {
         let mut index = CgroupIndex::default();

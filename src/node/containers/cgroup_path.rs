@@ -1,6 +1,6 @@
-//! The path of a cgroup: its components, and the container ids in them.
+//! Splits the path of a cgroup into components, and finds the container ids in them.
 
-/// Returns the components of a path, each with the path that ends in that component.
+/// Returns each component of `path`, together with the part of `path` from its beginning to that component.
 pub fn components(path: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut end = 0;
     path.split(|&b| b == b'/').map(move |component| {
@@ -10,25 +10,27 @@ pub fn components(path: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// Returns a path as [`components`] returns it, or `/` for the root.
+/// Returns `path`, or `/` if `path` is empty. [`components`] returns the root as an empty path.
 pub fn key(path: &[u8]) -> &[u8] {
     if path.is_empty() { b"/" } else { path }
 }
 
-/// Returns the cgroup of the container with this id, given the path of a process in it: the path down to the
-/// outermost component that is the id. The container's limits are set there, whatever cgroups the container
-/// has made below. `None` if no component is the id.
+/// Returns the cgroup of the container with this id. `path` is the cgroup path of a process in the container.
+/// The result is the part of `path` down to the outermost component that is the id. The container's limits
+/// are set on that cgroup, even if the container has made cgroups below it. Returns `None` if no component is
+/// the id.
 pub fn named_cgroup<'a>(id: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
     let found = components(path).find(|(component, _)| !id.is_empty() && id_of(component) == id);
     found.map(|(_, above)| above)
 }
 
-/// Returns the container id in a component of a cgroup path, or the component itself if it contains none. The
-/// forms are `<id>`, `cri-containerd-<id>.scope`, `crio-<id>` of CRI-O's cgroupfs driver, and
-/// `<slice>:cri-containerd:<id>` of runc when the kubelet uses the systemd driver and containerd does not.
+/// Returns the container id in a component of a cgroup path, or the component itself if it contains none.
+/// These forms are known: `<id>`, `cri-containerd-<id>.scope`, `crio-<id>` from CRI-O's cgroupfs driver, and
+/// `<slice>:cri-containerd:<id>`. runc makes the last one when the kubelet uses the systemd driver and
+/// containerd does not.
 ///
-/// Other text around an id never counts: CRI-O's `crio-conmon-<id>.scope` is the cgroup of the container's
-/// monitor.
+/// An id with other text around it is not recognized: CRI-O's `crio-conmon-<id>.scope` is the cgroup of the
+/// container's monitor.
 pub fn id_of(component: &[u8]) -> &[u8] {
     const RUNTIMES: [&[u8]; 5] = [b"cri-containerd-", b"crio-", b"docker-", b"nerdctl-", b"libpod-"];
     if let Some(colon) = component.iter().rposition(|&b| b == b':') {
@@ -38,8 +40,8 @@ pub fn id_of(component: &[u8]) -> &[u8] {
     RUNTIMES.iter().find_map(|runtime| name.strip_prefix(*runtime)).unwrap_or(component)
 }
 
-/// Returns the outermost id in `path` for which `is_listed` holds. `None` if a cgroup further out belongs to
-/// a container without an id, for which `is_first` holds.
+/// Returns the outermost id in `path` for which `is_listed` is true. Returns `None` if a cgroup further out
+/// in `path` belongs to a container whose id is in no path. `is_first` is true for such a cgroup.
 pub fn outermost_id(
     path: &[u8],
     is_listed: impl Fn(&[u8]) -> bool,

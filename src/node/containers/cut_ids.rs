@@ -1,6 +1,6 @@
-//! Containers of which only the first digits of the id are known, because the kubelet cuts the names of its
-//! links at 255 bytes. Such an id is completed if exactly one id in the cgroups of processes begins with
-//! these digits.
+//! Completes cut container ids. The kubelet cuts the names of its links at 255 bytes. The container id is at
+//! the end of a name, so of some ids only the first digits are known. Such an id is completed if exactly one
+//! id in the cgroup paths of processes begins with these digits.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -10,25 +10,26 @@ use super::cgroup_path::id_of;
 use crate::procfs::cgroup::Cgroups;
 use crate::sources::Container;
 
-/// The number of hexadecimal digits in the ids of every runtime.
+/// The number of hexadecimal digits in a container id. It is the same for every runtime.
 const ID_LEN: usize = 64;
 
-/// The containers of a listing: those with cut ids, and the others.
+/// The containers of a listing: those with a whole id, and those with a cut id.
 #[derive(Debug, Default)]
 pub struct CutIds {
-    /// The containers with whole ids, by id. Empty while no id is cut.
+    /// The containers with a whole id, sorted by id. The list is empty while no id is cut.
     listed: Vec<Container>,
-    /// The containers with cut ids, by the known digits.
+    /// The containers with a cut id, sorted by the known digits.
     cut: Vec<Container>,
-    /// For each container with a cut id, the whole id if exactly one id in a cgroup path completes it.
+    /// For each container with a cut id: the whole id, if exactly one id in the cgroup paths begins with its
+    /// digits.
     whole: Vec<Option<Box<str>>>,
     n_ambiguous: u64,
     has_reported: bool,
 }
 
 impl CutIds {
-    /// Takes a listing. Returns the containers with known ids, by id, including those that were completed
-    /// before.
+    /// Takes over a listing. Returns the containers whose whole id is known, sorted by id. Among these are
+    /// containers with cut ids that were completed before.
     pub fn take(&mut self, listed: Vec<Container>, mut cut: Vec<Container>) -> Vec<Container> {
         if cut.is_empty() {
             *self = Self { has_reported: self.has_reported, ..Self::default() };
@@ -44,8 +45,8 @@ impl CutIds {
         self.containers()
     }
 
-    /// Completes the cut ids from the cgroups of all processes. Returns the containers with known ids, by id,
-    /// if they are not the same as before.
+    /// Completes the cut ids from the cgroups of all processes. Returns the containers whose whole id is
+    /// known, sorted by id, or `None` if they are the same as before.
     pub fn complete<'a>(&mut self, processes: impl Iterator<Item = &'a Cgroups>) -> Option<Vec<Container>> {
         if self.cut.is_empty() {
             return None;
@@ -61,12 +62,13 @@ impl CutIds {
         (std::mem::replace(&mut self.whole, whole) != self.whole).then(|| self.containers())
     }
 
-    /// Returns the number of containers with digits that match more than one id.
+    /// Returns the number of containers for which more than one id matches the known digits, or whose id
+    /// matches more than one container.
     pub fn n_ambiguous(&self) -> u64 {
         self.n_ambiguous
     }
 
-    /// Returns the number of containers without a whole id.
+    /// Returns the number of containers that still have no whole id.
     pub fn n_incomplete(&self) -> usize {
         self.whole.iter().filter(|whole| whole.is_none()).count()
     }
@@ -92,7 +94,8 @@ impl CutIds {
                     is_ambiguous[i] |= is_other || matched.len() > 1;
                     whole[i] = Some(id.into());
                 }
-                // Below a container's cgroup, the names are the container's choice.
+                // The components below belong to this container. The workload chooses their names, so they
+                // are skipped.
                 if is_listed || !matched.is_empty() {
                     break;
                 }
@@ -114,7 +117,7 @@ impl CutIds {
     }
 }
 
-/// Returns the whole id in a component of a cgroup path, if there is one.
+/// Returns the whole container id in a component of a cgroup path, if there is one.
 fn whole_id(component: &[u8]) -> Option<&str> {
     let id = std::str::from_utf8(id_of(component)).ok()?;
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
@@ -137,14 +140,15 @@ mod tests {
     #[test]
     fn cut_id_is_completed_if_exactly_one_id_matches() {
         let (listed, a, b) = (id("1", '1'), id("aaaaaaaaaaaa", '0'), id("aaaaaaaaaaaa", '1'));
-        // The known digits, the paths of the processes, the completed names, and the number of ambiguous ids.
+        // Each case has the known digits, the paths of the processes, the names of the containers whose ids
+        // are completed, and the number of ambiguous ids.
         type Case<'a> = (&'a [&'a str], Vec<String>, &'a [&'a str], u64);
         let cases: [Case; 9] = [
             (&["aaaaaaaaaaaa"], vec![], &[], 0),
             (&["aaaaaaaaaaaa"], vec![format!("/kubepods/pod1/{a}/init")], &["0"], 0),
             (&["aaaaaaaaaaaa"], vec![format!("/pod1.slice/cri-containerd-{a}.scope")], &["0"], 0),
             (&["aaaaaaaaaaaa"], vec![format!("/pod1.slice:cri-containerd:{a}")], &["0"], 0),
-            // No id, or an id of another length.
+            // The paths contain no id, or an id of another length.
             (
                 &["aaaaaaaaaaaa"],
                 vec![format!("/{}", &a[1..]), format!("/{a}0"), "/aaaaaaaaaaaa".into()],
@@ -152,10 +156,12 @@ mod tests {
                 0,
             ),
             (&["aaaaaaaaaaaa"], vec![format!("/pod1/{a}"), format!("/pod2/{b}")], &[], 1),
-            // Two containers with the same digits, or with digits of which one text begins with the other.
+            // Two containers have the same known digits, or the digits of one begin with the digits of the
+            // other.
             (&["aaaaaaaaaaaa", "aaaaaaaaaaaa"], vec![format!("/pod1/{a}")], &[], 2),
             (&["aaaaaaaaaaaa", "aaaaaaaaaaaa0"], vec![format!("/pod1/{a}"), format!("/pod2/{b}")], &[], 2),
-            // Below another container's cgroup, the names are that container's choice.
+            // Inside another container's cgroup, the workload chooses the names. So the ids there complete
+            // nothing.
             (
                 &["aaaaaaaaaaaa", "bbbbbbbbbbbb"],
                 vec![

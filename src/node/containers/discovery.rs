@@ -1,8 +1,8 @@
-//! Discovery: which containers run, and which cgroups belong to them.
+//! Discovery finds out which containers run, and which cgroups belong to them.
 //!
-//! Proc shows nearly every change: a new container is a process in an unknown cgroup, and a container that
-//! ends is an init process that disappears. A listing costs the runtime 0.6 ms of CPU per task, so containers
-//! are listed only on a change, and once a minute as a safety net.
+//! Proc shows nearly every change: a process in an unknown cgroup means a new container, and an init process
+//! that disappears means that a container has ended. A listing costs the runtime 0.6 ms of CPU per task, so
+//! containers are listed only on a change, and once a minute as a safety net.
 
 use std::time::Instant;
 
@@ -28,13 +28,13 @@ pub struct Discovery {
     containers: Containers,
     cut_ids: CutIds,
     index: CgroupIndex,
-    /// Whether the index has changed since [`Discovery::observe`] returned last.
+    /// Whether the index has changed since the last call of [`Discovery::observe`].
     has_changed: bool,
-    /// Whether the warning that containers of different pods share a cgroup has been logged.
+    /// Whether the log already has the warning that containers of different pods share a cgroup.
     has_reported_sharing: bool,
     unknown_cgroups: UnknownCgroups,
-    /// The number of names that could not be read as containers; `None` where containers are not listed by
-    /// name.
+    /// The number of names in the listing that are not names of container links; `None` if the source lists
+    /// no links.
     n_unrecognized: Option<u64>,
     /// The label text of each namespace, and the number of containers in it.
     namespaces: Vec<(String, u64)>,
@@ -57,7 +57,7 @@ impl Discovery {
         }
     }
 
-    /// Returns the listed containers, by the runtime's id.
+    /// Returns the listed containers, sorted by the runtime's id.
     pub fn containers(&self) -> impl ExactSizeIterator<Item = &Container> {
         self.containers.iter().map(|tracked| &*tracked.container)
     }
@@ -67,14 +67,14 @@ impl Discovery {
         self.containers.find(container)
     }
 
-    /// Whether a filter selects a process of this name in the container.
+    /// Whether a filter selects a process with this name in the container.
     pub fn selects(&self, container: &Container, comm: &str) -> bool {
         let sources::Container { namespace, pod, name, .. } = &container.listed;
         container.is_selected && self.filters.iter().any(|filter| filter.matches(namespace, pod, name, comm))
     }
 
-    /// Returns what the filters select among processes in containers. Each process is given by its container
-    /// and whether a filter selects it.
+    /// Describes what the filters select. `processes` has the container of each process, and whether a filter
+    /// selects the process.
     pub fn selection<'a>(&self, processes: impl Iterator<Item = (&'a Container, bool)>) -> Selection<'_> {
         let mut selection = Selection::of(&self.filters, processes);
         selection.n_listed = self.containers.count() + self.cut_ids.n_incomplete();
@@ -84,7 +84,7 @@ impl Discovery {
         selection
     }
 
-    /// Describes the source of the containers for the log.
+    /// Returns a description of the source for the log.
     pub fn describe_source(&self) -> String {
         self.listings.describe_source()
     }
@@ -94,24 +94,24 @@ impl Discovery {
         self.listings.has_listed()
     }
 
-    /// Returns the number of the kubelet's links that name no container, or have a cut id that matches more
-    /// than one; `None` for other sources.
+    /// Returns how many of the kubelet's links match no container, or more than one because the id in them is
+    /// cut. Returns `None` for other sources.
     pub fn n_unmatched_links(&self) -> Option<u64> {
         Some(self.n_unrecognized? + self.cut_ids.n_ambiguous())
     }
 
-    /// Returns the label text of each namespace and how many containers it has, for the first 100 namespaces
-    /// by name.
+    /// Returns the label text of each namespace and the number of containers in it. Only the first 100
+    /// namespaces by name are included.
     pub fn namespaces(&self) -> &[(String, u64)] {
         &self.namespaces
     }
 
-    /// Returns the index of the cgroups.
+    /// Returns the index from cgroups to containers.
     pub fn index(&self) -> &CgroupIndex {
         &self.index
     }
 
-    /// Whether the container runtime answers; `None` for a recording.
+    /// Whether the container runtime is up; `None` for a recording.
     pub fn is_runtime_up(&self, now: Instant) -> Option<bool> {
         self.listings.is_runtime_up(now)
     }
@@ -123,7 +123,7 @@ impl Discovery {
 
     /// Waits for the first listing, so that the first scrape has containers.
     ///
-    /// Fails with one line when no listing has succeeded by `deadline`.
+    /// Fails with a one-line message if no listing has succeeded by `deadline`.
     pub fn list_first(&mut self, deadline: Instant) -> Result<(), String> {
         self.listings.begin_first(deadline);
         if let Some(listing) = self.listings.take(Instant::now())? {
@@ -132,7 +132,7 @@ impl Discovery {
         self.listings.check_answered()
     }
 
-    /// Takes the result of a listing that has ended, if there is one. Never waits.
+    /// Takes over the result of a listing that has ended, if there is one. This never waits.
     pub fn refresh(&mut self, now: Instant) {
         if let Some(listing) = self.listings.take_and_log(now) {
             self.take_listing(listing);
@@ -181,10 +181,10 @@ impl Discovery {
         self.has_changed = true;
     }
 
-    /// Takes the processes of the node: notes where the init processes are, and begins a listing if one is
-    /// due. Returns whether the index has changed, so that a process may be in another container than before.
+    /// Finds the init processes among the processes of the node, and begins a listing if one is due. Returns
+    /// whether the index has changed, so that a process may be in another container than before.
     ///
-    /// The processes are an iterator, because a slice would be allocated in each scrape.
+    /// `processes` is an iterator, because a slice would have to be allocated in each scrape.
     pub fn observe<'a>(&mut self, processes: impl Iterator<Item = Seen<'a>> + Clone, now: Instant) -> bool {
         self.learn(processes.clone());
         let cgroups = processes.clone().map(|process| process.cgroups);
@@ -200,7 +200,7 @@ impl Discovery {
         std::mem::take(&mut self.has_changed) || had_changed
     }
 
-    /// Finds out from the processes which cgroups belong to the containers.
+    /// Learns from the processes which cgroups belong to the containers.
     fn learn<'a>(&mut self, processes: impl Iterator<Item = Seen<'a>> + Clone) {
         let cgroups = processes.clone().map(|process| process.cgroups);
         if let Some(containers) = self.cut_ids.complete(cgroups.clone()) {
@@ -244,7 +244,7 @@ mod tests {
 
     const HOST: Process = (1, 10, "/init.scope");
     const A: Process = (100, 11, "/kubepods/a");
-    /// A process in a cgroup of which no component is b's id.
+    /// A process in a cgroup path that does not contain the id of container b.
     const B: Process = (200, 12, "/kubepods/x/init");
 
     impl Node {
@@ -255,7 +255,7 @@ mod tests {
             Self { discovery, source, start: Instant::now() }
         }
 
-        /// Returns a node with the containers a and b in which nothing has changed for ten seconds.
+        /// Returns a node with the containers a and b. Nothing has changed on it for ten seconds.
         fn quiet() -> Self {
             let mut node = Self::new();
             for ms in [0, 3000] {
@@ -271,8 +271,8 @@ mod tests {
             self.start + Duration::from_millis(ms)
         }
 
-        /// Ends the listing in progress with these containers: their ids, and the pids of their init
-        /// processes.
+        /// Ends the listing in progress. The listing returns these containers, each with its id and the pid
+        /// of its init process.
         fn answer(&mut self, ms: u64, containers: &[(&str, u32)]) {
             let containers =
                 containers.iter().map(|&(id, pid)| listed(id, Some(pid).filter(|&pid| pid != 0)));
@@ -281,8 +281,8 @@ mod tests {
             self.discovery.refresh(self.at(ms));
         }
 
-        /// Simulates a scrape that finds these processes. Returns whether one may be in another container
-        /// than before.
+        /// Simulates a scrape that finds these processes. Returns whether a process may be in another
+        /// container than before.
         fn see(&mut self, ms: u64, processes: &[Process]) -> bool {
             let with_cgroups: Vec<_> = processes
                 .iter()

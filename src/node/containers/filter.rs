@@ -1,7 +1,8 @@
-//! Filters, which select the processes to read: `<namespace>/<pod>/<container>/<command>`, with `*` in any
-//! segment.
+//! Filters select the processes to read. A filter has the form `<namespace>/<pod>/<container>/<command>`,
+//! with `*` anywhere in it.
 //!
-//! A filter is compared with the texts of the labels, so a series is selected by what it shows.
+//! A filter is compared with the texts of the labels that the series of a process have. So these labels show
+//! whether the process is selected.
 
 use std::fmt;
 
@@ -9,7 +10,7 @@ use std::fmt;
 pub const EXPECTED: &str =
     "\"<namespace>/<pod>/<container>/<command>\", where \"*\" stands for any run of characters";
 
-/// A filter. A process is selected if any of the filters matches it.
+/// A filter. If there are several filters, a process is selected if any of them matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     namespace: String,
@@ -25,7 +26,7 @@ pub struct ParseError {
 }
 
 impl Filter {
-    /// Splits at the first three slashes. The rest is the command, because a command name may contain
+    /// Splits `text` at its first three slashes. The rest is the command, because a command name may contain
     /// slashes.
     pub fn parse(text: &str) -> Result<Filter, ParseError> {
         let mut segments = text.splitn(4, '/').map(String::from);
@@ -38,7 +39,8 @@ impl Filter {
         self.matches_container(namespace, pod, container) && glob(&self.comm, comm)
     }
 
-    /// Whether a process in this container can be selected. If not, no command name in it needs to be read.
+    /// Whether a filter can select a process in this container. If not, the command names in it need not be
+    /// read.
     pub fn matches_container(&self, namespace: &str, pod: &str, container: &str) -> bool {
         glob(&self.namespace, namespace) && glob(&self.pod, pod) && glob(&self.container, container)
     }
@@ -46,8 +48,8 @@ impl Filter {
 
 /// Whether `pattern` matches the whole of `text`.
 ///
-/// The leftmost match of a piece between two stars leaves the most room for the later pieces, so no match is
-/// ever undone, and the time is linear for every pattern.
+/// Each piece between two stars is matched at its leftmost place. That leaves the most room for the later
+/// pieces, so no match is ever undone, and the time is linear for every pattern.
 fn glob(pattern: &str, text: &str) -> bool {
     let Some((first, pattern)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut rest) = text.strip_prefix(first) else { return false };
@@ -108,7 +110,8 @@ mod tests {
         }
     }
 
-    /// Compares every pattern of up to five letters and every such text with the definition of `*`.
+    /// Every pattern of up to five letters is matched with every such text. The result must be what the
+    /// definition of `*` says.
     #[test]
     fn matching_equals_the_definition_of_star() {
         fn by_definition(pattern: &[u8], text: &[u8]) -> bool {
@@ -163,7 +166,7 @@ mod tests {
             ("*/*/*/kworker/0:1", ["a", "b", "c", "kworker"], false),
             ("moby//db/*", ["moby", "", "db", "postgres"], true),
             ("moby//db/*", ["moby", "x", "db", "postgres"], false),
-            // A star stays within its segment, even if the text of that segment contains slashes.
+            // A star stays within its segment, even if the text in that segment contains slashes.
             ("a*/*/*/*", ["a/b", "c", "d", "e"], true),
             ("///", ["", "", "", ""], true),
         ];

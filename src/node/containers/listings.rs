@@ -1,4 +1,4 @@
-//! Listings of the container runtime: when one begins, what it returned, and whether the runtime is up.
+//! Lists the containers: when a listing begins, what it returned, and whether the runtime is up.
 
 use std::time::{Duration, Instant};
 
@@ -8,23 +8,24 @@ use super::schedule::Schedule;
 use crate::demand::Wake;
 use crate::sources::{Listing, Source};
 
-/// A listing that takes longer than this is late; on a node with 1,000 containers it takes under a second.
+/// If a listing takes longer than this, the runtime counts as down. Even on a node with 1,000 containers a
+/// listing takes under a second.
 const LATE: Duration = Duration::from_secs(5);
 
-/// A scrape that finds something unexplained begins a listing and waits this long for it; with 50 pods a
-/// listing takes 30 ms.
+/// If a scrape sees a change that the listed containers do not explain, it begins a listing and waits for it
+/// at most this long. With 50 pods, a listing takes 30 ms.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// The source of the listings, and the results so far.
+/// The source that lists the containers, and the results of its listings so far.
 #[derive(Debug)]
 pub struct Listings {
     source: Box<dyn Source>,
     schedule: Schedule,
-    /// Whether the last listing succeeded and the runtime has been up since.
+    /// Whether the last listing succeeded and the runtime has been up since then.
     is_up: bool,
     has_listed: bool,
     n_errors: u64,
-    /// The last error; `None` once a listing succeeds.
+    /// The error of the last listing; `None` if it succeeded.
     last_error: Option<String>,
 }
 
@@ -35,7 +36,7 @@ impl Listings {
         Self { source, schedule, is_up: false, has_listed: false, n_errors: 0, last_error: None }
     }
 
-    /// Describes the source for the log.
+    /// Returns a description of the source for the log.
     pub fn describe_source(&self) -> String {
         self.source.describe()
     }
@@ -60,7 +61,8 @@ impl Listings {
         self.n_errors
     }
 
-    /// Whether the container runtime is up; `None` for a recording. It is not up while a listing is late.
+    /// Whether the container runtime is up; `None` for a recording. While a listing is late, the runtime
+    /// counts as down.
     pub fn is_runtime_up(&self, now: Instant) -> Option<bool> {
         self.source.lister()?;
         let is_late = self.schedule.began_at().is_some_and(|began| now > began + LATE);
@@ -74,7 +76,7 @@ impl Listings {
         self.source.wait_for_listing(deadline);
     }
 
-    /// Fails with one line if the first listing has not ended yet.
+    /// Fails with a one-line message if the first listing has not ended yet.
     pub fn check_answered(&self) -> Result<(), String> {
         match self.source.lister() {
             Some(runtime) if self.source.is_listing() => Err(format!("{runtime} has not answered yet")),
@@ -82,8 +84,9 @@ impl Listings {
         }
     }
 
-    /// Begins a listing if one is due. If something unexplained was seen, also waits a moment for the
-    /// listing, and returns whether it waited.
+    /// Begins a listing if one is due. `is_unexplained` says that the listed containers do not explain a
+    /// change on the node. In that case the call also waits a moment for the listing. Returns whether it
+    /// waited.
     pub fn begin_if_due(&mut self, is_unexplained: bool, now: Instant) -> bool {
         if is_unexplained {
             self.schedule.see_unexplained(now);
@@ -93,8 +96,8 @@ impl Listings {
         }
         self.schedule.begin(now);
         self.source.begin_listing();
-        // The next scrape may be minutes away. A source that hangs does not finish its listing, so only the
-        // first scrape waits for it.
+        // The scrape waits because the next scrape may be minutes away. If the runtime is down, the scrape
+        // does not wait: a runtime that hangs never finishes its listing.
         let is_awaited = is_unexplained && self.is_up;
         if is_awaited {
             self.source.wait_for_listing(now + PATIENCE);
@@ -102,9 +105,9 @@ impl Listings {
         is_awaited
     }
 
-    /// Returns the listing that has ended since the last call, if there is one. Never waits.
+    /// Returns the listing that has ended since the last call, if there is one. This never waits.
     ///
-    /// Fails with one line if the listing failed.
+    /// Fails with a one-line message if the listing failed.
     pub fn take(&mut self, now: Instant) -> Result<Option<Listing>, String> {
         let taken = match self.source.take_listing() {
             None => Ok(None),
@@ -137,7 +140,8 @@ impl Listings {
         taken
     }
 
-    /// Does the same as [`Listings::take`], and logs an error unless the previous listing also failed.
+    /// Does the same as [`Listings::take`], but logs an error. If the previous listing also failed, nothing
+    /// is logged.
     pub fn take_and_log(&mut self, now: Instant) -> Option<Listing> {
         let has_failed = self.last_error.is_some();
         self.take(now).unwrap_or_else(|error| {
@@ -160,7 +164,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A source that returns the listings that the test has put into it.
+    /// A source that returns the listings that a test has given it.
     #[derive(Clone, Debug, Default)]
     pub(crate) struct FakeSource(Arc<Mutex<State>>);
 

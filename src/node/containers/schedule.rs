@@ -1,21 +1,21 @@
-//! When to list the containers again. Pure: the time is passed in.
+//! Decides when to list the containers again. It does no I/O: the time is passed in.
 
 use std::time::{Duration, Instant};
 
-/// A listing explains something new only if it begins at least this long after it was seen: the runtime may
-/// not list a container yet when its first process already exists.
+/// A listing explains a change only if it begins at least this long after the change was seen. An earlier one
+/// may not name a new container yet, although the container's first process already exists.
 const LAG: Duration = Duration::from_secs(2);
 /// The longest time between two listings.
 const MAX_AGE: Duration = Duration::from_secs(60);
-/// The shortest time between two listings, and the first pause after a failed one. The pause doubles with
-/// each failure.
+/// The shortest time between two listings, and the first pause after a failed listing. The pause doubles with
+/// each failure, up to the longest pause.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
 /// When the next listing is due.
 #[derive(Debug, Default)]
 pub struct Schedule {
-    /// When something was first seen that no listing has explained yet.
+    /// When a change was last seen that the listed containers did not explain.
     unexplained_since: Option<Instant>,
     /// When the last successful listing began.
     listed_at: Option<Instant>,
@@ -43,12 +43,12 @@ impl Schedule {
         self.began_at
     }
 
-    /// Notes that proc shows something that the known containers do not explain.
+    /// Notes that proc shows a change that the listed containers do not explain.
     pub fn see_unexplained(&mut self, now: Instant) {
         self.unexplained_since = Some(now);
     }
 
-    /// Notes that the listing has succeeded. With `more_to_come`, some container had not started yet.
+    /// Notes that the listing has succeeded. `more_to_come` says that a container in it had not started yet.
     pub fn succeed(&mut self, more_to_come: bool, now: Instant) {
         self.listed_at = self.began_at;
         if more_to_come {
@@ -59,13 +59,13 @@ impl Schedule {
         }
     }
 
-    /// Notes that the listing has failed. The next one begins after a pause.
+    /// Notes that the listing has failed. The next listing begins after a pause.
     pub fn fail(&mut self) {
         self.listed_at = None;
         self.lengthen_pause();
     }
 
-    /// Notes that the runtime has ended. The next listing begins as soon as possible.
+    /// Notes that the runtime has ended. The next listing begins as soon as it can.
     pub fn note_runtime_end(&mut self) {
         self.listed_at = None;
     }
@@ -79,11 +79,11 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    /// A schedule and its clock, in milliseconds.
+    /// A schedule, and a clock in milliseconds.
     struct Clock(Schedule, Instant);
 
     impl Clock {
-        /// Returns a schedule with successful listings at 0 and at 3,000.
+        /// Returns a schedule with successful listings at 0 and 3,000 milliseconds.
         fn quiet() -> Self {
             let mut clock = Self(Schedule::default(), Instant::now());
             clock.list(0, false);

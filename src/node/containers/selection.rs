@@ -1,4 +1,5 @@
-//! Describes what the filters select: an unfit filter is the usual reason why nothing is shown.
+//! Describes what the filters select. If no memory is shown, the reason is usually a filter that does not
+//! match.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -6,7 +7,7 @@ use std::fmt;
 use super::filter::Filter;
 use super::table::Container;
 
-/// At most this many namespaces are named in the log.
+/// The log names at most this many namespaces.
 const MAX_NAMED: usize = 20;
 
 /// How many processes in containers the filters select.
@@ -16,7 +17,7 @@ pub struct Selection<'a> {
     pub filters: &'a [Filter],
     /// The number of processes that a filter selects.
     pub n_selected: usize,
-    /// The number of processes in containers.
+    /// The number of processes that are in containers.
     pub n_processes: usize,
     /// The number of containers with a selected process.
     pub n_selected_containers: usize,
@@ -24,15 +25,15 @@ pub struct Selection<'a> {
     pub n_containers: usize,
     /// The number of listed containers.
     pub n_listed: usize,
-    /// The name of the runtime that listed them; `None` for a recording.
+    /// The name of the runtime that listed the containers; `None` for a recording.
     pub lister: Option<&'static str>,
-    /// The namespaces that containers are in.
+    /// The namespaces of the containers.
     pub namespaces: BTreeSet<&'a str>,
 }
 
 impl<'a> Selection<'a> {
-    /// Counts what the filters select among processes in containers. Each process is given by its container
-    /// and whether a filter selects it.
+    /// Counts what the filters select. `processes` has each process in a container: the container, and
+    /// whether a filter selects the process.
     pub fn of<'c>(filters: &'a [Filter], processes: impl Iterator<Item = (&'c Container, bool)>) -> Self {
         let mut selection = Self { filters, ..Self::default() };
         let (mut selected, mut known) = (HashSet::new(), HashSet::new());
@@ -54,7 +55,7 @@ impl fmt::Display for Selection<'_> {
         let Self {
             filters, n_selected, n_processes, n_selected_containers, n_containers, namespaces, ..
         } = self;
-        // Without a container that has a process, no filter can select one.
+        // If no container has a process, the filters cannot be the reason why nothing is selected.
         match (n_containers, self.n_listed, self.lister.unwrap_or("the recording")) {
             (0, 0, lister) => return write!(f, "no container runs here: {lister} lists none"),
             (0, n, lister) => {

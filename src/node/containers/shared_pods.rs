@@ -1,7 +1,7 @@
-//! Pods with containers that share a process or a cgroup. gVisor and Kata Containers run all containers of a
-//! pod in one sandbox: its processes are in one cgroup, and the runtime lists the same pid for each
-//! container. Nothing shows which container they use memory for, so they count for the pod: its label
-//! `container` is empty.
+//! Finds pods with containers that share a process or a cgroup. gVisor and Kata Containers run all containers
+//! of a pod in one sandbox. The processes of the sandbox are in one cgroup, and the runtime lists the same
+//! pid for each container. Nothing shows which container uses the memory of these processes. So their memory
+//! counts for the pod, and the label `container` is empty.
 
 use std::sync::Arc;
 
@@ -13,15 +13,16 @@ use super::table::{Container, ContainerId, Containers};
 use crate::procfs::cgroup::Cgroups;
 use crate::sources;
 
-/// What containers of a pod can share: the pid of the init process, or a cgroup without a container's id.
+/// What containers of a pod can share: the pid of the init process, or a cgroup whose path contains no
+/// container's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Shared<'a> {
     Pid(u32),
     Cgroup(&'a [u8]),
 }
 
-/// Sets the pod of each container that shares a pid or a cgroup with another container of its pod. All other
-/// containers get no pod.
+/// Sets the pod of each container that shares a pid or a cgroup with another container of the same pod. For
+/// all other containers, no pod is set.
 pub fn find(containers: &mut Containers, filters: &[Filter]) {
     let mut is_sharing = sharing(containers).into_iter();
     let mut pods: Vec<Arc<Container>> = containers.iter().filter_map(|known| known.pod.clone()).collect();
@@ -47,7 +48,7 @@ pub fn find(containers: &mut Containers, filters: &[Filter]) {
     });
 }
 
-/// Returns for each container whether it shares something with another container of its pod.
+/// Returns, for each container, whether it shares a pid or a cgroup with another container of its pod.
 fn sharing(containers: &Containers) -> Vec<bool> {
     let mut shared = Vec::new();
     for (i, tracked) in containers.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The containers of the last listing, with what proc has shown about their init processes.
+//! The containers of the last listing, and what proc has shown about their init processes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use crate::totals::table::ContainerKey;
 /// At most this many namespaces are exported. A cluster has dozens, and each name takes memory.
 const MAX_NAMESPACES: usize = 100;
 
-/// Identifies a container for as long as it is listed unchanged. A container that is listed with another init
-/// process or under another name gets a new id, and no id is used twice.
+/// Identifies a container for as long as its entry in the listing stays the same. If the runtime lists it
+/// with another init process or under another name, it gets a new id. No id is used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContainerId(pub u32);
 
@@ -47,14 +47,14 @@ impl Container {
         Self { id, listed, labels, is_selected }
     }
 
-    /// Whether both are the same container of the runtime, which may have been listed again with another init
-    /// process.
+    /// Whether both are the same container of the runtime, even if the runtime has listed it again with
+    /// another init process.
     pub fn is_same(&self, other: &Self) -> bool {
         self.id == other.id || self.listed.id == other.listed.id && self.labels == other.labels
     }
 }
 
-/// What a listing of proc shows about a process.
+/// What the last listing of proc shows about a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen<'a> {
     /// The pid of the process.
@@ -77,13 +77,14 @@ pub struct Tracked {
     /// When the init process started, once that is known. A process with the same pid and another start time
     /// is another process.
     pub init_start_time: Option<u64>,
-    /// Whether the init process was in the last listing of proc, and in the one before.
+    /// Whether the init process was in the last listing of proc (`init_is_there`), and in the one before
+    /// (`init_was_there`).
     init_is_there: bool,
     init_was_there: bool,
-    /// Whether the process with the listed pid is not the container's.
+    /// Whether the process with the listed pid is not the container's init process.
     init_is_foreign: bool,
-    /// Whether the container runs, now and in the previous scrape: the runtime lists it as running, or it has
-    /// a process.
+    /// Whether the container runs now (`is_running`), and whether it ran in the previous scrape
+    /// (`was_running`). A container runs if the runtime lists it as running, or if it has a process.
     is_running: bool,
     was_running: bool,
 }
@@ -91,16 +92,17 @@ pub struct Tracked {
 /// The containers of the last listing.
 #[derive(Debug, Default)]
 pub struct Containers {
-    /// The containers, by the runtime's id.
+    /// The containers, sorted by the runtime's id.
     tracked: Vec<Tracked>,
-    /// The positions of the containers that have an init process, by the pid of that process.
+    /// For each container with an init process: the pid of that process, and the position of the container in
+    /// `tracked`. Sorted by pid.
     inits: Vec<(u32, usize)>,
     /// The number of container ids used so far.
     n_ids: u32,
 }
 
 impl Containers {
-    /// Returns the listed containers, by the runtime's id.
+    /// Returns the listed containers, sorted by the runtime's id.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Tracked> {
         self.tracked.iter()
     }
@@ -120,15 +122,15 @@ impl Containers {
         self.tracked.binary_search_by(|known| known.container.listed.id.as_str().cmp(id)).ok()
     }
 
-    /// Replaces the containers with those of a new listing, and keeps what is known about those that remain.
-    /// With `includes_ended`, the listing may name containers that have ended.
+    /// Replaces the containers with the containers of a new listing. If a container is unchanged, what is
+    /// known about it is kept. `includes_ended` says that the listing may name containers that have ended.
     pub fn replace_listing(
         &mut self,
         listed: Vec<sources::Container>,
         filters: &[Filter],
         includes_ended: bool,
     ) {
-        // Both lists are in the order of the runtime's ids.
+        // Both lists are sorted by the runtime's id.
         let mut before = std::mem::take(&mut self.tracked).into_iter().peekable();
         for listed in listed {
             while let Some(gone) = before.next_if(|known| known.container.listed.id < listed.id) {
@@ -155,7 +157,7 @@ impl Containers {
         self.inits.sort_unstable();
     }
 
-    /// Notes which init processes exist. Returns whether the first cgroup of a container became known.
+    /// Notes which init processes exist. Returns whether the first cgroups of a container have become known.
     pub fn see_inits<'a>(&mut self, processes: impl Iterator<Item = Seen<'a>>) -> bool {
         let mut has_news = false;
         self.tracked.iter_mut().for_each(|tracked| tracked.init_is_there = false);
@@ -178,10 +180,10 @@ impl Containers {
         has_news
     }
 
-    /// Rejects the init process of each container whose id is not in the paths of that process, although the
-    /// paths of other processes hold it. The pid is then of another PID namespace, as when the runtime inside
-    /// a kind node lists the containers, or belongs to another process by now. Returns whether any was
-    /// rejected.
+    /// Rejects the init process of a container if the container's id is in the cgroup paths of other
+    /// processes, but not in those of the init process. Then the listed pid now belongs to another process,
+    /// or it is from another PID namespace: the runtime inside a kind node lists such pids. Returns whether a
+    /// process was rejected.
     pub fn reject_foreign_inits(&mut self, is_in_paths: impl Fn(&[u8]) -> bool) -> bool {
         let mut has_news = false;
         for tracked in &mut self.tracked {
@@ -196,16 +198,17 @@ impl Containers {
         has_news
     }
 
-    /// Sets the pod of each container, in the order of [`Containers::iter`]. `pod_of` also takes the number
-    /// of container ids used so far.
+    /// Sets the pod of each container, in the order of [`Containers::iter`]. `pod_of` returns the pod. It
+    /// also gets the number of container ids used so far. If it makes a new container for the pod, it
+    /// increases that number.
     pub fn set_pods(&mut self, mut pod_of: impl FnMut(&Container, &mut u32) -> Option<Arc<Container>>) {
         for tracked in &mut self.tracked {
             tracked.pod = pod_of(&tracked.container, &mut self.n_ids);
         }
     }
 
-    /// Returns whether an init process has disappeared since the last call. Its container keeps its cgroup
-    /// until a listing shows that the container has ended.
+    /// Returns whether an init process has disappeared since the last call. The container of that process
+    /// keeps its cgroups until a listing shows that the container has ended.
     pub fn misses_init(&mut self) -> bool {
         let mut is_missed = false;
         for &(_, i) in &self.inits {
@@ -234,8 +237,8 @@ impl Containers {
         self.tracked.iter().filter(|tracked| tracked.is_running).map(|tracked| &*tracked.container)
     }
 
-    /// Returns the label text of each namespace and the number of running containers in it, for the first 100
-    /// namespaces by name.
+    /// Returns the label text of each namespace and the number of running containers in it. Only the first
+    /// 100 namespaces by name are included.
     pub fn count_by_namespace(&self) -> Vec<(String, u64)> {
         let mut counts = BTreeMap::new();
         for container in self.running() {
@@ -258,7 +261,7 @@ impl Tracked {
             first_cgroups: None,
             init_start_time: None,
             init_is_there: false,
-            init_was_there: true, // an init process that never appears counts as missed, too
+            init_was_there: true, // an init process that never appears counts as missing, too
             init_is_foreign: false,
             is_running,
             was_running: is_running,

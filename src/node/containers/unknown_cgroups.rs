@@ -1,22 +1,21 @@
-//! The cgroups of processes that are in no container. A new one may belong to a container that is not listed
-//! yet.
+//! The cgroups of processes outside containers. A new one may belong to a container that is not listed yet.
 
 use std::collections::HashMap;
 
 use super::cgroup_index::CgroupIndex;
 use crate::procfs::cgroup::Cgroups;
 
-/// The cgroups that the last scrape found outside containers.
+/// The cgroups outside containers that the last scrape found.
 #[derive(Debug, Default)]
 pub struct UnknownCgroups {
-    /// The cgroups, each with the number of the last scrape that saw it.
+    /// The cgroups, each with the number of the scrape that saw it last.
     seen: HashMap<Cgroups, u64>,
     n_scrapes: u64,
 }
 
 impl UnknownCgroups {
-    /// Notes the cgroups of all processes. Returns whether a cgroup is new and in no container. With
-    /// `has_changed`, the index has changed since the last scrape.
+    /// Notes the cgroups of all processes. Returns whether one of them belongs to no container and was not
+    /// seen before. `has_changed` says that the index has changed since the last scrape.
     pub fn see<'a>(
         &mut self,
         processes: impl Iterator<Item = &'a Cgroups>,

@@ -11,35 +11,36 @@ use crate::procfs::cgroup::Cgroups;
 use crate::sources;
 use crate::totals::labels;
 
-/// The attribution of a process.
+/// The container of a process, and whether a filter selects the process.
 #[derive(Debug)]
 pub struct Attribution {
     /// The cgroups that the process was last seen in.
     cgroups: Cgroups,
-    /// The container of these cgroups, as of the last look-up.
+    /// The container that has these cgroups, as found by the last look-up.
     container: Option<Arc<Container>>,
-    /// Whether the process has moved to other cgroups since.
+    /// Whether the process has moved to other cgroups since the last look-up.
     is_outdated: bool,
     is_selected: bool,
-    /// Whether the log already shows why no filter selects the process.
+    /// Whether the log already says why no filter selects the process.
     is_logged: bool,
-    /// The name as the kernel printed it, without the newline at the end. Kept while the process is selected.
+    /// The name of the process as the kernel printed it, without the newline at the end. It is kept up to
+    /// date only while the process is selected.
     comm: Vec<u8>,
 }
 
-/// The change after looking up the name of a process.
+/// How the selection of a process has changed after its name was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The process is selected under the same name as before.
     None,
-    /// The process is selected, and was not selected under this name before.
+    /// A filter selects the process. It was not selected before, or only under another name.
     Selected,
     /// No filter selects the process.
     Deselected,
 }
 
 impl Attribution {
-    /// Creates the attribution of a process in these cgroups. Its container is not looked up yet.
+    /// Creates the attribution of a process with these cgroups. Its container has not been looked up yet.
     pub fn new(cgroups: Cgroups) -> Self {
         let comm = Vec::new();
         Self { cgroups, container: None, is_outdated: true, is_selected: false, is_logged: false, comm }
@@ -50,12 +51,12 @@ impl Attribution {
         &self.cgroups
     }
 
-    /// Returns the container of the process, as of the last look-up.
+    /// Returns the container of the process, as found by the last look-up.
     pub fn container(&self) -> Option<&Arc<Container>> {
         self.container.as_ref()
     }
 
-    /// Returns the name of the process, if it is or was selected.
+    /// Returns the name of the process. It is empty if the process was never selected.
     pub fn comm(&self) -> &[u8] {
         &self.comm
     }
@@ -65,17 +66,17 @@ impl Attribution {
         self.is_selected
     }
 
-    /// Whether the process has moved to other cgroups since its container was looked up.
+    /// Whether the process has moved to other cgroups since its container was last looked up.
     pub fn is_outdated(&self) -> bool {
         self.is_outdated
     }
 
-    /// Whether a filter can select a process in the container.
+    /// Whether a filter can select a process in this process's container.
     pub fn can_be_selected(&self) -> bool {
         self.container.as_ref().is_some_and(|container| container.is_selected)
     }
 
-    /// Whether the log already shows why no filter selects the process.
+    /// Whether the log already says why no filter selects the process.
     pub fn is_logged(&self) -> bool {
         self.is_logged
     }
@@ -88,7 +89,8 @@ impl Attribution {
         }
     }
 
-    /// Looks up the container of the process. Returns whether it has changed; then the process is deselected.
+    /// Looks up the container of the process. Returns whether the process is now in another container than
+    /// before. If so, it is no longer selected.
     pub fn look_up(&mut self, index: &CgroupIndex) -> bool {
         self.is_outdated = false;
         let container = index.container_of(&self.cgroups).map(|place| place.container);
@@ -124,7 +126,7 @@ impl Attribution {
         container.is_some_and(|container| discovery.selects(container, labels::lossy(comm, scratch)))
     }
 
-    /// Notes that the process does not count at the moment.
+    /// Notes that the process is not selected at the moment.
     pub fn deselect(&mut self) {
         self.is_selected = false;
     }
@@ -146,7 +148,7 @@ impl Attribution {
         }
     }
 
-    /// Describes the process for the log by its pid, name and container.
+    /// Returns a description of the process for the log: its pid, name and container.
     pub fn describe(&self, pid: u32) -> String {
         let comm = self.comm.escape_ascii();
         match &self.container {

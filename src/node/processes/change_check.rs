@@ -1,69 +1,72 @@
-//! The change check: whether a process must be read again. Pure.
+//! The change check decides whether a process must be read again. It does no I/O.
 //!
-//! A process is read again only if its values can have changed:
+//! A process is read again only if its values may have changed:
 //! 1. If `stat` shows that the process has worked (page faults, CPU time, size, resident pages), it is read.
-//! 2. Otherwise `smaps_rollup` shows what others did to its memory, and `maps` shows the layout. If both
-//!    print the same bytes as before, the last reading is confirmed.
+//! 2. Otherwise other processes may have changed its memory. `smaps_rollup` shows the sums over its mappings,
+//!    and `maps` shows their layout. If both print the same bytes as before, the last reading is confirmed.
 //! 3. In all other cases the process is read.
 //!
-//! Both files were printed before the read that they confirm, and the sums of its values equal the rollup, so
-//! nothing changed in between. Nothing is extrapolated, and every process is read in full at least every five
-//! minutes.
+//! The two files are hashed just before a full read. The hashes are kept only if the values of that read add
+//! up to the rollup: then nothing has changed between the hashing and the read. No value is ever estimated,
+//! and every process is read in full at least every five minutes.
 
 use std::time::{Duration, Instant};
 
 use crate::procfs::memory::Hashes;
 use crate::procfs::stat::Work;
 
-/// A process is read in full at least this often, even if each check confirms its values.
+/// A process is read in full at least this often, even if every check confirms its values.
 pub const MAX_CONFIRMED: Duration = Duration::from_secs(300);
 
-/// After this many checks in a row that found work, a process is read for [`N_UNCHECKED`] scrapes without a
-/// check: a check costs a twelfth of reading a small process.
+/// If this many checks in a row find that a process has worked, it is read without a check in the next
+/// [`N_UNCHECKED`] scrapes. A check costs a twelfth of reading a small process.
 const MIN_BUSY: u32 = 3;
 const N_UNCHECKED: u32 = 15;
 
-/// After this many costly checks in a row, the process is read without a check. A single measurement may be
-/// wrong.
+/// If this many checks in a row were costly, the process is read without a check. One check is not enough to
+/// decide that, because a single measurement may be wrong.
 const MIN_COSTLY: u32 = 3;
 
-/// What the kernel showed about a process before its last read.
+/// What the kernel showed about a process just before its last read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint {
     /// The work that the process had done.
     pub work: Work,
-    /// Hashes of what the kernel printed about the memory of the process; `None` while the process works.
+    /// The hashes of what the kernel printed about the memory of the process. `None` if the process had
+    /// worked, so that nothing was hashed, or if the values of the read do not add up to what the kernel
+    /// printed.
     pub hashes: Option<Hashes>,
 }
 
-/// How a read finds out whether it is needed.
+/// How a read finds out whether the process must be read in full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// There is no check: the process is read.
+    /// No check is made: the process is read in full.
     ReadAll,
-    /// The read takes a fingerprint and compares it with this one.
+    /// The read takes a new fingerprint. If it equals the one given here, the process is not read in full.
     CompareWith(Option<Fingerprint>),
 }
 
 /// The change checks of one process.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ChangeCheck {
-    /// The fingerprint that confirms the values that are kept.
+    /// The fingerprint that was taken just before the current values were read.
     fingerprint: Option<Fingerprint>,
     /// When the process was last read in full.
     read_at: Option<Instant>,
-    /// The CPU time of that read, except for the check.
+    /// The CPU time of that read, without the check.
     read_cost: Duration,
-    /// The number of checks in a row that found work.
+    /// The number of checks in a row that found that the process had worked.
     busy_streak: u32,
-    /// The number of scrapes that read the process without a check.
+    /// How many more scrapes read the process without a check.
     n_unchecked_left: u32,
-    /// The number of checks in a row that cost nearly as much as reading, as with few or large mappings.
+    /// The number of checks in a row that were costly: each cost more than three quarters of a full read.
+    /// This happens with few mappings, or with large ones.
     costly_streak: u32,
 }
 
 impl ChangeCheck {
-    /// Returns how the next read checks whether it is needed.
+    /// Returns how the next read finds out whether the process must be read in full.
     pub fn next(&mut self, now: Instant) -> Check {
         if self.read_at.is_some_and(|at| now.saturating_duration_since(at) >= MAX_CONFIRMED) {
             *self = Self { busy_streak: self.busy_streak, ..Self::default() };
@@ -78,13 +81,13 @@ impl ChangeCheck {
         Check::CompareWith(self.fingerprint)
     }
 
-    /// Notes that the check confirmed the last reading, and the cost of the check.
+    /// Notes that a check confirmed the last reading, and what the check cost.
     pub fn note_confirmed(&mut self, cost: Duration) {
         self.busy_streak = 0;
         self.costly_streak = if 4 * cost > 3 * self.read_cost { self.costly_streak + 1 } else { 0 };
     }
 
-    /// Notes that the process was read in full, and the fingerprint taken before that.
+    /// Notes that the process was read in full, and which fingerprint was taken just before.
     pub fn note_read(
         &mut self,
         check: Check,
@@ -95,7 +98,7 @@ impl ChangeCheck {
         self.read_at = Some(now);
         let has_compared = matches!(check, Check::CompareWith(Some(_)));
         if fingerprint.is_none_or(|fingerprint| fingerprint.hashes.is_none()) {
-            // This is the cost of reading alone.
+            // Usually no hashes were computed here, so this is the cost of the full read alone.
             self.read_cost = cost;
             if has_compared {
                 self.busy_streak += 1;

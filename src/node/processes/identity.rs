@@ -3,21 +3,22 @@
 use crate::procfs::Entry;
 use crate::procfs::stat::Stat;
 
-/// Identifies the process behind an entry of proc.
+/// Identifies the process behind an entry in proc.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity {
     entry: Entry,
-    /// The start time in the kernel's clock ticks since boot; in a recording, the inode number of the
-    /// directory. `None` until `stat` is read.
+    /// The start time in the kernel's clock ticks since boot. In a recording, the inode number of the
+    /// directory takes its place. `None` until `stat` is read.
     start_time: Option<u64>,
-    /// Whether it is a kernel thread, which has no memory of its own and never changes its cgroup.
+    /// Whether the process is a kernel thread. Such a thread has no memory of its own and never changes its
+    /// cgroup.
     is_kernel_thread: bool,
-    /// Whether it is a zombie, which maps nothing and never will.
+    /// Whether the process is a zombie. Such a process maps nothing, and never will.
     is_zombie: bool,
 }
 
 impl Identity {
-    /// Creates the identity of an entry with a `stat` that is not read yet.
+    /// Creates the identity of the process behind an entry. Its `stat` has not been read yet.
     pub fn new(entry: Entry) -> Self {
         Self { entry, start_time: None, is_kernel_thread: false, is_zombie: false }
     }
@@ -47,15 +48,16 @@ impl Identity {
         self.is_zombie = stat.is_some_and(|stat| stat.is_zombie);
     }
 
-    /// Sets the start time from `stat`. A recording has no `stat`; there the inode number of the directory
-    /// takes its place.
+    /// Sets the start time from `stat`. A recording has no `stat`, so there the inode number of the directory
+    /// is used instead.
     pub fn learn(&mut self, stat: Option<Stat>) {
         self.start_time = Some(stat.map_or(self.entry.inode, |stat| stat.start_time));
         self.is_kernel_thread = stat.is_some_and(|stat| stat.is_kernel_thread);
         self.note_zombie(stat);
     }
 
-    /// Sets another inode number, which the kernel gives to a running process after a shortage of memory.
+    /// Sets a new inode number. After a shortage of memory, the kernel gives a new number to a process that
+    /// still runs.
     pub fn set_inode(&mut self, inode: u64) {
         self.entry.inode = inode;
     }

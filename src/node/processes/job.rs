@@ -1,38 +1,39 @@
-//! A read to be done: the process, and what to read of it.
+//! A job says which process to read, and what to read of it.
 
 use super::change_check::Check;
 
-/// A read of a process.
+/// A read of a process that is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Job {
     /// The pid of the process.
     pub pid: u32,
-    /// The inode number of the process's directory, as it was listed.
+    /// The inode number of the process's directory in the last listing of proc.
     pub inode: u64,
     /// What to read.
     pub detail: Detail,
-    /// Whether `stat` is read in any case: the values may be kept for longer than a scrape, so the execution
-    /// of another program must be noticed.
+    /// Whether to read `stat` in any case. It shows whether the process has executed another program. The
+    /// exporter must notice that if it may keep the values for longer than one scrape.
     pub with_stat: bool,
 }
 
-/// What is read of a process.
+/// What to read of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
-    /// Only `stat`: first to learn the start time, later to learn whether the process still runs the program
-    /// that the kept values belong to.
+    /// Only `stat`. For a new process it shows the start time. For a process that keeps its values, it shows
+    /// whether the process still runs the program that the values belong to.
     Stat,
-    /// Every mapping, from smaps, unless the check shows that none has changed.
+    /// Every mapping, from smaps, unless the change check shows that no mapping has changed.
     Mappings(Check),
-    /// The sum of the mappings, from smaps_rollup if the kernel has that file, else from smaps.
+    /// The sum over all mappings, from smaps_rollup if the kernel has that file, and otherwise from smaps.
     Rollup {
         /// The number of mappings, if it is known and need not be counted.
         known_count: Option<u64>,
     },
-    /// The kernel's sum, shown as `[other]` in place of mappings that take too long to print.
+    /// The kernel's sum over all mappings, which is shown as `[other]`. The sum is read if the mappings take
+    /// too long to print.
     Other {
-        /// How many mappings were printed before the read was cancelled. The sum stands for at least this
-        /// many mappings.
+        /// How many mappings were printed before the read was cancelled. The process has at least this many
+        /// mappings.
         n_printed: u64,
     },
 }

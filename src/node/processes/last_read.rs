@@ -1,4 +1,5 @@
-//! The last read of a process: its cost, the values that are kept, and what to read next. Pure.
+//! The last read of a process: its cost, the values that it returned, and what to read next. This module does
+//! no I/O.
 
 use std::time::{Duration, Instant};
 
@@ -7,12 +8,12 @@ use super::job::Detail;
 use super::read_state::Pause;
 use crate::totals::reading::ReadingId;
 
-/// After a long read, wait this many times its duration before the next one, so that the memory-map lock is
-/// held at most 1% of the time.
+/// After a long read, the process rests for this many times the duration of the read. As a result, its
+/// memory-map lock is held at most 1% of the time.
 const REST: u32 = 100;
 
-/// A count of mappings is used for this many sums: the kernel's sum does not include the number of mappings,
-/// and counting them adds half to the cost.
+/// One count of mappings serves this many further reads of the kernel's sum. The sum does not include the
+/// number of mappings, and counting them makes a read 50% more expensive.
 const MAX_COUNT_USES: u32 = 9;
 
 /// A program, identified by the start addresses of its code and its stack.
@@ -23,9 +24,9 @@ pub type Program = [u64; 2];
 pub struct Cost {
     /// When the read began.
     pub began_at: Instant,
-    /// How long it took.
+    /// How long the read took.
     pub elapsed: Duration,
-    /// The CPU time of the read, including that of its thread since the thread's previous read.
+    /// The CPU time that the thread has used for this read, and for everything else since its previous read.
     pub cpu_time: Duration,
 }
 
@@ -36,33 +37,34 @@ pub enum Content {
     Unchanged,
     /// Every mapping.
     Mappings,
-    /// The kernel's sum.
+    /// The kernel's sum over all mappings.
     Sum,
-    /// The kernel's sum, because the mappings took too long to print.
+    /// The kernel's sum over all mappings. It was read because the mappings took too long to print.
     SumOfSlow,
 }
 
-/// What a read returned besides the values.
+/// What a read returned, apart from the values.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryRead {
     /// What was read.
     pub content: Content,
-    /// How many mappings there are.
+    /// The number of mappings, or the least number that is known.
     pub n_mappings: u64,
-    /// The fingerprint before the read, if the check took one.
+    /// The fingerprint that the change check took before the read, if it took one.
     pub fingerprint: Option<Fingerprint>,
-    /// The program that the memory belongs to, if `stat` was read and shows it.
+    /// The program that the memory belongs to, if `stat` was read and shows the program.
     pub program: Option<Program>,
 }
 
-/// The values of a process that are kept, and what is known from reading them.
+/// The last values of a process, and what is known from reading them.
 #[derive(Debug, Default)]
 pub struct LastRead {
-    /// When the last read began. Unless that read failed, the values are from then.
+    /// When the last read began, unless it found overlapping mappings. The values are from that time, unless
+    /// that read failed.
     at: Option<Instant>,
-    /// When the last read that found overlapping mappings began. The values are older.
+    /// When the last read that found overlapping mappings began. Such a read keeps the previous values.
     torn_at: Option<Instant>,
-    /// How long the read of the values took.
+    /// How long the read that returned the values took.
     took: Duration,
     /// The values; `None` if there are none, or if the process maps nothing.
     reading: Option<ReadingId>,
@@ -70,13 +72,14 @@ pub struct LastRead {
     maps_nothing: bool,
     /// The program that ran when the values were read, if it is known.
     program: Option<Program>,
-    /// Until when the kernel's sum is read in place of slow mappings, and the least number of these mappings.
+    /// Set if mappings are slow to print: the time until which the kernel's sum is read instead, and a number
+    /// of mappings that the process has at least.
     summed_until: Option<(Instant, u64)>,
     count: MappingCount,
     check: ChangeCheck,
 }
 
-/// The number of mappings, and for how many more sums it is used.
+/// The number of mappings, and how many more reads of the sum may use that number.
 #[derive(Clone, Copy, Debug, Default)]
 struct MappingCount {
     n_mappings: u64,
@@ -89,12 +92,12 @@ impl LastRead {
         self.at
     }
 
-    /// Returns how long the read of the values took.
+    /// Returns how long the read that returned the values took.
     pub fn took(&self) -> Duration {
         self.took
     }
 
-    /// Whether values are kept.
+    /// Whether there are values.
     pub fn has_values(&self) -> bool {
         self.reading.is_some()
     }
@@ -124,13 +127,13 @@ impl LastRead {
         self.program
     }
 
-    /// Whether the kernel's sum is or was read in place of slow mappings.
+    /// Whether the mappings were slow to print since the process began to run its current program.
     pub fn was_slow(&self) -> bool {
         self.summed_until.is_some()
     }
 
-    /// Returns when the last read began, even if it found overlapping mappings. The wait for the next read is
-    /// counted from then.
+    /// Returns when the last read began, even if that read found overlapping mappings. Since then, the
+    /// process has been waiting for its next read.
     pub fn due_since(&self) -> Option<Instant> {
         self.at.max(self.torn_at)
     }
@@ -149,7 +152,7 @@ impl LastRead {
         }
     }
 
-    /// Notes a read that succeeded. Returns the pause before the next one.
+    /// Notes that a read succeeded. Returns the pause before the next read.
     pub fn note(&mut self, detail: Detail, read: &MemoryRead, cost: &Cost, interval: Duration) -> Pause {
         self.at = Some(cost.began_at);
         self.program = read.program;
@@ -175,40 +178,42 @@ impl LastRead {
         rest_after(cost, interval)
     }
 
-    /// Notes a read that found overlapping mappings. The previous values are kept. Returns the pause before
+    /// Notes that a read found overlapping mappings. The previous values are kept. Returns the pause before
     /// the next read.
     pub fn note_torn(&mut self, cost: &Cost, was_slow: bool, interval: Duration) -> Pause {
         self.torn_at = Some(cost.began_at);
         if was_slow { Pause::Resting { until: end_of_rest(cost) } } else { rest_after(cost, interval) }
     }
 
-    /// Notes a read that failed for another reason. No values are kept.
+    /// Notes that a read failed for a reason other than overlapping mappings. The values are dropped.
     pub fn note_failed(&mut self, cost: &Cost) {
         self.forget_values();
         self.at = Some(cost.began_at);
     }
 
-    /// Drops the values, and what confirms them.
+    /// Drops the values, and the fingerprint that confirms them.
     pub fn forget_values(&mut self) {
         self.count = MappingCount::default();
         self.check.forget();
         (self.reading, self.maps_nothing) = (None, false);
     }
 
-    /// Drops the values of a process that no longer counts, so that it is new when it counts again.
+    /// Drops the values of a process that is no longer selected. If a filter selects it again later, it
+    /// counts as new.
     pub fn forget(&mut self) {
         (self.at, self.torn_at) = (None, None);
         self.forget_values();
     }
 
-    /// Drops everything that does not apply to another program.
+    /// Drops everything that applies only to the program that the process ran before.
     pub fn start_over(&mut self) {
         self.forget();
         (self.program, self.summed_until) = (None, None);
     }
 }
 
-/// Returns the pause after a read: a rest, if the read took over a hundredth of `interval`.
+/// Returns the pause after a read. The process rests if the read used more CPU time than a hundredth of
+/// `interval`.
 fn rest_after(cost: &Cost, interval: Duration) -> Pause {
     let is_long = REST * cost.cpu_time > interval;
     if is_long { Pause::Resting { until: end_of_rest(cost) } } else { Pause::None }
@@ -228,7 +233,7 @@ mod tests {
         MemoryRead { content, n_mappings: 500, fingerprint: None, program: None }
     }
 
-    /// Returns the cost of a read that took this long and used as much CPU time.
+    /// Returns the cost of a read that took this long and used the same amount of CPU time.
     fn cost(began_at: Instant, ms: u64) -> Cost {
         let elapsed = Duration::from_millis(ms);
         Cost { began_at, elapsed, cpu_time: elapsed }

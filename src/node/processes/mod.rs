@@ -1,4 +1,4 @@
-//! The processes of the node: the program, the container and the last read of each.
+//! What is known about each process of the node: its program, its container and its last read.
 
 mod attribution;
 pub mod change_check;

@@ -22,28 +22,29 @@ use crate::totals::reading::ReadingId;
 #[derive(Debug)]
 pub struct Process {
     identity: Identity,
-    /// The previous entry for this pid. An equal start time means the same process under a new inode number,
-    /// which the kernel gives to a running process after a shortage of memory.
+    /// The previous entry for this pid. If it has the same start time as this process, it is the same process
+    /// under an old inode number: after a shortage of memory, the kernel gives a new number to a process that
+    /// still runs.
     previous: Option<Box<Process>>,
     attribution: Attribution,
     state: ReadState,
     pause: Pause,
     last: LastRead,
-    /// When a listing of proc first showed the process, or when the process began to run another program.
+    /// When a listing of proc first showed the process, or when it began to run another program.
     found_at: Instant,
-    /// Whether the last read ended under another name than the one before, so that it is repeated.
+    /// Whether the last read found that the process has a new name. Such a read is repeated once.
     has_new_name: bool,
 }
 
 impl Process {
-    /// Creates a process that a listing of proc shows for the first time; `None` if no file shows its
-    /// cgroups, because it has ended since or is a zombie.
+    /// Creates a process that a listing of proc shows for the first time. Returns `None` if no file shows its
+    /// cgroups, because it is a zombie or has ended since.
     pub fn find(entry: Entry, proc: &Proc, buffers: &mut Buffers, scratch: &mut Cgroups) -> Option<Self> {
         proc.cgroups(entry.pid, buffers, scratch).ok()?;
         Some(Self::new(entry, scratch.clone()))
     }
 
-    /// Creates a process with this entry and these cgroups. Everything else about it is unknown.
+    /// Creates a process with this entry and these cgroups. Nothing else is known about it yet.
     pub fn new(entry: Entry, cgroups: Cgroups) -> Self {
         Self {
             identity: Identity::new(entry),
@@ -57,7 +58,7 @@ impl Process {
         }
     }
 
-    /// Keeps the previous entry for the pid until the start time is known.
+    /// Keeps the previous entry for the pid until the start time of this process is known.
     pub fn set_previous(&mut self, previous: Option<Box<Process>>) {
         self.previous = previous;
     }
@@ -82,7 +83,7 @@ impl Process {
         Seen { pid: self.pid(), start_time: self.identity.start_time(), cgroups: self.attribution.cgroups() }
     }
 
-    /// Returns the container of the process, as of the last look-up.
+    /// Returns the container of the process, as found by the last look-up.
     pub fn container(&self) -> Option<&Arc<Container>> {
         self.attribution.container()
     }
@@ -102,22 +103,22 @@ impl Process {
         self.attribution.cgroups()
     }
 
-    /// Returns the state of the current read of the process.
+    /// Returns the state of the process's reads.
     pub fn state(&self) -> ReadState {
         self.state
     }
 
-    /// Whether the last read of the process was refused.
+    /// Whether the kernel refused the last read of the process.
     pub fn is_refused(&self) -> bool {
         matches!(self.pause, Pause::Refused { .. })
     }
 
-    /// Returns what is kept of the last read of the process.
+    /// Returns the last read of the process.
     pub fn last(&self) -> &LastRead {
         &self.last
     }
 
-    /// Returns when the values were read, if the process counts and has values.
+    /// Returns when the values of the process were read; `None` if it has no values or is not selected.
     pub fn values_read_at(&self) -> Option<Instant> {
         self.last.at().filter(|_| self.is_selected() && self.last.has_values())
     }
@@ -127,8 +128,8 @@ impl Process {
         self.found_at
     }
 
-    /// Returns the readings of the process and of the previous entry for its pid, each with whether it
-    /// counts.
+    /// Returns the reading of the process and the readings of previous entries for its pid. The flag says
+    /// whether a reading is added to the sums. Only the first one is.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
         let entries = std::iter::successors(Some((self, true)), |(process, _)| {
             Some((process.previous.as_deref()?, false))
@@ -141,8 +142,8 @@ impl Process {
         self.attribution.describe(self.pid())
     }
 
-    /// Takes the start time from `stat`. A previous entry for the pid with the same start time is the same
-    /// process.
+    /// Takes the start time from `stat`. If the previous entry for the pid has the same start time, it is the
+    /// same process, and everything that is known about it is kept.
     pub fn identify(&mut self, stat: Option<Stat>) {
         self.identity.learn(stat);
         let start_time = self.identity.start_time();
@@ -162,15 +163,16 @@ impl Process {
         self.attribution.move_to(cgroups);
     }
 
-    /// Looks up the container of the process. If it is another one than before, the values are dropped.
+    /// Looks up the container of the process. If the process is now in another container than before, the
+    /// values are dropped.
     pub fn look_up(&mut self, index: &CgroupIndex) {
         if self.attribution.look_up(index) {
             self.last.forget();
         }
     }
 
-    /// Decides whether a filter selects the process under this name. Another name may mean another program,
-    /// so the values are then dropped.
+    /// Decides whether a filter selects the process under this name. If the name is new, the values are
+    /// dropped, because the process may run another program.
     pub fn select(&mut self, comm: &[u8], discovery: &Discovery, scratch: &mut String) {
         match self.attribution.select(comm, discovery, scratch) {
             Change::None => {}
@@ -179,7 +181,7 @@ impl Process {
         }
     }
 
-    /// Notes that the process does not count at the moment.
+    /// Notes that the process is not selected at the moment.
     pub fn deselect(&mut self) {
         self.attribution.deselect();
         self.last.forget();
@@ -195,21 +197,22 @@ impl Process {
         matches!((self.last.program(), program), (Some(before), Some(now)) if before != now)
     }
 
-    /// Starts over after the process has executed another program: the cost of earlier reads does not apply
-    /// to that program.
+    /// Starts over after the process has executed another program. What the reads of the previous program
+    /// cost no longer matters.
     pub fn start_over(&mut self) {
         self.last.start_over();
         self.pause.end_rest();
         self.found_at = Instant::now();
     }
 
-    /// Whether the values are kept without a read. A process that rests after a long read may have no values.
+    /// Whether the process keeps its state without a read, because it has values, or because it rests after a
+    /// long read. A stuck process does not.
     pub fn keeps_values(&self) -> bool {
         let rests = matches!(self.pause, Pause::Resting { .. });
         !self.state.is_stuck() && (self.last.has_values() || rests)
     }
 
-    /// Returns since when the process has waited for a read.
+    /// Returns the time since which the process has been waiting for a read.
     pub fn due_since(&self) -> Instant {
         self.last.due_since().unwrap_or(self.found_at)
     }
@@ -219,7 +222,7 @@ impl Process {
         !self.state.is_detached() && self.pause.ends(now)
     }
 
-    /// Returns the read of the memory that is due.
+    /// Returns the next read of the process's memory.
     pub fn memory_job(
         &mut self,
         with_rollup: bool,
@@ -237,13 +240,13 @@ impl Process {
         Job { pid, inode, detail: Detail::Stat, with_stat: true }
     }
 
-    /// Skips the process because it looks stuck. Returns whether it counts as stuck from now on; a process in
-    /// no container, such as a kernel thread, never does.
+    /// Skips the process because it looks stuck. Returns whether it has begun to count as stuck. A process
+    /// outside the selected containers, such as a kernel thread, never counts as stuck.
     pub fn skip(&mut self, now: Instant) -> bool {
         self.state.skip(now) && self.attribution.can_be_selected() && self.report_stuck()
     }
 
-    /// Ends skipping the process, because it no longer looks stuck or a thread is free.
+    /// Stops skipping the process, because it no longer looks stuck, or because a thread is free to read it.
     pub fn end_skipping(&mut self) {
         if self.state.end_skipping() {
             info!("{} is read again", self.describe());
@@ -255,7 +258,7 @@ impl Process {
         self.state = ReadState::Detached;
     }
 
-    /// Counts the process as stuck and drops its values. Returns whether it was not stuck before.
+    /// Counts the process as stuck, and drops its values. Returns whether it was not stuck before.
     pub fn report_stuck(&mut self) -> bool {
         self.last.forget_values();
         let is_new = self.state.report_stuck();
@@ -268,7 +271,8 @@ impl Process {
         is_new
     }
 
-    /// Notes that a read of the process has returned. With `is_detached`, another read is still detached.
+    /// Notes that a read of the process has returned. `is_detached` says that another read of it is still
+    /// detached.
     pub fn end_read(&mut self, is_detached: bool) {
         let was_stuck = self.state.is_stuck();
         self.state.end_read(is_detached);
@@ -277,15 +281,16 @@ impl Process {
         }
     }
 
-    /// Decides whether the read must be repeated because of a new name. A process with a new name may run
-    /// another program, while the read may still have returned the memory of its parent, which it shared
-    /// before (vfork).
+    /// Returns whether a read must be repeated, because it found a new name. A process with a new name may
+    /// run another program. After vfork, however, a process shares the memory of its parent until it executes
+    /// a program. So the read may have returned the memory of the parent. A repeated read is not repeated
+    /// again for its name.
     pub fn repeats_for_name(&mut self, is_renamed: bool) -> bool {
         self.has_new_name = is_renamed && !self.has_new_name;
         self.has_new_name
     }
 
-    /// Notes a read of the memory that succeeded.
+    /// Notes that a read of the memory succeeded.
     pub fn note_read(&mut self, detail: Detail, read: &MemoryRead, cost: &Cost, interval: Duration) {
         if read.content == Content::SumOfSlow && !self.last.was_slow() {
             warn!("{} takes too long to read: its mappings are summed as [other]", self.describe());
@@ -293,12 +298,12 @@ impl Process {
         self.pause = self.last.note(detail, read, cost, interval);
     }
 
-    /// Notes a read that found overlapping mappings. The previous values are kept.
+    /// Notes that a read found overlapping mappings. The previous values are kept.
     pub fn note_torn(&mut self, cost: &Cost, was_slow: bool, interval: Duration) {
         self.pause = self.last.note_torn(cost, was_slow, interval);
     }
 
-    /// Notes a read that failed. The values are dropped.
+    /// Notes that a read failed. The values are dropped.
     pub fn note_failed(&mut self, cost: &Cost, is_refused: bool) {
         if is_refused {
             self.pause.note_refusal();

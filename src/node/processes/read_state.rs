@@ -1,22 +1,23 @@
-//! The state of a process's reads: whether the current read returns, and the pause before the next one. Pure.
+//! The state of a process's reads: whether the current read returns, and the pause before the next one. This
+//! module does no I/O.
 
 use std::time::{Duration, Instant};
 
-/// A read that used no CPU time for this long is stuck, and so is a process that has looked stuck for this
-/// long.
+/// A read that has used no CPU time for this long is stuck. A process that has looked stuck for this long
+/// counts as stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(2);
 
 /// The state of the current read of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReadState {
-    /// The process can be read, and no read of it is detached.
+    /// The process can be read, and none of its reads is detached.
     #[default]
     Idle,
     /// The process is not read because it looks stuck. After [`STUCK_AFTER`] it counts as stuck.
     Skipped {
         /// When the process was first skipped.
         since: Instant,
-        /// Whether the process counts as stuck.
+        /// Whether the process counts as stuck by now.
         is_reported: bool,
     },
     /// A read of the process is detached.
@@ -55,7 +56,7 @@ impl ReadState {
         is_reported
     }
 
-    /// Notes that the process counts as stuck. Returns whether it did not before.
+    /// Notes that the process counts as stuck. Returns whether it did not count as stuck before.
     pub fn report_stuck(&mut self) -> bool {
         if self.is_stuck() {
             return false;
@@ -67,7 +68,8 @@ impl ReadState {
         true
     }
 
-    /// Notes that a read of the process has returned. With `is_detached`, another read is still detached.
+    /// Notes that a read of the process has returned. `is_detached` says that another read of it is still
+    /// detached.
     pub fn end_read(&mut self, is_detached: bool) {
         *self = if is_detached { Self::Detached } else { Self::Idle };
     }
@@ -79,23 +81,23 @@ pub enum Pause {
     /// There is no pause.
     #[default]
     None,
-    /// The last read was long.
+    /// The last read was long, so the process rests.
     Resting {
         /// When the next read may begin.
         until: Instant,
     },
-    /// Reads were refused. Each refusal may cause an audit record, so the next read comes after 1, 2, 4 ...
-    /// 64 scrapes.
+    /// The kernel refused the last reads. Each refusal may cause an audit record. So the process is read
+    /// again after 1 scrape, then after 2, then after 4, and so on, up to 64.
     Refused {
         /// The number of refusals in a row.
         n_in_a_row: u32,
-        /// The number of further scrapes that skip the process.
+        /// How many more scrapes skip the process.
         n_scrapes_left: u32,
     },
 }
 
 impl Pause {
-    /// Whether the process may be read in this scrape. Call this once per scrape.
+    /// Whether the process may be read in this scrape. This must be called once per scrape.
     pub fn ends(&mut self, now: Instant) -> bool {
         match self {
             Self::None | Self::Refused { n_scrapes_left: 0, .. } => true,
@@ -107,14 +109,14 @@ impl Pause {
         }
     }
 
-    /// Notes that a read was refused.
+    /// Notes that the kernel refused a read.
     pub fn note_refusal(&mut self) {
         let n_before = if let Self::Refused { n_in_a_row, .. } = *self { n_in_a_row } else { 0 };
         let n_scrapes_left = (1 << n_before.min(6)) - 1;
         *self = Self::Refused { n_in_a_row: n_before + 1, n_scrapes_left };
     }
 
-    /// Ends a rest after a long read.
+    /// Ends the rest after a long read.
     pub fn end_rest(&mut self) {
         if let Self::Resting { .. } = self {
             *self = Self::None;

@@ -1,9 +1,10 @@
 //! The table of the node's processes.
 //!
-//! The name and the cgroups of a selected process come from its read, which reads them last, or if it is not
-//! read, from [`ProcessTable::refresh`]. Those of all other processes are read at each listing of proc. That
-//! saves 4 us per selected process, 4% of a scrape of processes with 25 mappings. Checks between scrapes
-//! leave out most of the others.
+//! At the end of each read of a selected process, its name and cgroups are read, too. If a selected process
+//! is not read, [`ProcessTable::refresh`] reads them. Of all other processes, each scrape reads the cgroups,
+//! and the names of those that a filter may select. Leaving out the selected processes here saves 4 us for
+//! each of them: 4% of a scrape of processes with 25 mappings. Checks between scrapes also leave out most of
+//! the other processes.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -19,13 +20,14 @@ use crate::sources::recording::Writer;
 use crate::totals::reading::ReadingId;
 use crate::totals::snapshot::Snapshot;
 
-/// A first read takes 15 ms per GiB that is resident, and 5 microseconds per mapping; 200 is a usual number
-/// of these, and counting them would take the memory-map lock.
+/// A first read takes 15 ms per GiB of resident memory, and 5 microseconds per mapping. The number of
+/// mappings is assumed to be 200, a usual number, because counting them would take the memory-map lock.
 const READ_OF_GIB: Duration = Duration::from_millis(15);
 const READ_OF_MAPPINGS: Duration = Duration::from_micros(5 * 200);
 
-/// A process that was found longer ago than this has left the cgroup in which it was forked, so only one in
-/// eight checks reads its cgroups. For 120 processes that no filter selects, that took a third of a check.
+/// A new process soon leaves the cgroup in which it was forked. If a process was found longer ago than this,
+/// only one in eight checks reads its cgroups. Reading the cgroups of 120 unselected processes in every check
+/// took a third of the check's time.
 const SETTLING: Duration = Duration::from_secs(10);
 const N_CHECKS: u32 = 8;
 
@@ -37,26 +39,26 @@ const N_CHECKS: u32 = 8;
 )]
 pub struct ProcessTable {
     table: Vec<Box<Process>>,
-    /// The table of the previous scrape, while the next one is built.
+    /// The table of the previous scrape, while the new one is built.
     before: Vec<Box<Process>>,
     entries: Vec<Entry>,
-    /// The zombies, by pid. Their files are not read again: for 20,000 zombies that took 18% of a core.
+    /// The zombies, by pid. Their files are not read again: with 20,000 zombies, that took 18% of a core.
     zombies: Vec<Entry>,
-    /// The zombies of the previous scrape, while the next ones are listed.
+    /// The zombies of the previous scrape, while the new list is built.
     zombies_before: Vec<Entry>,
-    /// The number of checks, which wraps around.
+    /// The number of checks so far. It wraps around.
     n_checks: u32,
     buffers: Buffers,
-    /// Scratch.
+    /// A buffer that is reused.
     cgroups: Cgroups,
     lossy: String,
 }
 
 impl ProcessTable {
-    /// Lists proc: processes that have ended are dropped with their values, and new ones are added. A check
-    /// reads the cgroups of fewer processes.
+    /// Lists proc. Processes that have ended are dropped with their values, and new ones are added. A check
+    /// reads the cgroups of fewer processes than a scrape.
     ///
-    /// Fails when the directory cannot be read.
+    /// Fails if the directory cannot be read.
     pub fn list(&mut self, proc: &Proc, is_check: bool, now: Instant) -> io::Result<()> {
         self.n_checks = self.n_checks.wrapping_add(u32::from(is_check));
         let n_checks = self.n_checks;
@@ -92,7 +94,7 @@ impl ProcessTable {
                     Box::new(process)
                 }),
             };
-            // On version 1 no file shows the cgroups of a zombie.
+            // On version 1, no file shows the cgroups of a zombie, so it is not among the processes.
             if process.is_none() && proc.is_zombie(entry.pid, buffers) {
                 zombies.push(entry);
             }
@@ -106,8 +108,8 @@ impl ProcessTable {
         Ok(())
     }
 
-    /// Decides which container each process is in, and which processes are selected. With `has_changed`, the
-    /// index of the cgroups has changed, so every container is looked up again.
+    /// Decides which container each process is in, and which processes are selected. `has_changed` says that
+    /// the index of the cgroups has changed. If so, the container of every process is looked up again.
     pub fn identify(&mut self, proc: &Proc, discovery: &Discovery, has_changed: bool) {
         for process in &mut self.table {
             if has_changed || process.attribution().is_outdated() {
@@ -134,12 +136,12 @@ impl ProcessTable {
         }
     }
 
-    /// Returns the container of each process that has one, and whether a filter selects the process.
+    /// Returns the container of each process that is in one, and whether a filter selects the process.
     pub fn attributed(&self) -> impl Iterator<Item = (&Container, bool)> {
         self.iter().filter_map(|process| Some((&**process.container()?, process.is_selected())))
     }
 
-    /// Reads the name and the cgroups of a process, but not its memory. Neither file can block.
+    /// Reads the name and the cgroups of a process, but not its memory. Reading these files cannot block.
     pub fn refresh(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
         let Self { table, buffers, cgroups, lossy, .. } = self;
         let process = &mut table[i];
@@ -153,9 +155,9 @@ impl ProcessTable {
         }
     }
 
-    /// Refreshes a process with kept values. After a change of name the values are kept until `stat` shows
-    /// whether the process runs another program, so that a new name hides nothing. `stat` can block, so a job
-    /// reads it.
+    /// Refreshes a process that keeps its values. If the process has a new name, the values are still kept
+    /// until `stat` shows whether it runs another program. Otherwise a process could hide its memory by
+    /// changing its name. `stat` is read later, by a job, because that read can block.
     pub fn refresh_kept(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
         let Self { table, buffers, cgroups, lossy, .. } = self;
         let process = &mut table[i];
@@ -169,8 +171,8 @@ impl ProcessTable {
         }
     }
 
-    /// Takes the name and the cgroups that a read of a process ended with; `None` stands for unknown cgroups.
-    /// Returns whether the name has changed.
+    /// Takes over the name and the cgroups that a read of the process has returned. `cgroups` is `None` if
+    /// they are unknown. Returns whether the name has changed.
     pub fn relocate(
         &mut self,
         i: usize,
@@ -190,15 +192,15 @@ impl ProcessTable {
         is_renamed
     }
 
-    /// Whether a thread of the process waits uninterruptibly, as a thread does that waits for a memory-map
-    /// lock.
+    /// Whether a thread of the process is in an uninterruptible wait (state D). A thread that waits for a
+    /// memory-map lock is in that state.
     pub fn has_waiting_thread(&mut self, i: usize, proc: &Proc) -> bool {
         let dir = proc.process(self.table[i].pid(), &mut self.buffers);
         dir.is_ok_and(|dir| dir.has_waiting_thread(&mut self.buffers))
     }
 
-    /// Returns how long a read of the process will probably take: as long as its last one, or if it was never
-    /// read, by its size.
+    /// Returns how long a read of the process will probably take: as long as the last one. If the process was
+    /// never read, that is estimated from its resident memory.
     pub fn expected_read(&mut self, i: usize, proc: &Proc) -> Duration {
         let Self { table, buffers, .. } = self;
         let process = &table[i];
@@ -209,10 +211,10 @@ impl ProcessTable {
         READ_OF_MAPPINGS + READ_OF_GIB.mul_f64(resident as f64 / f64::from(1 << 30))
     }
 
-    /// Records every selected process with values into `to` and returns their number. A process that ends in
-    /// the meantime or cannot be read is skipped.
+    /// Records every selected process with values into `to`, and returns how many were recorded. A process is
+    /// skipped if it ends meanwhile or cannot be read.
     ///
-    /// Fails with one line when a file cannot be written.
+    /// Fails with a one-line message if a file cannot be written.
     pub fn record(&mut self, proc: &Proc, to: &mut Writer) -> Result<usize, String> {
         let Self { table, buffers, .. } = self;
         let mut n_recorded = 0;
@@ -246,7 +248,7 @@ impl ProcessTable {
         self.table.iter().map(|process| &**process)
     }
 
-    /// Returns every process, by pid, to change it.
+    /// Returns every process, by pid, to change the processes.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Process> {
         self.table.iter_mut().map(|process| &mut **process)
     }
@@ -278,14 +280,15 @@ impl ProcessTable {
         (self.table[i].identity().entry() == entry).then_some(i)
     }
 
-    /// Returns every reading that a process owns, with whether it counts. The previous entry for a pid may be
-    /// the same process, so it keeps its reading until the start time is known.
+    /// Returns every reading of the processes, and whether it is added to the sums. A previous entry for a
+    /// pid keeps its reading until the start time of the new entry is known, because both may be the same
+    /// process.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
         self.iter().flat_map(Process::readings)
     }
 
-    /// Registers the container of each process that has values. A listing may have replaced the container by
-    /// another one with the same labels; then the values are kept.
+    /// Registers the container of each process that has values. If a new listing has replaced a container by
+    /// another one with the same labels, its processes have kept their values.
     pub fn register_containers(&self, snapshot: &mut Snapshot) {
         let mut last = None;
         for process in self.iter().filter(|process| process.last().has_values()) {
@@ -302,18 +305,18 @@ impl ProcessTable {
         self.iter().filter(|process| process.state().is_stuck()).count()
     }
 
-    /// Whether no read is detached, except those that are stuck.
+    /// Whether no read is detached except those that are stuck.
     pub fn is_complete(&self) -> bool {
         self.iter().all(|process| process.state().is_stuck() || !process.state().is_detached())
     }
 
-    /// Returns how many selected processes cannot be read for lack of permission, and how many are selected.
+    /// Returns how many selected processes the exporter may not read, and how many processes are selected.
     pub fn refusals(&self) -> (usize, usize) {
         let selected = self.iter().filter(|process| process.is_selected());
         (selected.clone().filter(|process| process.is_refused()).count(), selected.count())
     }
 
-    /// Returns the duration of the slowest read among those behind the current values.
+    /// Returns the duration of the slowest among the reads that returned the current values.
     pub fn longest_read(&self) -> Duration {
         let with_values = self.iter().filter(|process| process.last().has_values());
         with_values.map(|process| process.last().took()).max().unwrap_or_default()
@@ -325,8 +328,8 @@ impl ProcessTable {
         with_values.filter_map(|process| process.last().at()).min()
     }
 
-    /// Creates a table of these processes by ascending pid. Each has a pid, a start time, and either the
-    /// text of its cgroup file or, for version 2, only its path.
+    /// Creates a table of these processes, which must be sorted by pid. Each has a pid, a start time, and the
+    /// text of its cgroup file. For version 2, the path alone is enough.
     #[cfg(test)]
     pub(crate) fn of(processes: &[(u32, u64, &str)]) -> Self {
         let process = |&(pid, start_time, text): &(u32, u64, &str)| {

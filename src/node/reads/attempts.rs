@@ -1,13 +1,13 @@
-//! Decides what follows a failed attempt at reading the memory of a process.
+//! Decides what happens after a failed attempt at reading the memory of a process.
 
 use crate::node::processes::change_check::Check;
 use crate::node::processes::job::Detail;
 use crate::procfs::errors::ReadError;
 
-/// Which further attempts at reading the memory of a process were made.
+/// The attempts that one read has made so far.
 #[derive(Debug, Default)]
 pub struct Attempts {
-    /// The number of attempts that another program ended.
+    /// The number of attempts that ended because the process executed another program.
     pub n_execs: u64,
     /// Whether an attempt took too long.
     pub was_slow: bool,
@@ -15,11 +15,11 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// Returns what to read after a failed attempt, or the error if there is no further attempt. `n_mappings`
-    /// is the number of mappings that the failed attempt read.
+    /// Returns what to read after a failed attempt, or the error if this was the last attempt. `n_mappings`
+    /// is the number of mappings that the failed attempt has read.
     pub fn next(&mut self, detail: Detail, error: ReadError, n_mappings: u64) -> Result<Detail, ReadError> {
         match error {
-            // The program that the process now executes is read immediately.
+            // The process now runs another program. That program is read at once.
             ReadError::Exec if !self.is_repeated => {
                 self.is_repeated = true;
                 self.n_execs += 1;

@@ -1,25 +1,27 @@
-//! The CPU time that scrapes may use: a share of the elapsed time. What one scrape overspends, later ones
-//! save.
+//! The CPU time that scrapes may use, as a share of the elapsed time. If one scrape uses more than its share,
+//! later ones use less.
 //!
-//! Everything is charged: listing proc, reading, summing, rendering. If everything except reads would take
-//! more than half of the budget, scrapes become rarer, so that half remains for reads.
+//! The budget pays for everything: listing proc, reading, summing and rendering. If everything except the
+//! reads would take more than half of the budget, scrapes become rarer, so that half of the budget remains
+//! for reads.
 
 use std::time::{Duration, Instant};
 
 use crate::credit::Credit;
 
-/// Credit is earned for at most this long, so that a scrape after an idle hour takes at most 15 s of CPU
-/// time.
+/// Credit is earned for at most this long. So with a budget of a quarter of a core, a scrape takes at most 15
+/// s of CPU time, even after an idle hour.
 const MAX_ELAPSED: Duration = Duration::from_secs(60);
 
 /// The budget, in seconds of CPU time.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
     credit: Credit,
-    /// The cost of the last scrape except its reads. The same amount is reserved in the next one.
+    /// The cost of the last scrape, not counting its reads. The next scrape sets the same amount aside before
+    /// it reads.
     overhead_seconds: f64,
     began_at: Option<Instant>,
-    /// The cost of the last check except its reads.
+    /// The cost of the last check, not counting its reads.
     check_seconds: f64,
     checked_at: Option<Instant>,
 }
@@ -43,8 +45,8 @@ impl Budget {
 
     /// Begins a scrape.
     ///
-    /// What was overspent is paid off first. Unused credit is lost, so that an idle hour allows no long
-    /// burst.
+    /// The CPU time that earlier scrapes used beyond the budget is subtracted first. Credit from before the
+    /// last scrape is lost, so an idle hour does not allow a long burst.
     pub fn begin_scrape(&mut self, now: Instant) {
         let before = self.began_at.replace(now);
         self.credit.earn(now, self.longest());
@@ -54,24 +56,25 @@ impl Budget {
         }
     }
 
-    /// Begins a check between two scrapes. The check may spend credit that was earned and not used.
+    /// Begins a check between two scrapes. The check may spend credit that was earned and not used yet.
     pub fn begin_check(&mut self, now: Instant) {
         self.checked_at = Some(now);
         self.credit.earn(now, self.longest());
     }
 
-    /// Charges the cost of a check except its reads.
+    /// Charges the cost of a check, not counting its reads.
     pub fn end_check(&mut self, overhead: Duration) {
         self.check_seconds = overhead.as_secs_f64();
         self.credit.spend(self.check_seconds);
     }
 
-    /// Returns when another check may begin: checks, except their reads, may use a quarter of the budget.
+    /// Returns when the next check may begin. Checks may use a quarter of the budget for everything except
+    /// reads.
     pub fn next_check(&self) -> Option<Instant> {
         Some(self.checked_at? + self.credit.time_to_earn(4.0 * self.check_seconds))
     }
 
-    /// Returns the longest time for which credit is earned.
+    /// Returns the longest time for which credit is earned at once.
     fn longest(&self) -> Duration {
         MAX_ELAPSED.max(self.least_distance())
     }
@@ -86,24 +89,26 @@ impl Budget {
         self.credit.spend(cpu.as_secs_f64());
     }
 
-    /// Charges the cost of a scrape except its reads.
+    /// Charges the cost of a scrape, not counting its reads.
     pub fn end_scrape(&mut self, overhead: Duration) {
         let before = std::mem::replace(&mut self.overhead_seconds, overhead.as_secs_f64());
         self.credit.spend(self.overhead_seconds - before);
     }
 
-    /// Ends the first scrape, which was not limited. Its cost is not paid off.
+    /// Ends the first scrape, which was not limited. Its cost is not subtracted from what later scrapes may
+    /// use.
     pub fn end_first_scrape(&mut self, overhead: Duration) {
         self.credit.limit(self.began_at);
         self.overhead_seconds = overhead.as_secs_f64();
     }
 
-    /// Returns when another scrape may begin.
+    /// Returns when the next scrape may begin.
     pub fn next_start(&self) -> Option<Instant> {
         Some(self.began_at? + self.least_distance())
     }
 
-    /// Returns the time in which half of the budget pays for the last scrape except its reads.
+    /// Returns the shortest time between two scrapes. In that time, half of the budget earns the cost of the
+    /// last scrape, not counting its reads.
     fn least_distance(&self) -> Duration {
         self.credit.time_to_earn(2.0 * self.overhead_seconds)
     }
@@ -113,8 +118,8 @@ impl Budget {
 mod tests {
     use super::*;
 
-    /// Runs scrapes one second apart over processes with these costs in milliseconds. Returns how often each
-    /// was read.
+    /// Runs scrapes one second apart. `costs` has the cost of reading each process, in milliseconds. Returns
+    /// how often each process was read.
     fn run(fraction: f64, n_scrapes: usize, costs: &[u64]) -> Vec<usize> {
         let mut budget = Budget::new(fraction);
         let mut n_reads = vec![0; costs.len()];
@@ -172,8 +177,7 @@ mod tests {
         assert!(budget.next_start().unwrap() <= start + Duration::from_secs(2));
     }
 
-    /// What checks spend is taken from the next scrape, and no more, so that the total stays within the
-    /// budget.
+    /// Checks spend from the same budget as scrapes. Together they must use the whole budget, and no more.
     #[test]
     fn checks_and_scrapes_share_one_budget() {
         let (mut budget, start) = (Budget::new(0.1), Instant::now());
@@ -236,8 +240,8 @@ mod tests {
         assert!(budget.allows());
     }
 
-    /// For any cost of a scrape except its reads, the total stays within the budget, and half remains for
-    /// reads.
+    /// In each case, a scrape costs `overhead_ms`, not counting its reads. The CPU time of all scrapes must
+    /// stay within the budget. Reads must get at least half as much CPU time as everything else.
     #[test]
     fn total_stays_within_the_budget() {
         for overhead_ms in [0, 1, 20, 25, 80, 5000] {

@@ -1,7 +1,8 @@
-//! Detached reads: the scrape no longer waits for them, because they are slow or do not return. Pure.
+//! Detached reads are reads that the scrape no longer waits for, because they are slow or do not return. This
+//! module does no I/O.
 //!
-//! A slow read uses CPU time, because the kernel walks page tables or prints names. A read that waits for a
-//! lock uses none, and is stuck.
+//! A read that is slow uses CPU time, because the kernel walks page tables or prints names. A read that waits
+//! for a lock uses almost none: it is stuck.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,8 @@ use crate::node::processes::job::Job;
 use crate::node::processes::read_state::STUCK_AFTER;
 use crate::procfs::Entry;
 
-/// The maximum number of detached reads, each of which costs a thread. While there are this many, a process
-/// with a thread in state D is skipped.
+/// The maximum number of detached reads. Each of them occupies a thread. When this many reads are detached, a
+/// process that has a thread in state D is skipped.
 pub const MAX_DETACHED: usize = 64;
 
 /// The detached reads.
@@ -21,14 +22,16 @@ pub struct DetachedReads(Vec<DetachedRead>);
 struct DetachedRead {
     job: Job,
     thread: u32,
-    /// When the thread was last seen to have used CPU time, and its total at that time.
+    /// When the thread was last seen to have used CPU time (`ran_at`), and how much it had used in total by
+    /// then.
     ran_at: Instant,
     cpu_time: Duration,
     is_stuck: bool,
 }
 
 impl DetachedReads {
-    /// Adds a read that began at `began_at` on a thread that has used this much CPU time.
+    /// Adds a read that began at `began_at`. `cpu_time` is the total CPU time that its thread has used so
+    /// far.
     pub fn add(&mut self, job: Job, thread: u32, began_at: Instant, cpu_time: Duration) {
         self.0.push(DetachedRead { job, thread, ran_at: began_at, cpu_time, is_stuck: false });
     }
@@ -39,20 +42,20 @@ impl DetachedReads {
         at.map(|at| self.0.swap_remove(at)).is_some()
     }
 
-    /// Returns the reads of a process.
+    /// Returns the detached reads of a process.
     pub fn of(&self, process: Entry) -> impl Iterator<Item = &Job> {
         let jobs = self.0.iter().map(|read| &read.job);
         jobs.filter(move |job| (job.pid, job.inode) == (process.pid, process.inode))
     }
 
-    /// Returns a read that has become stuck since the last call, given the CPU time of a thread. Call this
-    /// until it returns `None`.
+    /// Returns a read that has become stuck since the last call, if there is one. `cpu_time_of` returns the
+    /// CPU time of a thread. There may be several such reads, so this must be called until it returns `None`.
     pub fn next_stuck(&mut self, now: Instant, cpu_time_of: impl Fn(u32) -> Option<Duration>) -> Option<Job> {
         for read in self.0.iter_mut().filter(|read| !read.is_stuck) {
             let cpu_time = cpu_time_of(read.thread).unwrap_or(read.cpu_time);
             let waited = now.saturating_duration_since(read.ran_at);
-            // Waiting costs next to nothing. Walking page tables takes at least a tenth of the time, even on
-            // a busy machine.
+            // Waiting for a lock uses almost no CPU time. A read that walks page tables uses at least a tenth
+            // of the elapsed time, even on a busy machine.
             if cpu_time.saturating_sub(read.cpu_time) > waited / 10 {
                 (read.ran_at, read.cpu_time) = (now, cpu_time);
             } else if waited >= STUCK_AFTER {
@@ -79,8 +82,8 @@ mod tests {
         Job { pid, inode: 7, detail: Detail::Mappings(Check::ReadAll), with_stat: false }
     }
 
-    /// Returns which reads have become stuck at this time in milliseconds, given the CPU times of both
-    /// threads.
+    /// Returns the pids of the processes whose reads have become stuck at this time. The time and the CPU
+    /// times of both threads are in milliseconds.
     fn stuck(reads: &mut DetachedReads, start: Instant, ms: u64, cpu_ms: [u64; 2]) -> Vec<u32> {
         let cpu_time = |thread: u32| Some(Duration::from_millis(cpu_ms[thread as usize]));
         let now = start + Duration::from_millis(ms);
@@ -100,7 +103,7 @@ mod tests {
             "a tenth of the time is not more than a tenth"
         );
         assert_eq!(stuck(&mut reads, start, 3000, [300, 6500]), [], "it is returned once");
-        // From here on, the slow read waits.
+        // The read that was slow before now waits for a lock.
         assert_eq!(stuck(&mut reads, start, 4999, [300, 6600]), []);
         assert_eq!(stuck(&mut reads, start, 5000, [300, 6600]), [2]);
         assert_eq!(reads.count(), 2);

@@ -11,7 +11,7 @@ use crate::totals::process_sums::ProcessSums;
 pub struct Finding<'a> {
     /// The cost of the read.
     pub cost: Cost,
-    /// How many times the process executed another program while it was read.
+    /// How many times the process executed another program during the read.
     pub n_execs: u64,
     /// Whether the mappings took too long to print.
     pub was_slow: bool,
@@ -22,10 +22,10 @@ pub struct Finding<'a> {
 /// What a successful read found.
 #[derive(Clone, Copy, Debug)]
 pub struct Found<'a> {
-    /// The inode number of the directory that the process was read through.
+    /// The inode number of the directory through which the process was read.
     pub inode: u64,
-    /// The `stat` file, if the job required it, if the inode number differs from the listed one, or if the
-    /// process maps nothing. A recording has none.
+    /// The `stat` file. It is read if the job required it, if the inode number differs from the listed one,
+    /// or if the process maps nothing. A recording has no `stat`.
     pub stat: Option<Stat>,
     /// The memory, unless only `stat` was read.
     pub memory: Option<Memory<'a>>,
@@ -34,9 +34,9 @@ pub struct Found<'a> {
 /// The memory of a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory<'a> {
-    /// What part of the memory was read.
+    /// What was read of the memory.
     pub read: MemoryRead,
-    /// The totals by path; empty for a zombie or a kernel thread, or if nothing has changed.
+    /// The totals by path. They are empty for a zombie or a kernel thread, and if nothing has changed.
     pub process_sums: &'a ProcessSums,
     /// The name of the process when the read ended.
     pub comm: &'a [u8],

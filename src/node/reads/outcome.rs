@@ -1,20 +1,20 @@
-//! What the result of a read means for its process. Pure.
+//! Decides what the result of a read means for its process. This module does no I/O.
 
 use super::finding::Finding;
 use crate::node::processes::job::{Detail, Job};
 use crate::node::processes::process::Process;
 use crate::procfs::errors::ReadError;
 
-/// What the result of a read means.
+/// What the result of a read means for its process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The process was stuck during the read, so the result may be older than the return of the read.
+    /// The process counted as stuck during the read, so the values may be older than the end of the read.
     Outdated,
-    /// The mappings overlapped twice in a row. The previous values are kept.
+    /// The mappings overlapped in two attempts in a row. The previous values are kept.
     Torn,
     /// The read failed. There are no values.
     Failed,
-    /// The pid belongs to another process now.
+    /// The pid now belongs to another process.
     Replaced,
     /// The `stat` of a new process was read.
     Identified,
@@ -29,15 +29,15 @@ pub enum Outcome {
     Read {
         /// Whether the process has executed another program since the previous read.
         has_executed: bool,
-        /// Whether only the sum was read, because the mappings of the previous program took too long to
-        /// print.
+        /// Whether the mappings must still be read. This is so if only the sum was read, because the mappings
+        /// of the program that ran before took too long to print.
         needs_mappings: bool,
     },
 }
 
-/// Returns the meaning of a read's result, given the process before the result is applied.
+/// Returns what the result of a read means. `process` is in the state before the result is applied.
 pub fn outcome(job: &Job, finding: &Finding<'_>, process: &Process) -> Outcome {
-    // A read that used CPU time for a tenth of its duration or more was stuck only for a moment.
+    // If the read used CPU time for at least a tenth of its duration, it was stuck for a moment only.
     if process.state().is_stuck() && finding.cost.cpu_time * 10 < finding.cost.elapsed {
         return Outcome::Outdated;
     }
@@ -48,7 +48,7 @@ pub fn outcome(job: &Job, finding: &Finding<'_>, process: &Process) -> Outcome {
     };
     let identity = process.identity();
     let is_new = job.detail == Detail::Stat && identity.start_time().is_none();
-    // The kernel may have assigned a new inode number to the same process.
+    // With the same start time it is the same process, to which the kernel has given a new inode number.
     let is_same = || found.stat.is_some_and(|stat| Some(stat.start_time) == identity.start_time());
     if found.inode != identity.entry().inode && !is_new && !is_same() {
         return Outcome::Replaced;
@@ -85,8 +85,7 @@ mod tests {
     const MAPPINGS: Detail = Detail::Mappings(Check::ReadAll);
     const SLOW: Detail = Detail::Other { n_printed: 1 };
 
-    /// The result of a read: an error, or the inode number, `stat`, and whether memory was read, with its
-    /// program.
+    /// The result of a read: an error, or the inode number, `stat`, and (if memory was read) the program.
     type Returned = Result<(u64, Option<Stat>, Option<Option<Program>>), ReadError>;
 
     fn cost(cpu_ms: u64) -> Cost {
@@ -112,7 +111,7 @@ mod tests {
         outcome(&Job { pid: 7, inode: INODE, detail, with_stat: false }, &finding, process)
     }
 
-    /// Returns a process that started at 5 and has values from [`PROGRAM`].
+    /// Returns a process that started at time 5 and has values from the program [`PROGRAM`].
     fn known() -> Process {
         let mut process = process(INODE);
         process.identify(stat(5));

@@ -1,9 +1,10 @@
-//! The order in which processes are read. Pure.
+//! Decides the order in which processes are read. This module does no I/O.
 //!
-//! Containers with due processes get equal shares of the read time (start-time fair queueing), so that none
-//! can starve another. Within a container's share, processes without values get at most half while others
-//! wait, so that a workload that forks faster than the budget allows cannot prevent the other processes from
-//! being read. Both kinds are read in order of age, the oldest first.
+//! All containers with processes to read get equal shares of the read time (start-time fair queueing), so no
+//! container can starve another. Within the share of a container, processes without values get at most half
+//! of the time while processes with values wait. Without this rule, a workload that forks faster than the
+//! budget allows could keep its other processes from being read. Among processes of the same kind, the one
+//! that has waited longest is read first.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::node::containers::table::ContainerId;
 
-/// A process with a due read.
+/// A process that is to be read.
 #[derive(Clone, Copy, Debug)]
 pub struct Due {
     /// The position of the process in the table of processes.
@@ -21,26 +22,27 @@ pub struct Due {
     pub container: ContainerId,
     /// Whether the process was never read.
     pub is_new: bool,
-    /// Since when the process has waited for a read.
+    /// The time since which the process has been waiting for a read.
     pub since: Instant,
 }
 
-/// The processes that are due, by container.
+/// The processes to read, by container.
 #[derive(Debug, Default)]
 pub struct Plan {
     due: Vec<Due>,
     groups: Vec<Group>,
-    /// The groups with processes left, by the tags of their containers.
+    /// The groups that have processes left, each with the tag in the [`Share`] of its container.
     waiting: BinaryHeap<Reverse<(Duration, usize)>>,
-    /// The group popped last.
+    /// The group of the process that was popped last.
     served: Option<usize>,
-    /// A process to pop immediately.
+    /// A process to pop next, before all others.
     repeated: Option<u32>,
     shares: HashMap<ContainerId, Share>,
     clock: Duration,
 }
 
-/// The processes of one container: ranges in the list of all due processes.
+/// The processes of one container, as two ranges in the list of all processes to read: processes that were
+/// read before (`old`), and processes that were not (`new`).
 #[derive(Debug)]
 struct Group {
     container: ContainerId,
@@ -48,19 +50,21 @@ struct Group {
     new: Range<usize>,
 }
 
-/// The read time of a container.
+/// The share of the read time that a container has used.
 #[derive(Debug, Default)]
 struct Share {
-    /// The position of the container on the clock that all containers share. The lowest tag is served first.
+    /// The position of the container on a clock that all containers share. Each read moves its container
+    /// forward by the cost of the read. The container with the lowest position is next.
     tag: Duration,
-    /// The time spent on processes that were read before, and on new ones, since either of them was 0.
+    /// The time spent on processes that were read before (`old`), and on processes that were not (`new`).
+    /// Each scrape subtracts the smaller of the two from both, because only their difference matters.
     old: Duration,
     new: Duration,
     is_due: bool,
 }
 
 impl Plan {
-    /// Replaces the processes that are due.
+    /// Replaces the processes to read.
     pub fn fill(&mut self, due: impl Iterator<Item = Due>) {
         let Self { due: all, groups, waiting, shares, .. } = self;
         all.clear();
@@ -92,7 +96,7 @@ impl Plan {
         self.repeated = Some(position as u32);
     }
 
-    /// Charges a container for the read of a process.
+    /// Charges a container for the read of one of its processes.
     pub fn charge(&mut self, container: ContainerId, is_new: bool, cost: Duration) {
         if let Some(share) = self.shares.get_mut(&container) {
             share.tag += cost;
@@ -100,7 +104,7 @@ impl Plan {
         }
     }
 
-    /// Returns the position of the next process.
+    /// Returns the position of the process to read next.
     pub fn pop(&mut self) -> Option<usize> {
         if let Some(position) = self.repeated.take() {
             return Some(position as usize);
@@ -135,7 +139,8 @@ mod tests {
     struct Process {
         container: ContainerId,
         cost: Duration,
-        /// Whether the process is new in each scrape, because it executes or is replaced by another one.
+        /// Whether the process counts as new in each scrape, because it always executes another program, or
+        /// because another process always replaces it.
         is_new: bool,
         read_at: Option<Instant>,
         n_reads: u32,
@@ -151,8 +156,8 @@ mod tests {
         }
     }
 
-    /// Runs one scrape per second that reads for `budget`. Returns the longest wait of each process, in
-    /// scrapes.
+    /// Runs one scrape per second. Each scrape spends `budget` on reads. Returns how many scrapes each
+    /// process has waited at most.
     fn run(processes: &mut [Process], budget: Duration, n_scrapes: u32) -> Vec<u32> {
         let (mut plan, start) = (Plan::default(), Instant::now());
         let (mut waits, mut read_in) = (vec![0; processes.len()], vec![0; processes.len()]);
@@ -198,8 +203,9 @@ mod tests {
         assert_eq!(plan.pop(), None);
     }
 
-    /// Four processes that cost 200 ms each are new in every scrape, and 400 others are not. The others are
-    /// read in half of the time, as if the four did not exist.
+    /// In the first container, four processes are new in every scrape, and reading each costs 200 ms. In 40
+    /// other containers, there are ten processes each, and reading each costs 1 ms. Those 400 processes must
+    /// be read at least every four scrapes.
     #[test]
     fn containers_have_equal_shares() {
         let mut processes = vec![Process { is_new: true, ..process(0, 200) }; 4];
@@ -208,7 +214,7 @@ mod tests {
         assert!(waits[4..].iter().all(|&wait| wait <= 4), "{:?}", waits[4..].iter().max());
         let share = spent(&processes, 0).as_secs_f64() / (0.25 * 200.0);
         assert!(share < 0.3, "{share}");
-        // Two containers that both need more than half of the time.
+        // For either container, reading all its processes would take more than half of the time.
         let mut processes: Vec<Process> = (0..20).map(|i| process(i % 2, [10, 50][i as usize % 2])).collect();
         run(&mut processes, ms(100), 1000);
         let ratio = spent(&processes, 0).as_secs_f64() / spent(&processes, 1).as_secs_f64();

@@ -1,7 +1,8 @@
-//! One read of one process: first its memory, then its name and cgroups, which apply to that memory.
+//! Reads one process: first its memory, and then its name and cgroups, which belong to that memory.
 //!
-//! A read depends only on its job and returns facts. The files of a process that can block their reader
-//! forever are opened only here, so that a scrape can continue without a read that does not return:
+//! A read depends only on its job, and returns what it has found. What that means for the process is decided
+//! elsewhere. Some files of a process can block their reader forever. They are opened only here, so that a
+//! scrape can continue without a read that does not return:
 //!
 //! | file | can block | on |
 //! | --- | --- | --- |
@@ -27,11 +28,12 @@ use crate::smaps::place::PlaceText;
 use crate::smaps::scanner::Mapping;
 use crate::totals::process_sums::ProcessSums;
 
-/// A read that takes longer is cancelled: the kernel has printed hundreds of megabytes by then, mostly names.
+/// A read that takes longer than this is cancelled. In that time, the kernel has printed hundreds of
+/// megabytes, mostly names.
 const MAX_READ: Duration = Duration::from_secs(10);
 
-/// A read that has taken this long also reads `stat`, so that the program behind the values is known. That
-/// takes 7 us, 0.7% more.
+/// A read that has taken this long also reads `stat`, to find out which program the values belong to. Reading
+/// `stat` takes 7 us, which is 0.7% of that time.
 const MIN_READ_WITH_STAT: Duration = Duration::from_millis(1);
 
 /// Reads processes, one after the other, into buffers that are reused.
@@ -39,18 +41,18 @@ const MIN_READ_WITH_STAT: Duration = Duration::from_millis(1);
 pub struct Reader {
     memory: MemoryReader,
     buffers: Buffers,
-    /// Splits anonymous memory; `None` if that is off.
+    /// Splits anonymous memory into parts; `None` if it is not split.
     parts: Option<Parts>,
     process_sums: ProcessSums,
     comm: Vec<u8>,
     cgroups: Cgroups,
-    /// The CPU time of the thread when its last read ended.
+    /// The CPU time that the thread had used when its last read ended.
     cpu_clock: Duration,
 }
 
 impl Reader {
-    /// Creates a reader on the calling thread, for a snapshot of at most this much memory. With `anon_parts`,
-    /// it splits anonymous memory.
+    /// Creates a reader on the calling thread. The snapshot that it reads for may use at most `max_bytes` of
+    /// memory. `anon_parts` says whether the reader splits anonymous memory.
     pub fn new(anon_parts: bool, max_bytes: usize) -> Self {
         Self {
             parts: anon_parts.then(Parts::default),
@@ -101,7 +103,8 @@ impl Reader {
     ) -> Result<(u64, Option<Stat>, Option<MemoryRead>), ReadError> {
         let process = proc.process(job.pid, &mut self.buffers)?;
         let inode = process.inode()?;
-        // If the inode number differs from the listed one, the start time decides which process it is.
+        // If the inode number is new, this may be another process. The start time in `stat` shows which
+        // process it is.
         let needs_stat = job.detail == Detail::Stat || inode != job.inode;
         let stat = needs_stat.then(|| process.stat(&mut self.buffers).ok()).flatten();
         if job.detail == Detail::Stat {
@@ -147,9 +150,9 @@ impl Reader {
             None => process.stat(&mut self.buffers).ok().and_then(|stat| stat.work.visible_program()),
         };
         let is_sum = sum.is_some();
-        // Between the end of the memory and the name, the process may have executed another program. The file
-        // of the mappings shows that. The file of the sum does not, so in that case the name is also read
-        // before the sum.
+        // The process may have executed another program after its memory was read and before its name is
+        // read. If the mappings were read, `ensure_alive` notices that below. If the sum was read, its name
+        // must be the same as before that read.
         if is_sum && process.comm(&mut self.buffers)? != self.comm {
             return Err(ReadError::Exec);
         }
@@ -160,7 +163,7 @@ impl Reader {
         Ok(MemoryRead { content, n_mappings: *n_mappings, fingerprint, program })
     }
 
-    /// Reads the kernel's sum, if `detail` requires it and the kernel has one.
+    /// Reads the kernel's sum over all mappings, if `detail` asks for it and the kernel has one.
     fn read_sum(
         &mut self,
         process: &ProcessDir,
@@ -190,7 +193,7 @@ impl Reader {
         Ok(has_sum.then_some(Content::Sum))
     }
 
-    /// Reads every mapping, unless the check confirms the last reading.
+    /// Reads every mapping, unless the change check confirms the last reading.
     fn read_mappings(
         &mut self,
         process: &ProcessDir,
@@ -243,19 +246,21 @@ impl Reader {
         }
     }
 
-    /// Excludes the thread's CPU time so far from the cost of its next read.
+    /// Starts to measure the cost of the next read. The CPU time that the thread has used so far is not part
+    /// of that cost.
     pub fn restart_clock(&mut self) {
         self.cpu_clock = thread_cpu_time();
     }
 
-    /// Frees the memory that no read since the last call has needed.
+    /// Frees the memory that no read has needed since the last call.
     pub fn shrink(&mut self) {
         self.process_sums.clear();
         self.process_sums.shrink();
     }
 }
 
-/// Takes the fingerprint of a process. Returns whether it equals the previous one, and the new fingerprint.
+/// Takes the fingerprint of a process. Returns whether the memory is the same as in the fingerprint `before`,
+/// and the new fingerprint.
 fn compare(
     process: &ProcessDir,
     before: Option<Fingerprint>,
@@ -304,7 +309,7 @@ mod tests {
                 let memory = memory.unwrap();
                 assert_eq!(&*comm, b"sleep");
                 if memory.content != Content::Unchanged {
-                    fingerprint = memory.fingerprint; // kept with the reading that it confirms
+                    fingerprint = memory.fingerprint; // kept together with the reading that it confirms
                 }
                 memory.content
             })
@@ -320,7 +325,8 @@ mod tests {
                 if contents == [Mappings, Mappings, Unchanged, Unchanged] {
                     break;
                 }
-                // Other tests start and end processes that share this one's libraries, which changes its PSS.
+                // Other tests start and end processes that share libraries with this process. That changes
+                // its PSS.
                 assert_eq!(contents[..2], [Mappings; 2]);
                 assert!(Instant::now() < deadline, "{contents:?}");
             }

@@ -1,5 +1,6 @@
-//! Which process is read next. The scrape takes a job, runs it without holding a lock, and applies its result
-//! (see [`apply`](super::apply)). A slow read is detached, and its result is applied later.
+//! Decides which process is read next. The scrape takes a job, runs it without holding a lock, and applies
+//! its result (see [`apply`](super::apply)). If the read is slow, it is detached, and its result is applied
+//! later.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,8 @@ use crate::procfs::this_process::cpu_time_of_thread;
 use crate::procfs::{Entry, Proc};
 use crate::totals::snapshot::Snapshot;
 
-/// A read begins only if its container takes this many times as long to reach its limit.
+/// The time until the container reaches a limit must be at least this many times the expected duration of a
+/// read. Otherwise the read does not begin.
 const MARGIN: u32 = 3;
 
 /// The parts of the node that a read needs.
@@ -31,11 +33,12 @@ pub struct Node<'a> {
     pub discovery: &'a Discovery,
 }
 
-/// The limits of the reads of a scrape.
+/// The limits that apply to the reads of a scrape.
 pub struct Bounds<'a> {
     /// The CPU time that reads may use.
     pub budget: &'a Budget,
-    /// Returns how long a container takes to reach its limit if it grows on; `None` if it does not grow.
+    /// Returns how long a container takes to reach its limit if it keeps growing; `None` if it does not grow,
+    /// or has no limit.
     pub time_to_limit: &'a dyn Fn(ContainerId) -> Option<Duration>,
 }
 
@@ -43,19 +46,19 @@ pub struct Bounds<'a> {
 #[derive(Debug)]
 pub struct Reads {
     plan: Plan,
-    /// The read that the scrape waits for.
+    /// The read that the scrape is waiting for.
     under_way: Option<UnderWay>,
     detached: DetachedReads,
-    /// The positions of processes that keep their values without a read in this scrape. At the end of the
-    /// scrape, a check finds out whether each still runs the same program.
+    /// The positions of processes that keep their values and are not read in this scrape. At the end of the
+    /// scrape, a read of `stat` finds out whether each of them still runs the same program.
     kept: Vec<u32>,
-    /// When the budget last caused a process to be skipped.
+    /// When a process was last skipped because the budget was used up.
     left_out_at: Option<Instant>,
-    /// The position up to which the table was searched for new processes.
+    /// The search for new processes has reached this position in the table.
     n_searched: usize,
     interval: Duration,
     always_reads: bool,
-    /// Whether the kernel's sums suffice in this scrape.
+    /// Whether this scrape needs only the kernel's sums.
     reads_sums: bool,
     errors: ReadErrors,
     counts: ReadCounts,
@@ -69,9 +72,9 @@ struct UnderWay {
 }
 
 impl Bounds<'_> {
-    /// Whether the container of a process may reach its limit before a read of the process ends. A walk
-    /// through the pages of a process that is killed meanwhile keeps its memory charged until the walk ends,
-    /// so the kernel may kill a second process.
+    /// Whether the container of a process may reach its limit before a read of the process ends. If a process
+    /// is killed while the kernel walks its pages for a read, its memory stays charged until the walk ends.
+    /// The kernel may then kill a second process.
     fn is_too_close(&self, node: &mut Node<'_>, i: usize) -> bool {
         let time_left = node.processes.at(i).container().and_then(|of| (self.time_to_limit)(of.id));
         time_left.is_some_and(|time_left| time_left < MARGIN * node.processes.expected_read(i, node.proc))
@@ -79,7 +82,7 @@ impl Bounds<'_> {
 }
 
 impl Reads {
-    /// Creates the state before the first scrape; scrapes come at this interval.
+    /// Creates the state before the first scrape. `interval` is the time between scrapes.
     pub fn new(interval: Duration) -> Self {
         Self {
             plan: Plan::default(),
@@ -96,7 +99,7 @@ impl Reads {
         }
     }
 
-    /// Reads every process in each scrape, even if nothing has changed: for measuring reads.
+    /// Makes every scrape read every process, even if nothing has changed. This is for measuring reads.
     pub fn always_read(&mut self) {
         self.always_reads = true;
     }
@@ -106,7 +109,7 @@ impl Reads {
         self.interval
     }
 
-    /// Returns how many reads failed since the start, by reason.
+    /// Returns how many reads have failed since the start, by reason.
     pub fn errors(&self) -> ReadErrors {
         self.errors
     }
@@ -116,7 +119,7 @@ impl Reads {
         &mut self.errors
     }
 
-    /// Returns how many reads succeeded since the start, by what was read.
+    /// Returns how many reads have succeeded since the start, by what was read.
     pub fn counts(&self) -> ReadCounts {
         self.counts
     }
@@ -126,8 +129,8 @@ impl Reads {
         &mut self.counts
     }
 
-    /// Begins a scrape after the processes are listed: reports the detached reads that have become stuck.
-    /// `reads_sums` says that the kernel's sums suffice, so no mappings are read.
+    /// Begins a scrape, after the processes have been listed. Reports the detached reads that have become
+    /// stuck. `reads_sums` says that this scrape needs only the kernel's sums, so no mappings are read.
     pub fn begin(&mut self, processes: &mut ProcessTable, reads_sums: bool) {
         (self.n_searched, self.reads_sums) = (0, reads_sums);
         let now = Instant::now();
@@ -138,7 +141,7 @@ impl Reads {
         }
     }
 
-    /// Returns a read of `stat` on `thread`, for the next new process.
+    /// Returns a job that reads `stat` of the next new process on `thread`.
     pub fn next_unknown(&mut self, node: &mut Node<'_>, thread: u32) -> Option<Job> {
         while let Some(process) = node.processes.get(self.n_searched) {
             let i = self.n_searched;
@@ -155,9 +158,9 @@ impl Reads {
         None
     }
 
-    /// Queues the selected processes for which `wanted` holds, except those that rest after a long read or
-    /// are being read. Where the values of these are kept, the name and the container are checked now, and
-    /// the program when the queue is empty.
+    /// Queues the selected processes for which `wanted` is true. Processes that rest, or that have a detached
+    /// read, are not queued. If they have values, their name and container are checked now. The program that
+    /// they run is checked when the queue is empty.
     pub fn queue(&mut self, node: &mut Node<'_>, now: Instant, wanted: impl Fn(&Process) -> bool) {
         let Self { plan, kept, .. } = self;
         kept.clear();
@@ -185,9 +188,10 @@ impl Reads {
         self.under_way = None;
     }
 
-    /// Returns the next read on `thread`, or `None` when nothing more is read in this scrape. A process that
-    /// is skipped because of the budget, a limit that its container may reach during the read, or a held
-    /// memory-map lock is refreshed instead: its values are kept while it is the same process.
+    /// Returns the next read on `thread`, or `None` if this scrape reads nothing more. A process is skipped
+    /// if the budget is used up, if its container may reach a limit during the read, or if it looks stuck. Of
+    /// a skipped process, the name and the cgroups are read. It keeps its values while they show the same
+    /// process.
     pub fn next(
         &mut self,
         node: &mut Node<'_>,
@@ -216,9 +220,9 @@ impl Reads {
         self.next_check(node, thread)
     }
 
-    /// Returns a read of `stat` for the next process with kept values, to check which program it runs. `stat`
-    /// can block on `exec_update_lock`, so it is read like memory: no lock is held meanwhile, and the read
-    /// can be detached.
+    /// Returns a read of `stat` for the next process that keeps its values, to check which program it runs.
+    /// `stat` can block on `exec_update_lock`. So it is read in the same way as memory: no lock is held, and
+    /// the read can be detached.
     fn next_check(&mut self, node: &mut Node<'_>, thread: u32) -> Option<Job> {
         while let Some(i) = self.kept.pop() {
             let i = i as usize;
@@ -236,13 +240,13 @@ impl Reads {
         None
     }
 
-    /// Begins a read of memory. While the budget causes processes to be skipped, values are kept for longer
-    /// than a scrape, so the read includes `stat`; otherwise that would cost up to a twelfth of reading a
-    /// small process.
+    /// Begins a read of memory. The read includes `stat` only if processes are being skipped because the
+    /// budget is used up, so that values are kept for longer than one scrape. In other cases it does not,
+    /// because that would cost up to a twelfth of reading a small process.
     fn begin_memory(&mut self, process: &mut Process, snapshot: &Snapshot, thread: u32) -> Job {
         let now = Instant::now();
         let is_short = self.left_out_at.is_some_and(|at| now.saturating_duration_since(at) < MAX_CONFIRMED);
-        // Only a read of all mappings can separate paths that were merged.
+        // Paths that were merged before can be separated again only if all mappings are read.
         let has_merged = process.last().reading().is_some_and(|id| snapshot.has_merged(id));
         let reads_all = self.always_reads || has_merged;
         let job = process.memory_job(self.reads_sums, reads_all, is_short, now);
@@ -256,8 +260,8 @@ impl Reads {
         job
     }
 
-    /// Whether this read would probably not return. That is checked only while [`MAX_DETACHED`] reads are
-    /// detached.
+    /// Whether a read of this process would probably not return. This is checked only while [`MAX_DETACHED`]
+    /// reads are detached.
     fn looks_stuck(&mut self, node: &mut Node<'_>, i: usize) -> bool {
         let is_waiting =
             self.detached.count() >= MAX_DETACHED && node.processes.has_waiting_thread(i, node.proc);
@@ -271,8 +275,8 @@ impl Reads {
         self.errors.stuck += u64::from(node.processes.at(i).skip(Instant::now()));
     }
 
-    /// Keeps the values of a process that is not read in this scrape, unless its name or its container shows
-    /// that they belong to another program.
+    /// Keeps the values of a process that is not read in this scrape. If the name or the container of the
+    /// process shows that the values no longer belong to it, they are dropped.
     pub fn keep(&mut self, node: &mut Node<'_>, i: usize) {
         self.kept.push(i as u32);
         node.processes.refresh_kept(i, node.proc, node.discovery);
@@ -288,7 +292,7 @@ impl Reads {
         self.plan.charge(container, is_new, cost);
     }
 
-    /// Detaches the current read.
+    /// Detaches the read that the scrape is waiting for.
     pub fn detach(&mut self, processes: &mut ProcessTable) {
         let Some(UnderWay { job, thread, began_at }) = self.under_way.take() else { return };
         self.detached.add(job, thread, began_at, cpu_time_of_thread(thread).unwrap_or_default());
@@ -297,7 +301,8 @@ impl Reads {
         }
     }
 
-    /// Ends a read. Returns whether it was the current read or a detached one.
+    /// Notes that a read has ended. Returns whether it was the read that the scrape was waiting for, or a
+    /// detached one.
     pub fn end(&mut self, job: &Job) -> bool {
         if self.under_way.take_if(|under_way| under_way.job == *job).is_some() {
             return true;

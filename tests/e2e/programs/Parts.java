@@ -1,4 +1,5 @@
-// Parts THREADS MIB: starts waiting threads, allocates MIB MiB of direct buffers, prints "ready" and waits.
+// Usage: Parts THREADS MIB. Starts threads that wait, allocates MIB MiB of direct buffers, prints "ready" and
+// waits.
 import java.nio.ByteBuffer;
 import java.util.ArrayList;
 import java.util.List;
@@ -22,7 +23,7 @@ public class Parts {
 		}
 		started.await();
 		for (int i = 0; i < Integer.parseInt(args[1]); i++) {
-			BUFFERS.add(ByteBuffer.allocateDirect(1 << 20)); // resident, because it is zeroed
+			BUFFERS.add(ByteBuffer.allocateDirect(1 << 20)); // the buffer is filled with zeros, so it is resident
 		}
 		System.out.println("ready");
 		forever.await();

@@ -1,5 +1,5 @@
-// Attacks readers of its memory maps, as a container without capabilities and with little memory can. Prints
-// "ready", and then continues or waits.
+// Attacks programs that read its memory maps, as a container without capabilities and with little memory can.
+// Prints "ready", and then continues or waits.
 // Usage: adversary ATTACK ...
 //   deep DIRECTORY DEPTH N      maps a file below DEPTH nested directories with long names N times
 //   paths DIRECTORY FIRST N     maps N files with long names, numbered from FIRST, and touches none
@@ -131,7 +131,8 @@ int main(int argc, char **argv) {
         memory(32 * MIB);
         for (long i = is_vfork ? 1 : atol(argv[2]) - 1; i > 0; i--) {
             char *stack = mmap(NULL, 16 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-            // Without CLONE_VFORK, so that this thread can print "ready". The child runs the same way.
+            // vfork would also set CLONE_VFORK, which stops this thread, so that it could not print "ready".
+            // For the child, the flag makes no difference.
             int (*child)(void *) = is_vfork ? slow_to_execute : sharer;
             must(clone(child, stack + 16 * PAGE, CLONE_VM | 17, NULL) > 0, "clone");
         }

@@ -1,5 +1,6 @@
-// arenas THREADS MIB BLOCK: starts threads that each fill a malloc arena with MIB MiB, and allocates a block
-// of BLOCK MiB, which malloc maps separately. Prints the output of malloc_info, then "ready", and waits.
+// Usage: arenas THREADS MIB BLOCK. Each thread fills a malloc arena with MIB MiB. The main thread allocates a
+// block of BLOCK MiB, which malloc maps separately. Prints the output of malloc_info, then "ready", and
+// waits.
 #include <malloc.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -7,9 +8,9 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { BLOCK = 64 << 10 }; // malloc uses mmap only for larger blocks
+enum { BLOCK = 64 << 10 }; // for larger blocks, malloc may use mmap instead of the arena
 static int n_blocks;
-static char *volatile large; // volatile, so that the compiler keeps the unused block
+static char *volatile large; // without volatile, the compiler would remove the unused block
 static pthread_barrier_t filled;
 
 static void *fill(void *ignored) {

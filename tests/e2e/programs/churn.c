@@ -1,9 +1,9 @@
-// Short-lived processes: each copy of this program maps a file named after itself, and then exits, forks, or
-// executes another copy.
+// Makes short-lived processes. Each copy of this program maps a file that is named after the copy. Then it
+// exits, forks, or executes another copy.
 //
-// Usage: PROGRAM DIRECTORY... . The copies are DIRECTORY/p-0 to DIRECTORY/p-9. Each event is a letter on
-// standard output. Called as "keep", the program starts up to two hundred copies per second and waits for
-// those that end.
+// Usage: PROGRAM DIRECTORY... The copies are DIRECTORY/p-0 to DIRECTORY/p-9. For each event, the program
+// writes a letter to standard output. If the program is called as "keep", it starts up to two hundred copies
+// per second, and waits for those that end.
 #include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>
@@ -53,7 +53,8 @@ int main(int argc, char **argv) {
     char *map = mmap(NULL, PAGES * 4096, PROT_READ, MAP_PRIVATE, fd, 0);
     if (map == MAP_FAILED) return 1;
     close(fd);
-    // Many mappings below the stack: an incomplete read has some of these but no stack.
+    // Makes many mappings below the stack. An incomplete read would have some of these mappings, but no
+    // stack.
     for (int i = 0; i < PAGES; i += 2) mprotect(map + i * 4096, 4096, PROT_READ | PROT_WRITE);
 
     struct timespec now;
@@ -61,13 +62,13 @@ int main(int argc, char **argv) {
     srand(now.tv_nsec ^ getpid() * 7919);
     for (;;) {
         sleep_ms(5 + rand() % 90);
-        // The other directories have programs of the same names, but other files.
+        // The other directories have copies with the same names, but they map other files.
         snprintf(next, sizeof next, "%s/p-%d", argv[1 + rand() % (argc - 1)], rand() % PROGRAMS);
         char **arguments = argv;
         char *first = arguments[0];
         pid_t pid;
         switch (rand() % 8) {
-        case 0: case 1: // executes a program of the same name half of the time
+        case 0: case 1: // half of the time, executes a copy with the same name
             if (rand() % 2)
                 snprintf(next, sizeof next, "%s/%s", argv[1 + rand() % (argc - 1)], basename(strdup(first)));
             // fall through
@@ -85,7 +86,7 @@ int main(int argc, char **argv) {
             arguments[0] = next;
             pid = vfork();
             if (pid == 0) {
-                // For a moment the child has the parent's address space and name.
+                // Until it calls exec, the child has the address space and the name of the parent.
                 sleep_ms(rand() % 5);
                 execv(next, arguments);
                 _exit(1);

@@ -1,13 +1,13 @@
-// grows MODE N: has 64 MiB resident, says "ready" and grows by a page every 200 us, up to 1 GiB. The number
-// of its mappings stays the same.
-//   brk       malloc(1008), like a program with one heap
-//   mprotect  four mappings, each of which takes its pages from an unreadable mapping behind it
-// N mappings lie below all others: they decide which mapping is the last of those that one read(2) of smaps
-// prints.
+// Usage: grows MODE N. Has 64 MiB resident, prints "ready", and grows by a page every 200 us, up to 1 GiB.
+// The number of its mappings stays the same. Modes:
+//   brk       calls malloc(1008), like a program with one heap
+//   mprotect  has four mappings, each of which takes its pages from an unreadable mapping behind it
+// N further mappings lie below all others. Their number decides which mapping is the last that one read(2) of
+// smaps prints.
 //
-// It runs with SCHED_FIFO. A real-time process that waits to change its mappings gets the memory-map lock
-// before the next reader (kernel/locking/rwsem.c, rwsem_try_write_lock), so it grows whenever a reader drops
-// the lock.
+// The program runs with SCHED_FIFO. A real-time process that waits to change its mappings gets the memory-map
+// lock before the next reader (kernel/locking/rwsem.c, rwsem_try_write_lock). So the program grows whenever a
+// reader drops the lock.
 #include <malloc.h>
 #include <sched.h>
 #include <stdio.h>
@@ -53,7 +53,7 @@ static void grow_by_mprotect(unsigned long page) {
 
 int main(int argc, char **argv) {
     must(argc == 3 && !prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0), "arguments");
-    // Without padding, malloc calls brk for every page.
+    // With this padding of 0 bytes, malloc calls brk for every page.
     must(mallopt(M_TOP_PAD, 0) == 1, "mallopt");
     for (long i = 0; i < atol(argv[2]); i++) {
         void *at = (void *)(MIB + 2 * i * PAGE);

@@ -1,5 +1,5 @@
-// Usage: hostile NAME FILE...: sets its name to any bytes, maps the files, prints "ready" and waits.
-// Some names do more:
+// Usage: hostile NAME FILE... Sets its name to any bytes, maps the files, prints "ready" and waits. With some
+// names, it does more:
 //   leaderless FILE...   ends the first thread and waits in another one
 //   many N               has N mappings
 //   fork N               has N children
@@ -35,8 +35,9 @@ static void map(const char *path) {
     close(fd);
 }
 
-// Moves a window of 56,000 mappings up through the address space. One call makes and one call removes a
-// block, and a call for every other page splits it into mappings of one page.
+// Moves a window of 56,000 mappings up through the address space, block by block. One call maps a block of
+// pages ahead of the window, and one call unmaps a block behind it. Further calls, one for every other page,
+// split the new block into mappings of one page.
 static void leapfrog(void) {
     const uintptr_t first = 0x100000000, last = 0x700000000000;
     const uintptr_t page = 4096, block = 4000 * page, window = 14 * block;

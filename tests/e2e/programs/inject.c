@@ -1,8 +1,8 @@
 /* inject TID NUMBER [ARGUMENT]...: makes a thread of another program do a system call, and prints the result.
  *
- * It simulates an attacker who has taken over the program. An argument is a number, or text after a colon,
- * which is put on the thread's stack and passed by address. Runs on x86-64 and arm64; on x86-64 the thread
- * must be waiting in a system call, which continues afterwards. */
+ * It simulates an attacker who has taken over the program. An argument is a number, or a colon and a text. A
+ * text is written to the thread's stack, and its address is the argument. The program runs on x86-64 and
+ * arm64. On x86-64 the thread must be waiting in a system call. That call continues afterwards. */
 #include <elf.h>
 #include <errno.h>
 #include <stdint.h>
@@ -49,7 +49,7 @@ static void prepare(pid_t tid, struct user_regs_struct *call, unsigned long long
     uint16_t code = ptrace(PTRACE_PEEKTEXT, tid, call->rip, 0);
     if (code != 0x050f) fail("the thread is not in a system call");
     call->rax = number;
-    call->orig_rax = -1; /* the kernel must not restart a call */
+    call->orig_rax = -1; /* the kernel must not restart the call that the thread waits in */
 }
 
 static void make(pid_t tid) { resume(PTRACE_SINGLESTEP, tid); }
@@ -61,8 +61,8 @@ static void make(pid_t tid) { resume(PTRACE_SINGLESTEP, tid); }
 
 static unsigned long long *argument(struct user_regs_struct *call, int i) { return &call->regs[i]; }
 
-/* Uses another system call instruction than the one that the thread waits in: the kernel may restart that one
- * with the value of x8 that it saved. */
+/* Finds another system call instruction for the new call. At the instruction where the thread waits, the
+ * kernel may restart the old call, with the value of x8 that it has saved. */
 static void prepare(pid_t tid, struct user_regs_struct *call, unsigned long long number) {
     for (unsigned long long at = (call->pc + 8) & ~7ULL;; at += 8) {
         errno = 0;
@@ -92,7 +92,7 @@ int main(int argc, char **argv) {
     registers(PTRACE_GETREGSET, tid, &saved);
     call = saved;
     prepare(tid, &call, strtoull(argv[2], 0, 0));
-    unsigned long long top = (STACK(&saved) - 8192) & ~15ULL; /* below the red zone */
+    unsigned long long top = (STACK(&saved) - 8192) & ~15ULL; /* below the red zone of the stack */
     for (int i = 3; i < argc; i++) {
         if (argv[i][0] != ':') {
             *argument(&call, i - 3) = strtoull(argv[i], 0, 0);

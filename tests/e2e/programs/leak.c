@@ -1,6 +1,6 @@
 // Allocates memory and keeps it.
-//   leak heap START RATE MAX [DELAY]  has a heap of START MiB, which grows by RATE MiB per second up to MAX
-//                                     MiB, beginning after DELAY seconds
+//   leak heap START RATE MAX [DELAY]  has a heap of START MiB; after DELAY seconds, it grows by RATE MiB per
+//                                     second, up to MAX MiB
 //   leak churn                        allocates and frees 2 MiB all the time
 //   leak map PATH                     maps a file shared and reads all of it
 #define _GNU_SOURCE
@@ -31,7 +31,7 @@ static void heap(long start, long rate, long max, long delay) {
     clock_gettime(CLOCK_MONOTONIC, &next);
     next.tv_sec += delay;
     for (long i = start << 20; i < max << 20; i += STEP) {
-        // Counted from the beginning, so that the duration of a step does not slow down the leak.
+        // The time of each step is counted from the start. So steps that take long do not slow down the leak.
         next.tv_nsec += 1000000000L / rate * STEP >> 20;
         next.tv_sec += next.tv_nsec / 1000000000L;
         next.tv_nsec %= 1000000000L;

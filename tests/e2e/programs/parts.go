@@ -1,4 +1,5 @@
-// parts MIB: fills the heap with objects of 4 KiB. Prints some of runtime.MemStats, then "ready", and waits.
+// Usage: parts MIB. Fills the heap with objects of 4 KiB, prints some fields of runtime.MemStats and then
+// "ready", and waits.
 package main
 
 import (
@@ -36,6 +37,6 @@ func main() {
 	}
 	os.Stdout.Write(append(text, "\nready\n"...))
 	for {
-		time.Sleep(time.Hour) // an empty select would be reported as a deadlock
+		time.Sleep(time.Hour) // with an empty select, Go would report a deadlock
 	}
 }

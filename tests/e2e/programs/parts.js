@@ -1,4 +1,5 @@
-// parts.js MIB: fills the heap with arrays of numbers. Prints the heap statistics, then "ready", and waits.
+// Usage: parts.js MIB. Fills the heap with arrays of numbers, prints the heap statistics and then "ready",
+// and waits.
 'use strict';
 
 const kept = [];

@@ -1,6 +1,6 @@
-// Changes its memory at random: one operation for each line of standard input, which is a seed.
-// Prints the operation's name, followed by "refused" if the kernel refused it.
-// Usage: shapeshifter DIRECTORY. The first line is the pid of its partner, another shapeshifter.
+// Usage: shapeshifter DIRECTORY. Changes its memory at random. The first line of standard input is the pid of
+// another shapeshifter, its partner. Each further line is a seed for one operation. Prints the name of the
+// operation, and "refused" if the kernel refused it.
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
@@ -32,8 +32,8 @@ static unsigned below(unsigned n) {
 
 static char *slot(unsigned i) { return (char *)(BASE + i * SLOT); }
 
-// Touches pages by a call that fails where an access would kill the process: they may be unmapped or
-// read-only.
+// Touches pages with a system call. If the pages are unmapped or read-only, the call only fails, while an
+// access would kill the process.
 static int touch(char *at, size_t length, int writes) {
     return madvise(at, length, writes ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
 }
@@ -47,9 +47,9 @@ int main(int argc, char **argv) {
     snprintf(file, sizeof file, "%s/own-%d", argv[1], getpid());
     int own = open(file, O_RDWR | O_CREAT, 0600);
     if (own < 0 || ftruncate(own, SLOT)) return 1;
-    for (unsigned i = 0; i < SLOTS; i++) // so that most operations find mapped memory
+    for (unsigned i = 0; i < SLOTS; i++) // with this memory, most operations find something mapped
         if (mmap(slot(i), 32 * PAGE, READ_WRITE, ANONYMOUS, -1, 0) == MAP_FAILED) return 1;
-    for (unsigned i = 0; i < 200; i++) { // enough mappings to make the change check cheaper than a read
+    for (unsigned i = 0; i < 200; i++) { // with this many mappings, the change check is cheaper than a read
         char *at = (char *)(2 * BASE + i * PAGE);
         if (mmap(at, PAGE, i % 2 ? PROT_READ : READ_WRITE, ANONYMOUS, -1, 0) == MAP_FAILED) return 1;
     }

@@ -1,4 +1,5 @@
-// slow pages N: has N resident pages of 4 KiB, plus one every 20 ms. Its values show when it was read.
+// slow pages N: has N resident pages of 4 KiB, plus one more every 20 ms. So its values show when it was
+// read.
 // slow paths N FILE: has N mappings of FILE.
 // Both print "ready" and wait.
 #include <fcntl.h>
@@ -10,7 +11,7 @@
 #include <unistd.h>
 
 #define PAGE 4096L
-#define MAX_ADDED 30000L // grows for ten minutes
+#define MAX_ADDED 30000L // enough to grow for ten minutes
 
 static void must(int is_good, const char *what) {
     if (is_good) return;

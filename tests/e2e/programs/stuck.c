@@ -1,17 +1,23 @@
-// stuck DIR SECONDS [exec]: makes a process and holds its memory-map lock. Any workload with /dev/fuse can.
+// stuck DIR SECONDS [exec]: makes a process and holds its memory-map lock. Any container with /dev/fuse can
+// do this.
 //
-// Mounts a FUSE file system on DIR in a new mount namespace. Once the process "victim" is stuck, prints
-// "<pid> <N>", where N is the number of the FUSE connection. From then on, each read of the victim's smaps or
-// cmdline blocks, including those by ps and pgrep. With "exec", another process, "execs", shares the victim's
-// memory as after vfork and executes a program. Its exec also waits for the lock, so reading its stat and
-// opening its smaps block, too; then the output is "<pid> <N> <pid of execs>".
+// The program mounts a FUSE file system on DIR in a new mount namespace. It starts a process "victim". Once
+// the victim is stuck, the program prints "<pid> <N>": the pid of the victim, and the number of the FUSE
+// connection. While the victim is stuck, each read of its smaps or cmdline blocks, including those by ps and
+// pgrep.
 //
-// The victim is freed by aborting the connection: when standard input has a byte or ends, on SIGTERM, when
-// the parent ends, and after SECONDS. It then lives on, healthy, until standard input or the parent ends.
+// With "exec", there is another process, "execs". It shares the victim's memory, as after vfork, and executes
+// a program. This exec also waits for the lock. So reading the stat of "execs" and opening its smaps block,
+// too. The output is then "<pid> <N> <pid of execs>".
 //
-// There are three processes. The guardian mounts, waits and aborts. The server, a child, answers two reads
-// with EIO and the third not at all. The victim, another child, maps the file. The kernel kills both children
-// with the guardian, and aborts the connection of a dead server.
+// To free the victim, the program aborts the connection. It does so when standard input has a byte or ends,
+// on SIGTERM, when the parent ends, and after SECONDS. After a byte or after SECONDS, the victim lives on
+// without the lock. In the other cases, the program ends.
+//
+// There are three processes. The guardian mounts the file system, waits, and aborts the connection. The
+// server, a child, answers two reads with EIO and never answers the third. The victim, another child, maps
+// the file. If the guardian dies, the kernel kills both children. If the server dies, the kernel aborts the
+// connection.
 #define _GNU_SOURCE
 #define FUSE_USE_VERSION 34
 #include <errno.h>
@@ -35,8 +41,8 @@
 #define PAGE 4096
 #define FILE_NODE 2
 
-static int third_read[2]; // the server writes a byte when the third read arrives
-static int waiters[2];    // the victim writes the id of its waiting thread, then the pid of "execs"
+static int third_read[2]; // the server writes a byte here when the third read arrives
+static int waiters[2];    // the victim writes the id of its waiting thread here, and then the pid of "execs"
 
 static void die(const char *what) {
     perror(what);
@@ -56,7 +62,7 @@ static pid_t fork_bound(void) {
     return pid;
 }
 
-// The server of a directory with one file of one page.
+// The server has a directory with one file of one page.
 
 static struct stat attributes(fuse_ino_t node) {
     struct stat st = {.st_ino = node, .st_nlink = 1, .st_mode = S_IFDIR | 0755};
@@ -79,9 +85,10 @@ static void on_open(fuse_req_t request, fuse_ino_t node, struct fuse_file_info *
     fuse_reply_open(request, file);
 }
 
-// A page fault drops the lock only once while it waits for the page: the first read is the readahead, the
-// second the fault's own. Then the fault is retried and holds the lock for reading (mm/filemap.c,
-// filemap_fault and maybe_unlock_mmap_for_io), and the third read blocks.
+// A page fault drops the lock only once while it waits for the page. The first read is the readahead, and the
+// second read is for the fault itself. Then the fault is retried and holds the lock for reading
+// (mm/filemap.c, filemap_fault and maybe_unlock_mmap_for_io). So the lock is held while the third read
+// blocks.
 static void on_read(fuse_req_t request, fuse_ino_t node, size_t size, off_t offset,
                     struct fuse_file_info *file) {
     static int n_reads;
@@ -98,18 +105,19 @@ static void serve(int device) {
     char *arguments[] = {"stuck", NULL}, mounted[32];
     struct fuse_args args = FUSE_ARGS_INIT(1, arguments);
     struct fuse_session *session = fuse_session_new(&args, &operations, sizeof operations, NULL);
-    snprintf(mounted, sizeof mounted, "/dev/fd/%d", device); // libfuse does not mount such a path itself
+    // libfuse itself does not mount a file system on such a path
+    snprintf(mounted, sizeof mounted, "/dev/fd/%d", device);
     if (!session || fuse_session_mount(session, mounted)) die("fuse_session_mount");
     fuse_session_loop(session);
-    for (;;) pause(); // after an abort; the guardian exits if a child ends
+    for (;;) pause(); // reached after an abort; if a child exited here, the guardian would exit, too
 }
 
-// The victim. Its threads start before the lock is held, because a thread's stack has to be mapped.
+// The victim. It starts its threads before the lock is held, because the stack of a thread has to be mapped.
 
 static char *page;
 static volatile pid_t protector;
 
-// Reading status never blocks on the memory-map lock.
+// Reads status, because this never blocks on the memory-map lock.
 static int is_waiting(pid_t process, pid_t thread) {
     char path[64], text[512];
     snprintf(path, sizeof path, "/proc/%d/task/%d/status", process, thread);
@@ -124,12 +132,12 @@ static void hold_still(int signal) {
     for (;;) pause();
 }
 
-// Holds the lock for reading. Ends with SIGBUS when the connection is aborted.
+// Holds the lock for reading. When the connection is aborted, the access ends with SIGBUS.
 static void *touch(void *unused) {
     return (void *)(long)*(volatile char *)page;
 }
 
-// Waits to lock for writing, which makes all later readers of the lock wait.
+// Waits for the lock for writing. All later readers of the lock then wait, too.
 static void *protect(void *unused) {
     char third;
     pid_t thread = gettid();
@@ -140,7 +148,7 @@ static void *protect(void *unused) {
     return NULL;
 }
 
-// Takes exec_update_lock for writing, then waits for the memory-map lock (fs/exec.c, exec_mmap).
+// Takes exec_update_lock for writing, and then waits for the memory-map lock (fs/exec.c, exec_mmap).
 static int execute(void *unused) {
     static char *const arguments[] = {"/bin/sleep", "1000000", NULL}, *const environment[] = {NULL};
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -172,8 +180,8 @@ static void be_stuck(const char *directory, int with_exec) {
 
 // The guardian.
 
-// Returns the number of the connection, which is the minor number of the mounted device. It is read from
-// mountinfo, because stat would be a request to the server, which does not run yet.
+// Returns the number of the FUSE connection, which is the minor number of the mounted device. The number is
+// read from mountinfo. stat would send a request to the server, which does not run yet.
 static unsigned connection_of(const char *directory) {
     char line[8192], mounted[4096];
     unsigned major, minor, found = 0;
@@ -211,7 +219,8 @@ int main(int argc, char **argv) {
     unsigned connection = connection_of(directory);
     char path[64];
     snprintf(path, sizeof path, "/sys/fs/fuse/connections/%u/abort", connection);
-    int abort_file = open(path, O_WRONLY | O_CLOEXEC); // opened now, so that the abort cannot fail
+    // the file is opened before it is needed, so that the abort cannot fail
+    int abort_file = open(path, O_WRONLY | O_CLOEXEC);
     if (abort_file < 0) die(path);
     if (pipe2(third_read, O_CLOEXEC) || pipe2(waiters, O_CLOEXEC | O_NONBLOCK)) die("pipe");
 
@@ -221,7 +230,7 @@ int main(int argc, char **argv) {
     pid_t victim = fork_bound();
     if (victim == 0) be_stuck(directory, with_exec);
 
-    pid_t waits[2] = {0}; // a thread of the victim, and the process that executes
+    pid_t waits[2] = {0}; // a thread of the victim, and the process that calls exec
     int n_waits = 0, is_reported = 0, is_aborted = 0;
     struct pollfd waited[] = {{.fd = 0, .events = POLLIN}, {.fd = signalled, .events = POLLIN}};
     for (;;) {
@@ -242,6 +251,6 @@ int main(int argc, char **argv) {
                 nanosleep(&moment, NULL);
             dprintf(1, "freed\n");
         }
-        if (ends) _exit(0); // the kernel kills the children
+        if (ends) _exit(0); // when this process ends, the kernel kills its children
     }
 }

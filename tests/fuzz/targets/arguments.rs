@@ -1,4 +1,4 @@
-//! The command line: accepted arguments are usable, and others are refused in one line.
+//! Checks the command line: accepted arguments are usable, and others are rejected with one line.
 #![no_main]
 
 use std::ffi::OsString;
@@ -30,7 +30,8 @@ fuzz_target!(|bytes: &[u8]| {
             }
         }
         Ok(Command::Help | Command::Version) => {}
-        // The name of an image is put into a file of lines.
+        // The printed text contains the name of the image. The name must not add these characters to the
+        // text.
         Ok(Command::Print(text)) => assert!(text.ends_with('\n') && !text.contains(['\r', '\u{1b}'])),
         Err(error) => {
             let error = error.to_string();

@@ -1,4 +1,4 @@
-//! Attribution by the text of a cgroup file, compared with the documented rules in their simplest form.
+//! Checks attribution by cgroup files against the documented rules, written here in their simplest form.
 #![no_main]
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use smaps_container_exporter::node::containers::table::{Container, ContainerId};
 use smaps_container_exporter::procfs::cgroup::Cgroups;
 use smaps_container_exporter::sources;
 
-/// A container: its id, and the paths of its init process, if known.
+/// A container: its id, and the lines of its init process's cgroup file, if known.
 struct Listed {
     id: String,
     first: Option<Vec<Line>>,
@@ -23,9 +23,9 @@ struct Line {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    // The input up to a NUL is the text of a cgroup file. The text up to the next NUL has one line per
-    // container: an id, a space, and the line of its init process's cgroup file, or nothing. The cgroup files
-    // of other processes follow, each after a NUL.
+    // NULs separate the parts of the input. The first part is the text of a cgroup file. The second part has
+    // one line per container: an id, a space, and either one line of the cgroup file of its init process or
+    // nothing. Each further part is the cgroup file of another process.
     let mut parts = bytes.split(|&b| b == 0);
     let text = parts.next().unwrap_or_default();
     let claims: Vec<(Listed, &[u8])> =
@@ -84,7 +84,7 @@ fn naive_lines(text: &[u8]) -> Vec<Line> {
         .collect()
 }
 
-/// Returns 0 for the memory controller, 1 for name=systemd, 2 for other hierarchies, 3 for version 2.
+/// Returns 0 for the memory controller, 1 for name=systemd, 2 for other hierarchies, and 3 for version 2.
 fn rank(line: &Line) -> u8 {
     match &line.controllers[..] {
         _ if line.is_unified => 3,
@@ -94,15 +94,17 @@ fn rank(line: &Line) -> u8 {
     }
 }
 
-/// Returns the paths in the order of precedence: the first of each kind, and all of the other hierarchies.
+/// Returns the paths in order of precedence: the path of memory, the path of name=systemd, all paths of other
+/// hierarchies, and the path of version 2.
 fn ordered(lines: &[Line]) -> Vec<&[u8]> {
     let of_rank =
         |wanted: u8| lines.iter().filter(move |line| rank(line) == wanted).map(|line| &line.path[..]);
     of_rank(0).take(1).chain(of_rank(1).take(1)).chain(of_rank(2)).chain(of_rank(3).take(1)).collect()
 }
 
-/// Returns the path that decides without an id: memory's, name=systemd's, or version 2's unless memory has a
-/// line. A root comes last.
+/// Returns the path that decides if no path has an id. Two paths are candidates: those of memory and
+/// name=systemd, or, without a line for memory, those of name=systemd and version 2. The first candidate that
+/// is no root decides. If both are roots, the first one decides.
 fn main_path(lines: &[Line]) -> Option<&[u8]> {
     let has_memory = lines.iter().any(|line| rank(line) == 0);
     let wanted: &[u8] = if has_memory { &[0, 1] } else { &[1, 3] };
@@ -127,13 +129,12 @@ impl Naive<'_> {
         self.container_of_path(main_path(lines)?)
     }
 
-    /// Returns the container with this component as its id.
+    /// Returns the container whose id is this component.
     fn by_id(&self, component: &[u8]) -> Option<usize> {
         self.claims.iter().position(|claim| stands_for(component, &claim.id))
     }
 
-    /// Returns the container with exactly this path as the first cgroup of its init process, unless two have
-    /// it.
+    /// Returns the container whose init process has exactly this path, unless several containers have it.
     fn by_path(&self, path: &[u8]) -> Option<usize> {
         let is_root = path.split(|&b| b == b'/').all(|component| component.is_empty() || component == b"..");
         let has_it = |claim: &Listed| {
@@ -145,7 +146,7 @@ impl Naive<'_> {
         if let [one] = all[..] { Some(one) } else { None }
     }
 
-    /// Finds the container by recursion from the innermost component outwards.
+    /// Finds the container recursively, from the last component of the path to the first.
     fn container_of_path(&self, path: &[u8]) -> Option<usize> {
         let slash = path.iter().rposition(|&b| b == b'/')?;
         let component = &path[slash + 1..];
@@ -176,7 +177,7 @@ impl Naive<'_> {
         }
     }
 
-    /// Whether a path of any process has the container's id outside other containers.
+    /// Returns whether this container is the outermost one in the path of any process, and its id is there.
     fn is_seen_outside(&self, i: usize) -> bool {
         self.files.iter().flat_map(|lines| ordered(lines)).any(|path| {
             let ends = (0..=path.len()).filter(|&end| end == path.len() || path[end] == b'/');
@@ -187,7 +188,8 @@ impl Naive<'_> {
                 if component == b".." {
                     outermost = None;
                 } else if outermost.is_none() {
-                    // A container without an id takes precedence.
+                    // A container that only its path identifies has precedence over a container that this
+                    // component names.
                     outermost = self.by_path(above).map(|_| None).or(self.by_id(component).map(Some));
                 }
             }
@@ -196,14 +198,14 @@ impl Naive<'_> {
     }
 }
 
-/// Returns the path down to the outermost component that stands for this id.
+/// Returns the path up to the first component that stands for this id.
 fn named<'a>(path: &'a [u8], id: &str) -> Option<&'a [u8]> {
     let ends = (0..=path.len()).filter(|&end| end == path.len() || path[end] == b'/');
     ends.map(|end| &path[..end]).find(|above| stands_for(above.rsplit(|&b| b == b'/').next().unwrap(), id))
 }
 
-/// Whether a component stands for this id: by itself, after a colon, or after a runtime's name, in a scope or
-/// not.
+/// Returns whether a component stands for this id. It may be the id alone, or the id after a colon or after
+/// the name of a runtime, and it may end with `.scope`.
 fn stands_for(component: &[u8], id: &str) -> bool {
     if id.is_empty() || component == b".." {
         return false;

@@ -1,4 +1,4 @@
-//! A cgroup's files: each accepted value is on its own line, whatever surrounds it.
+//! Checks the parsers of cgroup files: each value comes from one line, and the other lines do not change it.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -9,7 +9,7 @@ fuzz_target!(|bytes: &[u8]| {
         for file in files(version, u8::MAX) {
             let mut whole = Values::default();
             file.parse(bytes, &mut whole);
-            // Parsed line by line, the text gives the same result.
+            // Parsing each line separately gives the same result.
             let mut by_lines = Values::default();
             bytes.split(|&b| b == b'\n').for_each(|line| file.parse(line, &mut by_lines));
             assert_eq!(whole, by_lines);

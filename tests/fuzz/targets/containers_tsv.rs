@@ -1,4 +1,4 @@
-//! containers.tsv is accepted as it is, or refused with one line.
+//! Checks that containers.tsv is either accepted without changes, or rejected with one line.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -10,7 +10,7 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(containers) => {
             let mut expected: Vec<[String; 5]> = text
                 .split_inclusive('\n')
-                // A carriage return is part of the end of a line only before a newline.
+                // A carriage return ends a line only together with a newline.
                 .map(|line| line.strip_suffix("\r\n").or(line.strip_suffix('\n')).unwrap_or(line))
                 .skip(1)
                 .filter(|line| line.contains('\t'))

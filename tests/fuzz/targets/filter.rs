@@ -1,11 +1,11 @@
-//! Filters compared with the definition of `*`.
+//! Checks filters against the definition of `*`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use smaps_container_exporter::node::containers::filter::Filter;
 
 fuzz_target!(|bytes: &[u8]| {
-    // The input is a filter, then the labels of a process, separated by NULs.
+    // NULs separate the parts of the input: a filter, and the labels of a process.
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let mut parts = text.split('\0');
     let pattern = parts.next().unwrap_or_default();
@@ -29,8 +29,8 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(filter.matches(namespace, pod, container, comm), matched == [true; 4]);
 });
 
-/// A `*` matches nothing, or one more byte and then itself again. A table of all pairs of suffixes keeps this
-/// fast.
+/// By definition, `*` matches nothing, or one byte followed by whatever `*` matches. A table of all pairs of
+/// suffixes makes this fast.
 fn by_definition(pattern: &[u8], text: &[u8]) -> bool {
     let mut below = vec![false; text.len() + 1];
     below[text.len()] = true;

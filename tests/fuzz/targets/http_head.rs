@@ -1,12 +1,12 @@
-//! The head of a request: once it is complete or malformed, further bytes change nothing.
+//! Checks the head of a request: once it is complete or malformed, further bytes change nothing.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use smaps_container_exporter::head::{Parsed, parse_head};
 
 fuzz_target!(|bytes: &[u8]| {
-    // Each prefix costs time in proportion to its length, so long heads are parsed only at their end and near
-    // it.
+    // Parsing a prefix takes time in proportion to its length. So of a long head, only the last 512 prefixes
+    // are parsed.
     let first = bytes.len().saturating_sub(512);
     let mut decided: Option<(usize, Parsed<'_>)> = None;
     for end in first..=bytes.len() {

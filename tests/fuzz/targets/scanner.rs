@@ -1,5 +1,5 @@
-//! The learned path, the general path and a naive reader of smaps agree, and text in two parts gives the same
-//! result.
+//! Checks that the learned path and the general path of the scanner agree with a naive reader of smaps. Text
+//! that comes in two parts gives the same result.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -16,7 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
     for round in ["learning", "learned"] {
         assert_eq!(naive::scanned(&mut learned, text), expected, "{round}");
     }
-    // The text comes in two parts, as from a reader.
+    // The text comes in two parts, as if from two reads.
     let cut = text.len() * usize::from(cut) / 255;
     let mut before = naive::Mappings::new();
     let mut at = 0;

@@ -1,8 +1,9 @@
-"""Fixtures that all tests in a machine share: the node with its pods, and an exporter."""
+"""Fixtures that all tests in a virtual machine share: the node with its pods, and an exporter."""
 
 import pytest
 
-pytest.register_assert_rewrite("node", "ooms")  # a failed assertion shows its values
+# with this, a failed assertion in these modules shows its values
+pytest.register_assert_rewrite("node", "ooms")
 
 import pods
 from exporter import EVERYTHING, Exporter
@@ -10,7 +11,7 @@ from node import NODE
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]):
-    # Modules that stop containerd come last.
+    # Test modules that stop containerd come last.
     items.sort(key=lambda item: item.path.name in ("test_events.py", "test_filter.py", "test_stop.py"))
 
 
@@ -27,7 +28,7 @@ def pytest_runtest_logreport(report: pytest.TestReport):
 
 @pytest.fixture(scope="session")
 def node():
-    """The node with its pods. A test that changes a pod runs its own, or restores the state."""
+    """The node with its pods. A test that changes a pod uses a pod of its own, or restores the pod."""
     pods.prepare_memory()
     with NODE() as node:
         pods.run(node)
@@ -36,6 +37,6 @@ def node():
 
 @pytest.fixture
 def exporter(node):
-    """An exporter that selects everything and runs outside of pods."""
+    """An exporter outside of pods. It selects every process."""
     with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
         yield exporter

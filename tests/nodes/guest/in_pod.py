@@ -1,4 +1,4 @@
-"""Runs the exporter's image in a pod with the rights of the manifest, or with other rights."""
+"""Runs the image of the exporter in a pod, with the rights of the manifest or with other rights."""
 
 import socket
 import urllib.error
@@ -10,13 +10,14 @@ from exporter import Client
 from lab import Lab, cri, read_proc, until
 
 PLACE = ("smaps-exporter", "smaps-container-exporter-x7k2p", "exporter")
-OWN = (*PLACE, "smaps-container")  # a comm has 15 bytes
+OWN = (*PLACE, "smaps-container")  # comm has at most 15 bytes
 
 
 class InPod(Client):
     """An exporter in a pod.
 
-    `apparmor` is the name of a profile; `capabilities` replace the manifest's; `arguments` are appended.
+    `apparmor` is the name of a profile. `capabilities` replace those of the manifest. `arguments` are added
+    to the manifest's.
     """
 
     def __init__(
@@ -57,11 +58,11 @@ class InPod(Client):
             return False
 
     def log(self) -> str:
-        # log_of would also match other tests' pods of the same name.
+        # `log_of` is not used here: it would also find pods of other tests with the same name.
         return Path(self.pod.config.log_directory, f"{PLACE[2]}.log").read_text()
 
     def status(self) -> dict[str, str]:
-        """Returns the fields of /proc/<pid>/status of the exporter's process."""
+        """Returns the fields of /proc/<pid>/status for the process of the exporter."""
         [pid] = kernel.processes(self.node)[OWN]
         return dict(line.split(":\t", 1) for line in read_proc(pid, "status").decode().splitlines())
 

@@ -1,4 +1,4 @@
-"""The machine's containerd with the chosen cgroup driver, run by systemd or else by the lab."""
+"""The containerd of the machine, with the chosen cgroup driver. Either systemd or the lab runs it."""
 
 import os
 import subprocess
@@ -15,23 +15,27 @@ PROGRAMS = Path("/lab/bin")
 
 
 def command(*words: str | Path) -> str:
-    """Run a command, which must succeed, and return what it printed."""
+    """Runs a command and returns what it printed. The command must succeed."""
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, f"{words} exited {done.returncode}: {done.stdout}{done.stderr}"
     return done.stdout.strip()
 
 
 def settled(get, want, seconds: float = 60):
-    """Wait until both functions return the same. The assertion shows the last difference."""
+    """Waits until both functions return the same value. If they never do, the assertion shows both values."""
     deadline = time.monotonic() + seconds
-    # If they return the same, each is called once: a call takes a second on an emulated processor.
+    # On an emulated processor, each call takes a second. So each function is called only once if the values
+    # are equal at first.
     while (seen := get()) != (wanted := want()) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert seen == wanted
 
 
 class Node(Lab):
-    """The lab's containerd with the workloads' image. It is never stopped: the machine is thrown away."""
+    """The lab's containerd, with the image of the workloads.
+
+    The lab is never removed, because the machine is discarded after the tests.
+    """
 
     def __enter__(self):
         super().__enter__()
@@ -50,7 +54,7 @@ class Node(Lab):
 
 
 class SystemdNode(Node):
-    """The containerd that systemd runs, also with the exporter's image."""
+    """The containerd that systemd runs. It also has the image of the exporter."""
 
     def __init__(self):
         super().__init__("/var/lib/nodes")
@@ -86,7 +90,7 @@ class SystemdNode(Node):
         self._connect()
 
     def kill(self):
-        """Kill containerd with SIGKILL. systemd restarts it."""
+        """Kills containerd with SIGKILL. systemd restarts it."""
         command("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "containerd")
         self._connect()
 

@@ -13,23 +13,23 @@ PROFILES = cri.SecurityProfile.ProfileType
 UNCONFINED = cri.SecurityProfile(profile_type=PROFILES.Value("Unconfined"))
 RUNTIME_DEFAULT = cri.SecurityProfile(profile_type=PROFILES.Value("RuntimeDefault"))
 KERNEL_MEMORY = Path("/sys/kernel/mm")
-# A program with many libraries, and a child that shares them.
+# A program with many libraries. Its child shares them.
 PYTHON = "import ssl, sqlite3, json, ctypes, decimal, os, time\nos.fork()\nwhile 1: time.sleep(1000)"
 
-# (namespace, pod, container, comm) -> processes
+# (namespace, pod, container, comm) -> number of processes
 PROCESSES = {
     ("default", "web-1", "app", "sh"): 1,
     ("default", "web-1", "app", "sleep"): 2,
-    ("default", "web-1", "app", "tail"): 1,  # started by exec
+    ("default", "web-1", "app", "tail"): 1,  # started as by kubectl exec
     ("default", "web-1", "sidecar", "sleep"): 1,
-    # pid: NODE, without AppArmor
+    # This pod is in the PID namespace of the node (`pid: NODE`), and has no AppArmor profile.
     ("kube-system", "agent-0", "agent", "sh"): 1,
     ("kube-system", "agent-0", "agent", "sleep"): 2,
-    # pid: POD
+    # The containers of this pod share one PID namespace (`pid: POD`).
     ("shop", "cart-0", "cart", "sleep"): 1,
     ("shop", "cart-0", "logs", "tail"): 1,
-    ("shop", "cart-0", "logs", "sleep"): 1,  # started by exec
-    # another user than root
+    ("shop", "cart-0", "logs", "sleep"): 1,  # started as by kubectl exec
+    # This container does not run as root.
     ("batch", "job-0", "unprivileged", "sh"): 1,
     ("batch", "job-0", "unprivileged", "sleep"): 2,
     ("memory", "memory-0", "memory", "memory"): 2,
@@ -41,7 +41,7 @@ if I386:
 
 
 def run(node: Node):
-    """Run all pods. Wait until PROCESSES run and have their memory, and the kernel has merged equal pages."""
+    """Runs all pods. Waits until PROCESSES have their memory, and the kernel has merged equal pages."""
     app = Container("app", TWO_SLEEPS)
     node.run_pod("default", "web-1", [app, Container("sidecar", ["sleep", FOREVER])], CONTAINER)
     host = cri.LinuxContainerSecurityContext(apparmor=UNCONFINED)
@@ -62,14 +62,15 @@ def run(node: Node):
     node.exec(app, ["tail", "-f", "/dev/null"])
     settled(lambda: kernel.counts(node), lambda: PROCESSES, 120)
     until(lambda: node.log_of(memory, "memory").count(" ready\n") == 2, 120, "the workload has its memory")
-    n_equal = (7 << 20) // os.sysconf("SC_PAGE_SIZE")  # most of the 8 MiB of the workload's two processes
+    # the kernel has to merge most of the 8 MiB of equal pages
+    n_equal = (7 << 20) // os.sysconf("SC_PAGE_SIZE")
     merged = KERNEL_MEMORY / "ksm/pages_sharing"
     until(lambda: int(merged.read_text()) > n_equal, 120, "the kernel has merged the workload's equal pages")
     (KERNEL_MEMORY / "ksm/run").write_text("0\n")
 
 
 def run_cart(node: Node):
-    """Run the pod whose containers share one PID namespace."""
+    """Runs the pod whose containers share one PID namespace."""
     logs = Container("logs", ["tail", "-f", "/dev/null"])
     pod = node.run_pod("shop", "cart-0", [Container("cart", ["sleep", FOREVER]), logs], POD)
     node.exec(logs, ["sleep", FOREVER])
@@ -77,7 +78,7 @@ def run_cart(node: Node):
 
 
 def prepare_memory():
-    """Enable swap and huge pages, and let the kernel merge equal pages."""
+    """Turns on swap and huge pages, and lets the kernel merge equal pages."""
     Path("/proc/sys/vm/nr_hugepages").write_text("16\n")
     swap = Path("/swapfile")
     swap.write_bytes(bytes(256 << 20))

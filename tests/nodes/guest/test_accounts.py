@@ -1,4 +1,4 @@
-"""Cgroup metrics equal the kernel's files, for both cgroup versions and both drivers."""
+"""Tests that cgroup metrics equal the kernel's files, for both cgroup versions and both drivers."""
 
 import os
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_cgroup_metrics_equal_the_files(node, record_property):
 
 
 def test_parts_add_up_with_locked_swapped_and_freed_memory(node, record_property):
-    """The pod memory-0 has locked memory, and the pod partly-0 has half-freed huge pages."""
+    """The pod memory-0 has locked memory. The pod partly-0 has half-freed huge pages."""
     pod = node.run_pod(
         "accounts", "partly-0", [Container("partly", ["/memory", "partly"], image=MEMORY_IMAGE)]
     )
@@ -60,8 +60,12 @@ def test_parts_add_up_with_locked_swapped_and_freed_memory(node, record_property
 
 @pytest.mark.skipif(IS_V2, reason="test_ooms and test_oom_records cover version 2")
 def test_kills_are_recorded_without_a_scrape(node, record_property):
-    """One pod leaks slowly, one leaks too fast to be seen full, and one is full but killed by a signal."""
-    # The delay is for emulated machines, which make a check only every few seconds.
+    """One pod leaks slowly, and one too fast for any check to see it full.
+
+    A third pod is full, but a signal kills it.
+    """
+    # On an emulated processor, there is a check only every few seconds. So the fast leak starts after 20
+    # seconds.
     slow, fast = leak(MOUNTS, 70, 2), leak(MOUNTS, 20, 200, delay=20)
     full = Container(
         "app", ["/programs/leak", "heap", "97", "1", "97"], memory_limit_bytes=LIMIT, mounts=MOUNTS

@@ -1,7 +1,7 @@
-"""The parts of anonymous memory on this kernel, compared with the figures of the programs' runtimes.
+"""Compares the parts of anonymous memory on this kernel with the figures of language runtimes.
 
-Each test runs twice, the second time with `vm.overcommit_memory=2`, where the kernel does not set the flag
-`nr` and some rules find nothing.
+Each test runs twice. The second time, `vm.overcommit_memory` is 2. Then the kernel does not set the flag
+`nr`, and some rules find nothing.
 """
 
 import json
@@ -22,14 +22,14 @@ ROOT = Path("/runtimes")
 IN_ROOT = ("busybox", "chroot", ROOT)
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 KERNEL = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
-# Stacks have the flag `nh` since Linux 6.7. Before, stacks of unusual sizes are found only if two have equal
-# sizes.
+# Since Linux 6.7, stacks have the flag `nh`. On older kernels, stacks of unusual sizes are found only if two
+# of them have the same size.
 STACKS = 0.99 if KERNEL >= (6, 7) else 0.9
 
 
 @pytest.fixture(scope="module")
 def runtimes():
-    """The disk with Java and Node.js, as a root directory."""
+    """The disk with Java and Node.js, mounted as a root directory."""
     ROOT.mkdir()
     command("mount", "-o", "ro", "/dev/vde", ROOT)
     command("mount", "--bind", "/proc", ROOT / "proc")
@@ -50,7 +50,7 @@ def strict(request) -> bool:
 
 @pytest.fixture
 def workload(strict, tmp_path):
-    """A container in which a test runs its program."""
+    """A container for the program of a test."""
     node = Node(tmp_path, sorted(roots().items())[0][1])
     yield node
     node.cgroup.close()
@@ -61,11 +61,11 @@ def test_glibc_stacks_and_arenas_are_found(workload, strict):
     arenas = re.findall(r'<heap nr="[1-9]\d*">.*?<system type="current" size="(\d+)"/>', printed, re.DOTALL)
     assert len(arenas) == 8
     found = resident_by(workload, "arenas")
-    # Without `nr`, an arena's reserved memory merges with the guard of the stack above it, and neither is
-    # found.
+    # If `strict`, mappings lack the flag `nr`. The reserved memory of one arena then merges with the guard of
+    # the stack above it, and neither that arena nor that stack is found.
     n_merged = 1 if strict else 0
     assert_close(found["anon_malloc_arena"], sum(map(int, arenas)), 0.993 - n_merged / 8)
-    # On kernels without `nh`, each stack may contain a huge page.
+    # On kernels without the flag `nh`, each stack may contain a huge page of 2 MiB.
     most = MIB if KERNEL >= (6, 7) else 8 * 2 * MIB
     assert (8 - n_merged) * 4096 <= found["anon_thread_stack"] <= most
     assert found["anon"] >= 16 * MIB, "a block that malloc maps separately is in no part"
@@ -114,7 +114,7 @@ def test_jvm_parts_are_found(workload, runtimes, strict):
 
 def test_v8_heap_is_found(workload, runtimes):
     (ROOT / "tmp/parts.js").write_bytes((SCRIPTS / "parts.js").read_bytes())
-    # V8 keeps up to 3 MB of heap that it does not report. At this size that is less than 5%.
+    # V8 keeps up to 3 MB of heap that it does not report. With 40 MB, this is within the tolerance.
     _, printed = start_ready(workload, *IN_ROOT, "/usr/bin/node", "/tmp/parts.js", "40")
     reported = json.loads(printed)
     [found] = [found for comm in ("node", "MainThread") if (found := resident_by(workload, comm))]

@@ -1,4 +1,4 @@
-"""containerd, systemd and pods restart while two exporters run: survivors stay, and new pods are found."""
+"""Restarts containerd, systemd and pods under two exporters. They must keep old pods and find new ones."""
 
 import os
 import re
@@ -23,15 +23,15 @@ pytestmark = pytest.mark.skipif(not SYSTEMD, reason="systemd does not manage con
 
 @pytest.fixture(scope="module")
 def exporters(node):
-    """An exporter outside of pods, and one in a pod."""
+    """Two exporters: one outside of pods, and one in a pod."""
     with Exporter("--containerd-sock", node.socket, *EVERYTHING) as outside, InPod(node) as inside:
         yield [outside, inside]
 
 
 def reported(exporter: Client) -> dict[tuple[str, ...], int]:
-    """Returns the reported processes by command.
+    """Returns the number of reported processes of each command.
 
-    On an emulated processor the strict parser would take seconds.
+    The strict parser is not used, because it would take seconds on an emulated processor.
     """
     found = {}
     for line in re.findall(r"^process_smaps_processes\{.*$", exporter.get("/metrics")[1], re.MULTILINE):
@@ -45,7 +45,10 @@ def up(exporter: Client) -> bool:
 
 
 class Observer(threading.Thread):
-    """Scrapes an exporter every second, and counts the values that each command's process count had."""
+    """Scrapes an exporter every second.
+
+    For each command, counts how often each number of processes was seen.
+    """
 
     def __init__(self, exporter: Client):
         super().__init__(daemon=True)
@@ -71,7 +74,7 @@ class Observer(threading.Thread):
         self.join()
 
 
-# the events
+# The events.
 
 
 def restarted(node):
@@ -84,7 +87,7 @@ def killed(node):
 
 def stopped_for_a_while(node):
     node.stop()
-    time.sleep(5)  # containers keep running without containerd
+    time.sleep(5)  # containers keep running while containerd is stopped
     node.start()
 
 
@@ -138,7 +141,7 @@ def test_surviving_containers_stay_and_new_ones_are_found(node, exporters, event
 
 
 def test_restarted_container_replaces_the_dead_one(node, exporters):
-    """The kubelet restarts a container in the same pod under the same name."""
+    """The kubelet restarts a container in the same pod, under the same name."""
     pod = node.run_pod(
         "new", "new-0", [Container("stays", ["sleep", FOREVER]), Container("dies", ["sleep", FOREVER])]
     )

@@ -1,6 +1,6 @@
-"""The exporter's filter of system calls refuses none of its own calls and all others, on each kernel.
+"""Tests that the filter of system calls refuses all calls that the exporter does not make, on each kernel.
 
-The exporter runs outside of pods.
+It must refuse no call that the exporter makes. The exporter runs outside of pods.
 """
 
 import os
@@ -22,7 +22,7 @@ TRACING = Path("/sys/kernel/tracing")
 
 
 class Refusals:
-    """Traces system calls of this process and its children that return EPERM."""
+    """Traces the system calls of this process and its children that return EPERM."""
 
     def __enter__(self):
         if not os.path.ismount(TRACING):
@@ -42,7 +42,7 @@ class Refusals:
         (TRACING / name).write_text(f"{value}\n" if value != "" else "")
 
     def all(self) -> list[tuple[int, str]]:
-        """Returns (thread, call) pairs, without those of this process."""
+        """Returns (thread, call) for each refused call, except calls of this process itself."""
         found = re.findall(
             r"^.*-(\d+) +\[\d+\].* sys_exit: (NR .*)$", (TRACING / "trace").read_text(), re.MULTILINE
         )
@@ -51,7 +51,7 @@ class Refusals:
 
 
 def threads(exporter: Exporter) -> dict[int, dict[str, str]]:
-    """Returns the fields of /proc/<pid>/task/<tid>/status of each thread."""
+    """Returns the fields of /proc/<pid>/task/<tid>/status for each thread."""
     found = {}
     for task in Path(f"/proc/{exporter.process.pid}/task").iterdir():
         found[int(task.name)] = dict(
@@ -105,7 +105,8 @@ def test_sandbox_refuses_no_call_of_the_exporter(node):
         exporter.process.send_signal(signal.SIGTERM)
         assert exporter.process.wait(20) == 0
         assert "not permitted" not in exporter.log() and "sandbox" not in exporter.log()
-        refused = [call for thread, call in refusals.all() if thread in seen]  # containerd is traced, too
+        # the trace also contains refused calls of containerd, so only threads of the exporter count
+        refused = [call for thread, call in refusals.all() if thread in seen]
         assert refused == [f"NR {NUMBERS['openat2']} = {EPERM}"], "only the injected call is refused"
 
 
@@ -127,7 +128,8 @@ def test_sandbox_refuses_other_calls(node, exporter, victim, tmp_path):
     file.write_text("text")
     inject, scrape = injector(PROGRAMS / "inject"), thread_of(exporter, "scrape")
     refused = calls(victim, file)
-    del refused["socket(AF_UNIX), with a recording"]  # allowed here, to connect to containerd
+    # this call is allowed here, because the exporter connects to containerd
+    del refused["socket(AF_UNIX), with a recording"]
     assert {call: inject(scrape, *arguments) for call, arguments in refused.items()} == dict.fromkeys(
         refused, EPERM
     )
@@ -140,7 +142,7 @@ def test_sandbox_refuses_other_calls(node, exporter, victim, tmp_path):
 
 
 def test_the_same_calls_succeed_without_the_sandbox(node, victim, tmp_path):
-    """This proves that the test above can fail."""
+    """Shows that the test above can fail: only the sandbox refuses these calls."""
     file = tmp_path / "file"
     file.write_text("text")
     inject, harmful = injector(PROGRAMS / "inject"), calls(victim, file)

@@ -1,4 +1,4 @@
-"""Slow readers of large expositions on version 2, which counts socket buffers."""
+"""Tests slow readers of large expositions on version 2, which counts the buffers of sockets."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The parts of the node's memory are all of it, whatever uses it, and little of it is left unexplained."""
+"""Tests that the parts of the node's memory add up to all of it, whatever uses the memory."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from live_node import rmdir
 from node import PROGRAMS
 from ooms import ROOT
 
-# The part of MemTotal that no counter of the kernel may leave unexplained.
+# The kernel's counters may leave at most this share of MemTotal unexplained.
 MAX_REMAINDER = 0.006
 TOTAL = int(re.search(r"MemTotal: +(\d+) kB", Path("/proc/meminfo").read_text())[1]) << 10
 SIZE = 32
@@ -28,7 +28,10 @@ ZRAM = Path("/sys/block/zram0")
 
 @pytest.fixture(scope="module")
 def ledger(node):
-    """Returns the parts in MiB. The exporter selects no process, because only the node is read."""
+    """Returns a function that reads the parts of the node in MiB.
+
+    The exporter selects no process, because only the node is read.
+    """
     with Exporter("--containerd-sock", node.socket, "--filter", "none/*/*/*") as exporter:
 
         def read() -> dict[str, float]:
@@ -85,7 +88,7 @@ def tmpfs_of_a_removed_pod(node):
         file = directory / "x"
         until(lambda: file.exists() and file.stat().st_size == SIZE * MIB, 60, "the file is written")
         node.remove_pod(pod)
-        # The test removes the pod's cgroup, because there is no kubelet to do it.
+        # There is no kubelet to remove the pod's cgroup, so the test does.
         cgroup = ROOT / pod.config.linux.cgroup_parent.lstrip("/")
         until(lambda: rmdir(cgroup), 20, "the pod's cgroup is empty")
         yield "ended_pods"
@@ -111,7 +114,10 @@ def huge_pages(node):
 
 @contextmanager
 def swapped(node):
-    """A process swaps half of its memory, at its cgroup's limit. Containers of containerd do not swap."""
+    """A process at the limit of its cgroup swaps half of its memory.
+
+    It is in no container, because containers of containerd do not swap.
+    """
     cgroup = ROOT / "ledger"
     cgroup.mkdir()
     limit_file = cgroup / ("memory.max" if IS_V2 else "memory.limit_in_bytes")
@@ -138,7 +144,7 @@ def zram(node):
         pytest.skip("this kernel has no zram")
     (ZRAM / "disksize").write_text(f"{2 * SIZE}M\n")
     try:
-        # Random bytes cannot be compressed.
+        # zram compresses what is written to it. Random bytes cannot be compressed.
         writes = ["dd", "if=/dev/urandom", "of=/dev/zram0", "bs=1M", f"count={SIZE}", "oflag=direct"]
         subprocess.run(writes, check=True, capture_output=True)
         yield "zram"

@@ -1,4 +1,7 @@
-"""The machine has the kernel features that its definition requests, so that the table of results is true."""
+"""Tests that the machine has the kernel features of its definition.
+
+Otherwise, the results would be misleading.
+"""
 
 import os
 import re
@@ -19,7 +22,7 @@ def test_machine_matches_its_definition(node, record_property):
     for (namespace, pod, *_), members in processes.items():
         cgroup = read_proc(members[0], "cgroup").decode()
         assert ("/cri-containerd-" in cgroup) == (DRIVER == "systemd"), cgroup
-        if CGROUP == "hybrid":  # the machine's runc does not use version 2
+        if CGROUP == "hybrid":  # the runc of this machine does not use version 2
             assert any(line.startswith("0::/system.slice/") for line in cgroup.splitlines()), cgroup
         confined = SYSTEMD and pod != "agent-0"
         assert read_proc(members[0], "attr/current").startswith(b"cri-containerd.apparmor.d") == confined, (

@@ -1,4 +1,4 @@
-"""A container has all processes in and below the cgroup with its id, wherever they have been moved."""
+"""Tests that a container has all processes in and below the cgroup with its id, wherever they were moved."""
 
 import os
 
@@ -14,10 +14,10 @@ from pods import FOREVER
 
 PLACE = ("nested", "nested-0", "nested")
 INIT, SLEEP, TAIL = (*PLACE, "sh"), (*PLACE, "sleep"), (*PLACE, "tail")
-# The scope of a container of another runtime inside the container, such as kind's.
+# The scope of a container that runs inside the container, as in a kind node.
 INNER = f"kubelet.slice/kubepods-pod1.slice/cri-containerd-{'f' * 64}.scope"
 
-# Cgroups that processes are moved to, relative to the container's; / is the root.
+# The cgroups that processes are moved to. They are relative to the container's cgroup, but / is the root.
 LAYOUTS = {
     "a process below": {SLEEP: "below.scope"},
     "init moved aside": {INIT: "init", SLEEP: "app"},
@@ -29,7 +29,7 @@ LAYOUTS = {
 
 @pytest.fixture(scope="module")
 def pod(node):
-    """The pids by command of a container with three processes."""
+    """The pids of the three processes of a container, by command."""
     pod = node.run_pod(
         *PLACE[:2], [Container(PLACE[2], ["sh", "-c", f"sleep {FOREVER} & tail -f /dev/null & wait"])]
     )
@@ -51,7 +51,7 @@ def test_moved_processes_stay_attributed_to_their_container(node, pod, layout):
                 move(pod[command], root if below == "/" else cgroup / below)
         expected = kernel.counts(node)
         if layout.get(INIT) == "/" and IS_V2:
-            del expected[INIT]  # on version 1 the other hierarchies still show its container
+            del expected[INIT]  # on version 1, the other hierarchies still show the container
         seen = Exposition(once("--once", "--containerd-sock", node.socket, *EVERYTHING)).by(
             "process_smaps_processes", *COMMAND
         )

@@ -1,4 +1,4 @@
-"""OOM records explain leaks without scrapes, and reading does not cause more OOM kills, in real cgroups."""
+"""Tests that OOM records explain leaks without scrapes, and that reading causes no more OOM kills."""
 
 import os
 
@@ -9,11 +9,11 @@ from node import PROGRAMS
 from ooms import Leaks, pods_of, second_victims
 
 pytestmark = pytest.mark.skipif(not IS_V2, reason="tests/e2e tests version 1")
-# How often each of the nine leaks runs: 10 times in make night. If it is not set, only six leaks run.
+# How often each of nine leaks runs. `make night` sets 10. If this is 0, six leaks run once each.
 N_EACH = int(os.environ.get("NODES_RECORDS") or 0)
 GATE = [(1, 64), (10, 64), (50, 64), (10, 256), (50, 256), (50, 512)]
 RATES, LIMITS = (50, 10, 1), (64, 256, 1000)
-AT_ONCE = 2000  # MiB that all containers together may use of the machine's 3 GiB
+AT_ONCE = 2000  # the MiB that all containers together may use; the machine has 3 GiB
 
 
 def test_oom_records_explain_leaks(tmp_path, record_property):

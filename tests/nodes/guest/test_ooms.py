@@ -1,4 +1,4 @@
-"""OOM kills are counted in the same cgroups as by the kernel, and records name the limit that was hit."""
+"""Tests that OOM kills are counted in the same cgroups as by the kernel, and that records name the limit."""
 
 import os
 import subprocess
@@ -12,14 +12,14 @@ from node import PROGRAMS
 from ooms import FOREVER, Instance, kills, limit_cgroup, pods_of, records, wait_for, wait_until_listed
 
 pytestmark = pytest.mark.skipif(not IS_V2, reason="version 1 reports no events")
-# How long after its end a container is removed.
+# How many seconds after its end a container is removed.
 AT_ONCE, LIKE_A_RUNTIME = 0, 0.02
 SLEEP = f"exec sleep {FOREVER}"
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Pods, and an exporter that selects their containers with names that begin with `s-`."""
+    """Pods, and an exporter that selects those of their containers whose names begin with `s-`."""
     with pods_of(tmp_path_factory.mktemp("ooms") / "links", PROGRAMS) as pods, pods.exporter() as exporter:
         yield pods, exporter
 
@@ -32,7 +32,7 @@ def record_of(exporter, pod: str, container: str) -> dict:
 
 
 def nest(instance: Instance):
-    """Make a cgroup `work` in a container, beside one for its first process."""
+    """Makes a cgroup `work` in a container, and beside it a cgroup for the first process of the container."""
     [init] = instance.processes
     (instance.directory / "init").mkdir()
     (instance.directory / "init/cgroup.procs").write_text(f"{init.pid}\n")
@@ -42,9 +42,10 @@ def nest(instance: Instance):
 
 @pytest.mark.parametrize("delay", [LIKE_A_RUNTIME, AT_ONCE])
 def test_a_kill_is_not_counted_for_another_container(made, delay):
-    """In one pod both containers are killed, and in two pods one is killed and the other ends.
+    """There are three pods with two containers each.
 
-    In the last pod, the killed container is not selected.
+    In the first pod, the kernel kills both containers. In the other two pods, the kernel kills one container,
+    and the other one ends. In the last pod, the killed container is not selected.
     """
     pods, exporter = made
     names = [f"{name}-{delay}" for name in ("both", "one", "other")]
@@ -69,7 +70,8 @@ def test_a_kill_is_not_counted_for_another_container(made, delay):
         assert record_of(exporter, names[0], "s-a")["limit"] == "container"
         return
 
-    # A container that is removed before its own counter was read: its kill counts for the pod.
+    # If a container is removed before the exporter has read its counter, the kill counts for the pod. So the
+    # kills of the pod are added.
     def n_kills(pod: str, *containers: str) -> int:
         counts = kills(exporter)
         return sum(counts.get(f"{pod}/{container}", 0) for container in containers)
@@ -123,9 +125,12 @@ def test_a_hundred_kills_in_containers_removed_at_once_are_counted(made):
 
 
 def test_a_kill_in_a_container_without_a_pod_is_counted(made):
-    """The cgroup is in no pod's, as Docker's are, and is killed while the last check found it 60% full."""
+    """Like Docker's containers, the container has a cgroup that is not below the cgroup of a pod.
+
+    At the last check before the kill, the container used 60% of its limit.
+    """
     pods, exporter = made
-    pod = pods.parent.name  # the name of the link's pod; the cgroup is not a pod's
+    pod = pods.parent.name  # the link needs the name of a pod, but the cgroup is not a pod's
     app = pods.start(pods.parent, "s-app", f"read line; exec {PROGRAMS}/leak heap 12 200 30", 20 * MIB)
     wait_until_listed(exporter, f"{pod}/s-app")
     app.go()
@@ -135,7 +140,10 @@ def test_a_kill_in_a_container_without_a_pod_is_counted(made):
 
 
 def test_the_limit_that_was_hit_is_named(made):
-    """A pod is full of the shared memory of an ended container; and a limit above the pod is hit."""
+    """One pod reaches its limit, because shared memory of an ended container fills it.
+
+    Another pod has no limit. In it, a container leaks until a limit above the pods is reached.
+    """
     pods, exporter = made
     full = pods.pod("full", 24 * MIB)
     shared = Path(f"/dev/shm/smaps-{os.getpid()}")
@@ -188,7 +196,8 @@ def test_nested_cgroups_group_kills_and_a_full_node_are_counted(made):
     until(lambda: b"leak" in Path(f"/proc/{victim.pid}/comm").read_bytes(), 60, "the victim runs")
     for process in [*nested.processes[1:], *group.processes[1:]]:
         assert process.wait(60) == -9
-    Path("/proc/sysrq-trigger").write_text("f")  # the kernel kills as if the node had no memory left
+    # the kernel now kills a process as if the node had no memory left
+    Path("/proc/sysrq-trigger").write_text("f")
     assert victim.wait(60) == -9
     counted = dict(line.split() for line in (group.directory / "memory.events").read_text().splitlines())
     wait_for(
@@ -200,7 +209,10 @@ def test_nested_cgroups_group_kills_and_a_full_node_are_counted(made):
 
 
 def test_kills_at_an_outer_limit_are_counted_for_the_victims_containers(made):
-    """A whole pod is killed as a group, and a leak in a nested cgroup reaches its container's limit."""
+    """The kernel kills a whole pod as a group.
+
+    In another pod, a process in a nested cgroup leaks until the limit of its container is reached.
+    """
     pods, exporter = made
     pod = pods.pod("group", 24 * MIB)
     (pod / "memory.oom.group").write_text("1\n")

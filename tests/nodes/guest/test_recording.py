@@ -1,4 +1,7 @@
-"""A recording made here replays to the same values as a live scrape; its smaps can become a fixture."""
+"""Tests that a recording of this machine gives the same values as a live scrape.
+
+Also keeps the smaps of the recorded workload. They can become a fixture: see BLESS in nodes.py.
+"""
 
 import re
 from pathlib import Path
@@ -22,7 +25,7 @@ def test_recording_replays_to_the_live_exposition(node, tmp_path):
 
 
 def one_of_each(smaps: str) -> str:
-    """Returns the first of all mappings with the same nonzero fields and equally long addresses."""
+    """Returns the first mapping for each set of nonzero fields and each length of the addresses."""
     found = {}
     for mapping in re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", smaps)[1:]:
         fields = frozenset(re.findall(r"(?m)^(\w+): +[1-9]", mapping))

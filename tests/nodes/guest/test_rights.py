@@ -1,4 +1,4 @@
-"""What the image reads and logs with the rights of the manifest, and with other rights."""
+"""Tests what the image reads and logs with the rights of the manifest, and with other rights."""
 
 import os
 import re
@@ -13,7 +13,8 @@ from node import SYSTEMD, settled
 
 pytestmark = pytest.mark.skipif(not SYSTEMD, reason="there is neither AppArmor nor the exporter's image here")
 KERNEL = tuple(int(number) for number in os.uname().release.split("-")[0].split("+")[0].split(".")[:2])
-# With the default interval, a dozen scrapes would take a dozen seconds.
+# With this interval, a dozen scrapes take about a second. With the default interval, they take a dozen
+# seconds.
 OFTEN = ("--scrape-interval=100ms",)
 CANNOT = re.compile(r"cannot read (\d+) of (\d+) processes: (.*)")
 
@@ -41,7 +42,7 @@ def test_rights_of_the_manifest_suffice(node):
 
 
 def assert_reads_some(node, exporter: InPod, visible, cause: str):
-    """Asserts that readable processes are reported, and that the cause for the others is logged once."""
+    """Asserts that readable processes are reported, and that one log line says why others are not."""
     expected = {}
     for command, members in kernel.processes(node).items():
         if n := sum(map(visible, members)):
@@ -78,7 +79,7 @@ def test_perfmon_suffices_since_linux_6_15(node):
 
 
 def profile_of(node) -> bytes:
-    """Returns the AppArmor profile of the exporter, after asserting that it is the default one."""
+    """Returns the AppArmor profile of the exporter. Asserts that it is the default one."""
     [own] = kernel.processes(node)[OWN]
     profile = read_proc(own, "attr/current")
     assert profile.startswith(b"cri-containerd.apparmor.d")

@@ -1,4 +1,4 @@
-"""Each sample of stopped processes equals an independent sum."""
+"""Tests that each sample of stopped processes equals an independent sum."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,8 @@ from exposition import Exposition
 from lab import read_proc, until
 
 KERNEL = tuple(int(number) for number in os.uname().release.split("-")[0].split("+")[0].split(".")[:2])
-# Fields that the workload surely has, so that no field is compared only where it is 0.
+# The workload has memory of each of these kinds. So the test compares each of these fields with values other
+# than 0.
 NOT_ZERO = set(
     """size rss pss shared_clean shared_dirty private_clean private_dirty referenced anonymous lazyfree
     anon_hugepages shmem_pmdmapped shared_hugetlb private_hugetlb swap swap_pss locked kernel_page_size
@@ -21,7 +22,7 @@ NOT_ZERO = set(
 
 @pytest.fixture(scope="module")
 def stopped_node(node):
-    """The node with all its processes stopped."""
+    """The node, with all its processes stopped."""
     with kernel.stopped(node):
         yield node
 
@@ -36,7 +37,10 @@ def samples(text: str) -> dict[str, dict[tuple[str, ...], float]]:
 
 
 def compared(node, *arguments: str):
-    """Returns the exporter's values, and the kernel's, which were the same before and after."""
+    """Returns the exporter's values and the kernel's values.
+
+    The kernel's values were the same before and after the scrape.
+    """
 
     def unchanged():
         before = kernel.exposition(node)
@@ -64,7 +68,8 @@ def test_samples_equal_the_kernels_figures(stopped_node, record_property):
         NOT_ZERO | ({"ksm"} if KERNEL >= (6, 8) else set()) | ({"pss_dirty"} if KERNEL >= (6, 0) else set())
     )
     if os.sysconf("SC_PAGE_SIZE") > 4096:
-        # A huge page is larger than the workload's mappings.
+        # With larger pages, a huge page is larger than each mapping of the workload. So the workload has no
+        # huge pages.
         names -= {"anon_hugepages", "shmem_pmdmapped", "shared_hugetlb"}
     assert not {name for name in names if not any(expected[f"process_smaps_{name}_bytes"].values())}, (
         "only zeros were compared"

@@ -1,4 +1,4 @@
-"""A connected exporter does not delay containerd's stop."""
+"""Tests that a connected exporter does not delay the stop of containerd."""
 
 import time
 
@@ -11,7 +11,10 @@ pytestmark = pytest.mark.skipif(not SYSTEMD, reason="systemd does not manage con
 
 
 def test_exporter_does_not_delay_containerds_stop(node):
-    """containerd stops as fast with an exporter as without, and the second scrape shows it as down."""
+    """containerd stops as fast with an exporter as without one.
+
+    Two scrapes later, the exporter reports containerd as down.
+    """
 
     def stop_seconds() -> float:
         started_at = time.monotonic()

@@ -1,4 +1,7 @@
-"""A taken-over exporter that runs as recommended for new kernels is confined by Landlock and seccomp."""
+"""Tests that Landlock and seccomp confine an exporter that was taken over.
+
+The exporter runs as recommended for new kernels.
+"""
 
 import re
 from pathlib import Path
@@ -23,7 +26,8 @@ def test_taken_over_exporter_with_perfmon_is_confined(node, tmp_path):
     [victim] = kernel.processes(node)["default", "web-1", "sidecar", "sleep"]
     inject = injector(PROGRAMS / "inject")
     refused = calls(victim, file)
-    del refused["socket(AF_UNIX), with a recording"]  # allowed here, to connect to containerd
+    # this call is allowed here, because the exporter connects to containerd
+    del refused["socket(AF_UNIX), with a recording"]
     roots = ("1", str(victim))
     unreadable = [f"/host/proc/{pid}/root/etc/{name}" for pid in roots for name in ("shadow", "passwd")] + [
         "/host/proc/1/mem"
@@ -51,7 +55,8 @@ def test_taken_over_exporter_with_perfmon_is_confined(node, tmp_path):
             assert inject(thread, NUMBERS["openat"], AT_FDCWD, "/host/proc/1/stat", O_RDONLY) >= 0, (
                 "injected calls do run"
             )
-        # tests/e2e/test_sandbox.py, which is faster, tests that they are refused in each thread.
+        # Here, only one thread makes the calls. tests/e2e/test_sandbox.py, which is faster, tests them in
+        # each thread.
         for call, (number, *arguments) in refused.items():
             assert inject(threads["scrape"], number, *arguments) == EPERM, call
         exporter.after(2)

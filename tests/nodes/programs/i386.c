@@ -1,8 +1,8 @@
-// A 32-bit process without a C library: it has one page of data and waits forever.
+// A 32-bit process without a C library. It has one page of data and waits forever.
 static char page[4096] = {1};
 
 static void pause_by_interrupt(void) {
-    int number = 29; // pause in the i386 table
+    int number = 29; // the number of pause in the table for i386
     __asm__ volatile("int $0x80" : "+a"(number) : : "memory");
 }
 

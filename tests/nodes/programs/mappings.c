@@ -1,5 +1,5 @@
-// mappings N FILE...: has N mappings and touches a page of each. Four are of each file, as the loader makes
-// them; the rest is anonymous.
+// mappings N FILE...: has N mappings, and touches one page of each. Like the loader, it maps each file four
+// times. The other mappings are anonymous.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +21,7 @@ int main(int argc, char **argv) {
         }
         close(fd);
     }
-    // Every other page is read-only, so that the kernel cannot merge neighbours.
+    // Every other page is read-only. Otherwise, the kernel would merge neighbours into one mapping.
     char *start = mmap(NULL, n * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (n > 0 && start == MAP_FAILED)
         return perror("mmap"), 1;

@@ -1,4 +1,4 @@
-// memory: has each kind of memory that smaps shows, in a process and its child.
+// memory: has each kind of memory that smaps shows, in a process and in its child.
 // memory partly: has half-freed huge pages, swapped and lazily freed memory, but no locked memory.
 // Both print the kinds that the kernel refused, then "ready", and wait.
 #define _GNU_SOURCE
@@ -13,7 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-// Constants of kernels that are newer than the headers.
+// These constants are newer than the kernel headers.
 #define ADVICE_PAGEOUT 21
 #define ADVICE_GUARD_INSTALL 102
 #define MAPPING_DROPPABLE 8
@@ -23,7 +23,7 @@
 #define READ_WRITE (PROT_READ | PROT_WRITE)
 #define PRIVATE (MAP_PRIVATE | MAP_ANONYMOUS)
 
-// Prints that the kernel lacks something, and continues: the tests know what each kernel supports.
+// If the kernel lacks something, prints what, and continues. The tests know what each kernel supports.
 static void check(const char *what, long result) {
     if (result == -1)
         printf("no %s: %s\n", what, strerror(errno));
@@ -35,7 +35,7 @@ static char *map(const char *what, void *at, size_t size, int flags, int fd) {
     return start == MAP_FAILED ? NULL : start;
 }
 
-// Writes to each page. If `distinct`, no two pages are equal, so that KSM merges none.
+// Writes to each page. With `distinct`, no two pages are equal, so KSM merges none.
 static void touch(char *start, size_t size, int distinct) {
     for (size_t at = 0; start && at < size; at += 4096) {
         memset(start + at, 0x5a, 4096);
@@ -51,7 +51,8 @@ static int file_of(int fd, size_t size) {
 
 static char *named(const char *name, uintptr_t at, size_t size) {
     char *start = map(name, (void *)at, size, PRIVATE | (at ? MAP_FIXED_NOREPLACE : 0), -1);
-    prctl(SET_VMA, 0, start, size, name); // [anon:name] from Linux 5.17 on, where it is configured
+    // since Linux 5.17, smaps shows the name as [anon:name], if the kernel was built for it
+    prctl(SET_VMA, 0, start, size, name);
     return start;
 }
 
@@ -81,7 +82,8 @@ static void shared(void) {
     touch(map("droppable memory", 0, MB, MAPPING_DROPPABLE | MAP_ANONYMOUS, -1), MB / 2, 1);
 }
 
-// Returns huge pages, which a fork shares until one of the processes writes to them.
+// Makes several kinds of private memory, and returns its hugetlb pages. After a fork, the processes share
+// these pages until one of them writes to them.
 static char *private(void) {
     char *hugetlb = map("private hugetlb", 0, 4 * MB, PRIVATE | MAP_HUGETLB, -1);
     touch(hugetlb, 4 * MB, 0);
@@ -108,7 +110,7 @@ static char *private(void) {
     touch(guarded, MB / 2, 1);
     check("guard pages", madvise(guarded, MB / 4, ADVICE_GUARD_INSTALL));
 
-    // Addresses above 47 bits need five levels of page tables.
+    // Addresses above 47 bits need page tables with five levels.
     touch(map("five levels", (void *)(1UL << 52), MB, PRIVATE | MAP_FIXED_NOREPLACE, -1), MB / 4, 1);
 
     int key = syscall(SYS_pkey_alloc, 0, 0);
@@ -118,7 +120,7 @@ static char *private(void) {
     if (key != -1)
         syscall(SYS_pkey_mprotect, keyed, MB, READ_WRITE, key);
 
-    // Its Size has nine digits.
+    // The Size of this mapping has nine digits.
     check("300 GiB", (long)mmap(NULL, 300UL << 30, PROT_NONE, PRIVATE | MAP_NORESERVE, -1, 0));
     return hugetlb;
 }
@@ -132,8 +134,8 @@ static void files(void) {
     unlink("/tmp/gone");
 }
 
-// Maps 16 MiB of huge pages and frees half of each. The kernel keeps freed halves until it splits the huge
-// pages.
+// Maps 16 MiB of huge pages and frees one half of each. The kernel keeps the freed halves until it splits the
+// huge pages.
 static void partly(void) {
     char *huge = map("huge pages", (void *)0x350000000000, 16 * MB, PRIVATE | MAP_FIXED_NOREPLACE, -1);
     check("huge pages", madvise(huge, 16 * MB, MADV_HUGEPAGE));
@@ -153,7 +155,7 @@ static void partly(void) {
 }
 
 int main(int argc, char **argv) {
-    setvbuf(stdout, NULL, _IOLBF, 0); // so that a child does not inherit unwritten output
+    setvbuf(stdout, NULL, _IOLBF, 0); // otherwise, the child would inherit unwritten output
     if (argc == 2 && strcmp(argv[1], "partly") == 0) {
         partly();
         puts("ready");
@@ -166,7 +168,7 @@ int main(int argc, char **argv) {
     if (fork() == 0)
         prctl(PR_SET_PDEATHSIG, 9);
     touch(hugetlb, 2 * MB, 1);
-    // Lazily freed after the fork, because the kernel keeps shared pages.
+    // MADV_FREE comes after the fork, because the kernel does not free pages that are shared.
     char *freed = named("freed", 0x340000000000, 2 * MB);
     madvise(freed, 2 * MB, MADV_NOHUGEPAGE);
     touch(freed, 2 * MB, 1);

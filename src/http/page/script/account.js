@@ -1,20 +1,19 @@
-// Use and limits of the node, its pods and containers by their cgroups, their accounts (the parts of the
-// use), and the records of OOM kills.
+// Reads the families of cgroups: the use of the node, its pods and its containers, their limits, and the
+// parts of each use. The use and its parts are an account. Also parses the records of OOM kills.
 
 const CGROUP = new RegExp('cgroup_((pod_)?memory_(current|limit|working_set|account|unmapped'
 	+ '|outside_containers)|node_memory)_bytes\\{', 'y');
-// The parts that add up to the use, in the order of bars.
+// The parts that add up to a container's use, in the order of its bar.
 const PARTS = ('anon anon_unmapped page_cache shmem hugetlb slab page_tables sec_page_tables '
 	+ 'kernel_stacks percpu vmalloc zswap '
 	+ 'kernel_other sockets rest outside remainder').split(' ');
-// The kinds of the node's parts, in the order of its bar. A part that is a top-level cgroup is named by its
-// path.
+// The parts of the node, in the order of its bar. A part that is a top-level cgroup is named by its path.
 const NODE_PARTS =
 	'pods other_pods ended_pods cgroup root_cgroup kernel hugetlb_pool zram balloon remainder free'.split(' ');
-// The parts that no process maps, as the treemap shows them.
+// The parts that no process maps.
 const UNMAPPED = ['unmapped_page_cache', 'unmapped_shmem'];
 const OF_CONTAINER = PARTS.filter(part => !/^(anon|page_cache|shmem|remainder)$/.test(part));
-// Names of parts that differ from their label.
+// The displayed names of parts, if they differ from the label.
 const NAMES = {
 	anon: 'anonymous', anon_unmapped: 'unmapped anonymous', shmem: 'tmpfs and shared memory',
 	hugetlb: 'hugetlbfs',
@@ -28,8 +27,9 @@ const colourOf = part => ({ page_cache: 'file', shmem: 'shm', remainder: 'differ
 for (const part of [...UNMAPPED, ...OF_CONTAINER, 'difference', ...NODE_PARTS]) {
 	KINDS[part] = nameOfPart(part).replace(/^./, c => c.toUpperCase());
 }
-// A tile's node is a child of its container, its pod or the root. Its name starts with TILE, which no other
-// name does: names of commands have at most 15 bytes, and Kubernetes allows no _ in names.
+// The tree shows a part as a tile: a child of a container, a pod or the root. The name of a tile is TILE and
+// the name of the part. No command, container or pod has such a name: a command has at most 15 bytes, which
+// is too short, and Kubernetes allows no _ in names.
 const TILE = 'cgroup_memory_', CHARGED = 'charged_memory', NODE = 'node_memory', LAYERS = [CHARGED, NODE];
 // Returns the kind and the text of a tile.
 function tileOf(tile) {
@@ -40,8 +40,9 @@ function tileOf(tile) {
 		: nameOfPart(part)];
 }
 
-// Accounts by the labels of their container or pod: those on display, and those of the exposition that is
-// being read, in which `[]` is the node.
+// The accounts by the labels of their container or pod, as JSON. The key `[]` stands for the node, whose
+// account is `ofNode`. `accounts` are on display; `reading` collects those of the exposition that is being
+// read.
 let accounts = new Map(), reading = new Map(), ofNode;
 const tileNodes = new Set();
 
@@ -49,8 +50,7 @@ const accountOf = n => n.account || n.target?.account;
 const isKept = n => n.seen >= tick || n.charged >= tick;
 const hasParts = a => Object.keys(a.parts).length > 0;
 
-// Reads one line of a cgroup's family and returns whether it is a sample. Skips parts of containers that this
-// page does not know.
+// Reads a line of a cgroup family. Returns whether it is a sample. Skips parts that this page does not know.
 function readCgroup(line) {
 	const sample = parseSample(line);
 	if (!sample) return false;
@@ -78,10 +78,9 @@ function findPlaceOf(names) {
 	for (const name of names) n = n?.by?.get(name);
 	return n?.level === LEVELS[names.length - 1] ? n : null;
 }
-// Attaches the accounts to pods and containers, and fills two fields. In charged memory, each container has
-// its use. In node memory, the root has MemTotal, and each pod and container its use. Inside containers, both
-// have the PSS of mapped paths, the parts that no process maps, and the rest of the use as `difference`.
-// Called when the fields are summed.
+// Joins the accounts with the tree, and fills two fields. Charged memory shows the use of each container.
+// Node memory shows MemTotal, and the use of each pod and container. Inside a container, both fields show the
+// PSS of mapped paths, the parts that no process maps, and the rest of the use as `difference`.
 function charge() {
 	for (const a of accounts.values()) if (a.n) a.n.account = null;
 	ofNode = reading.get('[]');
@@ -112,7 +111,8 @@ function charge() {
 }
 const sumOfAll = list => list.reduce((sum, v) => sum + v, 0);
 function chargeNode(pods, containers) {
-	// Below another cgroup than the kubelet's usual one, pods are in the part of that cgroup.
+	// Without a part `pods`, the pods are not below the kubelet's usual cgroup. Then the part of another
+	// top-level cgroup contains them, so they are not shown by name.
 	if (!ofNode.more.has('pods')) pods = containers = [];
 	const { more } = ofNode, listed = sumOfAll(pods.map(a => a.current)), named = (word, parts) =>
 		parts.map(([part, v]) => [word + part, v]);
@@ -134,16 +134,17 @@ function addToPod(a) {
 	for (const [part, v] of Object.entries(hasParts(a) ? a.parts : { rest: a.current }))
 		parts[part] = (parts[part] || 0) + v;
 }
-// Adds to a pod's account the parts outside its containers, and the rest of its use, such as that of
-// containers that are not listed.
+// Adds two parts to a pod's account. `outside` is what is charged to the pod outside its containers. What is
+// then left of the pod's use is `rest`, for example containers that are not listed. If it is negative, it is
+// `remainder`.
 function completePod(a) {
 	const outside = sumOfAll([...a.more.values()]), left = a.current - a.inside - outside;
 	if (a.more.size) a.parts.outside = outside;
 	const part = left > 0 ? 'rest' : 'remainder';
 	if (left) a.parts[part] = (a.parts[part] || 0) + left;
 }
-// Makes tiles of parts, and one of the use that is left after them. `over` is the excess of the parts over
-// the use.
+// Divides the bytes `left`, for which the tree has no nodes yet, into tiles: one for each part, and one of
+// the kind `rest` for what remains. If the parts are larger than `left`, `over` is the difference.
 function divide(a, left, parts, rest = 'difference') {
 	const some = parts.filter(([, v]) => v > 0);
 	for (const [, v] of some) left -= v;
@@ -160,8 +161,9 @@ function divide(a, left, parts, rest = 'difference') {
 	});
 	for (let up = a.n; up; up = up.up) up.charged = tick;
 }
-// Fills a field: ancestors get the sum of the accounts in `summed`, and the nodes of `owners` their use, with
-// their tiles and mapped paths inside.
+// Fills a field. Each node above the accounts in `summed` gets the sum of their uses. The node of each
+// account in `owners` gets its own use. Inside such a node, commands and mapped paths get their PSS, and
+// tiles get their bytes.
 function fill(name, help, summed, owners) {
 	const { next } = Object.assign(fieldOf(FAMILY + name + '_bytes'), { help }), pss = fields.get('pss').next;
 	for (const a of summed) for (let { up } = a.n; up; up = up.up) next[up.i] = (next[up.i] || 0) + a.current;
@@ -169,7 +171,7 @@ function fill(name, help, summed, owners) {
 	for (const n of nodes) if (LEVELS.indexOf(n.level) > 2 && next[n.up.i] >= 0) next[n.i] = pss[n.i];
 	for (const a of owners) for (const [tile, v] of a.tiles) next[tile.i] = v;
 }
-// Returns the displayed accounts with tiles that exceed their use.
+// excesses() returns the accounts on display whose tiles together are larger than the use.
 const isShown = a => layer === NODE ? a.isInPod !== false : a.names.length > 2;
 const excesses = () => [ofNode, ...accounts.values()].filter(a => a?.over > 0 && isShown(a));
 
@@ -188,8 +190,8 @@ function entriesOf(a) {
 	});
 	return list.sort((a, b) => place(a) - place(b) || b[1] - a[1]);
 }
-// Returns how much of a bar's width is filled, and its parts: [name, bytes, colour, share of the width]. The
-// full width is the limit or, without one, the largest use.
+// Returns the filled share of a bar, and the parts of the bar: [name, bytes, colour, share of the width]. The
+// whole width stands for the limit or, without a limit, for `largest` bytes.
 function barOf(a, largest) {
 	const isLimited = a.limit > 0, whole = isLimited ? max(a.limit, a.current) : largest, list = entriesOf(a);
 	const sum = sumOfAll(list.map(([, v]) => max(0, v))), width = whole > 0 ? min(1, a.current / whole) : 0;
@@ -200,7 +202,7 @@ function barOf(a, largest) {
 	};
 }
 const partsText = parts => parts.filter(([, v]) => v).map(([name, v]) => `${name} ${size(v)}`);
-// Returns the containers below a place, as rows. A container keeps its row from scrape to scrape.
+// Returns the containers in a place as rows. A container has the same row in each scrape.
 function containersOf(place) {
 	const list = [], walk = [place];
 	while (walk.length) {
@@ -218,8 +220,8 @@ function containersOf(place) {
 // ---- Records of OOM kills
 
 const MOST_RECORDS = 64, MOST_PATHS = 10;
-// Reads an answer of GET /ooms, newest records first. Each field of the result has its type, whatever the
-// answer is.
+// Parses an answer to GET /ooms. Returns the records, the newest first. A field of a wrong type becomes NaN
+// or empty, so that other code need not check types.
 function readOoms(text) {
 	const number = v => typeof v === 'number' && isFinite(v) ? v : NaN, string = v => typeof v === 'string'
 		? v : '';
@@ -243,8 +245,9 @@ function readOoms(text) {
 			.filter(([, v]) => v === v)),
 	})).sort((a, b) => (b.time || 0) - (a.time || 0));
 }
-// Returns the account for a record's bar: the container's, or the pod's if its limit was hit and both are
-// known.
+// Returns the account that the bar of a record shows. This is the account of the container. If the pod's
+// limit was hit, it is the account of the pod, provided that the pod's use and the bytes outside its
+// containers are known.
 function accountOfKill(r) {
 	const current = r.hit_use_bytes, outside = r.outside_containers_bytes, isKnown = r.container
 		&& r.use_bytes >= 0;

@@ -1,4 +1,4 @@
-// Bars of use and limit, and the notes below the treemap of charged memory.
+// The bars of use and limit, and the notes below the treemap of charged memory.
 
 Object.assign(LEGEND, {
 	unmapped_page_cache: 'Page cache that no process maps: files that were read or written. The kernel drops '
@@ -39,7 +39,8 @@ Object.assign(LEGEND, {
 
 // ---- The table of containers
 
-// In a pod, the rows are its containers already.
+// The button for the list of containers is shown for the node and for a namespace. In a pod, the rows are
+// containers anyway.
 const canList = () => !state.by && place && LEVELS.indexOf(place.level) < 1;
 const isListing = () => state.rows && canList();
 const used = n => { const a = accountOf(n); return a ? a.current / a.limit : NaN; };
@@ -74,7 +75,7 @@ function fillList(el, entries) {
 	}
 	entries.forEach(([, v], k) => put(el.children[k].lastChild, size(v)));
 }
-// Draws the node's memory by part. The list omits parts below 0.1%; the text of the bar has all.
+// Draws the node's memory by part. The list omits parts below 0.1%; the bar's text names them all.
 function drawNode() {
 	$.node.hidden = !ofNode;
 	if (!ofNode) return;
@@ -98,7 +99,7 @@ function fillBar(bar, a, largest) {
 		? [`working set ${size(a.working_set)}`] : []].join('\n');
 	bar.replaceChildren(...parts.filter(([, , , share]) => share > 0).map(([, , colour, share]) => {
 		const part = swatchOf(colour);
-		// A gap would hide narrow parts.
+		// Only a wide part has gaps at its sides. A narrow part would vanish between them.
 		part.className = share > .02 ? 'wide' : '';
 		part.style.width = 100 * share + '%';
 		return part;
@@ -126,12 +127,15 @@ function fillUse(use, a, largest) {
 
 // ---- Notes on a place: the use of a container, and why tiles may exceed what is charged
 
-// Shared memory that is not a file is freed when its last process ends. /dev/zero mappings are only
-// inherited; processes of other containers can map the others by name.
+// Matches the paths of shared memory that has no file name. The kernel frees this memory when the last
+// process that maps it ends (a System V segment only if it is marked for removal). Only child processes
+// inherit a mapping of /dev/zero, so it stays in its container. Other containers can map memfds and System V
+// segments by name.
 const UNNAMED = /^(\/dev\/zero \(deleted\)|\/memfd:|\/SYSV)/;
 function endsText(container, { parts }) {
 	const pss = fields.get('pss'), uss = fields.get('uss'), here = [], elsewhere = new Map();
-	// PSS divides pages among processes, so a path that several processes map has more PSS than private bytes.
+	// PSS divides a page among its processes. So a path that several processes map has more PSS than private
+	// bytes.
 	const isShared = n => at(pss, n) > at(uss, n), isUnnamed = n => n.level === 'path' && n.seen >= tick
 		&& UNNAMED.test(n.name);
 	if (!(parts.anon >= 0) || !uss || !order.some(n => n.level === 'path')) return '';
@@ -196,7 +200,7 @@ function chargedText() {
 				+ `${isMany ? 'containers have no account and are' : 'container has no account and is'} left out.`,
 	].filter(Boolean).join(' ');
 }
-// Returns the tip's text on a tile, pod or container, besides its fields.
+// Returns what the tip of a tile, a pod or a container says besides the values of the fields.
 function aboutCharged(n) {
 	const a = accountOf(n);
 	return [n.level === 'part' ? LEGEND[n.kind] : '', a ? useText(a) : '', excesses().includes(a)

@@ -1,5 +1,5 @@
-// The parts around the treemap: totals of the node, the selected place with its chart, and the reasons for an
-// empty page.
+// The page around the treemap: the totals of the node, the selected place with its chart, and the reason why
+// the page is empty.
 
 let latest, failure = '', trouble = '', place, field, kids = [], rows = [], limit = 200, paused = false,
 	interval = 0;
@@ -9,8 +9,8 @@ const own = (name, labels) => sampleOf(name, labels)?.value;
 const denied = () => own('read_errors_total', { reason: 'denied' });
 const infos = (name, label) => (latest?.own.get(OWN + name + '_info') || []).map(s => s.labels.get(label))
 	.filter(text => text !== undefined);
-// The fields that a treemap can show: page sizes are not amounts, and all mappings of a process have the same
-// `processes`.
+// The fields that a treemap can show. It cannot show page sizes, which do not add up, nor `processes`, which
+// is the same for all mappings.
 const offered = () => [...fields.values()].filter(f => f.name !== 'processes' && !f.largest && !f.isHidden
 	&& isThere(f));
 
@@ -89,11 +89,11 @@ function drawStats(list) {
 	}
 	$.field.value = field.name;
 }
-// The Date of an answer has the exporter's clock, in whole seconds. The browser's clock is finer, and used if
-// they agree.
+// Returns how many seconds ago the last scrape ended. The header Date gives the exporter's time in whole
+// seconds. The browser's clock is finer, so `skew` is 0 unless the two differ by more than 3 s.
 const ageNow = () => max(.1, Date.now() / 1000 - latest.skew - latest.t);
-// Whether the values are older than expected: by the scrape interval seen so far or, if there is none yet, by
-// any usual one.
+// Returns whether the values are too old: older than four scrape intervals, and than 20 s. If the interval is
+// not known, they are too old after two minutes.
 const isOld = () => ageNow() > (interval ? max(20, 4 * interval) : 120);
 const isBehind = () => own('oldest_data_seconds') > max(60, 10 * interval);
 function drawAge() {
@@ -111,7 +111,7 @@ function drawAge() {
 	$.state.className = 'chip ' + (word === 'Live' ? 'down' : 'bad');
 	drawNote();
 }
-// Returns for how many seconds the page has waited for an answer, or 0 if it is not long.
+// silence() returns how many seconds the page has waited for an answer. Up to 3 s count as 0.
 let askedAt = 0;
 function silence() {
 	const seconds = askedAt ? (performance.now() - askedAt) / 1000 : 0;
@@ -147,8 +147,7 @@ function drawNote() {
 	put($.note, note);
 }
 
-// Fields that count in full for each process that maps the memory. PSS, private pages and everything that the
-// kernel divides among sharers do not.
+// Fields that count a shared page in full for each process. PSS, private pages and the like do not.
 const IN_FULL = /^(rss|size|shared_|referenced|anonymous|ksm|lazyfree|anon_huge|shmem_pmd|file_pmd|swap$)/;
 function drawHere() {
 	const key = hashOf({ field: '', sort: '', q: '', rows: '' });
@@ -173,7 +172,7 @@ function drawHere() {
 	$.slope.className = $.delta.className;
 	put($.help, field.help + (IN_FULL.test(field.name)
 		? ' Counts in full for each process that maps it; only PSS adds up.' : ''));
-	// A leaf has nothing inside, so its chart takes the place of the treemap.
+	// A leaf has nothing inside, so its chart is shown in place of the treemap.
 	$.chart.classList.toggle('big', isLeaf);
 	const d = lineOf(dots, 600, isLeaf ? 240 : 64, middle, half), last = since().points.at(-1).t;
 	$.line.setAttribute('viewBox', `0 0 600 ${isLeaf ? 240 : 64}`);
@@ -198,15 +197,16 @@ function fieldsOf(n, list) {
 	return make('dl', {}, ...list.map(f => make('div', { className: f === field ? 'on' : '', title: f.help },
 		make('dt', {}, title(f.name)), make('dd', { className: at(f, n) ? '' : 'zero' }, show(f, at(f, n))))));
 }
-// Returns a name in two parts, of which the first is shortened if space is short: names of replicas differ at
-// the end. Only for characters that run from left to right.
+// Splits a name into a head and a tail. If space is short, only the head is cut, because the names of
+// replicas differ at their ends. Only names of at least 15 ASCII characters are split: other text may run
+// from right to left.
 function cutName(text) {
 	const head = /^[ -~]{15,}$/.test(text) ? text.length - 9 : text.length;
 	return make('span', { className: 'cut' }, make('bdi', { className: 'head' }, text.slice(0, head)),
 		make('bdi', { className: 'tail' }, text.slice(head)));
 }
 
-// Returns why there is nothing to see, as precisely as the exposition says it; null if there is something.
+// Returns why there is nothing to see, as precisely as the exposition allows; null if there is something.
 function why() {
 	if (!latest) return failure ? ['The exporter does not answer', failure + '; trying again'] : trouble
 		? ['This page has an error', trouble] : ['Reading the metrics'];

@@ -1,5 +1,5 @@
-// Change over time. A span begins when the page is opened, or when the user starts a measurement. It keeps
-// the first values of all fields, and no more points than a line can show.
+// Change over time. A span begins when the page is opened, and another one when the user starts a
+// measurement. A span keeps the first values of all fields, and as many points as a line can show.
 
 let opened, marked;
 const spans = () => [opened, marked].filter(Boolean), since = () => marked || opened;
@@ -11,12 +11,12 @@ const begin = t => ({ base: pointOf(Float64Array, t), points: [pointOf(Float32Ar
 function remember(t) {
 	opened ||= begin(t);
 	const point = pointOf(Float32Array, t);
-	// 120 points, or fewer for a very large node, to use at most about 50 MB.
+	// A line keeps at most 120 points. On a large node it keeps fewer, so that all points take about 50 MB.
 	const most = max(16, min(120, 12e6 / (nodes.length * point.columns.size + 1)));
 	for (const s of spans()) {
 		const p = s.points;
-		// The newest point is replaced until it is a whole gap after the one before. When the line is full, every
-		// second point is dropped.
+		// The new point replaces the newest one, if less than `gap` seconds have passed since the point before
+		// that one. When the line is full, every second point is dropped.
 		if (p.length > 1 && t - p.at(-2).t < s.gap || p.at(-1).t === t) p.pop();
 		p.push(point);
 		if (p.length < most) continue;
@@ -24,8 +24,8 @@ function remember(t) {
 		s.points = p.filter((_, k) => k % 2 === 0 || k === p.length - 1);
 	}
 }
-// Values of another exporter (behind a forwarded port) or of a restarted one cannot be compared with earlier
-// ones.
+// After a restart of the exporter, or if another exporter answers behind a forwarded port, the values cannot
+// be compared with the earlier ones.
 let identity = '', hasBegunAgain = false;
 function identify(id) {
 	if (identity && identity !== id) {
@@ -35,9 +35,10 @@ function identify(id) {
 	identity = id;
 }
 
-// PSS and private bytes also rise when a process ends that shared the pages. So growth by PSS is measured by
-// `own`: private and swapped bytes, and what is charged but not mapped. It counts only as far as `held` grew
-// too, which is the same with resident bytes in place of private ones.
+// If two processes share pages and one of them ends, the PSS and the private bytes of the other rise,
+// although it uses no more memory. So growth is measured by two sums. `own` has the private, the swapped, and
+// the charged but unmapped bytes. `held` has the same, with resident instead of private bytes. The smaller
+// growth of the two counts.
 function measureOwn() {
 	const uss = fields.get('uss'), swap = fields.get('swap');
 	if (!(uss?.next[0] >= 0)) return;
@@ -50,7 +51,9 @@ function measureOwn() {
 		}
 	}
 }
-// In the cgroups' fields, containers have their use and parts their size. Mapped paths have their PSS.
+// Returns whether a node's growth in this field is measured by `own` and `held`. For PSS this is always so.
+// For charged memory and node memory, it is so for commands, pids, paths and kinds, because their value is
+// their PSS.
 function isByOwn(f, n) {
 	return fields.has('own') && isThere(fields.get('own')) && (f.name === 'pss' || LAYERS.includes(f.name)
 		&& /^(comm|pid|path|kind)$/.test((n.members?.[0] || n).level));
@@ -58,7 +61,8 @@ function isByOwn(f, n) {
 
 const valueAt = (point, f, n) => at(f, n, point.columns.get(f.name) || NONE);
 const isNew = (f, n) => !(valueAt(since().base, f, n) >= 0);
-// A place that is new since the span began grew from 0. A field that is new has not grown.
+// Returns the change of a place since the span began. A place that did not exist then has grown from 0. A
+// field that did not exist then has not grown.
 function change(f, n, valueOf = at) {
 	if (isByOwn(f, n)) return min(...['own', 'held'].map(name => change(fields.get(name), n, valueOf)));
 	const { base } = since(), now = valueOf(f, n), then = base.columns.has(f.name)
@@ -70,13 +74,14 @@ const matters = (f, n, v) => abs(v) >= max(f.bytes ? 1048576 : 1, abs(at(f, n) |
 
 // Returns the points of a place: [time, value].
 const dotsOf = (f, n) => since().points.map(p => [p.t, valueAt(p, f, n)]).filter(([, v]) => v === v);
-// Returns the points of its growth: for `own`, changes from 0; for other fields, the values.
+// Returns the points from which the growth of a place is computed. If `own` measures the growth, the values
+// are changes since the span began. Otherwise they are the values of the field.
 function growthOf(f, n) {
 	if (!isByOwn(f, n)) return dotsOf(f, n);
 	return since().points.filter(p => p.columns.has('own'))
 		.map(p => [p.t, change(f, n, (f, n) => valueAt(p, f, n))]).filter(([, v]) => v === v);
 }
-// Returns the slope of a least-squares line through the points, per second; NaN for fewer than three.
+// Returns the slope per second of a least-squares line through the points; NaN for fewer than three points.
 function slopeOf(dots) {
 	const n = dots.length;
 	if (n < 3) return NaN;
@@ -85,7 +90,7 @@ function slopeOf(dots) {
 	for (const [x, y] of dots) up += (x - t) * (y - v), down += (x - t) ** 2;
 	return down > 0 ? up / down : NaN;
 }
-// Returns the command or the part of an account that grows fastest; null if no growth matters.
+// Returns the command or account part that grows fastest; null if no growth matters.
 const NO_USE = /^(difference|free|other_pods|remainder)$/;
 function fastest(f) {
 	const grown = [];
@@ -101,8 +106,8 @@ function fastest(f) {
 	}
 	return best;
 }
-// Returns an SVG path through points, in a box with a margin of 1. `middle` is at half height, and `half`
-// above it at the edge.
+// Returns an SVG path through the points, in a box with a margin of 1. The value `middle` is at half height,
+// `middle` + `half` at the upper edge.
 function lineOf(dots, width, height, middle, half) {
 	const [first] = since().points, length = since().points.at(-1).t - first.t;
 	if (!(length > 0) || dots.length < 2) return '';
@@ -110,7 +115,7 @@ function lineOf(dots, width, height, middle, half) {
 		y = v => ((height / 2) - (v - middle) / half * (height / 2 - 2)).toFixed(1);
 	return 'M' + dots.map(([t, v]) => `${x(t)} ${y(v)}`).join('L');
 }
-// Returns the lowest and highest value. The range has a minimum, so that noise does not look like a leak.
+// Returns the lowest and the highest value, with a minimum distance, so that noise does not look like a leak.
 function rangeOf(dots) {
 	let low = Infinity, high = -Infinity;
 	for (const [, v] of dots) low = min(low, v), high = max(high, v);
@@ -136,8 +141,8 @@ function pack(names, budget = 250000) {
 		}),
 	});
 }
-// Restores the result of pack() once there is an exposition to match it with. Values that were not kept count
-// from now.
+// Restores the spans that pack() kept. Call it after the first exposition is in the tree, because it looks up
+// the places there. For levels and fields that pack() left out, the spans begin now.
 function unpack(text, t) {
 	const saved = JSON.parse(text);
 	if (saved.identity !== identity) {

@@ -1,14 +1,15 @@
-// The layout of the treemap. The area of a node is its `v`. The results are x, y, w and h.
+// The layout of the treemap. The area of a node is `v`. The layout sets the node's rectangle: x, y, w and h.
 
-// Returns a node's step on a scale of factors of 1.4, by which tiles are sorted. A node keeps its step until
-// its value is more than half a step outside, so that tiles keep their places while sizes change a little.
+// Returns the step of a node's size. Tiles are sorted by step. Each step is 1.4 times as large as the one
+// below. A node keeps its step until its value is more than half a step outside it. So tiles keep their
+// places while sizes change a little.
 function stepOf(n, scale) {
 	const exact = 2 * Math.log2(n.v);
 	if (n.scale !== scale || abs(exact - n.step - .5) > 1) [n.scale, n.step] = [scale, floor(exact)];
 	return n.step;
 }
 
-// Squarified rows (Bruls, Huizing and van Wijk, 2000), by steps and then by age.
+// Makes squarified rows (Bruls, Huizing and van Wijk, 2000). Nodes are sorted by step, then by age.
 function squarify(list, x, y, w, h, scale) {
 	let total = 0;
 	for (const n of list) {
@@ -45,8 +46,9 @@ let ages = 0;
 const isArea = n => n.v > 0 && n.v < Infinity;
 const withArea = n => n.kids.filter(isArea);
 
-// Lays out a place: `tiles` are coloured, and `groups` are drawn behind them, outer ones first. Nodes with a
-// rectangle get the number `drawn`.
+// Lays out the nodes inside a place. Returns `groups`, which are drawn first, outer ones before inner ones,
+// and `tiles`, which are drawn over them in colour. Each node that gets a rectangle also gets the number
+// `drawn`.
 function layOut(place, width, height, scale, drawn) {
 	const groups = [], tiles = [];
 	function divide(list, x, y, w, h, depth) {
@@ -55,7 +57,8 @@ function layOut(place, width, height, scale, drawn) {
 			n.drawn = drawn;
 			const names = [n.text];
 			let some = withArea(n), last = n;
-			// A pod with one container with one command is one group with a longer name.
+			// If a group has only one child with children, both become one group, which shows both names. An
+			// example is a pod with one container with one command.
 			while (some.length === 1 && some[0].kids.length) {
 				const [only] = some;
 				Object.assign(only, { x: n.x, y: n.y, w: n.w, h: n.h, drawn });
@@ -78,7 +81,7 @@ function layOut(place, width, height, scale, drawn) {
 	divide(withArea(place), 0, 0, width, height, 0);
 	return { groups, tiles };
 }
-// Sets the area of all nodes in a place.
+// Sets the areas of all nodes in a place.
 function weigh(n, f) {
 	n.v = live(n) ? at(f, n) : NaN;
 	for (const k of n.kids) weigh(k, f);
@@ -87,8 +90,8 @@ function largestKind(n) {
 	while (n.kids.length) n = n.kids.reduce((a, b) => b.v > (a.v || 0) ? b : a);
 	return n.kind;
 }
-// Returns the innermost node at a point, and the node that a click enters: the outermost one, but a namespace
-// only where it has no pod at that point.
+// Returns the innermost node at a point as `n`, and the node that a click opens as `enter`. A click opens the
+// outermost node at the point. If that is a namespace, a click opens the pod there, if there is one.
 function hitIn(place, x, y, drawn) {
 	let n, enter;
 	for (let k = place; k;) {

@@ -1,4 +1,4 @@
-// The treemap on its canvas, its legend, hovering and clicking.
+// The treemap on its canvas, its legend, and what hovering and clicking do.
 
 const { canvas, tip } = $, ctx = canvas.getContext('2d');
 let groups = [], tiles = [], drawing = 0;
@@ -79,8 +79,7 @@ function paint(q) {
 		text('11px', 'muted');
 		const taken = measure(value) + 14, font = depth ? '11px' : '600 12px';
 		text(font, 'ink');
-		// The value is drawn if it fits beside the first name. If the names do not fit, the last are dropped
-		// first.
+		// The value is drawn if it fits beside the first name. If not all names fit, the last ones are left out.
 		const free = n.w - 12, isRoomy = measure(parts[0]) + taken <= free, left = isRoomy ? free - taken : free;
 		while (parts.length > 1 && measure(parts.join(' › ')) > left) parts.pop();
 		ctx.fillText(fitName(parts.join(' › '), left, measure), n.x + 6, y);
@@ -97,11 +96,12 @@ function paint(q) {
 		if (n.h > 34 && measure(value) <= n.w - 9) ctx.fillText(value, n.x + 5, n.y + 25);
 	}
 }
-// Returns a name that fits, without the kernel's brackets if there is no room for them.
+// Returns a name cut to the width. If the whole name does not fit, a name such as [heap] first loses the
+// kernel's brackets.
 const fitName = (name, width, measure) => measure(name) <= width ? name :
 	fit(name.replace(/^\[(.*)\]$/s, '$1'), width, measure);
-// Returns a tile's name. A file has its base name, with as many folders as distinguish it from its
-// neighbours.
+// Returns the name on a tile. The tile of a file shows its base name. If files beside it have the same base
+// name, it also shows as many folders as needed to tell them apart.
 function labelOf(n) {
 	if (n.level !== 'path' || !n.dir) return n.text;
 	const same = (n.up.named?.drawing === drawing ? n.up.named : n.up.named = { drawing,
@@ -181,8 +181,8 @@ function hover(to) {
 		? aboutCharged(n) : [], fieldsOf(n, list));
 	placeTip(n);
 }
-// Places the tip at the right, left, bottom or top of a node, or in the far corner if the node fills the
-// window.
+// Places the tip to the right or left of a node, or below or above it. If there is no room for this, places
+// the tip in the corner that is far from the pointer.
 function placeTip(n) {
 	const box = canvas.getBoundingClientRect(), w = tip.offsetWidth, h = tip.offsetHeight,
 		left = box.left + n.x, top = box.top + n.y;

@@ -1,10 +1,11 @@
-// The records of OOM kills: the memory that a container held before the kernel killed a process in it.
+// OOM records: the memory that a container held before the kernel killed a process in it.
 
 let ooms = [], oomsText = '', isAskingOoms = false, hasOoms = false, failedOoms = 0, pauseOoms = 0,
 	shownOoms = 3;
 
-// Fetches the records at most once per scrape, and only if the exporter exports accounts: older ones have no
-// records. The pauses grow after failures. Records stay on display when a request fails.
+// Fetches the records, at most once per scrape. Older exporters have no records, so this waits for accounts
+// or a metric about OOM kills. The first failure makes it skip the next two scrapes, and each further failure
+// twice as many, up to 64. Meanwhile the last records stay on display.
 async function askOoms() {
 	hasOoms ||= [...accounts.values()].some(hasParts) || [...latest.own.keys()].some(name =>
 		name.startsWith(OWN + 'oom'));
@@ -71,7 +72,7 @@ function makeKill(r) {
 			make('span', { className: 'who', title: nameOf(r) }, make('bdi', {}, nameOf(r)), ' ',
 			make('small', {}, make('bdi', {}, cutLong(r.command)))),
 			make('span', { className: 'how' }, ...use.all)));
-	// Most records are never opened.
+	// The content is made when the record is opened, because most are never opened.
 	el.ontoggle = () => { if (el.open && el.children.length < 2) el.append(makeReading(r)); };
 	return el;
 }

@@ -1,5 +1,5 @@
-// The text format of Prometheus, version 0.0.4. Each line is parsed in one pass. An invalid line is skipped,
-// and does not affect others. Label values may contain any character; \\, \" and \n in them are escapes.
+// Parses Prometheus's text format 0.0.4, each line in one pass. An invalid line is skipped without affecting
+// others. Label values may have any character, with the escapes \\, \" and \n.
 
 const isNameStart = c => c >= 97 && c <= 122 || c >= 65 && c <= 90 || c === 95;
 const isName = c => isNameStart(c) || c >= 48 && c <= 57;
@@ -15,8 +15,8 @@ function unescape(text) {
 	return out;
 }
 
-// Reads `a="b",c="d"}` from a position. `end` is the position after the brace. Returns null if the format is
-// invalid.
+// Parses `a="b",c="d"}` from the position `at`. `end` is the position after the brace. Returns null if the
+// text is invalid.
 function parseLabels(line, at) {
 	const labels = new Map(), blanks = () => { while (isBlank(line.charCodeAt(at))) at++; };
 	for (;;) {
@@ -43,7 +43,7 @@ function parseLabels(line, at) {
 	}
 }
 
-// Returns a value, which may be followed by a timestamp; null if it is invalid.
+// Parses a value, which a timestamp may follow. Returns null if it is invalid.
 function parseValue(text) {
 	const [value, time, ...more] = text.trim().split(/[ \t]+/);
 	if (!value || more.length || time !== undefined && !/^-?\d+$/.test(time)) return null;
@@ -53,8 +53,8 @@ function parseValue(text) {
 	return number !== number || /^0[box]/i.test(value) ? null : number;
 }
 
-// Parses `name{labels} value` into { name, labels, value }, with the text from after the opening brace to the
-// closing one as `key`. Returns null if it is not a sample.
+// Parses `name{labels} value` into { name, labels, value, key }. The key is the text after the opening brace,
+// up to the closing one. Returns null if the line is no sample.
 function parseSample(line) {
 	let at = 0;
 	while (isBlank(line.charCodeAt(at))) at++;

@@ -1,7 +1,8 @@
-// The same series by path, and search. Nodes here have no values: theirs are the sums of their members'
-// values.
+// The pivot, which is a second tree of the same series, sorted by path; and the search. The nodes of the
+// pivot, and the rows of a search, have no values of their own: each sums the values of its members.
 
-// The root of path (or kind) > namespace > pod > command, which is built on first use.
+// The root of the pivot: path (or kind) > namespace > pod > command. The pivot is built when it is first
+// needed.
 let pivot = null;
 
 const isByPath = n => n.level === 'path' || n.level === 'kind' || n.level === 'part';
@@ -18,7 +19,7 @@ function addToPivot(leaf) {
 	let n = pivot;
 	const isPart = leaf.level === 'part';
 	for (const level of [leaf.level, 'namespace', 'pod', isPart ? 'container' : 'comm']) {
-		// Parts of the node and of pods are in no container.
+		// A part of the node has no pod, and a part of a pod has no container. So the levels below are missing.
 		if (isPart && !(level in names)) break;
 		n = child(n, level, names[level] ?? '');
 		n.kind = leaf.kind;
@@ -52,14 +53,14 @@ const rootOf = n => n.up ? rootOf(n.up) : n;
 const isIn = (tree, n) => rootOf(n) === tree;
 const podOf = n => n.level === 'pod' || !n.up ? n : podOf(n.up); // the root if there is no pod
 const kidsOf = n => n.kids.filter(live);
-// Returns the rows of a place. The whole node shows pods instead of namespaces.
+// Returns the rows of a place. For the whole node, these are pods, not namespaces.
 const insideOf = n => kidsOf(n).flatMap(k => k.level === 'namespace' ? kidsOf(k) : [k]);
-// Returns the place that a link to a node leads to: for a pod with a single container, the container.
+// Returns the place that a link to a node opens. A link to a pod with only one container opens the container.
 function entered(n) {
 	const kids = n.level === 'pod' ? kidsOf(n) : [];
 	return kids.length === 1 && kids[0].kids.length ? kids[0] : n;
 }
-// Returns the place around a node. It skips the pod that entered() skips.
+// Returns the place around a node. If that is a pod that entered() skips, returns the place around the pod.
 function outsideOf(n) {
 	const up = n.up || n;
 	return up.up && n.level !== 'namespace' && entered(up) === n ? up.up : up;
@@ -69,15 +70,16 @@ function outsideOf(n) {
 
 const found = { q: '', place: null, rows: new Map() }; // rows are kept from scrape to scrape
 
-// Returns a text as names are displayed, but with spaces at the ends as spaces, for comparison.
+// Returns a text as the search compares it: as names are displayed, but in lower case, and with plain spaces
+// at the ends.
 const asSearched = text => visible(text).toLowerCase().replace(/␠/g, ' ');
 const lower = n => n.lower ??= asSearched(n.text);
 const lowerFull = n => n.lowerFull ??= asSearched(n.full);
 const matches = (n, q) => lower(n).includes(q) || (n.level === 'path' || q.includes('/'))
 	&& lowerFull(n).includes(q);
 
-// Marks the nodes below a place that a search finds (`hit`), and those on the way to them (`near`), with the
-// number `drawn`.
+// Finds the nodes below a place that match the search. Sets `hit` of such a node to the number `drawing`.
+// Sets `near` of the node and of all nodes around it to the same number. Returns whether any node matches.
 function mark(n, q, drawing) {
 	let any = false;
 	for (const k of n.kids) {
@@ -94,8 +96,8 @@ function chain(n, top) {
 		names.unshift(up.full);
 	return names.join(' › ');
 }
-// Returns a row for each place with the text in its name, with one sum for a path that is in several
-// places.
+// Returns a row for each place whose name contains the text. A path in several places has one row, with the
+// sum of these places.
 function search(place, q) {
 	if (found.q !== q || found.place !== place) Object.assign(found, { q, place, rows: new Map() });
 	const old = found.rows, paths = new Map(), walk = [...place.kids], rows = found.rows = new Map();
@@ -122,7 +124,7 @@ function search(place, q) {
 	}
 	return [...rows.values()];
 }
-// Returns the place that a row leads to. A path with several sharers leads to its place by path.
+// Returns the place that a row opens. If the row is a path in several places, this is the path in the pivot.
 function targetOf(n) {
 	return n.target || (n.members && !n.up.members && isByPath(n) ? getPivot().by?.get(n.name) : n);
 }

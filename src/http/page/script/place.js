@@ -1,4 +1,4 @@
-// The selection is in the URL's fragment:
+// The URL's fragment holds the selection:
 // #/namespace/pod/container/comm/path?by=path&field=rss&sort=-change&q=text&rows=containers
 
 const $ = {};
@@ -8,7 +8,7 @@ function make(tag, set, ...inner) {
 	el.append(...inner);
 	return el;
 }
-// Writes only changes, because a refresh must not clear a selection or make a screen reader speak.
+// Writes only what has changed. Otherwise a refresh would clear selections and make screen readers speak.
 function put(el, text) { if (el.textContent !== text) el.textContent = text; }
 function putValue(el, text, value) { put(el, text); el.dataset.value = value; }
 
@@ -38,8 +38,8 @@ function select(changes) {
 const namesOf = n => n.up ? [...namesOf(n.up), n.name] : [];
 const hrefOf = n => hashOf({ at: namesOf(n), by: n.members ? 'path' : pivot && isIn(pivot, n) ? 'path' : '',
 	q: '', ...live(n) ? {} : { field: CHARGED } });
-// Returns the link out of a place. From a place that is gone, it leads to the innermost one around it that
-// still exists.
+// Returns the link to the place around the current one. If the current place is gone, the link leads to the
+// innermost place around it that still exists.
 function outerHref() {
 	if (place) return hrefOf(outsideOf(place));
 	let at = state.at;

@@ -1,4 +1,4 @@
-// The controls, and a refresh after each scrape.
+// The controls, and the refresh after each scrape.
 
 $.copy.onclick = async () => {
 	if (!place) return;
@@ -33,7 +33,7 @@ $.pause.onclick = () => {
 	poll();
 };
 document.onkeydown = e => {
-	// Ignores keys of input methods and of the browser.
+	// Leaves keys to input methods and to the browser.
 	if (e.isComposing || e.ctrlKey || e.altKey || e.metaKey) return;
 	if (e.key === 'Escape') {
 		if (!tip.hidden) hover(null);
@@ -82,14 +82,17 @@ document.onvisibilitychange = () => document.hidden ? keep() : poll();
 let timer, early = 0, changes = 0, busy = false, wasLong = false;
 const started = performance.now();
 
-// Returns how long to wait, in seconds. Until the first change, waits grow with the time that has passed, and
-// are too short to skip a scrape. Later, a poll that came too early is repeated soon after. Every eighth poll
-// is early on purpose, to find the interval again after the exporter stopped for a while.
+// Returns how many seconds to wait before the next poll. The last answer had the scrape at the time `t`.
+// Until the interval of scrapes is known, waits for half of the time since the page was opened. Later, if a
+// poll finds no new scrape, it is repeated soon, and then at growing intervals. After every eighth new
+// scrape, the next poll is early on purpose: the measured interval may include a pause of the exporter, so it
+// is measured again.
 function pace(t) {
 	if (!latest || t === latest.t) return interval ? min(interval, max(.1, interval / 8) * 1.5 ** early++)
 		: max(.5, (performance.now() - started) / 2000);
-	// A longer interval counts only if a poll saw that there was no scrape in between. A much longer one may
-	// have been a pause of the exporter, and counts the second time.
+	// `gap` is the time between the last two scrapes that the page saw. A longer gap becomes the interval only
+	// if a poll during the gap found no new scrape: otherwise the page may have missed one. A much longer gap
+	// may be a pause of the exporter, so only the second one in a row becomes the interval.
 	const gap = t - latest.t, isLong = interval && gap > 3 * interval;
 	if (!interval || gap < interval || early && (!isLong || wasLong)) interval = max(.5, gap);
 	wasLong = isLong;
@@ -139,7 +142,7 @@ async function refresh() {
 	performance.measure('response to drawn', { start });
 	return wait;
 }
-// Refreshes. On any error, also in drawing, the page shows it and tries again.
+// Refreshes, and does so again after the wait. Shows any error, including one in drawing.
 async function poll() {
 	clearTimeout(timer);
 	if (busy || paused) return;

@@ -1,7 +1,7 @@
-// A PromQL query for the numbers on display: it returns one for each row, or that of the place if it has
-// nothing inside.
+// A PromQL query for the numbers on display. It returns one number for each row, or for the place if it has
+// no rows.
 
-// PromQL's lexer rejects U+FFFD as invalid UTF-8, but accepts its escape.
+// PromQL's lexer takes U+FFFD for invalid UTF-8, but accepts its escape.
 const quote = s => '"' + s.replace(/[\\"]/g, '\\$&').replace(/\n/g, '\\n').replace(/\ufffd/g, '\\ufffd')
 	+ '"';
 const literal = text => text.replace(/[\\^$.|?*+()[\]{}]/g, '\\$&');
@@ -9,8 +9,7 @@ const oneOf = (label, names) => names.length === 1 ? `${label}=${quote(names[0])
 	: `${label}=~${quote(names.map(literal).join('|'))}`;
 const PIVOT_LEVELS = ['namespace', 'pod', 'comm'], OUTER = LEVELS.slice(0, 3);
 
-// Charged memory is one metric for containers and everything around them. By path, it would take a join of
-// all metrics.
+// Whether there is a query. Charged memory by path has none: it would need a join of all metrics.
 function hasQuery() {
 	if (!place || place.kids.length && !rows.length) return false;
 	return !layer || !state.by && at(field, place) >= 0 && (!state.q || isListing()
@@ -47,13 +46,14 @@ function selectorOf(where, level) {
 	const isUss = field.name === 'uss', depth = LEVELS.indexOf(level), isOfPods = layer === NODE && depth < 2;
 	const metric = !layer ? field.metric : depth > 2 ? FAMILY + 'pss_bytes' : (isOfPods ? POD : TILE)
 		+ 'current_bytes';
-	// USS is the sum of two families. A series may be absent from one of them (--omit-zero), and `+` would then
-	// drop it.
+	// USS is the sum of two families. With --omit-zero one of them may lack a series, and `+` would drop the
+	// other.
 	const all = isUss ? [`__name__=~"${FAMILY}private_(clean|dirty)_bytes"`, ...where] : where;
 	return (isUss ? '' : metric) + (all.length ? `{${all}}` : '');
 }
 const sumOf = (by, where, level) => `sum by (${by.join(', ')}) (${selectorOf(where, level)})`;
-// Returns selectors of the parts' metrics. No metric has the rest of a use.
+// partsOf() returns selectors for the metrics of tiles. It skips tiles whose kind matches REST, because no
+// metric has the rest of a use.
 const POD = 'cgroup_pod_memory_', NODE_METRIC = 'cgroup_node_memory_bytes',
 	REST = /^(difference|rest|other_pods)$/;
 function partsOf(where, tiles) {
@@ -68,8 +68,8 @@ function partsOf(where, tiles) {
 	}
 	return [...lists].map(([metric, list]) => `${metric}{${[...where, oneOf('part', list)]}}`);
 }
-// Returns the use of a container or pod minus its other tiles, or the use of all pods minus that of the
-// listed ones.
+// Returns a query for the rest of a use. In a container or pod, this is its use minus everything else inside.
+// For the node, it is the use of all pods minus the use of the listed ones.
 function restOf(where, n) {
 	const isInside = n.level === 'pod' || at(fields.get('pss'), n) >= 0;
 	const terms = n === root ? [`${NODE_METRIC}{${[...where, 'part="pods"']}}`, selectorOf(where, 'pod')]
@@ -78,9 +78,9 @@ function restOf(where, n) {
 			...partsOf(where, n.account.tiles.map(([tile]) => tile))];
 	return terms.map(term => `sum(${term})`).join(' - ');
 }
-// Returns alternative lists of matchers that select the results of a search on one level. A regular
-// expression suffices unless names are displayed in other characters than they have, or a match spans two
-// names. Then the names are listed.
+// Returns lists of matchers. Together, the lists select what a search has found on one level: each list is an
+// alternative. Usually a regular expression is enough. It is not if names are displayed differently from
+// their labels, or if a match spans two names. Then the lists have the names.
 function foundBy(found, level) {
 	const q = asSearched(state.q), text = new RegExp(literal(q), 'iu'), isList = isListing();
 	const levels = isList ? OUTER.slice(OUTER.indexOf(place.level) + 1) : level === 'pod' && q.includes('/')

@@ -1,5 +1,5 @@
-// The table, which has the same content as the treemap in accessible form. A row lives as long as its place,
-// so that focus and selection stay.
+// The table, which shows the treemap's content in accessible form. A place keeps its row, so that focus and
+// selection stay.
 
 const NUMBERS = ['pss', 'rss', 'uss', 'swap', 'mappings', 'processes'], lines = new Map(), heads = {},
 	blank = $.line.cloneNode(true);
@@ -10,7 +10,7 @@ blank.setAttribute('viewBox', '0 0 88 22');
 const sorting = () => state.sort || (isListing() ? '-limit' : '-share');
 const sortOf = key => key.replace('-', '');
 for (const key of ['name', 'limit', 'share', 'value', 'change', 'trend', ...NUMBERS]) {
-	// The first click sorts names upwards and numbers downwards.
+	// The first click on a head sorts names upwards, numbers downwards.
 	const onclick = () => select({ sort: isSorted(key) === (key === 'name' ? 1 : -1)
 		? (key === 'name' ? '-' : '') + key : (key === 'name' ? '' : '-') + key });
 	$.head.append(heads[key] = make('th', { scope: 'col' }, key === 'trend' ? make('span', {}) : make('button',
@@ -19,8 +19,8 @@ for (const key of ['name', 'limit', 'share', 'value', 'change', 'trend', ...NUMB
 }
 put(heads.limit.firstChild, 'Use of limit');
 heads.limit.title = 'Sorts by what is closest to its limit';
-// Returns -1 or 1 if the rows are sorted by this column, else 0. The selected field has a single column, its
-// value.
+// Returns 1 if this column sorts the rows upwards, -1 if it sorts them downwards, and 0 if it does not sort
+// them. The selected field is shown only in the column `value`, so that column stands for the field.
 function isSorted(key) {
 	const by = sortOf(sorting());
 	return key === by || key === 'value' && by === field.name ? sorting()[0] === '-' ? -1 : 1 : 0;
@@ -41,7 +41,7 @@ function makeRow(n) {
 	row.tr.append(make('th', { scope: 'row' }, row.link), cell('limit'), cell('share', row.bar, row.share),
 		cell('value'), cell('change', row.isNew, row.delta),
 		cell('trend', row.line), ...NUMBERS.map(key => cell(key)));
-	// A click anywhere in the row opens it, except while text is selected.
+	// A click anywhere in the row opens its link, unless text is selected.
 	row.tr.onclick = e => { if (!e.target.closest('a') && !String(getSelection())) row.link.click(); };
 	return row;
 }
@@ -75,7 +75,7 @@ function drawTable() {
 		row.tr.remove();
 		lines.delete(n);
 	}
-	// All lines have the same scale, so that growing places stand out.
+	// All lines have one scale, so that places that grow stand out.
 	const dots = new Map(shown.map(n => [n, growthOf(field, n)]));
 	let half = field.bytes ? 524288 : 1;
 	for (const d of dots.values()) if (d.length) half = max(half, (rangeOf(d).high - rangeOf(d).low) / 2);
@@ -122,7 +122,7 @@ function fillRow(row, n, dots, half) {
 		if (!row.use) row.limitCell.append(...(row.use = makeUse()).all);
 		fillUse(row.use, accountOf(n), largestUse);
 	}
-	// Parts that no process maps have no mappings.
+	// Parts that no process maps have no mappings, so `isNew` looks at the field instead.
 	const mappings = fields.get('mappings');
 	row.isNew.hidden = !isNew(mappings && at(mappings, n) >= 0 ? mappings : field, n);
 	drawChange(row.delta, n, change(field, n));

@@ -1,12 +1,13 @@
-// The model. A node of the tree has a number, which is its index in the column of each field.
+// The tree. Each node has a number, which is its index in the columns of all fields.
 
-// The meanings of the tiles' colours. account.js adds more.
+// What the colours of tiles mean. account.js adds more.
 const KINDS = { anon: 'Anonymous', anon_thread_stack: 'Thread stacks', anon_malloc_arena: 'Malloc arenas',
 	anon_java_heap: 'Java heap', anon_java_classes: 'Java classes',
 	anon_jit_code: 'JIT code', anon_go_heap: 'Go heap', anon_v8_heap: 'V8 heap', anon_allocator: 'jemalloc and '
 		+ 'mimalloc', heap: 'Heap', stack: 'Stack', shm: 'Shared memory', file: 'File', special: 'Special',
 		other: 'Folded into [other]', all: 'All kinds' };
-// The rule of --group-by kind, as in src/totals/grouping.rs. Both are tested with the same cases.
+// The kinds that --group-by kind gives to these paths, as in src/totals/grouping.rs. The same cases test
+// both.
 const NAMED = {
 	'/anon_hugepage (deleted)': 'anon', '/dev/zero': 'anon', '[heap]': 'heap', '[other]': 'other',
 	'/[aio] (deleted)': 'special',
@@ -30,16 +31,17 @@ const LEVELS = ['namespace', 'pod', 'container', 'comm', 'pid', 'path', 'kind', 
 
 const fields = new Map(); // by short name, in the exposition's order
 const series = new Map(); // label text as exposed -> node
-// Nodes, parents before their children; and the series in the order of the last exposition.
+// `nodes` has parents before children; `order` has the series in the order of the last exposition.
 let nodes = [], order = [];
 let room = 1024, tick = 0;
 const NONE = []; // the children of leaves, which most nodes are
 const root = number(makeNode(null, 'node', ''));
 let layer = ''; // the selected field if it is one that shows tiles of cgroups, see account.js
-// While an exposition is read, its nodes are one tick ahead.
+// Returns whether the last exposition contains a node. While the next one is read, `seen` of its nodes is
+// already one higher than `tick`. If the selected field shows cgroups, a node with a value in it counts, too.
 const live = n => n.seen >= tick || !!layer && n.charged >= tick && at(fields.get(layer), n) >= 0;
 
-// A node without a number has `members`, which have numbers: see pivot.js.
+// Makes a node without a number. It gets one from number(), or it has `members` with numbers: see pivot.js.
 function makeNode(up, level, name) {
 	const n = { i: -1, up, level, name, kids: NONE, by: null, kind: 'all', dir: '', rank: -1, seen: 0,
 		charged: 0, v: NaN };
@@ -107,8 +109,8 @@ function addSeries(key, labels) {
 	let n = root;
 	for (const level of LEVELS) {
 		const name = labels.get(level);
-		// To Prometheus, an empty label is an absent one. The exporter uses an empty pod for containers without a
-		// pod.
+		// Prometheus treats an empty label as absent. Here it counts: an empty `pod` means that the container is
+		// in no pod.
 		if (name !== undefined) n = child(n, level, name, true);
 	}
 	if (n === root) return null;
@@ -118,10 +120,10 @@ function addSeries(key, labels) {
 	return n;
 }
 
-// Reads an exposition into the `next` columns. Returns the exporter's own samples by name, and the number of
-// invalid lines. Every family lists its series in the same order, so the node of a line is nearly always the
-// one after the last line's. Comparing the label text proves it, because equal texts have equal labels.
-// `pause` lets the browser draw and respond in between.
+// Parses an exposition into the `next` columns. Returns the exporter's own samples by name, and the number of
+// invalid lines. All families list their series in the same order. So the node of a line is nearly always the
+// one that follows the node of the line before. This is certain if the label text is equal, too; then the
+// labels are not parsed. `pause` lets the browser draw and respond meanwhile.
 async function read(text, pause) {
 	const own = new Map();
 	let prefix = '', field, walk = [], longest = [], next = 0, until = performance.now() + 10, broken = 0;
@@ -151,7 +153,7 @@ async function read(text, pause) {
 			const help = text.startsWith('# HELP ' + FAMILY, pos) && parseHelp(text.slice(pos, end));
 			if (help) fieldOf(help.name).help = help.text;
 		} else if (text.startsWith(FAMILY, pos)) {
-			// Copies the line, because a slice would keep the whole exposition in memory.
+			// Copies the line, because a slice would hold the whole exposition in memory.
 			const sample = parseSample((' ' + text.slice(pos, end)).slice(1));
 			const n = sample?.key && (series.get(sample.key) || addSeries(sample.key, sample.labels));
 			if (!n) {
@@ -160,7 +162,7 @@ async function read(text, pause) {
 			}
 			if (field?.metric !== sample.name) {
 				if (walk.length > longest.length) longest = walk;
-				// The first family gives the order for the following ones.
+				// The first family sets the order for the others.
 				if (!order.length) rank(longest);
 				walk = [];
 				field = fieldOf(sample.name);
@@ -189,9 +191,9 @@ function rank(list) {
 	list.forEach((n, k) => { n.rank = k; });
 }
 
-// Returns a sum of which one part may be absent because it is 0 (--omit-zero).
+// Returns a + b. If one of them is absent, returns the other: with --omit-zero, a value of 0 is absent.
 const plus = (a, b) => a + b || (b !== b ? a : b);
-// Sums children into parents, and makes the exposition that was read the current one.
+// Sums children into parents, and makes the parsed exposition the current one.
 function commit() {
 	tick++;
 	root.seen = tick;
@@ -220,7 +222,7 @@ function commit() {
 	if (nodes.length > 2 * alive + 2000) forget();
 	if (pivot) seePivot();
 }
-// Drops nodes that are gone, once they are the majority.
+// Removes nodes that are gone, once they outnumber the rest.
 function forget() {
 	nodes = nodes.filter(isKept);
 	const pick = c => new c.constructor(c.length).map((_, k) => c[nodes[k]?.i] ?? NaN);

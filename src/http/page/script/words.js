@@ -1,16 +1,15 @@
 'use strict';
-// The memory map: reads the exporter's metrics into a tree of namespaces, pods, containers, commands and
-// paths, and draws one place of that tree as a treemap and as a table, with the same content.
+// The memory map. It parses the exporter's metrics into a tree of namespaces, pods, containers, commands and
+// paths, and shows one place of the tree as a treemap and, with the same content, as a table.
 //
-// The script's parts share one scope and are concatenated in the order of mod.rs. Those up to layout.js do
-// not use the document, and tests/page runs them in Node.
+// The script's parts share one scope, in the order of mod.rs. Those up to layout.js do not use the document,
+// so tests/page can run them in Node.
 //
-// Names come from workloads and may contain anything. They get into the document only as text nodes and
-// values of attributes, into the canvas by fillText, into the address by encodeURIComponent, and into PromQL
-// by quote(). Styles are classes or set through the CSSOM, because the Content-Security-Policy forbids style
-// attributes.
+// Names come from workloads and may contain anything. The document gets them only as text nodes and attribute
+// values, the canvas by fillText, the address by encodeURIComponent, and PromQL by quote(). Styles are
+// classes or set through the CSSOM, because the Content-Security-Policy forbids style attributes.
 //
-// This part: numbers and names as text.
+// This part turns numbers and names into text.
 
 const { max, min, round, floor, ceil, abs } = Math;
 
@@ -29,7 +28,7 @@ function span(s) {
 		+ ' s'
 		: s < 7200 ? round(s / 60) + ' min' : round(s / 3600) + ' h';
 }
-// Returns the text of a slope, which is in units of the field per second, in MiB (or units) per minute.
+// Returns the text of a slope, given in units per second, as MiB (or units) per minute.
 function slope(f, v) {
 	if (v !== v) return '';
 	const x = f.bytes ? v * 60 / 1048576 : v * 60, digits = abs(x) < 9.995 ? 2 : abs(x) < 99.95 ? 1 : 0,
@@ -40,9 +39,9 @@ const clock = t => new Date(t * 1000).toTimeString().slice(0, 8);
 const title = name => name === 'uss' ? 'Private to single processes' : name.replace(/_/g, ' ')
 	.replace(/\b([prum]ss|ksm|mmu)\b/g, w => w.toUpperCase()).replace(/^./, c => c.toUpperCase());
 
-// Returns a name as it is displayed. Characters that are invisible or misleading are spelled out: control
-// characters as their picture; invisible ones, ones that reverse the text and unusual spaces as their number;
-// spaces at the ends as a mark.
+// Returns a name as it is displayed. Misleading characters are replaced: a control character by its picture;
+// an invisible character, one that reverses text, or an unusual space by its code point; and a space at
+// either end by a mark.
 const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}\p{Default_Ignorable_Code_Point}\u2800]|(?! )\p{Zs}/gu;
 function visible(text) {
 	if (/^[!-~]*$/.test(text)) return text;
@@ -53,8 +52,8 @@ function visible(text) {
 	}).replace(/^ +| +$/g, spaces => '␠'.repeat(spaces.length));
 }
 
-// Returns text of at most this width, shortened in the middle, because names of replicas differ at the end.
-// Returns nothing if too little would be left.
+// Shortens a text to this width. Cuts it in the middle, because the names of replicas differ at their ends.
+// Returns an empty text if fewer than five characters would be left.
 function fit(text, width, measure) {
 	if (text.length < 300 && measure(text) <= width) return text;
 	const chars = [...text.slice(0, 150), ...text.slice(max(150, text.length - 150))];
@@ -67,7 +66,7 @@ function fit(text, width, measure) {
 	return '';
 }
 
-// Returns the shortest end of a path, in whole components, that distinguishes it from the others:
+// Returns the shortest end of a path, in whole components, that none of the other paths has:
 // chunks_head/000001, not 000001.
 function shortest(path, others) {
 	for (let at = path.lastIndexOf('/'); at > 0; at = path.lastIndexOf('/', at - 1)) {

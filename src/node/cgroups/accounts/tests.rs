@@ -7,7 +7,8 @@ use crate::node::containers::filter::Filter;
 use crate::procfs::Proc;
 use crate::sources::recording::Recording;
 
-/// A node made of files that the test writes: containers, cgroups and their discovery.
+/// A node made of files that the test writes: its containers, their cgroups, and the discovery that finds
+/// them.
 pub(crate) struct Node {
     pub(crate) directory: PathBuf,
     pub(crate) proc: Proc,
@@ -18,7 +19,8 @@ pub(crate) struct Node {
 pub(crate) type Process = (u32, u64, &'static str);
 
 impl Node {
-    /// Creates a node with these containers: id, pid of the init process, namespace, name.
+    /// Creates a node with these containers. Each has an id, the pid of its init process, a namespace and a
+    /// name.
     pub(crate) fn new(name: &str, containers: &[(&str, &str, &str, &str)]) -> Self {
         let name = format!("smaps-accounts-{}-{name}", std::process::id());
         let directory = std::env::temp_dir().join(name);
@@ -82,7 +84,8 @@ impl Read {
         Self(node, Accounts::new(Level::Info), fs)
     }
 
-    /// Simulates a scrape that finds these processes. Returns the exported label texts and memory.
+    /// Simulates a scrape that finds these processes. Returns the exported label texts, each with its memory
+    /// use.
     fn scrape(&mut self, processes: &[Process]) -> Vec<(String, u64)> {
         let Self(node, accounts, fs) = self;
         let processes = node.see(processes);
@@ -134,7 +137,7 @@ fn the_cgroup_is_that_of_the_init_process_or_of_the_id() {
     }
 }
 
-/// A workload may create a cgroup below its own and name it after another container.
+/// The workload in container a creates a cgroup below its own, and names it after container b.
 #[test]
 fn no_workload_changes_the_account_of_another_container() {
     for pid in ["20", "-"] {

@@ -4,16 +4,17 @@ use crate::sources;
 const POD: &[u8] = b"kubepods/burstable/pod";
 const ABOVE: [&[u8]; 3] = [b"kubepods", b"kubepods/burstable", POD];
 
-/// A pod with the containers a, b and c, of which c is not selected, and the kernel's counters.
+/// A pod with the containers a, b and c, and the kernel's counters. Container c is not selected.
 struct Node {
     counts: KillCounts,
-    /// The counts of the containers, and those of the cgroups above.
+    /// The counts of the containers, and the counts of the cgroups above them.
     containers: [EventCounts; 3],
     above: [EventCounts; 3],
     now: Instant,
 }
 
-/// The cgroup with the limit that is hit: a container or a cgroup above, by its position.
+/// The cgroup that has reached its limit. The number is its position among the containers, or among the
+/// cgroups above.
 enum Full {
     Container(usize),
     Above(usize),
@@ -37,7 +38,8 @@ impl Node {
         node
     }
 
-    /// Counts a kill in a container as the kernel does.
+    /// Counts a kill in container `i`, in the same way as the kernel. `full` is the cgroup that has reached
+    /// its limit.
     fn kill(&mut self, i: usize, full: &Full) {
         if let Full::Container(i) = *full {
             self.containers[i].own_oom += 1;
@@ -64,8 +66,8 @@ impl Node {
         }
     }
 
-    /// Reads the cgroups above and these containers, and returns the kills: a container's name or `pod`,
-    /// the number, and the limit.
+    /// Reads the cgroups above containers, and the containers in `seen`. Returns for each kill the name of
+    /// the container (or `pod`), the number of kills, and the limit.
     fn read(&mut self, seen: &[u32]) -> Vec<(String, u64, Option<Limit>)> {
         self.update_above();
         self.see_containers(seen);
@@ -121,7 +123,7 @@ fn a_kill_is_found_in_its_container_with_the_limit_that_was_hit() {
     }
 }
 
-/// Rows 1 to 3: several containers of a pod end, and some of them were killed.
+/// In each case, some containers of a pod were killed. The containers that are not in `seen` have ended.
 #[test]
 fn kills_are_not_attributed_to_another_container() {
     for (name, killed, seen, expected) in [
@@ -145,7 +147,8 @@ fn kills_are_not_attributed_to_another_container() {
     }
 }
 
-/// Row 6: shared memory left by an ended container fills the pod, not the container.
+/// The container reaches its own limit first, and a second later that of its pod. The pod can reach its limit
+/// although the container does not, if an ended container has left shared memory.
 #[test]
 fn the_limit_hit_closest_to_the_kill_is_reported() {
     let mut node = Node::new();
@@ -189,7 +192,8 @@ fn the_first_process_of_a_group_kill_counts_twice() {
     assert_eq!(node.read(&[0, 1, 2]), [("a".to_owned(), 4, Some(Limit::Container))]);
 }
 
-/// With the mount option `memory_localevents`, no cgroup counts the events below it.
+/// With the mount option `memory_localevents`, a cgroup does not count the events of the cgroups below it. So
+/// the kernel counts this kill for the container, but not for the pod.
 #[test]
 fn local_events_are_counted_for_containers_only() {
     let mut node = Node::new();

@@ -18,8 +18,8 @@ impl Read {
         Self(node, Accounts::new(Level::Info), fs, pods)
     }
 
-    /// Simulates a scrape that finds these processes. Returns for each exported pod its use, its limit and
-    /// the memory outside its containers.
+    /// Simulates a scrape that finds these processes. Returns, for each exported pod, its memory use, its
+    /// limit and the memory outside its containers.
     fn scrape(&mut self, processes: &[Process]) -> Vec<(String, u64, Option<u64>, Option<i64>)> {
         let Self(node, accounts, fs, pods) = self;
         let processes = node.see(processes);
@@ -55,11 +55,11 @@ fn memory_left_by_ended_containers_is_outside() {
     for _ in 0..2 {
         assert_eq!(read.scrape(&processes), [(name.clone(), 95, Some(100), Some(15))]);
     }
-    // A container ends and leaves its memory.
+    // A container ends. The memory that it used stays charged to the pod.
     assert_eq!(read.scrape(&processes[..1]), [(name.clone(), 95, Some(100), Some(65))]);
     read.0.write(&format!("{pod}/memory.max"), "max\n");
     assert_eq!(read.scrape(&processes[..1]), [(name.clone(), 95, Some(200), Some(65))]);
-    // A container without a cgroup makes the rest unknown.
+    // If the cgroup of a container is missing, the memory outside the containers is unknown.
     std::fs::remove_dir_all(read.0.directory.join("cgroup").join(&pod).join("c2")).unwrap();
     assert_eq!(read.scrape(&processes), [(name, 95, Some(200), None)]);
     assert_eq!(read.scrape(&[]), []);
@@ -67,8 +67,8 @@ fn memory_left_by_ended_containers_is_outside() {
 
 #[test]
 fn containers_outside_the_filters_count_for_a_selected_pod() {
-    // The filter selects the namespace "shop"; one pod cannot have two, so the second container has a pod of
-    // its own name there.
+    // The filter selects only the namespace "shop". The second container is in the namespace "bank", so it is
+    // in another pod, which has the same name.
     let mut read = Read::new("unselected", &[("c1", "10", "shop", "a"), ("c2", "20", "bank", "b")]);
     for path in ["kubepods/x/c1", "kubepods/y/c2"] {
         read.0.cgroup(path, 10);
@@ -78,7 +78,7 @@ fn containers_outside_the_filters_count_for_a_selected_pod() {
     }
     let processes = [(10, 100, "/kubepods/x/c1"), (20, 100, "/kubepods/y/c2")];
     assert_eq!(read.scrape(&processes), [(POD.to_owned(), 25, None, Some(15))]);
-    // Cgroups that several pods share, and those directly below the root, are not cgroups of a pod.
+    // A cgroup that several pods share is not a pod's cgroup, and neither is one directly below the root.
     let mut read = Read::new(
         "shared",
         &[("c1", "10", "shop", "a"), ("c2", "20", "bank", "b"), ("c3", "30", "shop", "c")],

@@ -22,7 +22,7 @@ impl Checked {
         Self { node, usage, snapshot: Snapshot::new(usize::MAX, 0), now: Instant::now() }
     }
 
-    /// Sets the kernel's count of kills on the node.
+    /// Sets the kernel's count of OOM kills on the node.
     pub(crate) fn oom_kills(&self, n_kills: u32) {
         let text = format!("nr_free_pages 1\noom_kill {n_kills}\n");
         fs::write(self.node.directory.join("proc/vmstat"), text).unwrap();
@@ -54,24 +54,19 @@ impl Checked {
 
     /// Returns the mapped bytes that are kept for an OOM record of each container.
     fn take_kept(&mut self) -> Vec<Option<u64>> {
-        let contents = self.usage.accounts.iter_mut().map(Account::take_content);
-        contents.map(|content| content.last_reading.map(|last| last.largest.pss)).collect()
+        let readings = self.usage.accounts.iter_mut().map(|account| account.take_content().last_reading);
+        readings.map(|last| Some(last?.largest.pss)).collect()
     }
 
     fn pass(&mut self, processes: &[Process], is_check: bool) -> Vec<Kill> {
         self.pass_with(processes, is_check, |_| {})
     }
 
-    /// Simulates a pass during which `meanwhile` happens.
-    fn pass_with(
-        &mut self,
-        processes: &[Process],
-        is_check: bool,
-        meanwhile: impl FnOnce(&mut Self),
-    ) -> Vec<Kill> {
+    /// Simulates a pass. Before its end, `then` happens.
+    fn pass_with(&mut self, processes: &[Process], is_check: bool, then: impl Fn(&mut Self)) -> Vec<Kill> {
         let processes = self.node.see(processes);
         self.now += Duration::from_secs(1);
-        let Self { node, usage, snapshot, now } = self;
+        let Self { node, usage, now, .. } = self;
         usage.watch.step(Proc::open(node.proc.path()).unwrap(), *now);
         usage.update(&processes, &node.discovery, &node.proc, *now);
         let kills = usage.take_kills();
@@ -79,7 +74,7 @@ impl Checked {
         if !is_check {
             usage.read(&node.proc)
         }
-        meanwhile(self);
+        then(self);
         let Self { node, usage, snapshot, now } = self;
         usage.join(snapshot, &processes, &node.proc, *now);
         kills
@@ -91,7 +86,8 @@ impl Checked {
     }
 
     /// Simulates a check that finds these processes, a second after the previous one. Returns the containers
-    /// that are read, and the kills: the container, which is empty for a pod, and the number.
+    /// that are due to be read, and the kills: for each, the name of the container (empty for a pod) and the
+    /// number of kills.
     pub(crate) fn check(&mut self, processes: &[Process]) -> (Vec<&str>, Vec<(String, u64)>) {
         let kills = self.pass(processes, true);
         let kill = |kill: &Kill| {
@@ -107,7 +103,7 @@ impl Checked {
         (due.map(|container| container.listed.name.as_str()).collect(), kills)
     }
 
-    /// Returns the exported counts of kills by label text.
+    /// Returns the exported number of kills for each label text.
     fn n_kills(&self) -> Vec<(String, u64)> {
         self.usage.n_kills().map(|(labels, n)| (labels.to_owned(), n)).collect()
     }
@@ -168,7 +164,7 @@ fn a_lowered_limit_is_noticed_at_the_next_measurement() {
     assert_eq!(node.check(&processes).0, ["a"]);
 }
 
-/// The other container of the pod uses up the pod's limit.
+/// The pod comes close to its limit, but container a does not come close to its own.
 #[test]
 fn a_container_can_come_close_to_the_limit_of_its_pod() {
     let (mut node, processes) = pod("close-pod");
@@ -219,7 +215,8 @@ fn a_kill_during_a_pass_leaves_the_readings_of_other_containers() {
     }
 }
 
-/// A process that is killed at the limit is known from the `status` that was read before.
+/// The killed process is gone when the kill is found. Its name and memory come from its `status`, which was
+/// read when the container was at its limit.
 #[test]
 fn the_last_moment_before_a_kill_is_returned_with_it() {
     let (mut node, processes) = pod("moment");
@@ -303,7 +300,7 @@ fn kills_of_a_container_are_counted_from_its_first_listing() {
     assert_eq!(node.n_kills().len(), 2, "a container without kills is forgotten");
 }
 
-/// The kernel counts a kill for the node before it counts it for the container.
+/// The kernel counts a kill first for the node, and then for the container. Here a check comes in between.
 #[test]
 fn a_kill_is_counted_if_the_node_counts_it_first() {
     let (mut node, processes) = pod("node-first");
@@ -316,7 +313,8 @@ fn a_kill_is_counted_if_the_node_counts_it_first() {
     assert_eq!(node.check(&processes).1, []);
 }
 
-/// The killed process may have been the last one, so that the container has none when the kill is found.
+/// If the killed process was the last one of the container, the container has no process when the kill is
+/// found.
 #[test]
 fn a_kill_is_counted_for_a_container_without_a_process() {
     let (mut node, processes) = pod("ended");
@@ -348,7 +346,8 @@ fn kills_of_unselected_containers_are_not_counted() {
     assert_eq!(node.check(&processes[..1]).1, []);
 }
 
-/// Row 4: the kills in a container that began while the exporter ran count from the container's beginning.
+/// If a container started after the exporter, kills in it count even if they happened before its counters
+/// were first read.
 #[test]
 fn kills_before_the_first_read_count_only_if_newer_than_the_exporter() {
     for (pid, start_time, path, of_container, of_pod, expected) in [
@@ -372,7 +371,7 @@ fn kills_before_the_first_read_count_only_if_newer_than_the_exporter() {
     }
 }
 
-/// Version 1 has no counter for the pod.
+/// Version 1 counts no kills for pods.
 #[test]
 fn version_1_counts_the_kills_of_containers() {
     let mut node = Checked::new("v1", &[("c1", "10", "shop", "a")]);
