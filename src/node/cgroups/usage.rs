@@ -216,8 +216,7 @@ impl CgroupUsage {
         find_mapped_shmem(accounts, (snapshot, processes), (proc, buffers), now);
         // If a process was killed during this pass, the sums already lack it, so its container keeps the
         // previous reading. When ten containers reach their limits at once, kills fall into most passes.
-        let n_on_node = proc.oom_kills(buffers);
-        let has_kills = n_on_node.is_none() || n_on_node != totals.n_on_node();
+        let has_kills = totals.n_on_node() != proc.oom_kills(buffers);
         let intact = has_kills.then(|| watch.intact());
         let is_intact = |id: ContainerId| intact.as_ref().is_none_or(|intact| intact.contains(&id));
         for account in accounts.iter_mut().filter(|account| is_intact(account.container().id)) {
