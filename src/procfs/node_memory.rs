@@ -29,8 +29,6 @@ pub struct NodeMemory {
     pub compressed: Option<u64>,
     /// Memory that the host of a virtual machine has taken back.
     pub balloon: Option<u64>,
-    /// The number of OOM kills on the node since it was booted, which `vmstat` also shows.
-    pub oom_kills: Option<u64>,
 }
 
 impl Proc {
@@ -62,7 +60,6 @@ impl Proc {
             match key {
                 b"nr_free_pages" => n_free = number(value).unwrap_or(0),
                 b"nr_zspages" => n_compressed = number(value),
-                b"oom_kill" => memory.oom_kills = number(value),
                 _ => {}
             }
         }
@@ -130,7 +127,6 @@ mod tests {
             hugetlb: Some(100 << 10),
             compressed: Some(7 * 4096),
             balloon: None,
-            oom_kills: Some(1),
         };
         assert_eq!(proc.node_memory(&mut buffers), Some(expected));
         fs::write(directory.join("meminfo"), format!("{meminfo}Balloon: 8 kB\n")).unwrap();
@@ -139,7 +135,6 @@ mod tests {
             free: (400 << 10) + 5 * (64 << 10),
             compressed: None,
             balloon: Some(8 << 10),
-            oom_kills: None,
             ..expected
         };
         assert_eq!(proc.node_memory(&mut buffers), Some(expected), "pages of 64 KiB");

@@ -81,25 +81,19 @@ def test_a_kill_is_recorded_without_a_scrape(node, mounts):
 
 def test_ten_kills_at_once_are_recorded(node, mounts):
     with exporter_of(node) as exporter:
-        containers = [leak(mounts, 60, 4 + i % 3, 80 * MIB) for i in range(10)]
+        # The leaks begin when the containers have been listed, also on a busy machine.
+        containers = [leak(mounts, 60, 4 + i % 3, 80 * MIB, delay=3) for i in range(10)]
         pods = [node.run_pod("accounts", f"leak-{i}", [container]) for i, container in enumerate(containers)]
         try:
-            for container in containers:
-                until(lambda container=container: is_leaking(node, container), 20, "the container runs")
-            for container in containers:
-                until(lambda container=container: not is_leaking(node, container), 90, "the leak was killed")
-            until(lambda: len(records(exporter)) == 10, 3, "all are recorded")
+            # On a busy machine, the first may be killed before the last has begun.
+            until(lambda: len(records(exporter)) == 10, 120, "all are recorded")
         finally:
             for made in pods:
                 node.remove_pod(made)
         found = records(exporter)
         assert sorted(record["pod"] for record in found) == sorted(f"leak-{i}" for i in range(10))
         assert all([victim["command"] for victim in record["victims"]] == ["leak"] for record in found)
-        # If ten containers come to their limits at the same time, the exporter may not have time to read one
-        # or two.
-        with_paths = [record for record in found if record["paths"]]
-        assert len(with_paths) >= 8
-        for record in with_paths:
+        for record in found:
             assert_leaked(record, record["pod"], record["time"], 80 * MIB)
         counts = exporter.after().by("smaps_exporter_oom_kills_total", *CONTAINER)
         assert [counts["accounts", f"leak-{i}", "app"] for i in range(10)] == [1] * 10

@@ -3,6 +3,7 @@
 //!
 //! The counter of a pod is always read before the counters of its containers (see [`KillCounts::settle`]).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -235,6 +236,21 @@ impl Counters {
     pub fn read_all(&mut self, now: Instant) {
         self.read(now, |_, _| true);
         self.settle();
+    }
+
+    /// Begins a pass over the processes.
+    pub fn begin_pass(&mut self) {
+        self.counts.begin_pass();
+    }
+
+    /// Reads all counters, and returns the containers that exist and had no kill since the pass began.
+    pub fn intact(&mut self, now: Instant) -> BTreeSet<ContainerId> {
+        self.read(now, |_, _| true);
+        let id = |held: &Held| match held.which {
+            Which::Container(id) => Some(id),
+            Which::Above(_) => None,
+        };
+        self.containers.iter().filter_map(id).filter(|&id| self.counts.is_intact(id)).collect()
     }
 
     /// Reads the counters of a container. Returns whether the container has a kill that is not in the list of

@@ -19,6 +19,9 @@ const STEP: u64 = 50;
 const FAR: u64 = 800;
 /// The growth rate is the highest one that was measured within this time.
 const WINDOW: Duration = Duration::from_secs(5);
+/// The kernel charges memory in pieces of up to a huge page. So a cgroup that grows and lacks no more than
+/// this to its limit may reach it at any moment: a leak of 1 MB/s into 256 MB was not seen at its limit.
+const PIECE: u64 = 2 << 20;
 /// The longest time between two measurements.
 pub const MAX_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest time between two measurements.
@@ -133,6 +136,11 @@ impl Growth {
         self.read_at.map_or(part_of(limit, CLOSE), |read_at| read_at + part_of(limit, STEP))
     }
 
+    /// Whether the processes were due to be read, and the use has not fallen since.
+    pub fn is_close(&self) -> bool {
+        self.read_at.is_some()
+    }
+
     /// Notes that the limit was reached.
     pub fn note_hit(&mut self, now: Instant) {
         self.hit_at = Some(now);
@@ -145,6 +153,13 @@ impl Growth {
             return Some(Duration::ZERO);
         }
         self.time_to(self.limit?, self.last?.1, now)
+    }
+
+    /// Whether the cgroup may reach its limit before the next measurement.
+    pub fn may_reach_limit(&self, now: Instant) -> bool {
+        let (Some(limit), Some((_, measurement))) = (self.limit, self.last) else { return false };
+        let is_near = measurement.used() + PIECE.min(part_of(limit, STEP)) >= limit;
+        self.time_to_limit(now).is_some_and(|time| time < MIN_INTERVAL || is_near)
     }
 
     /// Returns the memory use in thousandths of the limit.
@@ -285,6 +300,25 @@ mod tests {
         leak.growth.note_hit(leak.now);
         assert_eq!(leak.growth.time_to_limit(leak.now + 999 * MS), Some(Duration::ZERO));
         assert_eq!(leak.growth.time_to_limit(leak.now + MAX_INTERVAL), None);
+    }
+
+    #[test]
+    fn a_growing_container_may_reach_its_limit_from_2_mib_before_it() {
+        for (limit, mb, growth, expected) in [
+            (256, 253.8, 0.25, false),
+            (256, 254.0, 0.25, true),
+            (256, 254.0, 0.0, false),
+            (10, 9.4, 0.25, false),
+            (10, 9.5, 0.25, true),
+            (1000, 950.0, 490.0, false),
+            (1000, 950.0, 510.0, true),
+        ] {
+            let mut leak = Simulated::new(limit);
+            leak.measure(mb - growth);
+            leak.now += MAX_INTERVAL;
+            leak.measure(mb);
+            assert_eq!(leak.growth.may_reach_limit(leak.now), expected, "{growth} to {mb} of {limit} MB");
+        }
     }
 
     #[test]

@@ -114,6 +114,8 @@ struct InContainer {
     pod: Option<Box<[u8]>>,
     /// The number of kills that [`KillCounts::settle`] has not returned yet.
     n_new: u64,
+    /// Whether a kill was counted since the last [`KillCounts::begin_pass`].
+    has_kill_in_pass: bool,
     gone_at: Option<Instant>,
 }
 
@@ -189,6 +191,18 @@ impl KillCounts {
         self.containers.get(&id).is_some_and(|known| known.n_new > 0)
     }
 
+    /// Begins a pass over the processes, during which [`KillCounts::is_intact`] looks out for kills.
+    pub fn begin_pass(&mut self) {
+        self.containers.values_mut().for_each(|known| known.has_kill_in_pass = false);
+    }
+
+    /// Whether a container exists and no kill in it was counted since the pass began. A container without
+    /// counters counts as not intact.
+    pub fn is_intact(&self, id: ContainerId) -> bool {
+        let is_intact = |known: &InContainer| !known.has_kill_in_pass && known.n_new == 0;
+        self.containers.get(&id).is_some_and(|known| known.gone_at.is_none() && is_intact(known))
+    }
+
     /// Returns the path of the cgroup of the container's pod.
     pub fn pod(&self, id: ContainerId) -> Option<&[u8]> {
         self.containers.get(&id)?.pod.as_deref()
@@ -224,6 +238,7 @@ impl KillCounts {
             counter: Counter::new(counts),
             pod: pod.map(Into::into),
             n_new,
+            has_kill_in_pass: false,
             gone_at: None,
         };
         self.containers.insert(container.container.id, container);
@@ -235,6 +250,7 @@ impl KillCounts {
         let Some(known) = self.containers.get_mut(&id) else { return Moved::Nothing };
         let (n_kills, moved) = known.counter.update(counts, now);
         known.n_new += n_kills;
+        known.has_kill_in_pass |= n_kills > 0;
         if let Some(above) = known.pod.as_ref().and_then(|pod| self.above.get_mut(pod)) {
             above.n_in_containers += n_kills;
         }

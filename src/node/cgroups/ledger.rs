@@ -64,8 +64,6 @@ pub struct Ledger {
     parts: Vec<(Part, String)>,
     /// The bytes of each part; empty if the memory of the node is unknown.
     bytes: Vec<Option<i64>>,
-    /// The number of OOM kills on the node at the last read.
-    oom_kills: Option<u64>,
     buffers: Buffers,
 }
 
@@ -84,7 +82,6 @@ impl Ledger {
             pods: Vec::new(),
             parts: Vec::new(),
             bytes: Vec::new(),
-            oom_kills: None,
             buffers: Buffers::default(),
         }
     }
@@ -96,14 +93,13 @@ impl Ledger {
         if self.is_stale || self.directories.iter().any(Directory::has_changed) {
             self.list(max_open);
         }
-        let Self { tops_fs, pods_fs, root, tops, values, pods, is_stale, oom_kills, buffers, .. } = self;
+        let Self { tops_fs, pods_fs, root, tops, values, pods, is_stale, buffers, .. } = self;
         for (i, pod) in pods.iter_mut().enumerate() {
             let read = known(&pod.path).or_else(|| pod.read(pods_fs, i < max_open)?.get(CURRENT));
             *is_stale |= read.is_none();
             pod.bytes = read.unwrap_or(0);
         }
         let Some(memory) = proc.node_memory(buffers) else { return };
-        *oom_kills = memory.oom_kills;
         let root = root.as_ref().and_then(|root| tops_fs.read(root, None)).unwrap_or_default();
         values.clear();
         for (i, top) in tops.iter_mut().enumerate() {
@@ -215,11 +211,6 @@ impl Ledger {
         ] {
             add(part, name);
         }
-    }
-
-    /// Returns the number of OOM kills on the node, if it has been read since the last call.
-    pub fn take_oom_kills(&mut self) -> Option<u64> {
-        self.oom_kills.take()
     }
 
     /// Returns the label text and the bytes of each part. Returns nothing if the memory of the node is

@@ -116,6 +116,7 @@ impl LimitWatch {
 
     /// Adds a container and its pod, and measures both. `is_new` and `is_new_pod` say whether their cgroups
     /// are new. A new cgroup counts as having grown from 0 bytes within a second.
+    /// If one of them is close to its limit already, the container is due to be read.
     pub fn add(
         &mut self,
         fs: &CgroupFs,
@@ -131,6 +132,9 @@ impl LimitWatch {
         if is_held || pod.is_some() {
             let levels = Levels { own: (&*place.path).into(), pod: pod.map(Into::into) };
             self.containers.insert(id, levels);
+            if self.growths(id).any(Growth::is_close) {
+                self.due.insert(id);
+            }
         }
         self.all_at.get_or_insert(now + MAX_INTERVAL);
         self.limits_at.get_or_insert(now + ALL_LIMITS);
@@ -195,7 +199,7 @@ impl LimitWatch {
             if is_due {
                 close.push(path.clone());
             }
-            if level.growth.time_to_limit(now).is_some_and(|time| time < MIN_INTERVAL) {
+            if level.growth.may_reach_limit(now) {
                 at_limit.push(path.clone());
             }
             is_soon |= level.growth.interval(now) == MIN_INTERVAL;

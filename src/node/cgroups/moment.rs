@@ -114,13 +114,12 @@ impl Moments {
         self.read.retain(|_, tried| now < tried.at + MAX_AGE);
     }
 
-    /// Reads a container that may be at its limit, unless it was read a short time ago. Returns whether the
-    /// container is full, which means that the kernel cannot prevent a kill by reclaiming page cache.
-    pub fn read(&mut self, id: ContainerId, limit_watch: &LimitWatch, now: Instant) -> bool {
+    /// Reads a container that may be at its limit, unless it was read a short time ago.
+    pub fn read(&mut self, id: ContainerId, limit_watch: &LimitWatch, now: Instant) {
         if self.read.get(&id).is_some_and(|tried| now < tried.at + INTERVAL) {
-            return false;
+            return;
         }
-        let Some((files, pod)) = limit_watch.files_of(id) else { return false };
+        let Some((files, pod)) = limit_watch.files_of(id) else { return };
         // The processes are read first, because any of them may be killed at any moment.
         let mut members = self.members(id);
         let mut values = files.values(&mut self.text);
@@ -135,7 +134,13 @@ impl Moments {
             let ended = carry_over(&mut members, at, before, now);
             tried.moment = Some((now, Moment { values, pod, members, ended }));
         }
-        is_full
+    }
+
+    /// Whether a container was full when it was last read, so that dropping page cache could not prevent a
+    /// kill.
+    pub fn is_full(&self, id: ContainerId) -> bool {
+        let tried = self.read.get(&id);
+        tried.is_some_and(|tried| tried.moment.as_ref().is_some_and(|(at, _)| *at == tried.at))
     }
 
     fn members(&mut self, id: ContainerId) -> Vec<Member> {

@@ -114,6 +114,7 @@ impl CgroupUsage {
         if self.totals.update_node(proc.oom_kills(&mut self.buffers)) {
             self.watch.read_all();
         }
+        self.watch.begin_pass();
         self.watch.drop_gone();
         for container in self.watch.take_gone_pods() {
             self.totals.forget(&pod_labels(&container.listed));
@@ -211,20 +212,20 @@ impl CgroupUsage {
     /// Adds to the accounts what a scrape has summed up: the mapped tmpfs of each container, and the mapped
     /// memory of containers close to their limit.
     pub fn join(&mut self, snapshot: &Snapshot, processes: &ProcessTable, proc: &Proc, now: Instant) {
-        let Self { accounts, ledger, watch, totals, buffers, order, .. } = self;
-        let known = ledger.as_mut().and_then(Ledger::take_oom_kills);
+        let Self { accounts, watch, totals, buffers, order, .. } = self;
         find_mapped_shmem(accounts, (snapshot, processes), (proc, buffers), now);
-        // If a kill happened during this scrape, the killed process is already missing in the sums. In that
-        // case the previous reading is kept.
-        if totals.n_on_node() != known.or_else(|| proc.oom_kills(buffers)) {
-            return;
-        }
-        for account in accounts.iter_mut() {
+        // If a process was killed during this pass, the sums already lack it, so its container keeps the
+        // previous reading. When ten containers reach their limits at once, kills fall into most passes.
+        let has_kills = totals.n_on_node() != proc.oom_kills(buffers);
+        let intact = has_kills.then(|| watch.intact());
+        let is_intact = |id: ContainerId| intact.as_ref().is_none_or(|intact| intact.contains(&id));
+        for account in accounts.iter_mut().filter(|account| is_intact(account.container().id)) {
             let permille = watch.permille(account.container().id).unwrap_or(0);
             account.keep_reading(permille, snapshot, order, now);
         }
         for process in processes.iter() {
             if let (Some(container), Some(read_at)) = (process.container(), process.values_read_at())
+                && is_intact(container.id)
                 && let Some(account) = accounts.find_mut(container.id)
             {
                 account.note_read_at(read_at);
