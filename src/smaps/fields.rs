@@ -1,8 +1,8 @@
 //! The one table of smaps fields. For each field it has the kernel's key, the metric's short name, the help
 //! text, and how the values of several mappings become one value.
 //!
-//! The scanner, the exposition, `--fields` and the README's table are made from it. The kernel defines the
-//! fields in Documentation/filesystems/proc.rst, section 1.1, "smaps".
+//! The scanner, the exposition, `--fields` and the README's table are made from this table. The kernel
+//! defines the fields in Documentation/filesystems/proc.rst, section 1.1, "smaps".
 
 /// One smaps field.
 #[derive(Debug)]
@@ -41,8 +41,8 @@ pub const FIRST_LARGEST: usize = 20;
 /// The fields that are missing in `/proc/<pid>/smaps_rollup`: size and page sizes.
 pub const NOT_IN_ROLLUP: FieldMask = 1 | 1 << FIRST_LARGEST | 1 << (FIRST_LARGEST + 1);
 
-/// The fields that the kernel rounds down in each mapping, because they are shares of shared memory: `pss`,
-/// `pss_dirty`, `swap_pss`, `locked`.
+/// The fields that are shares of shared memory: `pss`, `pss_dirty`, `swap_pss`, `locked`. The kernel rounds
+/// these fields down in each mapping.
 pub const ROUNDED: FieldMask = 1 << 2 | 1 << 3 | 1 << 18 | 1 << 19;
 
 /// The position of the resident set size.
