@@ -332,7 +332,7 @@ mod tests {
         for round in 0..4 {
             node.readings.truncate(1);
             for process in 0..60 {
-                // The paths in `own` are mapped by this process only. The path `/large` is the only large one.
+                // Only this process maps the paths in `own`. The path `/large` is the only large one.
                 let own: Vec<Vec<u8>> =
                     (0..400).map(|i| format!("/{process}/{i:0>400}").into_bytes()).collect();
                 let mut mappings: Vec<(&[u8], u64)> = own.iter().map(|path| (path.as_slice(), 1)).collect();
