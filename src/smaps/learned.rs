@@ -10,7 +10,7 @@ use super::lines::line_end;
 struct LearnedLine {
     /// The text of the line in the previous mapping.
     text: [u8; LINE_LEN],
-    /// The position of the field that the line names.
+    /// The position of the field that the line names, in [`FIELDS`].
     field: usize,
 }
 
@@ -82,8 +82,8 @@ impl Learned {
             // If a field occurs twice, its last line must count. But `take` parses only lines that have
             // changed, so the second line of a field must not be learned.
             let (field, _) = field_of(line).filter(|(field, _)| *present & 1 << field == 0)?;
-            // The bytes between the key and the eight digits must be spaces. They could also be a ninth
-            // digit, or the end of another line.
+            // The bytes between the key and the eight digits must be spaces. Otherwise there is a ninth
+            // digit, or these bytes belong to another line.
             let padding = &key(line)[FIELDS[field].key.len() + 1..];
             if padding.iter().any(|&b| b != b' ') {
                 return None;
