@@ -49,9 +49,9 @@ enum State {
 type Listed = (Lister, Result<Listing, Error>);
 
 impl Client {
-    /// Creates a client. It connects when the first listing begins.
+    /// Creates a client. The client connects when the first listing begins.
     ///
-    /// Fails if tokio's runtime cannot be created, for example because no descriptor is left.
+    /// Fails if tokio's runtime cannot be created, for example because no file descriptor is left.
     pub fn new(lister: Lister) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let (peer, description) = (lister.peer(), lister.describe());
@@ -64,8 +64,8 @@ impl Client {
     fn live_socket(&self) -> Option<SocketId> {
         match self.runtime.block_on(UnixStream::connect(&self.socket)) {
             Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => None,
-            // Either the connection succeeded, or the queue for connections is full because the runtime
-            // hangs. In both cases, a process listens.
+            // Either the connection has succeeded, or the queue for connections is full because the runtime
+            // hangs. In both cases, a process listens on the socket.
             _ => id(&self.socket),
         }
     }
@@ -105,7 +105,7 @@ impl Source for Client {
         // tokio requires that a timer is created inside its runtime.
         let woken = self.runtime.block_on(async { timeout_at(deadline.into(), wake.woken()).await });
         if let Ok(Err(_)) = woken {
-            // No descriptor is left, so the listing cannot continue. Waiting here keeps the caller from
+            // No file descriptor is left, so the listing cannot continue. Waiting here keeps the caller from
             // retrying at once.
             wake.wait_until(deadline);
         }

@@ -13,7 +13,7 @@ use tonic_prost::ProstCodec;
 
 use crate::errors::plain;
 
-/// How long connecting may take. It usually takes about a millisecond.
+/// The maximum time for connecting, which usually takes about a millisecond.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// The maximum size of an answer in bytes. A task takes about 300 bytes, and a container's record 10 to 20
 /// KiB, so tonic's default of 4 MiB is too small for a large node. By default, containerd sends at most 16

@@ -21,9 +21,9 @@ use crate::sources::{Container, Listing};
 
 /// The runtime's name in the log.
 pub const PEER: &str = "containerd";
-/// How long `Tasks.List` may take. containerd waits 2 s for each shim that hangs.
+/// The maximum time for `Tasks.List`. containerd waits 2 s for each shim that hangs.
 const LIST_DEADLINE: Duration = Duration::from_secs(20);
-/// How long `Containers.Get` may take. It usually takes 0.4 ms.
+/// The maximum time for `Containers.Get`, which usually takes 0.4 ms.
 const GET_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The connection to containerd, and the containers of the tasks in the last listing.
@@ -34,7 +34,7 @@ pub struct Containerd {
     /// The containers by containerd namespace and id; `None` stands for a sandbox. The containers are kept
     /// for the next listing, because labels do not change while a task exists.
     known: HashMap<(String, String), Option<Container>>,
-    /// Whether the log says already that containers have no names.
+    /// Whether a line in the log has already said that containers have no names.
     has_logged_ids: bool,
 }
 

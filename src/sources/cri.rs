@@ -15,7 +15,7 @@ use crate::sources::{Container, Listing};
 
 /// The runtime's name in the log.
 pub const PEER: &str = "the container runtime";
-/// How long a call may take. It usually takes a few milliseconds.
+/// The maximum time for a call, which usually takes a few milliseconds.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Two values of CRI's `ContainerState`.
