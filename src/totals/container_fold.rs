@@ -11,7 +11,7 @@ use super::other::{Candidate, merge_smallest};
 use super::row::{Command, Label, Outline, Source};
 use super::rows::{OTHER_PATH, Rows, Summed};
 
-/// A container of a view, how many samples it costs, and how much of it is folded.
+/// A container of a view, how many samples it counts as, and how much of it is folded.
 #[derive(Debug)]
 pub(super) struct ContainerFold {
     pub(super) container: u32,
@@ -36,8 +36,8 @@ impl Scratch {
     }
 }
 
-/// Returns how many samples a command's rows cost if as much as possible is folded. All paths can be folded
-/// into one row. Kinds cannot be folded.
+/// Returns how many samples a command's rows count as if as much as possible is folded. All paths can be
+/// folded into one row. Kinds cannot be folded.
 fn least_cost(rows: &Rows, command: &Command) -> usize {
     if rows.shape.group_by == GroupBy::Path {
         return rows.shape.cost(command.label_len + OTHER_PATH.len(), &command.fold.sum);
@@ -45,7 +45,7 @@ fn least_cost(rows: &Rows, command: &Command) -> usize {
     rows_cost(rows, command)
 }
 
-/// Returns how many samples a command's rows cost if nothing is folded.
+/// Returns how many samples a command's rows count as if nothing is folded.
 fn rows_cost(rows: &Rows, command: &Command) -> usize {
     rows.rows[command.rows.clone()].iter().map(|row| rows.cost_of(row)).sum()
 }

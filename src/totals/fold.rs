@@ -1,4 +1,5 @@
-//! Folds the smallest paths and commands into `[other]` to stay within `--max-samples`. No sum changes.
+//! Folds the smallest paths and commands into `[other]` to stay within `--max-samples`. The sums over all
+//! series stay the same.
 //!
 //! Each container has a fair share of the samples. If a container has more samples than its share, its
 //! commands and paths are folded, see [`container_fold`](super::container_fold).
@@ -45,7 +46,7 @@ impl Folding {
         self.choose_reported(rows, summed.table);
     }
 
-    /// Computes how many samples each container and each command costs.
+    /// Computes how many samples each container and each command counts as.
     fn measure(&mut self, rows: &mut Rows) {
         for position in 0..rows.commands.len() {
             let command = &rows.commands[position];

@@ -19,8 +19,8 @@ pub struct ProcessSums {
     /// The texts of all values, one after another. A value is a path.
     text: Vec<u8>,
     sums: Vec<Sum>,
-    /// The hash table, with open addressing. An entry is 0 if it is free, or a position in `sums` plus one.
-    /// The length is a power of two, and at most half of the entries are used.
+    /// The hash table, with open addressing. A free entry is 0. Any other entry is a position in `sums` plus
+    /// one. The length is a power of two, and at most half of the entries are used.
     table: Vec<u32>,
     hasher: RandomState,
     /// The position of the last mapping's value in `sums`. The next mapping often has the same value, as with
@@ -49,7 +49,7 @@ const MIN_TABLE: usize = 64;
 const MIN_MERGED: usize = 1024;
 
 impl ProcessSums {
-    /// Returns empty sums. One process may use half of `max_bytes`, the memory limit of the snapshot.
+    /// Returns empty sums. `max_bytes` is the memory limit of the snapshot. One process may use half of it.
     pub fn new(max_bytes: usize) -> Self {
         Self {
             max_bytes: max_bytes / 2,

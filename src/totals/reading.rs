@@ -19,7 +19,7 @@ pub(super) struct Reading {
     packed: Vec<u8>,
 }
 
-/// Whether a process still has a reading, and whether the sums include it.
+/// Whether a process still has the reading, and whether the sums include the reading.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum State {
     /// No process has the number of this reading any more.

@@ -6,7 +6,7 @@ use super::sums::{Size, Totals};
 use crate::smaps::fields::FieldMask;
 
 /// What a view shows under one label text. A row without mappings is not shown, but other rows may be folded
-/// into it.
+/// into such a row.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
     /// The position of the command in the view.
@@ -44,7 +44,7 @@ pub(super) enum Source {
     /// The totals are in the reading `id`, at the position `at`: what one process adds to a series. They are
     /// unpacked only when needed. 1,500 processes have 90,000 such totals, which would take 17 MB unpacked.
     Reading { id: u32, at: u32 },
-    /// The totals are in the view, at this position of its sums.
+    /// The totals are in the view, at this position of [`Rows::sums`](super::rows::Rows::sums).
     Sum(u32),
 }
 
@@ -105,10 +105,10 @@ pub(super) struct Command {
 /// What folding has to know about each command.
 #[derive(Debug, Default)]
 pub(super) struct CommandFold {
-    /// How many paths of the command are folded, and which row was folded last.
+    /// How many paths of the command are folded, and the position of the row that was folded last.
     pub(super) n_paths: u64,
     pub(super) last_path: usize,
-    /// How many samples the command's rows cost, and the outline of the sum of its rows.
+    /// How many samples the command's rows count as, and the outline of the sum of its rows.
     pub(super) cost: usize,
     pub(super) sum: Outline,
 }

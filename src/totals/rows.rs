@@ -152,7 +152,7 @@ impl Rows {
         })
     }
 
-    /// Returns how many samples the whole view counts as when they are compared with `--max-samples`.
+    /// Returns how many samples the whole view counts as when the samples are compared with `--max-samples`.
     pub(super) fn cost(&self, table: &Table) -> usize {
         let shown = self.rows.iter().filter(|row| self.is_shown(row));
         shown.map(|row| self.cost_of(row)).sum::<usize>() + self.processes(table).count()

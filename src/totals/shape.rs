@@ -34,7 +34,7 @@ impl Shape {
         self.group_by == GroupBy::Process && self.fields & NOT_IN_ROLLUP == 0
     }
 
-    /// Whether a series has a sample of the field at this position in the table.
+    /// Whether a series has a sample of the field at this position in the table of fields.
     pub(super) fn has_sample(&self, series: &Outline, field: usize) -> bool {
         self.shown(series) & 1 << field != 0
     }

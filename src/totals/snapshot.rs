@@ -125,8 +125,8 @@ impl Snapshot {
         self.reading(id).n_merged() > 0
     }
 
-    /// Sums the readings. `owned` has each reading that still belongs to a process, and whether the sums
-    /// include it. All other readings are removed.
+    /// Sums the readings. `owned` has each reading that still belongs to a process, with true if the sums
+    /// include the reading. All other readings are removed.
     pub fn sum<'a>(&mut self, owned: impl Iterator<Item = (&'a ReadingId, bool)>) {
         self.readings.iter_mut().for_each(|reading| reading.state = State::Unused);
         for (id, counts) in owned {

@@ -1,4 +1,4 @@
-//! Sums the values of mappings.
+//! Adds up the values of mappings.
 
 use crate::smaps::fields::{ANONYMOUS, FIRST_LARGEST, PSS, RSS, Values};
 

@@ -115,7 +115,7 @@ impl Command {
 }
 
 impl Series {
-    /// Returns the escaped path of the series.
+    /// Returns the escaped path of the series. `command` is the command of the series.
     pub(super) fn value(&self, command: &Command) -> &str {
         let label = &self.labels[command.labels.len()..];
         label.split_once('"').and_then(|(_, rest)| rest.strip_suffix("\"}")).unwrap_or_default()
