@@ -45,8 +45,8 @@ impl Stat {
     pub fn parse(text: &[u8]) -> Option<Self> {
         // include/linux/sched.h
         const PF_KTHREAD: u64 = 0x20_0000;
-        // The name is in parentheses. The name may itself contain parentheses, so the last `)` in the text is
-        // its end. The third field follows.
+        // The name is in parentheses. The name may itself contain parentheses, so the last `)` in the text
+        // ends the name. The third field follows the name.
         let name_end = text.iter().rposition(|&b| b == b')')?;
         let mut fields = std::str::from_utf8(&text[name_end + 1..]).ok()?.split_ascii_whitespace();
         let state = fields.next()?;
