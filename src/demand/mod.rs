@@ -64,7 +64,7 @@ impl Demand {
     /// Creates a `Demand`, and requests the first scrape. `interval` is the shortest time between the starts
     /// of two scrapes. A result also stays fresh for `interval`.
     ///
-    /// Fails with the system's error if no descriptor is left.
+    /// Fails with the system's error if no file descriptor is left.
     pub fn new(interval: Duration, now: Instant) -> io::Result<Self> {
         let state = State {
             n_succeeded: 0,

@@ -16,7 +16,7 @@ pub struct Wake {
 }
 
 impl Wake {
-    /// Creates the pair. Fails with the system's error if no descriptor is left.
+    /// Creates the pair. Fails with the system's error if no file descriptor is left.
     pub fn new() -> io::Result<Self> {
         let (sender, receiver) = UnixStream::pair()?;
         sender.set_nonblocking(true)?;
@@ -46,7 +46,7 @@ impl Wake {
     }
 
     /// Waits for the next wake, and clears it. Meanwhile the asynchronous runtime runs its other tasks. Fails
-    /// with the system's error if no descriptor is left.
+    /// with the system's error if no file descriptor is left.
     pub async fn woken(&self) -> io::Result<()> {
         let receiver = tokio::net::UnixStream::from_std(self.receiver.try_clone()?)?;
         receiver.readable().await?;
