@@ -1,5 +1,4 @@
-//! Landlock restricts the program: it can then only read a few directories and connect to the runtime's
-//! sockets.
+//! Uses Landlock to let the program only read a few directories and connect to the runtime's sockets.
 //!
 //! A process in a Landlock domain may not access processes outside the domain. CAP_PERFMON overrides this
 //! rule, but CAP_SYS_PTRACE does not. So at first, only a trial thread enters the domain, and tests whether
@@ -38,7 +37,7 @@ pub(super) fn enter(needs: &Needs) -> Result<bool, String> {
     ruleset.restrict_self().map(|_| true).map_err(|error| error.to_string())
 }
 
-/// Returns the smaps file of a process other than this one. The file is readable.
+/// Returns a readable smaps file of a process other than this one.
 fn readable_smaps(proc_path: &Path) -> Option<PathBuf> {
     let own = std::process::id().to_string();
     let names = fs::read_dir(proc_path).ok()?.flatten().map(|entry| entry.file_name());
