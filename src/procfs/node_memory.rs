@@ -7,18 +7,18 @@ use rustix::io::Errno;
 use super::files::read_long;
 use super::{Buffers, Proc};
 
-/// The names of the files that are read. A recording contains them, too.
+/// The names of the files that are read. A recording also contains these files.
 pub const FILES: [&str; 3] = ["meminfo", "zoneinfo", "vmstat"];
-/// At most this much of a file is read. The longest file is `zoneinfo`, with 100 bytes for each CPU in each
-/// zone: 2 MB on a machine with 4,096 CPUs and 5 zones.
+/// At most this many bytes of a file are read. The longest file is `zoneinfo`, with 100 bytes for each CPU in
+/// each zone. On a machine with 4,096 CPUs and 5 zones, these are 2 MB.
 const MAX_BYTES: usize = 8 << 20;
 
-/// The memory of a node, in bytes. A value that the kernel does not print is `None`; in a sum it counts as 0.
+/// The memory of a node, in bytes. An optional value is `None` if the kernel does not print it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeMemory {
     /// All memory that the kernel manages.
     pub total: u64,
-    /// Memory that nothing uses. It includes the free pages on the lists of each CPU, which `MemFree` does
+    /// Memory that nothing uses. This includes the free pages on the lists of each CPU, which `MemFree` does
     /// not include.
     pub free: u64,
     /// Kernel memory: slab, page tables, per-CPU data, and vmalloc, which includes kernel stacks.
@@ -32,7 +32,7 @@ pub struct NodeMemory {
 }
 
 impl Proc {
-    /// Returns the memory of the node; `None` if the files do not show it.
+    /// Returns the memory of the node; `None` if the files do not contain it.
     pub fn node_memory(&self, buffers: &mut Buffers) -> Option<NodeMemory> {
         let Buffers { text, .. } = buffers;
         let mut memory = NodeMemory::default();
@@ -77,9 +77,9 @@ impl Proc {
     }
 }
 
-/// Returns the size of a page. It is computed, because a recording may come from a machine with another page
-/// size than this one. `bytes` and `n_pages` are the size of the same memory, but they were read at different
-/// moments. So the nearest size that exists is returned.
+/// Returns the size of a page in bytes. The size is computed, because a recording may come from a machine
+/// with another page size than this one. `bytes` and `n_pages` are the free memory in two units, read at
+/// different moments. So the quotient is only nearly right, and the nearest real page size is returned.
 fn page_bytes(bytes: u64, n_pages: u64) -> Option<u64> {
     let size = bytes.checked_div(n_pages)?;
     [4096, 16 << 10, 64 << 10].into_iter().min_by_key(|page: &u64| page.abs_diff(size))

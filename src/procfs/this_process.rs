@@ -1,4 +1,5 @@
-//! What the kernel reports about this process: the figures behind the conventional `process_*` metrics.
+//! The figures that the kernel reports about this process. The standard metrics `process_*` are made from
+//! these figures.
 
 use std::fs::File;
 use std::io::Read;
@@ -40,9 +41,9 @@ impl ThisProcess {
     }
 }
 
-/// Raises the soft limit of open files to the hard limit, as Go programs do. Returns the limit that applies
-/// afterwards; `None` means no limit. On most nodes the soft limit is 1,024, only because programs that use
-/// `select(2)` cannot handle more.
+/// Raises the soft limit of open files to the hard limit, as Go programs do. Returns the soft limit
+/// afterwards; `None` means no limit. On most nodes the soft limit is 1,024 at first, only because programs
+/// that use `select(2)` cannot handle more.
 pub fn raise_open_file_limit() -> Option<u64> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }); // a refusal changes nothing
@@ -62,8 +63,8 @@ pub fn this_thread() -> u32 {
 
 /// Returns the CPU time that a thread of this process has used; `None` if the thread has ended.
 pub fn cpu_time_of_thread(thread: u32) -> Option<Duration> {
-    // The first number is the time on the CPU in ns. The waiting time and the number of time slices follow
-    // (sched/sched-stats.rst).
+    // The first number is the time on the CPU in ns. It is followed by the time spent waiting for a CPU, and
+    // by the number of time slices (sched/sched-stats.rst).
     let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
     Some(Duration::from_nanos(text.split(' ').next()?.parse().ok()?))
 }
