@@ -1,9 +1,9 @@
-//! Measures how fast the memory use of a cgroup grows toward its limit. From that, this module decides when
-//! to measure again and when to read the processes. It does no I/O: the time is passed in.
+//! Measures how fast the memory use of a cgroup grows toward its limit. From the growth, this module decides
+//! when to measure again and when to read the processes in the cgroup. It does no I/O: the time is passed in.
 //!
 //! The processes have to be read before their container reaches its limit. If a process is killed while it is
-//! read, its memory stays charged until the read ends. The kernel may then kill a second process. In trials
-//! with a limit of 256 MiB, that happened in 11 of 12. There is little time: in a container with a limit of
+//! read, its memory stays charged until the read ends. The kernel may then kill a second process. That
+//! happened in 11 of 12 trials with a limit of 256 MiB. There is little time: in a container with a limit of
 //! 64 MB, a leak of 50 MB/s needs 0.2 s from 86% of the limit to the limit.
 
 use std::collections::VecDeque;
@@ -17,14 +17,14 @@ const STEP: u64 = 50;
 /// If the memory use falls below this many thousandths of the limit, the next read is due when it reaches
 /// [`CLOSE`] again.
 const FAR: u64 = 800;
-/// The growth rate is the highest one that was measured within this time.
+/// How long a measured growth rate is kept. The growth rate of a cgroup is the highest rate that is kept.
 const WINDOW: Duration = Duration::from_secs(5);
 /// The longest time between two measurements.
 pub const MAX_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest time between two measurements.
 pub const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
-/// One measurement of a cgroup's use.
+/// One measurement of a cgroup's memory use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Measurement {
     /// The bytes that are charged.
@@ -64,8 +64,8 @@ pub struct Growth {
 }
 
 impl Growth {
-    /// Creates the state of a cgroup that was created within the last second. The growth is measured from 0
-    /// bytes a second ago.
+    /// Creates the state of a cgroup that was created within the last second. The growth is measured as if
+    /// the cgroup had used 0 bytes a second ago.
     pub fn of_new(now: Instant) -> Self {
         let before = now.checked_sub(MAX_INTERVAL);
         let empty = Measurement { current: 0, inactive: Some(0) };
@@ -111,7 +111,8 @@ impl Growth {
         if used < part_of(limit, FAR) {
             self.read_at = None;
         }
-        // The first measurement cannot show whether the memory use grows, so it counts as growing.
+        // The first measurement cannot show whether the memory use grows, so the memory use is assumed to
+        // grow.
         let may_grow = is_first || self.rate(now) > 0;
         let is_due = (self.next_read(limit)..limit).contains(&used) && may_grow;
         if is_due {
@@ -120,7 +121,7 @@ impl Growth {
         is_due
     }
 
-    /// Returns the time until the next measurement.
+    /// Returns how long to wait before the next measurement.
     pub fn interval(&self, now: Instant) -> Duration {
         let (Some(limit), Some((_, measurement))) = (self.limit, self.last) else { return MAX_INTERVAL };
         let next = self.next_read(limit).min(limit);
@@ -200,8 +201,9 @@ mod tests {
             self.growth.add(Measurement { current: (mb * MB as f64) as u64, inactive: None }, self.now)
         }
 
-        /// Simulates this many seconds. `of` returns the memory use in MB at a second. The use is measured
-        /// whenever a measurement is due. Returns the use at each time when the processes are due to be read.
+        /// Simulates this many seconds. `of` returns the memory use in MB at a given second. The memory use
+        /// is measured whenever a measurement is due. Returns the memory use at each time when the processes
+        /// are due to be read.
         fn run(&mut self, seconds: f64, of: impl Fn(f64) -> f64) -> Vec<f64> {
             let (start, mut read) = (self.now, Vec::new());
             loop {
@@ -218,8 +220,8 @@ mod tests {
         }
     }
 
-    /// Each leak must be read so late that an OOM record can explain it. For three seconds, the memory use
-    /// stays at 70% of the limit. Then it grows.
+    /// For three seconds, the memory use stays at 70% of the limit. Then it grows. The processes must be read
+    /// so late that an OOM record can explain the growth.
     #[test]
     fn a_leak_is_read_between_86_percent_and_the_limit() {
         for limit in [64.0, 256.0, 1000.0] {
