@@ -1,8 +1,8 @@
 //! Discovery finds out which containers run, and which cgroups belong to them.
 //!
 //! Proc shows nearly every change: a process in an unknown cgroup means a new container, and an init process
-//! that disappears means that a container has ended. A listing costs the runtime 0.6 ms of CPU per task, so
-//! containers are listed only on a change, and once a minute as a safety net.
+//! that disappears means that a container has ended. A listing takes 0.6 ms of the runtime's CPU time per
+//! task, so containers are listed only after a change, and once a minute in case proc has not shown one.
 
 use std::time::Instant;
 
@@ -41,7 +41,7 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// Creates the state before the first listing from `source`.
+    /// Creates a discovery without containers. Its listings come from `source`.
     pub fn new(source: Box<dyn Source>, filters: &[Filter]) -> Self {
         Self {
             index: CgroupIndex::new(source.lists_ended_containers()),
@@ -94,8 +94,8 @@ impl Discovery {
         self.listings.has_listed()
     }
 
-    /// Returns how many of the kubelet's links match no container, or more than one because the id in them is
-    /// cut. Returns `None` for other sources.
+    /// Returns how many of the kubelet's links match no container, or match several containers because the id
+    /// in the link is cut. Returns `None` for other sources.
     pub fn n_unmatched_links(&self) -> Option<u64> {
         Some(self.n_unrecognized? + self.cut_ids.n_ambiguous())
     }
@@ -132,7 +132,7 @@ impl Discovery {
         self.listings.check_answered()
     }
 
-    /// Takes over the result of a listing that has ended, if there is one. This never waits.
+    /// Applies the result of a listing that has ended, if there is one. This call never waits.
     pub fn refresh(&mut self, now: Instant) {
         if let Some(listing) = self.listings.take_and_log(now) {
             self.take_listing(listing);

@@ -110,8 +110,8 @@ mod tests {
         }
     }
 
-    /// Every pattern of up to five letters is matched with every such text. The result must be what the
-    /// definition of `*` says.
+    /// Matches every pattern of up to five letters with every text of up to five letters. The result must be
+    /// what the definition of `*` says.
     #[test]
     fn matching_equals_the_definition_of_star() {
         fn by_definition(pattern: &[u8], text: &[u8]) -> bool {

@@ -1,5 +1,5 @@
-//! Describes what the filters select. If no memory is shown, the reason is usually a filter that does not
-//! match.
+//! Describes what the filters select. If the exporter shows no memory, the reason is usually a filter that
+//! does not match.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
