@@ -16,7 +16,7 @@ use crate::totals::labels;
 pub struct Attribution {
     /// The cgroups that the process was last seen in.
     cgroups: Cgroups,
-    /// The container that has these cgroups, as found by the last look-up.
+    /// The container that has these cgroups, according to the last look-up.
     container: Option<Arc<Container>>,
     /// Whether the process has moved to other cgroups since the last look-up.
     is_outdated: bool,
@@ -51,7 +51,7 @@ impl Attribution {
         &self.cgroups
     }
 
-    /// Returns the container of the process, as found by the last look-up.
+    /// Returns the container of the process, according to the last look-up.
     pub fn container(&self) -> Option<&Arc<Container>> {
         self.container.as_ref()
     }
