@@ -13,7 +13,7 @@ pub struct Finding<'a> {
     pub cost: Cost,
     /// How many times the process executed another program during the read.
     pub n_execs: u64,
-    /// Whether the mappings took too long to print.
+    /// Whether the kernel took too long to print the mappings.
     pub was_slow: bool,
     /// What the read found, or the reason why it failed.
     pub result: Result<Found<'a>, ReadError>,
@@ -34,7 +34,7 @@ pub struct Found<'a> {
 /// The memory of a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory<'a> {
-    /// What was read of the memory.
+    /// The results of the read, except for the values.
     pub read: MemoryRead,
     /// The totals by path. They are empty for a zombie or a kernel thread, and if nothing has changed.
     pub process_sums: &'a ProcessSums,
@@ -45,7 +45,8 @@ pub struct Memory<'a> {
 }
 
 impl Found<'_> {
-    /// Returns the program that the process runs, if `stat` was read and shows it.
+    /// Returns the program that the process runs; `None` if `stat` was not read, or if `stat` does not show
+    /// the program.
     pub fn program(&self) -> Option<Program> {
         match self.memory {
             Some(memory) => memory.read.program,
