@@ -27,12 +27,12 @@ pub struct Changed {
 }
 
 impl Changed {
-    /// Whether the file may have been written. This is always true for a file that is not watched.
+    /// Whether the file may have been written. For a file that is not watched, this is always true.
     pub fn includes(&self, file: Option<Watched>) -> bool {
         self.is_incomplete || file.is_none_or(|Watched(number)| self.written.contains(&number))
     }
 
-    /// Whether there may be a new cgroup in a watched directory.
+    /// Whether a watched directory may contain a new cgroup.
     pub fn has_new(&self) -> bool {
         self.is_incomplete || self.has_new
     }

@@ -66,7 +66,7 @@ impl Default for Values {
 
 impl Values {
     /// Returns the value of the field at this position of the table. Returns `None` if the kernel did not
-    /// print it, or printed that there is no limit.
+    /// print the field, or printed that there is no limit.
     pub fn get(&self, field: usize) -> Option<u64> {
         (self.present & 1 << field != 0).then_some(self.numbers[field])
     }
@@ -119,7 +119,7 @@ struct Line {
 }
 
 /// Returns the files of this version that contain fields of these groups. Each file is listed once, in the
-/// order of the table.
+/// order of the table of fields.
 pub fn files(version: Version, groups: GroupMask) -> Vec<File> {
     let mut files: Vec<File> = Vec::new();
     for (field, row) in FIELDS.iter().enumerate().filter(|(_, row)| groups & 1 << row.group() != 0) {

@@ -81,7 +81,7 @@ pub struct Place {
     pub path: Vec<u8>,
     /// The pod's cgroup, if there is one.
     pub pod: Option<Vec<u8>>,
-    /// The cgroup above the container's. Its limit applies to the container, even if there is no pod.
+    /// The cgroup above the container's cgroup. The limit of this cgroup applies to the container.
     pub parent: Option<Vec<u8>>,
 }
 
@@ -391,7 +391,7 @@ fn explain_absence(path: &Path, version: Version, namespace: &Path) -> String {
     format!("no container's cgroup is below {path:?}: expected the node's cgroups, by --cgroup-path")
 }
 
-/// Returns the path of the cgroup above the one at `path`. The path of the root is empty.
+/// Returns the path of the cgroup above the cgroup at `path`. The path of the root is empty.
 pub fn above(path: &[u8]) -> &[u8] {
     &path[..path.iter().rposition(|&b| b == b'/').unwrap_or(0)]
 }

@@ -29,12 +29,12 @@ const ONLY_IN_ROOT: &str = "cgroup.sane_behavior";
 pub struct MemoryFs {
     version: Version,
     root: OwnedFd,
-    /// The files to read of each cgroup.
+    /// The files to read in each cgroup.
     files: Vec<File>,
     text: Vec<u8>,
 }
 
-/// Which files to read of each cgroup.
+/// The choice of the files to read in each cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reads {
     /// The files of pods: the total memory use, the memory use by kind, the limit, and the events.
@@ -143,7 +143,7 @@ impl MemoryFs {
     }
 
     /// Returns the smallest of the limits of the cgroup at `path` and of the cgroups above it. Returns `None`
-    /// on version 1, where nothing has to be computed: the kernel prints this smallest limit for each cgroup.
+    /// on version 1, because there the kernel itself prints this smallest limit for each cgroup.
     pub fn limit(&mut self, path: &[u8]) -> Option<u64> {
         if self.version == Version::V1 {
             return None;
