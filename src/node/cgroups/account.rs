@@ -33,7 +33,7 @@ const MAX_AGE: Duration = Duration::from_secs(75);
 #[derive(Debug)]
 pub struct Account {
     container: Arc<Container>,
-    /// Whether a process of the container was seen since the last [`Account::take_seen`].
+    /// Whether [`Account::see`] was called since the last [`Account::take_seen`].
     is_seen: bool,
     /// The pid of one of the container's processes.
     pid: u32,
@@ -123,7 +123,7 @@ impl Account {
         (self.started_at, &self.container.listed.id)
     }
 
-    /// Notes whether another running container has the same labels.
+    /// Sets whether another running container has the same labels as this container.
     pub fn set_shares_labels(&mut self, shares_labels: bool) {
         self.shares_labels = shares_labels;
     }

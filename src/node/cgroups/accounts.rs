@@ -16,7 +16,7 @@ use crate::node::containers::table::{Container, ContainerId};
 use crate::node::processes::table::ProcessTable;
 use crate::sources::recording::Writer;
 
-/// How long the account of a container is kept after its last process has ended.
+/// How long the account of a container is kept after the last process of the container has ended.
 const GONE_AGE: Duration = Duration::from_secs(10);
 
 /// The accounts of the node's containers. Nothing is allocated while the containers stay the same.
@@ -233,7 +233,7 @@ impl Accounts {
         }
     }
 
-    /// Returns the exported accounts, sorted by label text.
+    /// Returns what is exported about each account, sorted by label text.
     pub fn exported(&self) -> impl Iterator<Item = Exported<'_>> + Clone {
         self.order.iter().filter_map(|&i| self.table[i].exported())
     }

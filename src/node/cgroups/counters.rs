@@ -178,7 +178,7 @@ impl Counters {
         }
     }
 
-    /// Reads the counters of the cgroups for which `pick` is true. If a cgroup was removed, its counters are
+    /// Reads the counters of the cgroups for which `pick` is true. The counters of removed cgroups are
     /// dropped.
     fn read(&mut self, now: Instant, pick: impl Fn(&Held, &KillCounts) -> bool) {
         let Self { counts, above, containers, at_limit, gone_pods, settle_at, found, has_changed, .. } = self;
@@ -262,8 +262,7 @@ impl Counters {
         std::mem::take(&mut self.gone_pods)
     }
 
-    /// Reads the counters of cgroups that may be removed soon. If a cgroup was removed, its counters are
-    /// dropped.
+    /// Reads the counters of cgroups that may be removed soon. The counters of removed cgroups are dropped.
     pub fn drop_gone(&mut self, now: Instant) {
         self.read(now, |held, _| held.is_ending);
         self.counts.forget(now);

@@ -10,12 +10,12 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// The processes are read when the memory use reaches this many thousandths of the limit, and again after
-/// each further [`STEP`]. An OOM record shows mapped memory, which is a little less than the memory use. When
-/// reads began at 850, the records of 6 in 86 leaks showed just under 85% of the limit.
+/// each further [`STEP`] of memory use. An OOM record shows mapped memory, which is a little less than the
+/// memory use. When reads began at 850, the records of 6 in 86 leaks showed just under 85% of the limit.
 const CLOSE: u64 = 860;
 const STEP: u64 = 50;
-/// If the memory use falls below this many thousandths of the limit, the next read is due when it reaches
-/// [`CLOSE`] again.
+/// If the memory use falls below this many thousandths of the limit, the next read is due when the memory use
+/// reaches [`CLOSE`] again.
 const FAR: u64 = 800;
 /// How long a measured growth rate is kept. The growth rate of a cgroup is the highest rate that is kept.
 const WINDOW: Duration = Duration::from_secs(5);
@@ -57,7 +57,7 @@ pub struct Growth {
     /// The growth rates, in bytes per second, each with the time when it was measured. A rate is dropped
     /// after [`WINDOW`], or when a later rate is at least as high.
     rates: VecDeque<(Instant, u64)>,
-    /// The memory use at the time when the processes were last due to be read.
+    /// The memory use at the time at which the processes were last due to be read.
     read_at: Option<u64>,
     /// When the kernel last reported that the limit was reached.
     hit_at: Option<Instant>,

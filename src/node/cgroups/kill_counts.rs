@@ -70,9 +70,9 @@ struct Counter {
     last: EventCounts,
     /// The time of the last kill.
     kill_at: Option<Instant>,
-    /// The time of the last `oom` event of the cgroup itself.
+    /// The time of the last `oom` event that was caused by the limit of the cgroup itself.
     own_oom_at: Option<Instant>,
-    /// The time of the last `oom` event of a cgroup below it.
+    /// The time of the last `oom` event that was caused by the limit of a cgroup below it.
     oom_at: Option<Instant>,
 }
 
@@ -81,13 +81,14 @@ impl Counter {
         Self { last, kill_at: None, own_oom_at: None, oom_at: None }
     }
 
-    /// Returns the time of the last `oom` event of the cgroup itself or of a cgroup below it.
+    /// Returns the time of the last `oom` event, whether the limit of the cgroup itself or the limit of a
+    /// cgroup below it was hit.
     fn oom_or_own(&self) -> Option<Instant> {
         self.oom_at.max(self.own_oom_at)
     }
 
-    /// Replaces the counts. Returns the number of new kills, and whether the counts show a kill or that the
-    /// limit was reached.
+    /// Replaces the counts. Returns the number of new kills, and what the change of the counts shows: a kill,
+    /// that the limit was reached, or nothing.
     fn update(&mut self, counts: EventCounts, now: Instant) -> (u64, Moved) {
         let last = std::mem::replace(&mut self.last, counts);
         let n_kills = counts.kills.saturating_sub(last.kills);
@@ -232,8 +233,8 @@ impl KillCounts {
         self.containers.insert(container.container.id, container);
     }
 
-    /// Updates the counts of a container. Returns whether the counts show a kill or that the limit was
-    /// reached.
+    /// Updates the counts of a container. Returns what the change of the counts shows: a kill, that the limit
+    /// was reached, or nothing.
     pub fn update_container(&mut self, id: ContainerId, counts: EventCounts, now: Instant) -> Moved {
         let Some(known) = self.containers.get_mut(&id) else { return Moved::Nothing };
         let (n_kills, moved) = known.counter.update(counts, now);
@@ -251,8 +252,8 @@ impl KillCounts {
         }
     }
 
-    /// Updates the counts of a cgroup above containers. Returns whether the counts show a kill or that the
-    /// limit was reached.
+    /// Updates the counts of a cgroup above containers. Returns what the change of the counts shows: a kill,
+    /// that the limit was reached, or nothing.
     pub fn update_above(&mut self, path: &[u8], counts: EventCounts, now: Instant) -> Moved {
         let Some(known) = self.above.get_mut(path) else { return Moved::Nothing };
         let (n_kills, moved) = known.counter.update(counts, now);

@@ -21,8 +21,9 @@ const N_FILES: usize = 3;
 /// The fraction of the CPU budget that measurements may use. If measurements take more CPU time, the pauses
 /// between them become longer.
 const MAX_SHARE: f64 = 0.25;
-/// All limits are read at this interval, to check that the kernel reports writes. If a limit has changed
-/// without a report, this kernel does not report writes to limits. All limits are then read once a second.
+/// The time between two reads of all limits, which check whether the kernel reports writes. If a limit has
+/// changed without a report, the kernel does not report writes to limits. All limits are then read once a
+/// second.
 const ALL_LIMITS: Duration = Duration::from_secs(10);
 /// If no cgroup was created for this long, the node is considered calm. By then, every container has its
 /// first process.

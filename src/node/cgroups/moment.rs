@@ -28,10 +28,10 @@ const KEPT: Duration = Duration::from_secs(2);
 const MAX_AGE: Duration = Duration::from_secs(10);
 
 /// If a cgroup's inactive page cache is more than this many thousandths of its limit, the cgroup is not full:
-/// the kernel reclaims this page cache before it kills.
+/// the kernel reclaims this page cache before it kills a process.
 const INACTIVE: u64 = 50;
-/// If a cgroup uses less than this many thousandths of its limit, it is not full any more: the kernel has
-/// killed a process since it reported that the limit was reached.
+/// If a cgroup uses less than this many thousandths of its limit, the cgroup is not full any more: the kernel
+/// has killed a process since it reported that the limit was reached.
 const USED: u64 = 850;
 /// The maximum number of processes to read in a container. Reading 64 of them takes 6 ms.
 const MAX_PROCESSES: usize = 64;
@@ -69,7 +69,7 @@ pub struct Moment {
 /// The circumstances of a kill in a container or a pod.
 #[derive(Debug, Default)]
 pub struct End {
-    /// When the container was last read at its limit, and what it held then.
+    /// The time at which the container was last read at its limit, and what it held then.
     pub moment: Option<(Instant, Moment)>,
     /// The processes in `moment` that have ended after that moment, the largest first.
     pub victims: Vec<Member>,
@@ -84,7 +84,7 @@ pub struct End {
 struct Tried {
     /// When the container was last read.
     at: Instant,
-    /// When the container was last found at its limit, and what it held then.
+    /// The time at which the container was last found at its limit, and what it held then.
     moment: Option<(Instant, Moment)>,
 }
 
@@ -114,8 +114,9 @@ impl Moments {
         self.read.retain(|_, tried| now < tried.at + MAX_AGE);
     }
 
-    /// Reads a container that may be at its limit, unless it was read a short time ago. Returns whether the
-    /// container is full, which means that the kernel cannot prevent a kill by reclaiming page cache.
+    /// Reads what a container holds, if the container may be at its limit and was not read a short time ago.
+    /// Returns whether the container is full, which means that the kernel cannot prevent a kill by reclaiming
+    /// page cache.
     pub fn read(&mut self, id: ContainerId, limit_watch: &LimitWatch, now: Instant) -> bool {
         if self.read.get(&id).is_some_and(|tried| now < tried.at + INTERVAL) {
             return false;

@@ -1,4 +1,4 @@
-//! OOM kills: the memory that is recorded with each kill, and the exported counts.
+//! The memory that is recorded with each OOM kill, and the exported numbers of kills.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;

@@ -144,8 +144,7 @@ impl OomWatch {
         self.0.lock().moments.set_processes(processes, now);
     }
 
-    /// Reads the counters of cgroups that may be removed soon. If a cgroup was removed, its counters are
-    /// dropped.
+    /// Reads the counters of cgroups that may be removed soon. The counters of removed cgroups are dropped.
     pub fn drop_gone(&self) {
         self.0.lock().counters.drop_gone(Instant::now());
     }

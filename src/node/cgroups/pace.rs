@@ -33,7 +33,7 @@ pub enum Moved {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Polled,
-    /// The file is read every few milliseconds until this time.
+    /// The file is read every few milliseconds. This began at `since` and ends at `until`.
     Read {
         since: Instant,
         until: Instant,

@@ -198,7 +198,7 @@ impl CgroupUsage {
         self.accounts.read(&mut self.fs, |id| due.contains(&id));
     }
 
-    /// Whether the process is in a container that this check reads.
+    /// Whether the process is in a container whose processes this check reads.
     pub fn is_due(&self, process: &Process) -> bool {
         process.container().is_some_and(|container| self.due.contains(&container.id))
     }

@@ -26,7 +26,7 @@ pub struct CgroupIndex {
     placed: HashSet<Box<[u8]>>,
     /// Whether the exporter sees processes from inside a cgroup namespace.
     is_inside: bool,
-    /// Whether a listing may name ended containers, so that a workload may reuse their ids.
+    /// Whether a listing may name ended containers. A workload may then reuse the id of such a container.
     includes_ended: bool,
 }
 

@@ -63,8 +63,8 @@ impl CutIds {
         (std::mem::replace(&mut self.whole, whole) != self.whole).then(|| self.containers())
     }
 
-    /// Returns the number of containers for which more than one id matches the known digits, or whose id
-    /// matches more than one container.
+    /// Returns how many containers with a cut id have an ambiguous id: more than one id matches the known
+    /// digits, or the matching id also matches another container.
     pub fn n_ambiguous(&self) -> u64 {
         self.n_ambiguous
     }

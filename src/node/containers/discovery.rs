@@ -73,8 +73,8 @@ impl Discovery {
         container.is_selected && self.filters.iter().any(|filter| filter.matches(namespace, pod, name, comm))
     }
 
-    /// Describes what the filters select. `processes` has the container of each process, and whether a filter
-    /// selects the process.
+    /// Counts the processes and containers that the filters select. `processes` has the container of each
+    /// process, and whether a filter selects the process.
     pub fn selection<'a>(&self, processes: impl Iterator<Item = (&'a Container, bool)>) -> Selection<'_> {
         let mut selection = Selection::of(&self.filters, processes);
         selection.n_listed = self.containers.count() + self.cut_ids.n_incomplete();
@@ -152,7 +152,7 @@ impl Discovery {
         self.namespaces = self.containers.count_by_namespace();
     }
 
-    /// Notes which containers have a process, if the source also lists containers that have ended.
+    /// Stores which containers have a process, if the source also lists containers that have ended.
     pub fn see_running<'a>(&mut self, with_process: impl Iterator<Item = &'a Container>) {
         if self.listings.includes_ended() && self.containers.see_running(with_process) {
             self.namespaces = self.containers.count_by_namespace();
@@ -182,7 +182,7 @@ impl Discovery {
     }
 
     /// Finds the init processes among the processes of the node, and begins a listing if one is due. Returns
-    /// whether the index has changed, so that a process may be in another container than before.
+    /// whether the index has changed. If so, a process may be in another container than before.
     ///
     /// `processes` is an iterator, because a slice would have to be allocated in each scrape.
     pub fn observe<'a>(&mut self, processes: impl Iterator<Item = Seen<'a>> + Clone, now: Instant) -> bool {
@@ -218,7 +218,7 @@ impl Discovery {
         }
     }
 
-    /// Continues a listing until `deadline`, or until `wake` reports a change.
+    /// Waits until `deadline`, or until `wake` reports a change. Meanwhile, a listing in progress continues.
     pub fn wait_until(&mut self, deadline: Instant, wake: &Wake) {
         self.listings.wait_until(deadline, wake);
     }

@@ -8,8 +8,8 @@ use super::schedule::Schedule;
 use crate::demand::Wake;
 use crate::sources::{Listing, Source};
 
-/// If a listing takes longer than this, the runtime counts as down. Even on a node with 1,000 containers a
-/// listing takes under a second.
+/// If a listing takes longer than this, the runtime is considered down. Even on a node with 1,000 containers,
+/// a listing takes under a second.
 const LATE: Duration = Duration::from_secs(5);
 
 /// If a scrape sees a change that the listed containers do not explain, the scrape begins a listing and waits
@@ -152,7 +152,7 @@ impl Listings {
         })
     }
 
-    /// Continues a listing until `deadline`, or until `wake` reports a change.
+    /// Waits until `deadline`, or until `wake` reports a change. Meanwhile, a listing in progress continues.
     pub fn wait_until(&mut self, deadline: Instant, wake: &Wake) {
         self.source.wait_until(deadline, wake);
     }

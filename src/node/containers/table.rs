@@ -158,7 +158,7 @@ impl Containers {
         self.inits.sort_unstable();
     }
 
-    /// Notes which init processes exist. Returns whether the first cgroups of a container have become known.
+    /// Stores which init processes exist. Returns whether the first cgroups of a container have become known.
     pub fn see_inits<'a>(&mut self, processes: impl Iterator<Item = Seen<'a>>) -> bool {
         let mut has_news = false;
         self.tracked.iter_mut().for_each(|tracked| tracked.init_is_there = false);
@@ -220,7 +220,7 @@ impl Containers {
         is_missed
     }
 
-    /// Notes which containers have a process. Returns whether the set of running containers has changed.
+    /// Stores which containers have a process. Returns whether the set of running containers has changed.
     pub fn see_running<'a>(&mut self, with_process: impl Iterator<Item = &'a Container>) -> bool {
         for tracked in &mut self.tracked {
             tracked.was_running = std::mem::take(&mut tracked.is_running);

@@ -43,7 +43,7 @@ impl Identity {
         self.is_zombie
     }
 
-    /// Notes whether `stat` shows that the process is a zombie.
+    /// Stores whether `stat` shows that the process is a zombie.
     pub fn note_zombie(&mut self, stat: Option<Stat>) {
         self.is_zombie = stat.is_some_and(|stat| stat.is_zombie);
     }

@@ -102,12 +102,12 @@ impl LastRead {
         self.took
     }
 
-    /// Whether there are values.
+    /// Whether the process has values.
     pub fn has_values(&self) -> bool {
         self.reading.is_some()
     }
 
-    /// Whether it is known what the process maps, even if that is nothing.
+    /// Whether it is known what the process maps, even if the process maps nothing.
     pub fn is_known(&self) -> bool {
         self.has_values() || self.maps_nothing
     }
@@ -218,8 +218,8 @@ impl LastRead {
     }
 }
 
-/// Returns the pause after a read. The process rests if the read used more CPU time than a hundredth of
-/// `interval`.
+/// Returns the pause after a read. If the read used more CPU time than a hundredth of `interval`, the process
+/// rests.
 fn rest_after(cost: &Cost, interval: Duration) -> Pause {
     let is_long = REST * cost.cpu_time > interval;
     if is_long { Pause::Resting { until: end_of_rest(cost) } } else { Pause::None }

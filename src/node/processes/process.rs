@@ -160,7 +160,7 @@ impl Process {
         }
     }
 
-    /// Notes the cgroups that the process is in now.
+    /// Stores the cgroups that the process is in now.
     pub fn move_to(&mut self, cgroups: &Cgroups) {
         self.attribution.move_to(cgroups);
     }
@@ -224,7 +224,7 @@ impl Process {
         !self.state.is_detached() && self.pause.ends(now)
     }
 
-    /// Returns the next read of the process's memory.
+    /// Returns the job that reads the process's memory next.
     pub fn memory_job(
         &mut self,
         with_rollup: bool,
@@ -236,7 +236,7 @@ impl Process {
         Job { pid, inode, detail: self.last.next(with_rollup, always_reads, now), with_stat }
     }
 
-    /// Returns a read of `stat` alone.
+    /// Returns a job that reads only `stat`.
     pub fn stat_job(&self) -> Job {
         let Entry { pid, inode } = self.identity.entry();
         Job { pid, inode, detail: Detail::Stat, with_stat: true }
@@ -260,7 +260,7 @@ impl Process {
         self.state = ReadState::Detached;
     }
 
-    /// Counts the process as stuck, and drops its values. Returns whether it was not stuck before.
+    /// Marks the process as stuck, and drops its values. Returns whether the process was not stuck before.
     pub fn report_stuck(&mut self) -> bool {
         self.last.forget_values();
         let is_new = self.state.report_stuck();

@@ -78,7 +78,7 @@ impl ReadState {
 /// The pause before the next read of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pause {
-    /// There is no pause.
+    /// The last read was long, so the process is not read for some time.
     #[default]
     None,
     /// The last read was long, so the process rests.

@@ -158,9 +158,9 @@ impl ProcessTable {
         }
     }
 
-    /// Refreshes a process that keeps its values. If the process has a new name, the values are still kept
+    /// Refreshes a process that keeps its values. Even if the process has a new name, its values are kept
     /// until `stat` shows whether it runs another program. Otherwise a process could hide its memory by
-    /// changing its name. `stat` is read later, by a job, because that read can block.
+    /// changing its name. `stat` is read later, by a job, because reading `stat` can block.
     pub fn refresh_kept(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
         let Self { table, buffers, cgroups, lossy, .. } = self;
         let process = &mut table[i];
@@ -348,7 +348,7 @@ impl ProcessTable {
     }
 }
 
-/// Notes the cgroups that a process is in now. Returns whether the process still exists.
+/// Stores the cgroups that a process is in now. Returns whether the process still exists.
 fn locate(process: &mut Process, proc: &Proc, buffers: &mut Buffers, scratch: &mut Cgroups) -> bool {
     let is_there = proc.cgroups(process.pid(), buffers, scratch).is_ok();
     if is_there {

@@ -24,8 +24,8 @@ pub struct Finding<'a> {
 pub struct Found<'a> {
     /// The inode number of the directory through which the process was read.
     pub inode: u64,
-    /// The `stat` file. It is read if the job required it, if the inode number differs from the listed one,
-    /// or if the process maps nothing. A recording has no `stat`.
+    /// The `stat` file. It is read if the job required it, if the inode number differs from the one in the
+    /// job, or if the process maps nothing. A recording has no `stat`.
     pub stat: Option<Stat>,
     /// The memory, unless only `stat` was read.
     pub memory: Option<Memory<'a>>,
@@ -38,9 +38,9 @@ pub struct Memory<'a> {
     pub read: MemoryRead,
     /// The totals by path. They are empty for a zombie or a kernel thread, and if nothing has changed.
     pub process_sums: &'a ProcessSums,
-    /// The name of the process when the read ended.
+    /// The name of the process at the end of the read.
     pub comm: &'a [u8],
-    /// The cgroups of the process when the read ended; `None` for a zombie with unknown cgroups.
+    /// The cgroups of the process at the end of the read; `None` for a zombie with unknown cgroups.
     pub cgroups: Option<&'a Cgroups>,
 }
 

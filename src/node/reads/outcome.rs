@@ -87,7 +87,8 @@ mod tests {
     const MAPPINGS: Detail = Detail::Mappings(Check::ReadAll);
     const SLOW: Detail = Detail::Other { n_printed: 1 };
 
-    /// The result of a read: an error, or the inode number, `stat`, and (if memory was read) the program.
+    /// The result of a read in these tests: an error, or the inode number, `stat`, and (if memory was read)
+    /// the program.
     type Returned = Result<(u64, Option<Stat>, Option<Option<Program>>), ReadError>;
 
     fn cost(cpu_ms: u64) -> Cost {
