@@ -30,7 +30,7 @@ cri, cri_services = grpc.protos_and_services("cri.proto")
 
 BOOKWORM = HERE / ".debs/bookworm"
 # How many seconds a test observes an exporter under load. `make night` sets a longer time.
-WATCH_SECONDS = float(os.environ.get("WATCH_SECONDS", 8))
+WATCH_SECONDS = float(os.environ.get("WATCH_SECONDS", 5))
 WORK_IMAGE = "lab.test/busybox:1"
 PAUSE_IMAGE = "lab.test/pause:1"
 # Each running lab holds this lock. The last lab removes the parent cgroups, which all labs share.

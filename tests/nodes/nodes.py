@@ -4,8 +4,9 @@ usage: nodes.py [NODE...]             boots machines of machines.py: by default 
        nodes.py prepare [NODE...]     only builds the disks that they boot from
 
 NODES_TESTS has arguments for pytest in the machines, such as "-k 'rights or takeover'". NODES_RECORDS is how
-often each leak of test_oom_records.py runs: `make night` sets 10, which takes hours. With BLESS=1, the smaps
-that these kernels print are copied into fixtures/smaps.
+often each leak of test_oom_records.py runs: `make night` sets 10, which takes hours. With NODES_SHORT=1, the
+tests that guest/conftest.py lists are left out of bookworm and sid. With BLESS=1, the smaps that these
+kernels print are copied into fixtures/smaps.
 """
 
 import os
@@ -27,6 +28,7 @@ from machines import ARM64, MACHINES, Machine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECORDS = os.environ.get("NODES_RECORDS", "")
+SHORT = os.environ.get("NODES_SHORT", "")
 # The time limit for a machine, in minutes. On two cores, two machines at once take nine minutes. Beside the
 # browser tests, they take longer.
 MINUTES = 240 if RECORDS else 30
@@ -155,6 +157,7 @@ def boot(machine: Machine) -> tuple[Result, float]:
     ):
         disks += ["-drive", f"file={path},format=raw,if=virtio,{options}"]
     tests = os.environ.get("NODES_TESTS", "").replace(" ", ",")
+    for_guest = f"nodes.tests={tests} nodes.records={RECORDS} nodes.short={SHORT}"
     qemu = (
         ["qemu-system-x86_64"]
         if machine.architecture == "amd64"
@@ -166,7 +169,7 @@ def boot(machine: Machine) -> tuple[Result, float]:
         *(*qemu, "-accel", "tcg,thread=multi", "-cpu", processor, "-smp", "2", "-m", "3G"),
         *("-nodefaults", "-no-reboot", "-display", "none", "-nic", "none", "-device", "virtio-rng-pci"),
         *("-serial", f"file:{serial}", "-kernel", str(kernel / "vmlinuz"), "-initrd", str(kernel / "initrd")),
-        *("-append", f"{machine.command_line} nodes.tests={tests} nodes.records={RECORDS}", *disks),
+        *("-append", f"{machine.command_line} {for_guest}", *disks),
     ]
     qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(NODES_DIR)})
     try:
