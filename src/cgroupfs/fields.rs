@@ -184,8 +184,8 @@ pub fn limit(text: &[u8]) -> Option<u64> {
     number(text.strip_suffix(b"\n").unwrap_or(text))
 }
 
-/// Returns the number after `total=` in a line of a pressure file, such as `avg10=0.00 avg60=0.00 avg300=0.00
-/// total=0`.
+/// Returns the number after `total=` in a line of a pressure file. Such a line has the form
+/// `avg10=0.00 avg60=0.00 avg300=0.00 total=0`.
 fn total(text: &[u8]) -> Option<u64> {
     let averages = text.strip_prefix(b"avg10=")?;
     let word = averages.rsplit(|&b| b == b' ').next()?;
