@@ -24,8 +24,8 @@ const MIN_BUSY: u32 = 3;
 const N_UNCHECKED: u32 = 15;
 
 /// If this many checks in a row were costly, the process is read without a check. A check is costly if it
-/// takes more than three quarters of the CPU time of a full read. A single measurement of the CPU time may be
-/// wrong.
+/// takes more than three quarters of the CPU time of a full read. One costly check is not enough, because a
+/// single measurement of the CPU time may be wrong.
 const MIN_COSTLY: u32 = 3;
 
 /// What the kernel showed about a process just before its last read.

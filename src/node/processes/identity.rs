@@ -13,7 +13,7 @@ pub struct Identity {
     /// Whether the process is a kernel thread. A kernel thread has no memory of its own and never changes its
     /// cgroup.
     is_kernel_thread: bool,
-    /// Whether the process is a zombie. A zombie maps nothing, and never will.
+    /// Whether the process is a zombie. A zombie maps nothing, and never will again.
     is_zombie: bool,
 }
 

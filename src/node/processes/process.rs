@@ -207,8 +207,8 @@ impl Process {
         self.found_at = Instant::now();
     }
 
-    /// Whether the process is kept as it is if it is not read. That is true if it has values, or if it rests
-    /// after a long read, but never for a stuck process.
+    /// Whether the process keeps its state when it is not read. That is true if it has values, or if it rests
+    /// after a long read. It is false if the process is stuck.
     pub fn keeps_values(&self) -> bool {
         let rests = matches!(self.pause, Pause::Resting { .. });
         !self.state.is_stuck() && (self.last.has_values() || rests)

@@ -87,8 +87,8 @@ pub enum Pause {
         until: Instant,
     },
     /// The kernel refused the last reads. Each refusal may cause an audit record. So the process is read
-    /// again after 1 scrape, and if that read is refused, after 2 more, then after 4 more, and so on, up to
-    /// 64.
+    /// again after 1 scrape. While the kernel keeps refusing, the process is read after 2 more scrapes, then
+    /// after 4 more, and so on, up to 64.
     Refused {
         /// The number of refusals in a row.
         n_in_a_row: u32,

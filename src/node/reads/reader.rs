@@ -1,8 +1,8 @@
 //! Reads one process: first its memory, and then its name and cgroups, which belong to that memory.
 //!
-//! A read depends only on its job, and returns what it has found. Module `outcome` decides
-//! what that means for the process. Some files of a process can block their reader forever. These files are
-//! opened only here, so that a scrape can go on while a read does not return:
+//! A read depends only on its job, and returns what it has found. The module `outcome` decides what that
+//! means for the process. Some files of a process can block their reader forever. These files are opened only
+//! here, so that a scrape can go on while a read does not return:
 //!
 //! | file | can block | on |
 //! | --- | --- | --- |
