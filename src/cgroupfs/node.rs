@@ -83,6 +83,7 @@ mod tests {
             hugetlb: Some(50),
             compressed: Some(30),
             balloon: Some(8),
+            oom_kills: None,
         };
         let stat = "anon 100\nfile 70\nkernel 999\nslab 20\nkernel_stack 5\npagetables 4\nsec_pagetables 3\n\
                     percpu 2\nvmalloc 1\nsock 500\nhugetlb 10\nzswap 11\n";

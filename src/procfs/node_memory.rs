@@ -29,6 +29,8 @@ pub struct NodeMemory {
     pub compressed: Option<u64>,
     /// Memory that the host of a virtual machine has taken back.
     pub balloon: Option<u64>,
+    /// The number of OOM kills on the node since it was booted, which `vmstat` also shows.
+    pub oom_kills: Option<u64>,
 }
 
 impl Proc {
@@ -38,8 +40,8 @@ impl Proc {
         let mut memory = NodeMemory::default();
         let mut mem_free = 0;
         let meminfo = read_long(self.root.as_fd(), FILES[0], MAX_BYTES, text).ok()?;
-        for (key, number) in lines(meminfo) {
-            let bytes = number.saturating_mul(1024);
+        for (key, value) in lines(meminfo) {
+            let Some(bytes) = number(value).map(|number| number.saturating_mul(1024)) else { continue };
             match key {
                 b"MemTotal:" => memory.total = bytes,
                 b"MemFree:" => mem_free = bytes,
@@ -52,14 +54,15 @@ impl Proc {
             }
         }
         let zoneinfo = read_long(self.root.as_fd(), FILES[1], MAX_BYTES, text).ok()?;
-        let n_on_lists =
-            lines(zoneinfo).filter(|(key, _)| *key == b"count:").map(|(_, n)| n).fold(0, u64::saturating_add);
+        let counts = lines(zoneinfo).filter(|(key, _)| *key == b"count:");
+        let n_on_lists = counts.filter_map(|(_, value)| number(value)).fold(0, u64::saturating_add);
         let (mut n_free, mut n_compressed) = (0, None);
         let vmstat = read_long(self.root.as_fd(), FILES[2], MAX_BYTES, text).ok()?;
-        for (key, number) in lines(vmstat) {
+        for (key, value) in lines(vmstat) {
             match key {
-                b"nr_free_pages" => n_free = number,
-                b"nr_zspages" => n_compressed = Some(number),
+                b"nr_free_pages" => n_free = number(value).unwrap_or(0),
+                b"nr_zspages" => n_compressed = number(value),
+                b"oom_kill" => memory.oom_kills = number(value),
                 _ => {}
             }
         }
@@ -85,13 +88,18 @@ fn page_bytes(bytes: u64, n_pages: u64) -> Option<u64> {
     [4096, 16 << 10, 64 << 10].into_iter().min_by_key(|page: &u64| page.abs_diff(size))
 }
 
-/// Returns the first word of each line and the number after it.
-fn lines(text: &[u8]) -> impl Iterator<Item = (&[u8], u64)> {
+/// Returns the first word of each line, and the text that follows.
+fn lines(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     text.split(|&b| b == b'\n').filter_map(|line| {
-        let mut words = line.split(|&b| b == b' ').filter(|word| !word.is_empty());
-        let key = words.next()?;
-        Some((key, std::str::from_utf8(words.next()?).ok()?.parse().ok()?))
+        let line = line.trim_ascii_start();
+        Some(line.split_at(line.iter().position(|&b| b == b' ')?))
     })
+}
+
+/// Returns the number that is the first word of the text.
+fn number(text: &[u8]) -> Option<u64> {
+    let word = text.trim_ascii_start().split(|&b| b == b' ').next()?;
+    std::str::from_utf8(word).ok()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -122,6 +130,7 @@ mod tests {
             hugetlb: Some(100 << 10),
             compressed: Some(7 * 4096),
             balloon: None,
+            oom_kills: Some(1),
         };
         assert_eq!(proc.node_memory(&mut buffers), Some(expected));
         fs::write(directory.join("meminfo"), format!("{meminfo}Balloon: 8 kB\n")).unwrap();
@@ -130,6 +139,7 @@ mod tests {
             free: (400 << 10) + 5 * (64 << 10),
             compressed: None,
             balloon: Some(8 << 10),
+            oom_kills: None,
             ..expected
         };
         assert_eq!(proc.node_memory(&mut buffers), Some(expected), "pages of 64 KiB");

@@ -78,11 +78,21 @@ fn memory() -> Option<(u64, u64)> {
     Some((pages.next()? * page_bytes, pages.next()? * page_bytes))
 }
 
+/// Returns the number of open files. From Linux 6.2 on it is the size of their directory, which takes 2
+/// microseconds; listing 900 open files takes 0.3 ms.
 fn n_open_files(entries: &mut Entries) -> Option<u64> {
     let directory = File::open("/proc/self/fd").ok()?;
-    let mut n_open = 0;
-    entries.list(directory.as_fd(), |name, _| n_open += u64::from(name[0].is_ascii_digit())).ok()?;
+    let n_open = match directory.metadata().ok()?.len() {
+        0 => n_entries(&directory, entries)?,
+        n_open => n_open,
+    };
     Some(n_open - 1) // without the descriptor of the directory itself
+}
+
+fn n_entries(directory: &File, entries: &mut Entries) -> Option<u64> {
+    let mut n_entries = 0;
+    entries.list(directory.as_fd(), |name, _| n_entries += u64::from(name[0].is_ascii_digit())).ok()?;
+    Some(n_entries)
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -103,6 +113,15 @@ mod tests {
         );
         assert!(after.virtual_bytes >= after.resident_bytes && after.n_open_files < after.max_open_files);
         drop((file, block));
+    }
+
+    #[test]
+    fn the_size_of_a_directory_of_descriptors_is_their_number_or_0() {
+        // Another process, because the tests of this one open and close files meanwhile.
+        let sleep = super::super::tests::live::Sleep::new();
+        let directory = File::open(format!("/proc/{}/fd", sleep.pid())).unwrap();
+        let size = directory.metadata().unwrap().len();
+        assert!([0, n_entries(&directory, &mut Entries::default()).unwrap()].contains(&size), "{size}");
     }
 
     #[test]

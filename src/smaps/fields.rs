@@ -1,7 +1,7 @@
 //! The one table of smaps fields. For each field it has the kernel's key, the metric's short name, the help
 //! text, and how the values of several mappings become one value.
 //!
-//! The scanner, the exposition, `--fields` and the README's table are made from it. The kernel defines the
+//! The scanner, the exposition, `--fields` and the table of metrics are made from it. The kernel defines the
 //! fields in Documentation/filesystems/proc.rst, section 1.1, "smaps".
 
 /// One smaps field.

@@ -1,6 +1,6 @@
 """Defines the virtual machines: their kernel, containerd and cgroup version.
 
-The README lists them all under "tested on".
+"Tested on" in src/kubernetes/README.md lists them.
 """
 
 from dataclasses import dataclass

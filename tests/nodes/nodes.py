@@ -103,7 +103,6 @@ def runtimes(architecture: str) -> Path:
 
 # The files of the repository that the tests in a machine need.
 PACKED = (
-    "README.md",
     "src/kubernetes/*.yaml",
     "tests/e2e/*.py",
     "tests/e2e/*.proto",

@@ -65,6 +65,8 @@ pub struct Ledger {
     parts: Vec<(Part, String)>,
     /// The size of each part in bytes; empty if the memory of the node is unknown.
     bytes: Vec<Option<i64>>,
+    /// The number of OOM kills on the node at the last read.
+    oom_kills: Option<u64>,
     buffers: Buffers,
 }
 
@@ -83,6 +85,7 @@ impl Ledger {
             pods: Vec::new(),
             parts: Vec::new(),
             bytes: Vec::new(),
+            oom_kills: None,
             buffers: Buffers::default(),
         }
     }
@@ -95,13 +98,14 @@ impl Ledger {
         if self.is_stale || self.directories.iter().any(Directory::has_changed) {
             self.list(max_open);
         }
-        let Self { tops_fs, pods_fs, root, tops, values, pods, is_stale, buffers, .. } = self;
+        let Self { tops_fs, pods_fs, root, tops, values, pods, is_stale, oom_kills, buffers, .. } = self;
         for (i, pod) in pods.iter_mut().enumerate() {
             let read = known(&pod.path).or_else(|| pod.read(pods_fs, i < max_open)?.get(CURRENT));
             *is_stale |= read.is_none();
             pod.bytes = read.unwrap_or(0);
         }
         let Some(memory) = proc.node_memory(buffers) else { return };
+        *oom_kills = memory.oom_kills;
         let root = root.as_ref().and_then(|root| tops_fs.read(root, None)).unwrap_or_default();
         values.clear();
         for (i, top) in tops.iter_mut().enumerate() {
@@ -173,9 +177,11 @@ impl Ledger {
             }
         }
         // A cgroup without the memory controller shows no memory use, so it is left out.
-        let open = |fs: &mut MemoryFs, i, path| Counted::new(path).filter_read(fs, i < max_open);
-        tops.extend(top_paths.into_iter().enumerate().filter_map(|(i, path)| open(tops_fs, i, path)));
-        pods.extend(pod_paths.into_iter().enumerate().filter_map(|(i, path)| open(pods_fs, i, path)));
+        let open = |fs: &mut MemoryFs, path, keeps_open| Counted::new(path).filter_read(fs, keeps_open);
+        let top_paths = top_paths.into_iter().enumerate();
+        tops.extend(top_paths.filter_map(|(i, path)| open(tops_fs, path, i < max_open)));
+        // Each read gets the memory use of most pods from `known`, so the files of pods do not stay open here.
+        pods.extend(pod_paths.into_iter().filter_map(|path| open(pods_fs, path, false)));
         self.name_parts();
     }
 
@@ -212,6 +218,11 @@ impl Ledger {
         ] {
             add(part, name);
         }
+    }
+
+    /// Returns the number of OOM kills on the node, if it has been read since the last call.
+    pub fn take_oom_kills(&mut self) -> Option<u64> {
+        self.oom_kills.take()
     }
 
     /// Returns the label text of each part, and its size in bytes. The iterator is empty if the memory of the

@@ -212,11 +212,12 @@ impl CgroupUsage {
     /// Adds to the accounts what a scrape has summed up: the tmpfs that each container maps, and the largest
     /// mapped paths of containers close to their limit.
     pub fn join(&mut self, snapshot: &Snapshot, processes: &ProcessTable, proc: &Proc, now: Instant) {
-        let Self { accounts, watch, totals, buffers, order, .. } = self;
+        let Self { accounts, ledger, watch, totals, buffers, order, .. } = self;
+        let known = ledger.as_mut().and_then(Ledger::take_oom_kills);
         find_mapped_shmem(accounts, (snapshot, processes), (proc, buffers), now);
         // If a kill happened during this scrape, the killed process is already missing in the sums. In that
         // case the previous reading is kept.
-        if totals.n_on_node() != proc.oom_kills(buffers) {
+        if totals.n_on_node() != known.or_else(|| proc.oom_kills(buffers)) {
             return;
         }
         for account in accounts.iter_mut() {

@@ -1,5 +1,5 @@
 // mappings N FILE...: has N mappings, and touches one page of each. Like the loader, it maps each file four
-// times. The other mappings are anonymous.
+// times. The other mappings are anonymous. With BUSY in the environment, it touches a new page every second.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +32,11 @@ int main(int argc, char **argv) {
     }
     puts("ready");
     fflush(stdout);
-    for (;;)
+    while (!getenv("BUSY"))
         pause();
+    for (;;) {
+        sleep(1);
+        madvise(start, page, MADV_DONTNEED);
+        start[0] = 1;
+    }
 }
