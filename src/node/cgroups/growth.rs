@@ -1,23 +1,23 @@
-//! Measures how fast the memory use of a cgroup grows toward its limit. From that, this module decides when
-//! to measure again and when to read the processes. It does no I/O: the time is passed in.
+//! Measures how fast the memory use of a cgroup grows toward its limit. From the growth, this module decides
+//! when to measure again and when to read the processes in the cgroup. It does no I/O: the time is passed in.
 //!
 //! The processes have to be read before their container reaches its limit. If a process is killed while it is
-//! read, its memory stays charged until the read ends. The kernel may then kill a second process. In trials
-//! with a limit of 256 MiB, that happened in 11 of 12. There is little time: in a container with a limit of
+//! read, its memory stays charged until the read ends. The kernel may then kill a second process. That
+//! happened in 11 of 12 trials with a limit of 256 MiB. There is little time: in a container with a limit of
 //! 64 MB, a leak of 50 MB/s needs 0.2 s from 86% of the limit to the limit.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// The processes are read when the memory use reaches this many thousandths of the limit, and again after
-/// each further [`STEP`]. An OOM record shows mapped memory, which is a little less than the memory use. When
-/// reads began at 850, the records of 6 in 86 leaks showed just under 85% of the limit.
+/// each further [`STEP`] of memory use. An OOM record shows mapped memory, which is a little less than the
+/// memory use. When reads began at 850, the records of 6 in 86 leaks showed just under 85% of the limit.
 const CLOSE: u64 = 860;
 const STEP: u64 = 50;
-/// If the memory use falls below this many thousandths of the limit, the next read is due when it reaches
-/// [`CLOSE`] again.
+/// If the memory use falls below this many thousandths of the limit, the next read is due when the memory use
+/// reaches [`CLOSE`] again.
 const FAR: u64 = 800;
-/// The growth rate is the highest one that was measured within this time.
+/// How long a measured growth rate is kept. The growth rate of a cgroup is the highest rate that is kept.
 const WINDOW: Duration = Duration::from_secs(5);
 /// The kernel charges memory in pieces of up to a huge page. So a cgroup that grows and lacks no more than
 /// this to its limit may reach it at any moment: a leak of 1 MB/s into 256 MB was not seen at its limit.
@@ -27,7 +27,7 @@ pub const MAX_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest time between two measurements.
 pub const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
-/// One measurement of a cgroup's use.
+/// One measurement of a cgroup's memory use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Measurement {
     /// The bytes that are charged.
@@ -60,15 +60,15 @@ pub struct Growth {
     /// The growth rates, in bytes per second, each with the time when it was measured. A rate is dropped
     /// after [`WINDOW`], or when a later rate is at least as high.
     rates: VecDeque<(Instant, u64)>,
-    /// The memory use at the time when the processes were last due to be read.
+    /// The memory use at the time at which the processes were last due to be read.
     read_at: Option<u64>,
     /// When the kernel last reported that the limit was reached.
     hit_at: Option<Instant>,
 }
 
 impl Growth {
-    /// Creates the state of a cgroup that was created within the last second. The growth is measured from 0
-    /// bytes a second ago.
+    /// Creates the state of a cgroup that was created within the last second. The growth is measured as if
+    /// the cgroup had used 0 bytes a second ago.
     pub fn of_new(now: Instant) -> Self {
         let before = now.checked_sub(MAX_INTERVAL);
         let empty = Measurement { current: 0, inactive: Some(0) };
@@ -114,7 +114,8 @@ impl Growth {
         if used < part_of(limit, FAR) {
             self.read_at = None;
         }
-        // The first measurement cannot show whether the memory use grows, so it counts as growing.
+        // The first measurement cannot show whether the memory use grows, so the memory use is assumed to
+        // grow.
         let may_grow = is_first || self.rate(now) > 0;
         let is_due = (self.next_read(limit)..limit).contains(&used) && may_grow;
         if is_due {
@@ -123,7 +124,7 @@ impl Growth {
         is_due
     }
 
-    /// Returns the time until the next measurement.
+    /// Returns how long to wait before the next measurement.
     pub fn interval(&self, now: Instant) -> Duration {
         let (Some(limit), Some((_, measurement))) = (self.limit, self.last) else { return MAX_INTERVAL };
         let next = self.next_read(limit).min(limit);
@@ -215,8 +216,9 @@ mod tests {
             self.growth.add(Measurement { current: (mb * MB as f64) as u64, inactive: None }, self.now)
         }
 
-        /// Simulates this many seconds. `of` returns the memory use in MB at a second. The use is measured
-        /// whenever a measurement is due. Returns the use at each time when the processes are due to be read.
+        /// Simulates this many seconds. `of` returns the memory use in MB at a given second. The memory use
+        /// is measured whenever a measurement is due. Returns the memory use at each time when the processes
+        /// are due to be read.
         fn run(&mut self, seconds: f64, of: impl Fn(f64) -> f64) -> Vec<f64> {
             let (start, mut read) = (self.now, Vec::new());
             loop {
@@ -233,8 +235,8 @@ mod tests {
         }
     }
 
-    /// Each leak must be read so late that an OOM record can explain it. For three seconds, the memory use
-    /// stays at 70% of the limit. Then it grows.
+    /// For three seconds, the memory use stays at 70% of the limit. Then it grows. The processes must be read
+    /// so late that an OOM record can explain the growth.
     #[test]
     fn a_leak_is_read_between_86_percent_and_the_limit() {
         for limit in [64.0, 256.0, 1000.0] {

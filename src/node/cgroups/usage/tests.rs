@@ -346,8 +346,8 @@ fn kills_of_unselected_containers_are_not_counted() {
     assert_eq!(node.check(&processes[..1]).1, []);
 }
 
-/// If a container started after the exporter, kills in it count even if they happened before its counters
-/// were first read.
+/// If a container started after the exporter, the kills in the container are counted even if they happened
+/// before its counters were first read.
 #[test]
 fn kills_before_the_first_read_count_only_if_newer_than_the_exporter() {
     for (pid, start_time, path, of_container, of_pod, expected) in [
