@@ -69,9 +69,9 @@ test-arm64: static-arm64
 e2e-arm64:
 	$(MAKE) e2e-nodes TARGET=aarch64-unknown-linux-musl NODES="arm64 arm64-16k"
 
-# Measures the exporter on a node with 250 containers and 1,500 processes: ten minutes with a recorded node,
-# and ten minutes with real processes. LOAD="live 60" measures only with real processes, for 60 seconds. Needs
-# root.
+# Measures the exporter on a node with 250 containers and 1,500 processes. The processes are recorded or real,
+# and the options are those of the manifest or --group-by path. Each combination takes five minutes. With
+# LOAD="live 60", measures only real processes, for 60 seconds. Needs root.
 LOAD ?=
 .PHONY: load
 load: build
@@ -97,7 +97,7 @@ browser: build page-test
 .PHONY: bench
 bench: protoc
 	$(CARGO) bench --locked --bench bench
-	if [ "$$(id -u)" = 0 ]; then $(MAKE) bench-containerd; fi
+	if [ "$$(id -u)" = 0 ]; then $(MAKE) bench-node bench-ledger bench-containerd; fi
 
 # Runs each benchmark once, on little data and without optimization. This shows only that the benchmarks work.
 .PHONY: bench-short
@@ -108,6 +108,13 @@ bench-short: protoc
 .PHONY: sizing
 sizing: static
 	EXPORTER=$(STATIC) BLESS=1 $(CARGO) test --locked --test tests tables::series_counts
+
+# Measures the millicores of a node with 110 pods, as shipped, beside those of process-exporter. Takes five
+# minutes, or less with ROUNDS=1. Needs root.
+ROUNDS ?= 3
+.PHONY: bench-node
+bench-node: build
+	tests/bench/node $(ROUNDS)
 
 # Measures how much CPU time the metrics of pods and of the node add to a scrape, with 110 pods in real
 # cgroups. Needs root.

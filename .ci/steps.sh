@@ -5,12 +5,13 @@ mkdir -p "$logs"
 times=()
 declare -A beside_pids beside_started_at
 
-# step COMMAND...: runs a command and records how long it took.
+# step COMMAND...: runs a command, records how long it took, and returns its exit code.
 step() {
-    local started_at=$SECONDS
+    local started_at=$SECONDS code=0
     echo "=== $* (at $SECONDS s)"
-    "$@"
+    "$@" || code=$?
     times+=("$((SECONDS - started_at)) s  $*")
+    return "$code"
 }
 
 # beside NAME COMMAND...: starts a command in the background, while the next steps run. The output of the

@@ -5,8 +5,7 @@ The check fails on lines of more than 110 columns. It also fails on a short list
 always wrong here, in comments, names and strings: see "Words" in CONTRIBUTING.md. Passing it does not make a
 text good.
 
-Files in words-unfinished.txt are not checked. The list only shrinks: `words.py --prune` removes files that
-have no fault any more. `words.py --self-test` shows that the check finds faults.
+`words.py --self-test` shows that the check finds faults.
 """
 
 import re
@@ -36,8 +35,6 @@ ALLOWED = {
 
 # The check of words skips this file, because it lists the words.
 ITSELF = ".ci/words.py"
-
-UNFINISHED = Path(__file__).with_name("words-unfinished.txt")
 
 # The check skips recordings and golden files, files from other projects, and files that a program writes.
 SKIPPED = re.compile(r"^fixtures/|\.(?:proto|lock|png|json)$|^LICENSE$")
@@ -114,14 +111,7 @@ def main(arguments: list[str]) -> int:
     if arguments == ["--self-test"]:
         self_test()
         return 0
-    unfinished = UNFINISHED.read_text(encoding="utf-8").splitlines()
-    all_texts = texts()
-    found = {path: faults(path, text) for path, text in all_texts.items()}
-    if arguments == ["--prune"]:
-        kept = [line for line in unfinished if line.startswith("#") or found.get(line)]
-        UNFINISHED.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        return 0
-    reported = [fault for path in found if path not in unfinished for fault in found[path]]
+    reported = [fault for path, text in texts().items() for fault in faults(path, text)]
     print("\n".join(reported), end="\n" if reported else "")
     return 1 if reported else 0
 

@@ -95,6 +95,20 @@ fn promtool_tries_each_alert_in_each_situation() {
     }
 }
 
+/// Clusters have pods with the same addresses, hence the same `instance`.
+#[test]
+fn series_of_two_clusters_are_never_matched() {
+    for path in [RULES, "src/http/dashboard.json"] {
+        let text = fs::read_to_string(path).unwrap();
+        let matches: Vec<&str> = text.split(" on (").skip(1).collect();
+        assert!(matches.len() >= 4, "{path} has {} matches", matches.len());
+        for labels in matches {
+            let (labels, _) = labels.split_once(')').expect("a list of labels");
+            assert!(labels.starts_with("cluster, "), "{path}: on ({labels})");
+        }
+    }
+}
+
 /// Returns a recording of one container with one process.
 fn recording() -> Directory {
     let recording = Directory::new();

@@ -1,23 +1,57 @@
-//! Tests the files that the README and `src/kubernetes` ask users to apply: the YAML can be parsed, its parts
-//! fit together, and the arguments are valid.
+//! What the pages and `src/kubernetes` tell users to apply works: the YAML parses, its parts fit together,
+//! commands and requests are valid, and every link leads somewhere.
 
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use smaps_container_exporter::cli::args::{Command, parse};
 use smaps_container_exporter::cli::options::Options;
+use smaps_container_exporter::cli::parameters;
 use yaml_rust2::{Yaml, YamlLoader};
-
-const README: &str = include_str!("../README.md");
 
 const MANIFEST: &str = include_str!("../src/kubernetes/daemonset.yaml");
 const MONITOR: &str = include_str!("../src/kubernetes/podmonitor.yaml");
 const RULES: &str = include_str!("../src/kubernetes/rules.yaml");
 const OPERATOR_RULES: &str = include_str!("../src/kubernetes/prometheusrule.yaml");
 
-/// Returns the YAML documents of the manifests, and of every fenced YAML block in the README.
+/// Returns every page in Markdown, by its path in the repository.
+fn pages() -> BTreeMap<PathBuf, String> {
+    fn walk(root: &Path, directory: &Path, found: &mut BTreeMap<PathBuf, String>) {
+        for entry in fs::read_dir(root.join(directory)).unwrap().map(Result::unwrap) {
+            let name = entry.file_name().into_string().unwrap();
+            let path = directory.join(&name);
+            let is_skipped = name == "target" || (name.starts_with('.') && name != ".github");
+            if entry.file_type().unwrap().is_dir() && !is_skipped {
+                walk(root, &path, found);
+            } else if name.ends_with(".md") {
+                found.insert(path, fs::read_to_string(entry.path()).unwrap());
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    walk(Path::new(env!("CARGO_MANIFEST_DIR")), Path::new(""), &mut found);
+    assert!(found.len() >= 10, "{:?}", found.keys());
+    found
+}
+
+/// Returns the lines of a page, each with whether it is code: in a fenced block, or indented as a paragraph.
+fn lines(text: &str) -> impl Iterator<Item = (bool, &str)> {
+    let (mut is_fenced, mut is_after_blank) = (false, true);
+    text.lines().map(move |line| {
+        let is_fence = line.trim_start().starts_with("```");
+        is_fenced ^= is_fence;
+        let is_code = is_fence || is_fenced || (line.starts_with("    ") && is_after_blank);
+        is_after_blank = line.is_empty() || (is_code && is_after_blank);
+        (is_code, line)
+    })
+}
+
+/// Returns the documents of the manifests, and of every fenced YAML block of the pages.
 fn documents() -> Vec<Yaml> {
-    let blocks = README.split("\n```yaml\n").skip(1);
-    let blocks = blocks.map(|block| block.split_once("\n```").expect("the block ends").0);
+    let pages = pages();
+    let blocks = pages.values().flat_map(|text| text.split("```yaml\n").skip(1));
+    let blocks = blocks.map(|block| block.split_once("```").expect("the block ends").0);
     let mut documents = Vec::new();
     for text in blocks.chain([MANIFEST, MONITOR, RULES, OPERATOR_RULES]) {
         match YamlLoader::load_from_str(text) {
@@ -72,21 +106,115 @@ fn every_args_list_is_valid() {
     }
 }
 
-/// Checks all commands in the documents, including a command for the Go exporter, with single dashes.
+/// Returns the program's arguments if this line of code runs it.
+fn arguments_in(line: &str) -> Option<&str> {
+    let (_, arguments) = line.split_once("smaps-container-exporter ").or_else(|| {
+        line.split_once(concat!("localhost/smaps-container-exporter:", env!("CARGO_PKG_VERSION"), " "))
+    })?;
+    arguments.starts_with('-').then_some(arguments)
+}
+
+/// Checks all commands, including the one for the Go exporter with single dashes and those in containers.
 #[test]
 fn every_command_line_is_valid() {
-    let commands = README.lines().filter_map(|line| line.strip_prefix("    smaps-container-exporter "));
-    let docker = README
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("localhost/smaps-container-exporter:0.2.0 "));
-    let inline = README.split('`').filter_map(|code| {
-        code.strip_prefix("target/release/").unwrap_or(code).strip_prefix("smaps-container-exporter ")
-    });
-    let lines: Vec<&str> = commands.chain(docker).chain(inline).collect();
-    assert!(lines.len() >= 6, "{lines:?}");
-    assert!(lines.iter().any(|line| line.starts_with("-addr ")), "{lines:?}");
-    for line in lines {
-        options(line.split_whitespace().map(|arg| arg.trim_matches('\'')));
+    let joined: Vec<String> = pages().values().map(|text| text.replace("\\\n", " ")).collect();
+    let code = joined.iter().flat_map(|text| lines(text)).filter(|(is_code, _)| *is_code);
+    let found: Vec<&str> = code.filter_map(|(_, line)| arguments_in(line)).collect();
+    assert!(found.len() >= 8, "{found:?}");
+    for beginning in ["-addr ", "--record ", "--once ", "--proc-path="] {
+        assert!(found.iter().any(|line| line.starts_with(beginning)), "{beginning} in {found:?}");
+    }
+    for line in found {
+        let line = line.replace('\'', "");
+        options(line.split_whitespace());
+    }
+}
+
+#[test]
+fn every_request_is_valid() {
+    let pages = pages();
+    let urls = pages.values().flat_map(|text| text.split("localhost:8080/metrics?").skip(1));
+    let queries: BTreeSet<&str> =
+        urls.map(|rest| rest.split(['\'', ' ', '\n', '`']).next().unwrap()).collect();
+    assert!(queries.len() >= 5, "{queries:?}");
+    for query in queries {
+        if let Err(error) = parameters::parse(query.as_bytes(), &options([])) {
+            panic!("{query}: {error}");
+        }
+    }
+}
+
+/// Returns the anchors of a page's headings, as GitHub names them.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (_, line) in lines(text).filter(|(is_code, line)| !is_code && line.starts_with('#')) {
+        let heading = line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        let anchor: String =
+            heading.chars().filter(|c| c.is_alphanumeric() || ['-', '_'].contains(c)).collect();
+        assert!(found.insert(anchor), "two headings have the anchor of {line:?}");
+    }
+    found
+}
+
+/// Returns the targets of a page's links and pictures.
+fn links(text: &str) -> Vec<String> {
+    let prose = lines(text).filter(|(is_code, _)| !is_code).map(|(_, line)| format!("{line}\n"));
+    let prose: String = prose.collect();
+    // Every second part is code.
+    let prose: String = prose.split('`').step_by(2).collect();
+    let targets = prose.split("](").skip(1).map(|rest| rest.split_once(')').expect("the link ends").0);
+    targets.map(str::to_owned).collect()
+}
+
+/// A URL is checked by its syntax only; a file and a heading must exist.
+fn assert_link(page: &Path, target: &str, pages: &BTreeMap<PathBuf, String>) {
+    if let Some(url) = target.strip_prefix("https://").or_else(|| target.strip_prefix("http://")) {
+        let host = url.split('/').next().unwrap();
+        let is_valid = |c: char| c.is_ascii_alphanumeric() || ".-:".contains(c);
+        assert!(!host.is_empty() && host.chars().all(is_valid), "{page:?}: {target:?} is no URL");
+        assert!(!url.contains(char::is_whitespace), "{page:?}: {target:?} is no URL");
+        return;
+    }
+    let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+    let mut path = page.parent().unwrap().to_path_buf();
+    for part in file.split('/').filter(|part| !part.is_empty()) {
+        match part {
+            ".." => assert!(path.pop(), "{page:?}: {target:?} leaves the repository"),
+            part => path.push(part),
+        }
+    }
+    let path = if file.is_empty() { page.to_path_buf() } else { path };
+    assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(&path).exists(), "{page:?}: {target:?} is missing");
+    if !anchor.is_empty() {
+        let text = pages.get(&path).unwrap_or_else(|| panic!("{page:?}: {target:?} is no page"));
+        assert!(anchors(text).contains(anchor), "{page:?}: {target:?} is no heading");
+    }
+}
+
+#[test]
+fn every_link_leads_to_a_file_and_a_heading() {
+    let pages = pages();
+    let mut n_links = 0;
+    for (page, text) in &pages {
+        for target in links(text) {
+            assert_link(page, &target, &pages);
+            n_links += 1;
+        }
+    }
+    assert!(n_links >= 100, "{n_links} links");
+}
+
+#[test]
+fn the_front_page_is_short_and_links_to_every_page() {
+    let pages = pages();
+    let front = &pages[Path::new("README.md")];
+    assert!(front.lines().count() <= 220, "{} lines", front.lines().count());
+    let widest = front.lines().map(|line| line.chars().count()).max();
+    assert!(widest <= Some(110), "{widest:?} columns");
+    let targets = links(front);
+    for page in pages.keys().filter(|page| *page != Path::new("README.md")) {
+        let is_linked = |target: &String| Path::new(target.split('#').next().unwrap()) == page;
+        assert!(targets.iter().any(is_linked), "{page:?} is not linked");
     }
 }
 
@@ -175,17 +303,16 @@ fn the_manifest_has_one_image_and_the_monitor_a_sufficient_limit() {
     );
 }
 
-/// The table of rights has the same text in all three documents.
+/// The table of rights has the same text in both documents.
 #[test]
 fn the_tables_of_rights_are_equal() {
     let table = |text: &'static str| {
         let (_, rest) = text.split_once("<!-- rights -->\n").expect("a table begins");
         rest.split_once("<!-- end -->\n").expect("the table ends").0
     };
-    let rights = table(README);
+    let rights = table(include_str!("../src/kubernetes/README.md"));
     assert_eq!(rights.lines().filter(|line| line.starts_with('|')).count(), 6, "a header and four rows");
     assert_eq!(table(include_str!("../.github/SECURITY.md")), rights);
-    assert_eq!(table(include_str!("../src/kubernetes/README.md")), rights);
 }
 
 /// The manifest requests exactly the documented capabilities, and allows nothing else.

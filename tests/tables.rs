@@ -1,4 +1,4 @@
-//! Compares the README's tables with the program. `BLESS=1` writes the tables.
+//! Compares the tables of the front page and of the list of metrics with the program. `BLESS=1` writes them.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -17,31 +17,33 @@ use smaps_container_exporter::smaps::fields::{Combine, FIELDS};
 
 use crate::support::{Directory, Serving, exporter, fixture, once};
 
-/// Compares `block` with the part of the README between `<!-- name -->` and `<!-- end -->`.
+const FRONT_PAGE: &str = "README.md";
+const LIST_OF_METRICS: &str = "src/exposition/README.md";
+
+/// Compares `block` with the part of a page between `<!-- name -->` and `<!-- end -->`.
 #[track_caller]
-fn assert_block(name: &str, block: &str) {
-    // With `BLESS=1`, several tests write the README. Because of this lock, only one of them writes it at a
-    // time.
-    static README: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _alone = README.lock();
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = fs::read_to_string(&path).unwrap();
+fn assert_block(page: &str, name: &str, block: &str) {
+    // With `BLESS=1`, several tests may write a page at the same time.
+    static PAGES: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _alone = PAGES.lock();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+    let text = fs::read_to_string(&path).unwrap();
     let begin = format!("<!-- {name} -->\n");
-    let start = readme.find(&begin).unwrap_or_else(|| panic!("README.md has no {begin}")) + begin.len();
-    let end = start + readme[start..].find("<!-- end -->").unwrap_or_else(|| panic!("{begin} has no end"));
+    let start = text.find(&begin).unwrap_or_else(|| panic!("{page} has no {begin}")) + begin.len();
+    let end = start + text[start..].find("<!-- end -->").unwrap_or_else(|| panic!("{begin} has no end"));
     if std::env::var_os("BLESS").is_some() {
-        return fs::write(&path, [&readme[..start], block, &readme[end..]].concat()).unwrap();
+        return fs::write(&path, [&text[..start], block, &text[end..]].concat()).unwrap();
     }
-    assert_eq!(&readme[start..end], block, "BLESS=1 rewrites it");
+    assert_eq!(&text[start..end], block, "BLESS=1 rewrites it");
 }
 
 #[test]
-fn readme_lists_the_options() {
-    assert_block("options", &format!("```text\n{}```\n", help()));
+fn the_front_page_lists_the_options() {
+    assert_block(FRONT_PAGE, "options", &format!("```text\n{}```\n", help()));
 }
 
 #[test]
-fn readme_lists_the_fields() {
+fn the_list_of_metrics_has_the_fields() {
     let mut table =
         String::from("| metric | smaps field | combined by | meaning |\n| --- | --- | --- | --- |\n");
     for field in &FIELDS {
@@ -56,13 +58,13 @@ fn readme_lists_the_fields() {
         )
         .unwrap();
     }
-    assert_block("metrics", &table);
+    assert_block(LIST_OF_METRICS, "metrics", &table);
 }
 
-/// A cgroup file with keys has a row of its own. The files of a group that have only one number share a row. An
-/// asterisk marks a value that version 1 lacks.
+/// A cgroup file with keys has a row of its own. The files of a group that have only one number share a row.
+/// An asterisk marks a value that version 1 lacks.
 #[test]
-fn readme_lists_the_cgroup_fields() {
+fn the_list_of_metrics_has_the_cgroup_fields() {
     let mut rows: Vec<(String, String)> = Vec::new();
     for field in &fields::FIELDS {
         let (group, in_v1) = (GROUPS[field.group()], !field.v1.file.is_empty() || field.v2.file.is_empty());
@@ -77,11 +79,11 @@ fn readme_lists_the_cgroup_fields() {
     }
     let mut table = String::from("| version 2 | metrics; all begin with `cgroup_` |\n| --- | --- |\n");
     rows.iter().for_each(|(from, names)| writeln!(table, "| `{from}` | {names} |").unwrap());
-    assert_block("cgroups", &table);
+    assert_block(LIST_OF_METRICS, "cgroups", &table);
 }
 
 #[test]
-fn readme_lists_the_metrics_of_pods_and_the_node() {
+fn the_list_of_metrics_has_those_of_pods_and_the_node() {
     let mut table = String::from("| metric | type | meaning |\n| --- | --- | --- |\n");
     let text = once(&fixture("cgroups/v2"), &["--group-by", "process"]);
     let lines: Vec<&str> = text.lines().collect();
@@ -98,11 +100,11 @@ fn readme_lists_the_metrics_of_pods_and_the_node() {
         let labels: Vec<&str> = labels.split("\",").map(|label| label.split('=').next().unwrap()).collect();
         writeln!(table, "| `{name}{{{}}}` | {kind} | {help} |", labels.join(",")).unwrap();
     }
-    assert_block("above", &table);
+    assert_block(LIST_OF_METRICS, "above", &table);
 }
 
 #[test]
-fn readme_lists_the_exporters_metrics() {
+fn the_list_of_metrics_has_the_exporters_own() {
     let known = Some(1);
     let report = Report {
         containerd_up: Some(true),
@@ -148,7 +150,7 @@ fn readme_lists_the_exporters_metrics() {
         writeln!(table, "| `{name}{labels}` | {kind} | {help} |").unwrap();
     }
     writeln!(table, "| {} | | As every exporter has them. |", conventional.join(", ")).unwrap();
-    assert_block("own", &table);
+    assert_block(LIST_OF_METRICS, "own", &table);
 }
 
 /// The files that the exporter reads in a top-level cgroup.
@@ -244,13 +246,14 @@ fn resident_bytes(recording: &Path, args: &[&str]) -> u64 {
     resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// The columns of the README's table that count Prometheus series. Each row has the title of a column, and
-/// the prefix of the names of its families. A column without series is left out.
-const COLUMNS: [(&str, &str); 4] = [
-    ("of smaps", "process_smaps_"),
-    ("of pods", "cgroup_pod_"),
-    ("of the node", "cgroup_node_"),
-    ("of containers' cgroups", "cgroup_"),
+/// The columns of Prometheus series. Each row has the title of a column, and how the names of its families
+/// begin.
+const COLUMNS: [(&str, &str); 5] = [
+    ("smaps", "process_smaps_"),
+    ("pods", "cgroup_pod_"),
+    ("node", "cgroup_node_"),
+    ("containers", "cgroup_"),
+    ("own", "smaps_exporter_"),
 ];
 
 /// Returns the number of Prometheus series in each column.
@@ -264,45 +267,54 @@ fn count_series(text: &str) -> [usize; COLUMNS.len()] {
     counts
 }
 
-/// The last column of the README's table is resident memory. It varies, so it is not compared. `make sizing`
+/// Returns a number with commas between thousands.
+fn with_commas(number: usize) -> String {
+    match number {
+        0..1000 => number.to_string(),
+        _ => format!("{},{:03}", with_commas(number / 1000), number % 1000),
+    }
+}
+
+/// The settings in the table of sizes: how the table names them, and the arguments.
+const SIZED: [(&str, &str); 7] = [
+    ("the defaults of the command line", ""),
+    ("`--omit-zero`", "--omit-zero"),
+    ("`--fields rss,pss`", "--fields rss,pss"),
+    ("`--group-by kind`", "--group-by kind"),
+    (
+        "**the manifest**: by kind, five fields",
+        "--group-by kind --fields rss,pss,private_dirty,private_clean,swap",
+    ),
+    ("by path, five fields", "--group-by path --fields rss,pss,private_dirty,private_clean,swap"),
+    ("`--group-by process`", "--group-by process"),
+];
+
+/// The last column of the front page's table, resident memory, varies, so it is not compared. `make sizing`
 /// measures it with the static binary.
 #[test]
 fn series_counts() {
     let recording = hundred_pods();
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let mut rows = Vec::new();
-    for args in [
-        "",
-        "--omit-zero",
-        "--fields rss,pss",
-        "--group-by kind",
-        "--group-by kind --fields rss,pss,private_dirty,private_clean,swap",
-        "--group-by path --fields rss,pss,private_dirty,private_clean,swap",
-        "--group-by process",
-    ] {
-        let split: Vec<_> = args.split_terminator(' ').collect();
-        let text = once(recording.path(), &split);
-        let n_sets = text.lines().filter(|line| line.starts_with("process_smaps_mappings{")).count();
-        rows.push((args, split, n_sets, count_series(&text), text.len() as u64));
-    }
-    let is_used: Vec<bool> = (0..COLUMNS.len()).map(|i| rows.iter().any(|row| row.3[i] > 0)).collect();
-    let used = |cells: Vec<String>| -> String {
-        let used = cells.into_iter().zip(&is_used).filter(|(_, is_used)| **is_used);
-        used.map(|(cell, _)| format!(" {cell} |")).collect()
-    };
-    let names = used(COLUMNS.iter().map(|(name, _)| format!("Prometheus series {name}")).collect());
-    let rules = used(COLUMNS.iter().map(|_| "---:".to_owned()).collect());
+    let fixture = recording.path().to_str().unwrap();
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(FRONT_PAGE)).unwrap();
+    let names: String = COLUMNS.iter().map(|(name, _)| format!(" {name} |")).collect();
     let mut table = format!(
-        "| 100 pods | label sets of smaps |{names} MiB of exposition | MiB resident |\n| --- | ---: \
-         |{rules} ---: | ---: |\n"
+        "| one node of 100 pods | label sets |{names} MiB | MiB resident |\n| --- | ---: |{} ---: | ---: |\n",
+        " ---: |".repeat(COLUMNS.len())
     );
-    for (args, split, n_sets, counts, n_bytes) in &rows {
-        let name = if args.is_empty() { "(the defaults)".to_owned() } else { format!("`{args}`") };
+    let mut all_counts = Vec::new();
+    for (name, args) in SIZED {
+        let args: Vec<_> = args.split_terminator(' ').collect();
+        let more = ["--filter", "*/*/*/*", "--addr", "127.0.0.1:0", "--fixture", fixture];
+        let serving = Serving::start(exporter(&[&args[..], &more].concat()));
+        serving.value("smaps_exporter_processes");
+        let text = serving.get("/metrics");
+        let n_sets = text.lines().filter(|line| line.starts_with("process_smaps_mappings{")).count();
+        let counts = count_series(&text);
         let mib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
-        let counts = used(counts.iter().map(ToString::to_string).collect());
-        let row = format!("| {name} | {n_sets} |{counts} {} |", mib(*n_bytes));
+        let cells: String = counts.iter().map(|count| format!(" {count} |")).collect();
+        let row = format!("| {name} | {n_sets} |{cells} {} |", mib(text.len() as u64));
         let resident = match std::env::var_os("BLESS") {
-            Some(_) => mib(resident_bytes(recording.path(), split)),
+            Some(_) => mib(resident_bytes(recording.path(), &args)),
             None => {
                 let in_readme =
                     readme.split_once(&row).map(|(_, rest)| rest.split(" |").next().unwrap().trim());
@@ -310,15 +322,20 @@ fn series_counts() {
             }
         };
         writeln!(table, "{row} {resident} |").unwrap();
+        all_counts.push(counts);
     }
-    assert_block("counts", &table);
-    // These numbers are also in the README's text: for the defaults, for the manifest, and for the manifest
-    // by path.
-    for (row, column) in [(0, 0), (4, 0), (4, 3), (5, 0)] {
-        let number = rows[row].3[column];
-        let number = format!("{},{:03}", number / 1000, number % 1000);
-        assert!(readme.contains(&format!(" {number}")), "the text does not say {number}");
+    assert_block(FRONT_PAGE, "counts", &table);
+    // The text also has the numbers for the defaults, for the manifest, and for the manifest by path.
+    let [defaults, .., manifest, by_path, _] = &all_counts[..] else { panic!("{all_counts:?}") };
+    let mut numbers = readme.split(|c: char| !c.is_ascii_digit() && c != ',').collect::<Vec<_>>();
+    numbers.iter_mut().for_each(|number| *number = number.trim_end_matches(','));
+    for number in [defaults[0], manifest[0], manifest[3], by_path[0]] {
+        let number = with_commas(number);
+        assert!(numbers.contains(&number.as_str()), "the text does not say {number}");
     }
+    let total = (manifest.iter().sum::<usize>() + 50) / 100 * 100;
+    let total = format!("about {} series", with_commas(total));
+    assert!(readme.contains(&total), "the text does not say {total:?}");
 }
 
 /// With the options of the manifest, Prometheus stores few series, and the page still shows paths.

@@ -15,25 +15,25 @@ const REST: usize = AnonPart::ALL.len();
 #[derive(Debug, Default)]
 pub struct Parts {
     sums: [Totals; REST + 1],
-    /// The last mapping, if it has no name.
+    /// The last mapping, or `None` if the last mapping has a name.
     last: Option<Place>,
-    /// The last mapping, if it is not summed yet because its rule must first know the mapping above; the
-    /// unnamed mapping directly below it; and its values.
+    /// The last mapping, if it is not summed yet, because its rule depends on the mapping above it. The tuple
+    /// has the place of the mapping, the place of the unnamed mapping directly below it, and its values.
     waiting: Option<(Place, Option<Place>, Values)>,
-    /// What lies directly below the last mapping, and what lies directly below the mapping that comes next.
+    /// Two entries: what lies directly below the last mapping, and what lies directly below the next mapping.
     below: [Option<Below>; 2],
     run: Option<Run>,
-    /// The totals of mappings that look like stacks, by size. Mappings of a ninth size are not taken for
-    /// stacks.
+    /// The totals of the mappings that look like stacks, by size. There is room for eight sizes. Mappings of
+    /// any further size are not taken for stacks.
     stacks: [(u64, Totals); 8],
     is_java: bool,
-    /// Whether the Java heap has a name. ZGC names its heap.
+    /// Whether the Java heap has a name. ZGC gives its heap a name.
     has_named_heap: bool,
 }
 
 impl Parts {
-    /// Adds the next mapping of the process. Returns whether the mapping is summed here. A named mapping is
-    /// not summed here: it only affects how its neighbours are classified.
+    /// Adds the next mapping of the process. Returns whether the mapping has no name. Only unnamed mappings
+    /// are summed. A mapping with a name only affects how the mappings next to it are classified.
     pub fn add(&mut self, mapping: &Mapping<'_>) -> bool {
         if !mapping.path.is_empty() {
             self.note_named(mapping);
@@ -56,7 +56,7 @@ impl Parts {
         true
     }
 
-    /// Ends the sums of the process. Calls `each` with the path and the totals of each part that has
+    /// Finishes the sums of the process. Calls `each` with the path and the totals of each part that has
     /// mappings. The path is empty for the mappings that no rule claims.
     pub fn finish(&mut self, mut each: impl FnMut(&'static str, &Totals)) {
         self.sum_waiting(None);
@@ -73,7 +73,8 @@ impl Parts {
         sums.filter(|(_, sum)| sum.n_mappings > 0).for_each(|(path, sum)| each(path, sum));
     }
 
-    /// Notes a mapping with a name, because it may be a neighbour of unnamed ones.
+    /// Remembers what a mapping with a name shows: what lies below the next mapping, and whether the process
+    /// is a JVM.
     fn note_named(&mut self, mapping: &Mapping<'_>) {
         self.sum_waiting(None);
         self.last = None;
@@ -89,8 +90,8 @@ impl Parts {
         self.has_named_heap |= mapping.path.starts_with(b"/memfd:java_heap");
     }
 
-    /// Adds the waiting mapping to the sum of its part. `above` is the unnamed mapping directly above it, if
-    /// there is one.
+    /// Adds the mapping in `waiting` to the sum of its part. `above` is the unnamed mapping directly above
+    /// it, if there is one.
     fn sum_waiting(&mut self, above: Option<&Place>) {
         if let Some((place, below, values)) = self.waiting.take() {
             self.sum(&Spot { place: &place, below: below.as_ref(), above }, &values);

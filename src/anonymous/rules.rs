@@ -9,7 +9,8 @@ pub const GIB: u64 = 1 << 30;
 /// The size and alignment of an arena of glibc or Go. A JVM reserves memory in units of this size, too.
 pub const ARENA: u64 = 64 * MIB;
 
-/// The usual sizes of stacks: 8 MiB (`ulimit -s`), and in a JVM 1 MiB with or without its guard.
+/// The usual sizes of thread stacks: 8 MiB is the usual limit (`ulimit -s`), and 1 MiB is the default of a
+/// JVM. The third size is 1 MiB without the guard of the stack.
 pub const USUAL_STACKS: [u64; 3] = [8192 * KIB, 1024 * KIB, 1008 * KIB];
 
 /// A mapping, and the unnamed mappings directly below and above it.
@@ -20,8 +21,9 @@ pub struct Spot<'a> {
 }
 
 impl Spot<'_> {
-    /// Whether a rule may need the mapping above. Only [`is_malloc_arena`] and [`is_jemalloc`] do. All other
-    /// mappings are summed at once, which saves copying their values.
+    /// Whether the rules for this mapping may depend on the mapping above it. Only [`is_malloc_arena`] and
+    /// [`is_jemalloc`] look at the mapping above. All other mappings are summed at once, which saves copying
+    /// their values.
     pub fn depends_on_above(&self) -> bool {
         let place = self.place;
         let reaches_arena = || place.begin.wrapping_sub(1) / ARENA != place.end / ARENA;
@@ -29,10 +31,11 @@ impl Spot<'_> {
     }
 }
 
-/// Returns whether a rule claims a mapping.
+/// A function that returns whether the rule claims a mapping.
 type Rule = fn(&Spot<'_>) -> bool;
 
-/// The rules, each with the part for which it claims a mapping. The first rule that returns true counts.
+/// The rules in the order in which they are tried, each with a part. The first rule that returns true claims
+/// the mapping for its part.
 pub const RULES: [(Rule, AnonPart); 6] = [
     (is_jit_code, AnonPart::JitCode),
     (is_v8_heap, AnonPart::V8Heap),
@@ -42,34 +45,35 @@ pub const RULES: [(Rule, AnonPart); 6] = [
     (is_jemalloc, AnonPart::Allocator),
 ];
 
-/// Code that the process has made at run time: in a JVM, V8, PyPy and others. No other private memory is
-/// executable. Precision 100%, recall 97% (a JVM has tables beside its code).
+/// Whether the mapping is code that the process has made at run time, as JVMs, V8 and PyPy do. No other
+/// private memory is executable. Precision 100%. Recall 97%: a JVM also has tables beside its code.
 fn is_jit_code(spot: &Spot<'_>) -> bool {
     spot.place.permissions[2] == b'x'
 }
 
-/// A page of V8's heap, or memory of WebAssembly. V8 aligns the pages of its heap to 256 KiB. From Node.js 18
-/// on, fork does not copy these pages (src/base/platform/platform-linux.cc). Precision 100%, recall 81% (99%
-/// from Node.js 18 on).
+/// Whether the mapping is a page of V8's heap, or memory of WebAssembly. V8 aligns the pages of its heap to
+/// 256 KiB. From Node.js 18 on, V8 marks these pages so that fork does not copy them
+/// (src/base/platform/platform-linux.cc). Precision 100%. Recall 81%, and 99% for Node.js 18 and later.
 fn is_v8_heap(&Spot { place, .. }: &Spot<'_>) -> bool {
     matches!(&place.permissions, b"rw-p" | b"r--p")
         && place.has(NOT_FORKED)
         && place.begin.is_multiple_of(256 * KIB)
 }
 
-/// A stack that glibc maps with MAP_STACK. From Linux 6.7 on, such a stack has the flag `nh`
-/// (include/linux/mman.h). The guard of the stack is a separate mapping below it, or consists of pages inside
-/// it (glibc 2.42, nptl/allocatestack.c). HotSpot adds 16 KiB to the guard. Precision 99.8%. Together with
-/// [`is_stack_above_guard`], recall 99.6%.
+/// Whether the mapping is a stack that glibc has mapped with MAP_STACK. From Linux 6.7 on, this gives the
+/// mapping the flag `nh` (include/linux/mman.h). The guard of the stack is a separate mapping below the
+/// stack, or consists of pages inside the stack (glibc 2.42, nptl/allocatestack.c). HotSpot adds 16 KiB to
+/// the guard. Precision 99.8%. Together with [`is_stack_above_guard`], recall 99.6%.
 fn is_flagged_stack(&Spot { place, below, .. }: &Spot<'_>) -> bool {
     let has_guard = |guard: &Place| guard.is_inaccessible() && guard.size() <= 64 * KIB;
     place.is_writable() && place.has(NO_HUGE_PAGES) && (place.has(GUARDED) || below.is_some_and(has_guard))
 }
 
-/// A stack that is recognized by its shape alone, for older kernels and for musl. It counts only if its size
-/// is one of [`USUAL_STACKS`], or if another such stack in the process has the same size. Without this
+/// Whether the mapping looks like a stack above its guard. This needs no flag, so it also works with older
+/// kernels and with musl. [`Parts`](super::parts::Parts) accepts the mapping as a stack only if its size is
+/// one of [`USUAL_STACKS`], or if another such mapping in the process has the same size. Without this
 /// condition, 62 MB of direct buffers that had merged with a Java stack were claimed. Precision 99.8%. Recall
-/// 99.4% without the flags that [`is_flagged_stack`] uses.
+/// 99.4% if [`is_flagged_stack`] is not used.
 pub fn is_stack_above_guard(&Spot { place, below, .. }: &Spot<'_>) -> bool {
     place.is_writable()
         && place.is_in_mmap_area()
@@ -78,10 +82,11 @@ pub fn is_stack_above_guard(&Spot { place, below, .. }: &Spot<'_>) -> bool {
         && below.is_some_and(|guard| guard.is_inaccessible() && guard.size() <= 20 * KIB)
 }
 
-/// A heap of a malloc arena: 64 MiB, aligned to 64 MiB, and writable from its beginning on (malloc/arena.c).
-/// Until glibc 2.40, the whole heap has the flag `nr`. A newer heap lacks the flag, so it can merge with a
-/// block of memory below it. The rule accepts such a block up to a tenth of the merged mapping. Precision
-/// 100%, recall 99.9% (97% with glibc 2.43).
+/// Whether the mapping is a heap of a malloc arena. Such a heap takes 64 MiB, is aligned to 64 MiB, and is
+/// writable from its beginning on (malloc/arena.c). Until glibc 2.40, the whole heap has the flag `nr`. The
+/// heap of a newer glibc lacks the flag, so it can merge with a block of memory below it. The rule accepts
+/// such a block if it is at most a tenth of the merged mapping. Precision 100%. Recall 99.9%, and 97% with
+/// glibc 2.43.
 fn is_malloc_arena(&Spot { place, above, .. }: &Spot<'_>) -> bool {
     let has_nr = place.has(NO_RESERVE);
     let has_rest = above.is_some_and(|rest| {
@@ -96,15 +101,16 @@ fn is_malloc_arena(&Spot { place, above, .. }: &Spot<'_>) -> bool {
     is_heap && place.is_writable() && place.is_in_mmap_area() && place.lacks(NOT_FORKED)
 }
 
-/// Memory of mimalloc, which reserves aligned areas between 2 and 32 TiB (src/os.c, mi_os_get_aligned_hint).
-/// Precision 100%. Together with [`is_jemalloc`], recall 99.9%.
+/// Whether the mapping is memory of mimalloc, which reserves aligned areas at addresses between 2 and 32 TiB
+/// (src/os.c, mi_os_get_aligned_hint). Precision 100%. Together with [`is_jemalloc`], recall 99.9%.
 fn is_mimalloc(&Spot { place, .. }: &Spot<'_>) -> bool {
     let is_aligned = place.begin.is_multiple_of(32 * MIB) && (2 << 40..32 << 40).contains(&place.begin);
     is_aligned && place.is_writable() && place.has(NO_RESERVE) && place.size() >= MIB
 }
 
-/// Memory of jemalloc. Memory that jemalloc maps with MAP_NORESERVE is used immediately (src/pages.c), so no
-/// reserved memory lies above it. Precision 100%; for the recall see [`is_mimalloc`].
+/// Whether the mapping is memory of jemalloc. jemalloc maps memory with MAP_NORESERVE only to use it
+/// immediately (src/pages.c), so no reserved memory lies above the mapping. Precision 100%. The recall is
+/// given at [`is_mimalloc`].
 fn is_jemalloc(&Spot { place, above, .. }: &Spot<'_>) -> bool {
     let has_flags = place.has(NO_RESERVE) && place.lacks(ACCOUNTED | NOT_FORKED);
     let has_reserve = above.is_some_and(|above| above.is_inaccessible() && above.has(NO_RESERVE));

@@ -1,4 +1,5 @@
-//! The rules for runs: adjacent mappings, some writable and some inaccessible, that may be one reservation.
+//! The rules for runs. A run is a series of adjacent mappings that may be one reservation. Some of the
+//! mappings are writable, and some are inaccessible.
 
 use std::ops::Range;
 
@@ -10,11 +11,12 @@ use crate::totals::sums::Totals;
 /// Go makes reserved memory usable in multiples of this size. The metaspace of a JVM consists of chunks of
 /// this size.
 const CHUNK: u64 = 4 * MIB;
-/// Where Go's heap may begin: at 0xc000000000, on arm64 at 0x4000000000 (runtime/malloc.go, mallocinit), from
-/// Go 1.26 on at a random address. A run outside this range can only belong to a JVM.
+/// The addresses at which Go's heap may begin. Up to Go 1.25, the heap begins at 0xc000000000, and on arm64
+/// at 0x4000000000 (runtime/malloc.go, mallocinit). From Go 1.26 on, it begins at a random address. A run
+/// outside this range can only belong to a JVM.
 const GO: Range<u64> = 0x40_0000_0000..0x7e00_0000_0000;
 
-/// What lies directly below a run. Only these cases matter.
+/// What lies directly below a run, as far as the rules need it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Below {
     Anonymous,
@@ -23,7 +25,7 @@ pub enum Below {
     ClassArchive,
 }
 
-/// Adjacent mappings that may be one reservation. More may follow.
+/// Adjacent mappings that may be one reservation. Further mappings may be added.
 #[derive(Debug, Default)]
 pub struct Run {
     below: Option<Below>,
@@ -31,8 +33,7 @@ pub struct Run {
     begin: u64,
     pub end: u64,
     is_writable: bool,
-    /// Whether the permissions change at an address where the runtime would never change them. The runtime is
-    /// Go or HotSpot.
+    /// Whether the permissions change at an address at which neither Go nor HotSpot would change them.
     has_odd_steps: bool,
     /// Whether a chunk in use begins above a chunk that still has room.
     has_chunks: bool,
@@ -43,9 +44,10 @@ pub struct Run {
 }
 
 impl Run {
-    /// Returns the run that begins with a mapping, if a run can begin there. A single mapping in the mmap
-    /// area is never a run. Together with [`depends_on_above`](super::rules::Spot::depends_on_above), this
-    /// condition reduces the cost of an anonymous mapping from 80 ns to 25 ns.
+    /// Returns a run with this mapping as its first mapping, or `None` if no run can begin with it. A single
+    /// mapping in the mmap area is never a run. Together with
+    /// [`depends_on_above`](super::rules::Spot::depends_on_above), this condition reduces the time for an
+    /// anonymous mapping from 80 ns to 25 ns.
     pub fn beginning(place: &Place, below: Option<Below>) -> Option<Self> {
         if place.is_in_mmap_area() && !place.is_followed {
             return None;
@@ -55,7 +57,7 @@ impl Run {
         ((is_writable || is_of_go) && run.try_add(place)).then_some(run)
     }
 
-    /// Adds the next mapping, if it belongs to the run. Returns whether it does.
+    /// Adds the next mapping if it belongs to the run. Returns whether the mapping was added.
     pub fn try_add(&mut self, place: &Place) -> bool {
         if place.begin != self.end {
             return false;
@@ -80,8 +82,8 @@ impl Run {
         true
     }
 
-    /// Whether another run begins at this address. That may be the class space above a heap, anything above
-    /// the class space, or a reservation above a block of malloc.
+    /// Whether another run begins at this address. The other run may be the class space above a heap,
+    /// anything above the class space, or a reservation above a block of malloc.
     fn is_followed_at(&self, begin: u64) -> bool {
         let is_aligned = begin.is_multiple_of(CHUNK) && !self.begin.is_multiple_of(CHUNK);
         let ends_space =
@@ -89,8 +91,8 @@ impl Run {
         !self.is_of_go && begin != self.begin && (begin == 4 * GIB || is_aligned || ends_space)
     }
 
-    /// Returns the part to which the writable mappings belong, if a rule claims them. If the process is no
-    /// JVM, the caller does not count Java's parts.
+    /// Returns the part to which the writable mappings belong, or `None` if no rule claims them. In a process
+    /// that is no JVM, the caller sums Java's parts as memory that no rule claims.
     pub fn part(&self, has_named_heap: bool) -> Option<AnonPart> {
         let is_java_heap = |run| is_java_heap(run) || !has_named_heap && is_uncompressed_java_heap(run);
         match self.is_of_go {
@@ -101,16 +103,17 @@ impl Run {
     }
 }
 
-/// Go's heap: whole arenas, which become usable in steps of 4 MiB (runtime/mheap.go). Precision 100%, recall
-/// 98% (the rest belongs to Go's runtime). Without the condition on steps, Chromium's PartitionAlloc was
-/// claimed.
+/// Whether the run is Go's heap. This heap consists of whole arenas, which become usable in steps of 4 MiB
+/// (runtime/mheap.go). Precision 100%. Recall 98%: the rest belongs to Go's runtime. Without the condition on
+/// steps, memory of Chromium's PartitionAlloc was claimed.
 fn is_go_heap(run: &Run) -> bool {
     !run.has_odd_steps && (run.begin | run.end).is_multiple_of(ARENA) && run.end <= GO.end
 }
 
-/// The class space of a JVM. This is a reservation directly above the archive of classes. Without an archive,
-/// it is a reservation that begins at the address 4 GiB, directly above the heap (metaspace.cpp). Precision
-/// 100%. Together with [`is_metaspace`], recall 77% (JDK 8 and 11 have only the class space).
+/// Whether the run is the class space of a JVM. The class space is a reservation directly above the archive
+/// of classes. Without an archive, it begins at the address 4 GiB, directly above the heap (metaspace.cpp).
+/// Precision 100%. Together with [`is_metaspace`], recall 77%: of JDK 8 and 11, only the class space is
+/// found.
 fn is_class_space(run: &Run) -> bool {
     let is_aligned = run.begin.is_multiple_of(CHUNK) && (run.end - run.begin).is_multiple_of(ARENA);
     let is_above = |below| run.below == Some(below);
@@ -118,10 +121,11 @@ fn is_class_space(run: &Run) -> bool {
         || run.begin == 4 * GIB && is_above(Below::Anonymous)
 }
 
-/// Metaspace of a JVM, from JDK 16 on. It consists of areas of 64 MiB, which become usable in steps of 64 KiB
-/// (metaspaceSettings.hpp). The first area is directly below the archive of classes, and may have merged with
-/// memory below it. Any other area must have a chunk in use above a chunk with room. Precision 100%. Without
-/// the condition on chunks, 31 MB of G1's marks for a heap of 4 GiB were claimed.
+/// Whether the run is metaspace of a JVM, from JDK 16 on. Metaspace consists of areas of 64 MiB, which become
+/// usable in steps of 64 KiB (metaspaceSettings.hpp). The first area is directly below the archive of
+/// classes, and may have merged with memory below it. In any other area, a chunk in use must lie above a
+/// chunk that still has room. Without this condition, 31 MB of G1's marks for a heap of 4 GiB were claimed.
+/// Precision 100%.
 fn is_metaspace(run: &Run) -> bool {
     let size = run.end - run.begin;
     let has_chunks = run.has_chunks && !run.is_writable && size.is_multiple_of(ARENA) && size <= 4 * ARENA;
@@ -129,17 +133,18 @@ fn is_metaspace(run: &Run) -> bool {
     is_reservation && (has_chunks || run.is_below_archive && size <= ARENA)
 }
 
-/// The heap of a JVM with compressed pointers, which ends below 32 GiB. Nothing else lies there, except a
-/// program that is not position-independent. Precision 100%. Together with [`is_uncompressed_java_heap`],
-/// recall 85%.
+/// Whether the run is the heap of a JVM with compressed pointers, which ends below 32 GiB. Nothing else lies
+/// below 32 GiB, except a program that is not position-independent. Precision 100%. Together with
+/// [`is_uncompressed_java_heap`], recall 85%.
 fn is_java_heap(run: &Run) -> bool {
     run.end <= 32 * GIB && run.below != Some(Below::File)
 }
 
-/// The heap of a JVM without compressed pointers: a reservation of at least 32 GiB. ZGC reserves as much,
-/// too, but its heap is a memfd. No snapshot has a heap of this kind. Two kinds of Java heaps are not
-/// recognized: a heap that is usable as a whole, and a heap below 32 GiB with `-XX:-UseCompressedOops`. Three
-/// snapshots have an unrecognized heap. Nothing else is missing in the recall.
+/// Whether the run is the heap of a JVM without compressed pointers: a reservation of at least 32 GiB. No
+/// snapshot has such a heap. ZGC also reserves at least 32 GiB, but its heap is a memfd. Two kinds of Java
+/// heaps are not recognized: a heap that is usable as a whole, and a heap below 32 GiB with
+/// `-XX:-UseCompressedOops`. Three snapshots have heaps of these two kinds, which is the only reason why the
+/// recall is below 100%.
 fn is_uncompressed_java_heap(run: &Run) -> bool {
     is_mmap_address(run.begin) && run.n_reserved >= 32 * GIB
 }

@@ -1,6 +1,7 @@
-//! The account of a cgroup: its charged memory, split into parts. This module does no I/O.
+//! Splits the memory that is charged to a cgroup into parts. These parts are the account of the cgroup. This
+//! module does no I/O.
 //!
-//! Each part is a counter of the kernel, or the difference of two counters. The remainder is the memory that
+//! Each part is a counter of the kernel, or a difference of such counters. The remainder is the memory that
 //! no counter covers.
 
 use super::fields::{
@@ -8,7 +9,7 @@ use super::fields::{
     PERCPU, SEC_PAGETABLES, SHMEM, SLAB, SOCK, SWAPCACHED, UNEVICTABLE, VMALLOC, Values, ZSWAP,
 };
 
-/// The parts of an account: their label values, in the order of export.
+/// The label values of the parts of an account, in the order in which the parts are exported.
 pub const PARTS: [&str; 15] = [
     "anon",
     "anon_unmapped",
@@ -34,14 +35,14 @@ pub struct Exported<'a> {
     pub labels: &'a str,
     /// The values of the cgroup.
     pub values: &'a Values,
-    /// The bytes that no process maps: those of the page cache, and those of tmpfs and shared memory. `None`
-    /// if they are unknown.
+    /// The number of bytes of page cache that no process maps, and the number of bytes of tmpfs and shared
+    /// memory that no process maps; `None` if these numbers are unknown.
     pub unmapped: Option<[u64; 2]>,
 }
 
-/// Returns the bytes of each of the [`PARTS`]. A part that the kernel does not print is `None`. The parts add
-/// up to the charged memory. The remainder may be negative, because the kernel does not update all its
-/// counters at the same moment.
+/// Returns the size of each of the [`PARTS`] in bytes. The size of a part that the kernel does not print is
+/// `None`. The sizes add up to the charged memory. The remainder may be negative, because the kernel does not
+/// update all its counters at the same moment.
 ///
 /// Returns `None` for a cgroup that does not show how much memory is charged to it.
 pub fn parts(values: &Values) -> Option<[Option<i64>; PARTS.len()]> {
@@ -79,13 +80,14 @@ pub fn parts(values: &Values) -> Option<[Option<i64>; PARTS.len()]> {
     Some(parts)
 }
 
-/// Returns the bytes of anonymous memory that is charged although no process maps it. Most of it belongs to
-/// huge pages that a process has partly unmapped and the kernel has not split yet. The LRU lists count whole
-/// huge pages, and `anon` counts only mapped pages. The difference of the two is the result.
+/// Returns how many bytes of anonymous memory are charged although no process maps them. Most of these bytes
+/// belong to huge pages that a process has partly unmapped and the kernel has not split yet. The LRU lists
+/// count whole huge pages, but `anon` counts only mapped pages. So the result is the anonymous memory in the
+/// lists minus `anon`.
 ///
 /// Returns `None` if the unevictable list, which contains locked memory, exceeds 1% of `anon`, or if the
-/// kernel does not print how much of the lists is swap cache. The difference would then also contain other
-/// memory.
+/// kernel does not print how much of the lists is swap cache. In these two cases, the difference would also
+/// contain memory of other kinds.
 fn anon_unmapped(values: &Values) -> Option<i64> {
     let get = |field| signed(values, field);
     let (anon, shmem, swap_cached) = (get(ANON)?, get(SHMEM)?, get(SWAPCACHED)?);
@@ -93,8 +95,8 @@ fn anon_unmapped(values: &Values) -> Option<i64> {
         return None;
     }
     let listed = get(ACTIVE_ANON)?.saturating_add(get(INACTIVE_ANON)?);
-    // The difference is negative if a process has freed memory by MADV_FREE: `anon` still counts such memory,
-    // but the kernel has moved it to the list of files.
+    // The difference is negative if a process has freed memory by MADV_FREE: `anon` still includes that
+    // memory, but the kernel has moved it to the list of files.
     Some((listed - anon - shmem - swap_cached).max(0))
 }
 
@@ -102,17 +104,17 @@ fn signed(values: &Values, field: usize) -> Option<i64> {
     values.get(field).map(|bytes| bytes.min(i64::MAX as u64 / 8) as i64)
 }
 
-/// Returns the bytes that no process maps: those of the page cache, and those of tmpfs and shared memory.
-/// `mapped_shmem` is the PSS of the tmpfs and shared memory that the container's processes map.
+/// Returns how many bytes of page cache no process maps, and how many bytes of tmpfs and shared memory no
+/// process maps. `mapped_shmem` is the PSS of the tmpfs and shared memory that the container's processes map.
 ///
-/// The kernel prints one number for the mapped memory of both kinds. So the mapped page cache is that number
-/// minus `mapped_shmem`.
+/// The kernel prints only the sum of the mapped page cache and the mapped tmpfs and shared memory. So the
+/// mapped page cache is that sum minus `mapped_shmem`.
 pub fn unmapped(values: &Values, mapped_shmem: u64) -> Option<[u64; 2]> {
     let [file, mapped, shmem] = [FILE, FILE_MAPPED, SHMEM].map(|field| values.get(field));
     let (file, shmem) = (file?, shmem?);
     let both = file.saturating_sub(mapped?);
-    // `mapped_shmem` may include memory that is charged to another cgroup. Without these bounds, a result
-    // could exceed all the memory of its kind.
+    // `mapped_shmem` may include memory that is charged to another cgroup. The bounds here ensure that no
+    // result exceeds the charged page cache, or the charged tmpfs and shared memory.
     let page_cache = both.saturating_sub(shmem.saturating_sub(mapped_shmem)).min(file.saturating_sub(shmem));
     Some([page_cache, both - page_cache])
 }

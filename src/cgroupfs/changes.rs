@@ -1,5 +1,5 @@
-//! Reports writes to the limit files of cgroups, and new cgroups. Without these reports, the exporter would
-//! have to read all limits and list all cgroups once a second.
+//! Reports when a limit file of a cgroup is written, and when a cgroup is created. Without these reports, the
+//! exporter would have to read all limits and list all cgroups once a second.
 //!
 //! inotify reports each write to a cgroup's file. Watching a file needs no permission to write it. Watching
 //! fails if a security policy forbids it, or if too many files are watched already
@@ -27,26 +27,26 @@ pub struct Changed {
 }
 
 impl Changed {
-    /// Whether the file may have been written. This is always true for a file that is not watched.
+    /// Whether the file may have been written. For a file that is not watched, this is always true.
     pub fn includes(&self, file: Option<Watched>) -> bool {
         self.is_incomplete || file.is_none_or(|Watched(number)| self.written.contains(&number))
     }
 
-    /// Whether there may be a new cgroup in a watched directory.
+    /// Whether a watched directory may contain a new cgroup.
     pub fn has_new(&self) -> bool {
         self.is_incomplete || self.has_new
     }
 }
 
-/// Watches files and directories until it is dropped.
+/// A watch on files and directories. It ends when the value is dropped.
 #[derive(Debug)]
 #[cfg(target_os = "linux")]
 pub struct Changes(Option<OwnedFd>);
 
 #[cfg(target_os = "linux")]
 impl Default for Changes {
-    /// Creates a state that watches nothing yet. If the kernel does not allow inotify, no watch can be added
-    /// later either.
+    /// Creates a watch without files and directories. If the kernel does not allow inotify, adding a file or
+    /// a directory later will also fail.
     fn default() -> Self {
         Self(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok())
     }
@@ -54,14 +54,14 @@ impl Default for Changes {
 
 #[cfg(target_os = "linux")]
 impl Changes {
-    /// Watches a file for writes. If the kernel refuses that, nothing is watched any more, and the result is
+    /// Watches a file for writes. If the kernel refuses to watch the file, all watches end, and the result is
     /// `None`.
     pub fn watch_file(&mut self, file: BorrowedFd<'_>) -> Option<Watched> {
         self.watch(file, WatchFlags::MODIFY)
     }
 
-    /// Watches a directory for new cgroups. If the kernel refuses that, nothing is watched any more, and the
-    /// result is `None`.
+    /// Watches a directory for new cgroups. If the kernel refuses to watch the directory, all watches end,
+    /// and the result is `None`.
     pub fn watch_directory(&mut self, directory: BorrowedFd<'_>) -> Option<Watched> {
         self.watch(directory, WatchFlags::CREATE)
     }
@@ -75,7 +75,7 @@ impl Changes {
         watched.ok().map(Watched)
     }
 
-    /// Ends one watch. Closing the descriptor of the watched file would not end it.
+    /// Ends the watch on one file or directory. Closing the descriptor of the file would not end the watch.
     pub fn forget(&self, Watched(number): Watched) {
         if let Some(inotify) = &self.0 {
             // An error means that the kernel has already ended the watch.
@@ -107,8 +107,8 @@ impl Changes {
     }
 }
 
-/// The replacement for systems other than Linux, where the exporter only reads recordings. It watches
-/// nothing.
+/// The version of `Changes` for systems other than Linux, where the exporter only reads recordings. It
+/// watches nothing.
 #[derive(Debug, Default)]
 #[cfg(not(target_os = "linux"))]
 pub struct Changes;

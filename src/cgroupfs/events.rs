@@ -26,12 +26,13 @@ pub struct EventCounts {
 pub struct EventFiles {
     /// The file `memory.events`, or on version 1 `memory.oom_control`.
     all: OwnedFd,
-    /// The file `memory.events.local`, which does not count the cgroups below.
+    /// The file `memory.events.local`, which does not include the events of the cgroups below.
     own: Option<OwnedFd>,
 }
 
 impl EventFiles {
-    /// Keeps two open files: `all` counts the cgroup and those below it, and `own` counts the cgroup alone.
+    /// Creates a reader of two open files. `all` counts the events of the cgroup and of the cgroups below it,
+    /// and `own` counts the events of the cgroup alone.
     pub fn new(all: OwnedFd, own: Option<OwnedFd>) -> Self {
         Self { all, own }
     }

@@ -1,5 +1,5 @@
-//! What the table of cgroup fields has for each field: its metric, its unit and its files. This module does
-//! no I/O.
+//! One row of the table of cgroup fields: the metric, the unit and the files of a field. This module does no
+//! I/O.
 
 /// One cgroup field.
 #[derive(Debug)]
@@ -9,11 +9,11 @@ pub struct Field {
     pub name: &'static str,
     /// The end of the label text: the field's own label, if it has one, and then the closing brace.
     pub labels: &'static str,
-    /// The unit of the number.
+    /// The unit of the field's value.
     pub unit: Unit,
-    /// The place of the field in version 2.
+    /// The file and the line that contain the field in version 2 of the cgroup file system.
     pub v2: Place,
-    /// The place of the field in version 1.
+    /// The file and the line that contain the field in version 1 of the cgroup file system.
     pub v1: Place,
     /// The metric's HELP text.
     pub help: &'static str,
@@ -50,7 +50,7 @@ impl Unit {
     }
 }
 
-/// Where one version of the cgroup file system has a field.
+/// The file and the line in which one version of the cgroup file system prints a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The name of the file. It is empty if this version lacks the field, or if the exporter computes the
@@ -58,7 +58,7 @@ pub struct Place {
     pub file: &'static str,
     /// The word that begins the field's line. It is empty for a file that contains only one number.
     pub key: &'static str,
-    /// The factor that converts the kernel's number into the field's unit.
+    /// The factor that converts the number that the kernel prints into the field's unit.
     pub factor: u64,
 }
 
@@ -74,19 +74,20 @@ pub enum Version {
 /// A set of [`GROUPS`]: bit `i` stands for `GROUPS[i]`.
 pub type GroupMask = u8;
 
-/// The groups of cgroup metrics that can be exported. Three of them are the memory of containers, of pods and
-/// of the node. The other two are what the controllers `cpu` and `pids` count for containers. The name of
-/// each container field begins with the name of its group.
+/// The groups of cgroup metrics that can be exported. The groups `memory`, `pod` and `node` contain the
+/// memory of containers, of pods and of the node. The other two groups contain what the controllers `cpu` and
+/// `pids` count for containers. The name of each container field begins with the name of its group.
 pub const GROUPS: [&str; 5] = ["memory", "pod", "node", "cpu", "pids"];
-/// The bit of the group `memory`: the memory of containers.
+/// The bit of the group `memory`, which contains the memory of containers.
 pub const MEMORY: GroupMask = 1;
-/// The bit of the group `pod`: the memory of pods.
+/// The bit of the group `pod`, which contains the memory of pods.
 pub const POD: GroupMask = 1 << 1;
-/// The bit of the group `node`: the memory of the node.
+/// The bit of the group `node`, which contains the memory of the node.
 pub const NODE: GroupMask = 1 << 2;
 
 impl Field {
-    /// Returns where the field is in this version, if it exists there.
+    /// Returns the place of the field in this version of the cgroup file system; `None` if no file contains
+    /// the field.
     pub fn place(&self, version: Version) -> Option<Place> {
         let place = if version == Version::V2 { self.v2 } else { self.v1 };
         (!place.file.is_empty()).then_some(place)

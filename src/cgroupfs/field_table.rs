@@ -8,8 +8,8 @@ pub const N_FIELDS: usize = 69;
 
 const NOWHERE: Place = Place { file: "", key: "", factor: 1 };
 const MICROSECONDS: u64 = 1_000;
-/// The nanoseconds of one clock tick. `USER_HZ`, the number of ticks per second, is 100 wherever containers
-/// run.
+/// The length of a clock tick in nanoseconds. `USER_HZ`, the number of ticks per second, is 100 wherever
+/// containers run.
 const TICKS: u64 = 10_000_000;
 
 const fn file(file: &'static str) -> Place {
@@ -20,7 +20,7 @@ const fn line(file: &'static str, key: &'static str, factor: u64) -> Place {
     Place { file, key, factor }
 }
 
-/// Returns the row of a field that has its own file, with one number in it.
+/// Returns the table row of a field whose file contains only one number.
 const fn one(
     name: &'static str,
     unit: Unit,
@@ -31,7 +31,7 @@ const fn one(
     Field { name, labels: "}", unit, v2: file(v2), v1: file(v1), help }
 }
 
-/// Returns the row of a field that is a line of `memory.stat`.
+/// Returns the table row of a field that is one line of `memory.stat`.
 const fn stat(
     name: &'static str,
     unit: Unit,

@@ -1,10 +1,10 @@
-//! The table of all cgroup fields. For each field, it has the place in both versions of the file system, the
-//! metric's name, the unit and the help text.
+//! The table of all cgroup fields. For each field, the table contains the place in both versions of the file
+//! system, the metric's name, the unit and the help text.
 //!
-//! The reader, the exposition, `--cgroup-metrics` and the README's table all use this one table. This module
-//! does no I/O. The kernel documents what the fields mean in Documentation/admin-guide/cgroup-v2.rst, and for
-//! version 1 in cgroup-v1/memory.rst, cpuacct.rst and pids.rst. A field has a place in version 1 only if it
-//! has the same meaning there.
+//! The reader, the exposition, `--cgroup-metrics` and the table of metrics all use this one table. This
+//! module does no I/O. The kernel documents what the fields mean in Documentation/admin-guide/cgroup-v2.rst,
+//! and for version 1 in cgroup-v1/memory.rst, cpuacct.rst and pids.rst. A field has a place in version 1 only
+//! if the kernel prints the same quantity there as in version 2.
 
 use super::field::Place;
 pub use super::field::{GROUPS, GroupMask, MEMORY, NODE, POD, Unit, Version};
@@ -17,8 +17,8 @@ pub const CURRENT: usize = 0;
 pub const PEAK: usize = 1;
 /// `FIELDS[MAX]`: the cgroup's own limit.
 pub const MAX: usize = 4;
-/// `FIELDS[LIMIT]`: the limit that applies to the cgroup. Version 2 does not print it. It is the smallest of
-/// the limits of the cgroup and of all cgroups above it.
+/// `FIELDS[LIMIT]`: the limit that applies to the cgroup. It is the smallest of the limits of the cgroup and
+/// of all cgroups above it. Version 2 does not print this limit.
 pub const LIMIT: usize = 5;
 /// `FIELDS[WORKING_SET]`: charged memory without inactive page cache.
 pub const WORKING_SET: usize = 6;
@@ -53,7 +53,7 @@ pub(super) const UNLIMITED: u64 = i64::MAX as u64 - 0xffff;
 /// The values of the fields of one cgroup, as far as they are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Values {
-    /// One bit for each field that the kernel printed, or that is derived from such fields.
+    /// The set of the fields with a known value. Bit `i` stands for `FIELDS[i]`.
     present: u128,
     numbers: [u64; N_FIELDS],
 }
@@ -66,7 +66,7 @@ impl Default for Values {
 
 impl Values {
     /// Returns the value of the field at this position of the table. Returns `None` if the kernel did not
-    /// print it, or printed that there is no limit.
+    /// print the field, or printed that there is no limit.
     pub fn get(&self, field: usize) -> Option<u64> {
         (self.present & 1 << field != 0).then_some(self.numbers[field])
     }
@@ -119,7 +119,7 @@ struct Line {
 }
 
 /// Returns the files of this version that contain fields of these groups. Each file is listed once, in the
-/// order of the table.
+/// order of the table of fields.
 pub fn files(version: Version, groups: GroupMask) -> Vec<File> {
     let mut files: Vec<File> = Vec::new();
     for (field, row) in FIELDS.iter().enumerate().filter(|(_, row)| groups & 1 << row.group() != 0) {
@@ -139,8 +139,9 @@ impl File {
         self.name.split('.').next().unwrap_or_default()
     }
 
-    /// Whether the file is read in every tenth read only. These are the files of settings other than the
-    /// limit, because they rarely change, and the files about huge pages, because they are of little use.
+    /// Whether the file is included only in every tenth read of a cgroup. That is true for the files of
+    /// settings other than the limit, because these settings rarely change, and for the files about huge
+    /// pages, because their values are of little use.
     pub(super) fn is_slow(&self) -> bool {
         const SETTINGS: [&str; 5] =
             ["memory.low", "memory.high", "memory.min", "memory.oom.group", "memory.swap.max"];
@@ -183,14 +184,16 @@ pub fn limit(text: &[u8]) -> Option<u64> {
     number(text.strip_suffix(b"\n").unwrap_or(text))
 }
 
-/// Returns the total in a line of a pressure file: `avg10=0.00 avg60=0.00 avg300=0.00 total=0`.
+/// Returns the number after `total=` in a line of a pressure file. Such a line has the form
+/// `avg10=0.00 avg60=0.00 avg300=0.00 total=0`.
 fn total(text: &[u8]) -> Option<u64> {
     let averages = text.strip_prefix(b"avg10=")?;
     let word = averages.rsplit(|&b| b == b' ').next()?;
     number(word.strip_prefix(b"total=")?)
 }
 
-/// Parses a text of digits only; `None` for any other text, and for numbers above 64 bits.
+/// Parses a number that is written in digits only. Returns `None` for any other text, and for a number that
+/// does not fit into 64 bits.
 pub(super) fn number(text: &[u8]) -> Option<u64> {
     let digit = |number: u64, byte: &u8| {
         let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
@@ -199,7 +202,7 @@ pub(super) fn number(text: &[u8]) -> Option<u64> {
     if text.is_empty() { None } else { text.iter().try_fold(0, digit) }
 }
 
-/// Returns the values in files of version 2 with these texts.
+/// Parses files of version 2 and returns the values in them. `texts` has the name and the text of each file.
 #[cfg(test)]
 pub(crate) fn values(texts: &[(&str, &str)]) -> Values {
     let mut values = Values::default();

@@ -3,8 +3,8 @@
 //! An open directory always belongs to the same cgroup. Once that cgroup is removed, the directory has no
 //! files any more, even if a new cgroup has the same path.
 //!
-//! The files in it are opened again for each read. Opening takes 4 of the 7 microseconds per file, but each
-//! open file would hold 4 KiB of kernel memory that is charged to the exporter: 10 MB for 250 containers.
+//! The files in a directory are opened for each read. Opening takes 4 of the 7 microseconds per file, but a
+//! file that stays open takes 4 KiB of kernel memory, charged to the exporter: 10 MB for 250 containers.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -30,10 +30,10 @@ const CONTROLLERS: &str = "cgroup.controllers";
 /// namespace to which the paths in the recorded proc are relative.
 const OWN: &str = "own";
 const LIMIT: &str = "memory.max";
-/// This file can change only when `memory.events` changes too.
+/// A file that can change only when `memory.events` also changes.
 const LOCAL_EVENTS: &str = "memory.events.local";
-/// [Slow files](File::is_slow) are read in every tenth read only. With 250 containers that saves 9 ms in each
-/// scrape.
+/// One in this many reads of a cgroup includes the [slow files](File::is_slow). With 250 containers, leaving
+/// them out of the other reads saves 9 ms per scrape.
 const SLOW: u32 = 10;
 
 /// A mounted cgroup file system, or a recording of one.
@@ -46,7 +46,7 @@ pub struct CgroupFs {
     /// The name and the directory of each hierarchy that is read. Version 2 has one hierarchy, and its name
     /// is empty.
     roots: Vec<(&'static str, OwnedFd)>,
-    /// The files to read of each cgroup, each with the position of its hierarchy in `roots`.
+    /// The files to read in each cgroup, and for each file the position of its hierarchy in `roots`.
     files: Vec<(usize, File)>,
     /// The files to read of a cgroup that comes close to its limit.
     use_files: Arc<[File]>,
@@ -74,20 +74,20 @@ impl Paths {
     }
 }
 
-/// Where the memory of a container is counted: paths below the mounted file system.
+/// The cgroups that count the memory of a container, as paths below the mounted file system.
 #[derive(Debug)]
 pub struct Place {
     /// The container's cgroup.
     pub path: Vec<u8>,
     /// The pod's cgroup, if there is one.
     pub pod: Option<Vec<u8>>,
-    /// The cgroup above the container's. Its limit applies to the container, even if there is no pod.
+    /// The cgroup above the container's cgroup. The limit of this cgroup applies to the container.
     pub parent: Option<Vec<u8>>,
 }
 
 impl Place {
-    /// Returns the paths of the cgroups above the pod's cgroup, from the outermost to the innermost. Without
-    /// a pod there are none.
+    /// Returns the paths of the cgroups above the pod's cgroup, from the outermost to the innermost. The
+    /// iterator is empty if there is no pod.
     pub fn above_pod(&self) -> impl Iterator<Item = &[u8]> {
         let pod = self.pod.as_deref().unwrap_or_default();
         let ends = pod.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(end, _)| end);
@@ -100,7 +100,7 @@ impl Place {
 pub struct Cgroup {
     directories: Vec<Option<OwnedFd>>,
     n_above: usize,
-    /// The number of reads before the next one that includes the [slow files](File::is_slow).
+    /// How many more reads leave out the [slow files](File::is_slow).
     n_until_slow: u32,
     /// The values of the last read.
     last: Values,
@@ -122,8 +122,8 @@ impl CgroupFs {
         };
         let mut roots = Vec::new();
         let mut files = Vec::new();
-        // If pods or the node are exported, the memory of containers is read too: it is subtracted from that
-        // of the pod.
+        // If pods or the node are exported, the memory of containers is also read, because it is subtracted
+        // from the memory of their pods.
         let is_pod = groups & (POD | NODE) != 0;
         for file in fields::files(version, if is_pod { groups | MEMORY } else { groups }) {
             let hierarchy = if version == Version::V2 { "" } else { file.hierarchy() };
@@ -188,8 +188,8 @@ impl CgroupFs {
 
     /// Reads the cgroup at `paths` into `values`. Returns whether the cgroup exists.
     pub fn read(&mut self, paths: &Paths, cgroup: &mut Cgroup, values: &mut Values) -> bool {
-        // If reading fails, the cgroup may have been removed, and a new one may have the same path. So the
-        // directories are opened again, once.
+        // If reading fails, the cgroup may have been removed, and a new cgroup may have the same path. So the
+        // directories are opened once more.
         for _ in 0..2 {
             *values = Values::default();
             if self.open_missing(paths, cgroup) && self.try_read(cgroup, values) {
@@ -201,8 +201,8 @@ impl CgroupFs {
         false
     }
 
-    /// Opens the directories that are not open: on the first call all of them, and later those of hierarchies
-    /// that a process of the container has joined since. Returns whether any directory is open.
+    /// Opens the directories of the cgroup that are not open yet. Later calls open those in hierarchies that
+    /// a process of the container has joined since the first call. Returns whether any directory is open.
     fn open_missing(&mut self, paths: &Paths, cgroup: &mut Cgroup) -> bool {
         let is_whole = cgroup.directories.len() == self.roots.len();
         if is_whole && cgroup.directories.iter().all(Option::is_some) {
@@ -223,8 +223,8 @@ impl CgroupFs {
 
     fn try_read(&mut self, cgroup: &mut Cgroup, values: &mut Values) -> bool {
         let mut first = None;
-        // The first read includes the slow files. The descriptor's number decides how soon the second turn
-        // comes, so each scrape reads the slow files of about a tenth of the cgroups.
+        // The first read includes the slow files. The descriptor's number decides in which later read they
+        // are included next, so each scrape reads the slow files of about a tenth of the cgroups.
         let reads_slow = cgroup.n_until_slow == 0;
         if reads_slow {
             let directory = cgroup.directories.iter().flatten().next();
@@ -235,8 +235,8 @@ impl CgroupFs {
         let mut has_events = true;
         for (at, file) in &self.files {
             let Some(directory) = &cgroup.directories[*at] else { continue };
-            // `memory.events` is read first, and also counts the local events. So while it is unchanged, the
-            // file of the local events is unchanged too.
+            // `memory.events` is read first. It also counts the local events. So if it has not changed, the
+            // file of the local events has not changed either.
             if !reads_slow && (file.is_slow() || file.name == LOCAL_EVENTS && !has_events) {
                 values.keep(file, &cgroup.last);
                 continue;
@@ -261,8 +261,8 @@ impl CgroupFs {
         }
         values.derive(limit_above);
         cgroup.last = *values;
-        // Files may have been missing because the cgroup was removed during the read. The values count only
-        // if the first file that was read still exists.
+        // Files may have been missing because the cgroup was removed during the read. The values are valid
+        // only if the first file that was read still exists.
         first.is_some_and(|(directory, name)| {
             accessat(directory, name, Access::EXISTS, AtFlags::empty()).is_ok()
         })
@@ -277,9 +277,9 @@ impl CgroupFs {
     }
 
     /// Returns the cgroups that count the memory of a container and of its pod. `path` is the container's
-    /// cgroup path. On version 1 the pod is left out, because its cgroup does not count kills. It is also
-    /// left out if the cgroup above the container's is the root or a top-level cgroup: services are there,
-    /// and no pods.
+    /// cgroup path. On version 1 the pod is left out, because its cgroup does not count kills. The pod is
+    /// also left out if the cgroup above the container's is the root or a top-level cgroup, because services
+    /// are there, and no pods.
     pub fn place(&mut self, path: &[u8]) -> Option<Place> {
         let n_above = namespace::resolve(&self.namespace_root, path, &mut self.resolved)?;
         let has_pod = self.version == Version::V2 && n_above >= 3;
@@ -391,7 +391,7 @@ fn explain_absence(path: &Path, version: Version, namespace: &Path) -> String {
     format!("no container's cgroup is below {path:?}: expected the node's cgroups, by --cgroup-path")
 }
 
-/// Returns the path of the cgroup above the one at `path`. The path of the root is empty.
+/// Returns the path of the cgroup above the cgroup at `path`. The path of the root is empty.
 pub fn above(path: &[u8]) -> &[u8] {
     &path[..path.iter().rposition(|&b| b == b'/').unwrap_or(0)]
 }

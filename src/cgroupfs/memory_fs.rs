@@ -1,7 +1,7 @@
-//! The memory of the cgroups above containers, and the list of these cgroups. The files stay open.
+//! Lists the cgroups above containers, and reads their memory use. The files stay open between scrapes.
 //!
 //! For 110 pods, a scrape reads the open files in 1.0 ms. Opening four files of each pod would take 2.8 ms.
-//! Each open file holds 5 KB of kernel memory: 2 MB in total.
+//! Each open file takes 5 KB of kernel memory: 2 MB for the files of all pods.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -29,24 +29,24 @@ const ONLY_IN_ROOT: &str = "cgroup.sane_behavior";
 pub struct MemoryFs {
     version: Version,
     root: OwnedFd,
-    /// The files to read of each cgroup.
+    /// The files to read in each cgroup.
     files: Vec<File>,
     text: Vec<u8>,
 }
 
-/// Which files to read of each cgroup.
+/// The choice of the files to read in each cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reads {
-    /// For pods: the memory use and how it divides into kinds of memory, the limit, and the events.
+    /// The files of pods: the total memory use, the memory use by kind, the limit, and the events.
     Pods,
-    /// For top-level cgroups: the memory use and how it divides into kinds of memory. For the root cgroup,
-    /// the kernel prints only the kinds.
+    /// The files of top-level cgroups: the total memory use, and the memory use by kind. For the root cgroup,
+    /// the kernel does not print the total.
     Tops,
-    /// Only the memory use.
+    /// Only the file with the total memory use.
     Use,
 }
 
-/// The open directory of a cgroup, to list the cgroups in it.
+/// The open directory of a cgroup, which is used to list the cgroups in it.
 #[derive(Debug)]
 pub struct Directory {
     directory: OwnedFd,
@@ -56,7 +56,7 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Whether the number of cgroups in the directory has changed since it was opened.
+    /// Whether the number of cgroups in the directory has changed since the directory was opened.
     pub fn has_changed(&self) -> bool {
         fstat(&self.directory).map_or(true, |now| now.st_nlink != self.opened.st_nlink)
     }
@@ -76,8 +76,8 @@ impl Directory {
     }
 }
 
-/// The open memory files of one cgroup, in the order of the list in [`MemoryFs`]. `None` stands for a file
-/// that the kernel lacks.
+/// The open memory files of one cgroup, in the order of `files` in [`MemoryFs`]. A file that does not exist
+/// is `None`.
 #[derive(Debug)]
 pub struct MemoryFiles(Vec<Option<OwnedFd>>);
 
@@ -143,7 +143,7 @@ impl MemoryFs {
     }
 
     /// Returns the smallest of the limits of the cgroup at `path` and of the cgroups above it. Returns `None`
-    /// on version 1, where nothing has to be computed: the kernel prints this smallest limit for each cgroup.
+    /// on version 1, because there the kernel itself prints this smallest limit for each cgroup.
     pub fn limit(&mut self, path: &[u8]) -> Option<u64> {
         if self.version == Version::V1 {
             return None;
@@ -158,8 +158,9 @@ impl MemoryFs {
         smallest
     }
 
-    /// Calls `each` with a file that marks the recorded root as the node's root cgroup. Version 2 needs no
-    /// such file.
+    /// Adds to a recording what marks the recorded root as the node's root cgroup. On version 1, that is a
+    /// file: `each` is called with its path and its text. On version 2, no file is needed, and `each` is not
+    /// called.
     ///
     /// Fails if `each` fails.
     pub fn record_root(
@@ -172,8 +173,8 @@ impl MemoryFs {
         }
     }
 
-    /// Calls `each` with every file that is read of the cgroup at `path`. `each` gets the file's path in a
-    /// recording, and its text.
+    /// Calls `each` with every file that a scrape reads from the cgroup at `path`. `each` gets the path of
+    /// the file in a recording, and its text.
     ///
     /// Fails if `each` fails.
     pub fn record(
@@ -193,7 +194,7 @@ impl MemoryFs {
     }
 }
 
-/// Returns `path` in the form that opens it below the root. For the root itself that is `.`.
+/// Converts a cgroup path into a path that is relative to the directory of the root. The root itself is `.`.
 fn below_root(path: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(if path.is_empty() { b"." } else { path }))
 }

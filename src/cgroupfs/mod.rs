@@ -1,5 +1,5 @@
-//! Linux's cgroup file system: version 2, the hierarchies of version 1, or a recording of either. This module
-//! knows about cgroups, but not about containers.
+//! Reads Linux's cgroup file system: version 2, the hierarchies of version 1, or a recording of either
+//! version. This module uses nothing that describes containers.
 
 pub mod account;
 pub mod changes;

@@ -10,20 +10,21 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-/// Returns the path, below `root`, of the root of this process's cgroup namespace. `root` is the root of
-/// version 2.
+/// Finds the root of this process's cgroup namespace, and returns its path relative to `root`. `root` is the
+/// mounted root of version 2.
 ///
 /// The function searches for the cgroup that lists this process. The path of that cgroup ends with the path
-/// that proc prints for the process. The part before it is the result. The result is empty if the namespace's
-/// root is `root` itself, or if the process is not found.
+/// that proc prints for the process. The part before that ending is the result. The result is empty if the
+/// namespace's root is `root` itself, or if the process is not found.
 pub(super) fn find_root(root: &Path) -> Vec<u8> {
     let text = fs::read("/proc/self/cgroup").unwrap_or_default();
     let seen = text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"0::/"));
     seen.map(|seen| find(root, seen, &std::process::id().to_string())).unwrap_or_default()
 }
 
-/// Returns the path, below `root`, of a namespace's root. `pid` is a process in that namespace, and `seen` is
-/// the cgroup path that proc prints for it. If several cgroups match, the one nearest to `root` is used.
+/// Finds the root of a cgroup namespace, and returns its path relative to `root`. `pid` is a process in that
+/// namespace, and `seen` is the cgroup path that proc prints for the process. If several cgroups match, the
+/// one nearest to `root` is used.
 fn find(root: &Path, seen: &[u8], pid: &str) -> Vec<u8> {
     let seen = Path::new(std::ffi::OsStr::from_bytes(seen));
     let is_in = |directory: &Path| {
@@ -48,7 +49,7 @@ fn find(root: &Path, seen: &[u8], pid: &str) -> Vec<u8> {
 
 /// Finds the cgroup that proc prints as `path`, and sets `resolved` to its path below the mounted root.
 /// `namespace_root` is the path of the namespace's root. Returns how many directories are above the cgroup,
-/// counting the mounted root. Returns `None` if the cgroup is outside the mounted tree, or is the mounted
+/// including the mounted root. Returns `None` if the cgroup is outside the mounted tree, or is the mounted
 /// root, which is never a container's cgroup.
 pub(super) fn resolve(namespace_root: &[u8], path: &[u8], resolved: &mut Vec<u8>) -> Option<usize> {
     resolved.clear();

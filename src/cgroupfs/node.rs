@@ -1,9 +1,9 @@
 //! Divides the memory of the node into parts that add up to all of it. This module does no I/O.
 //!
-//! Memory that is charged to a cgroup is in the part of the top-level cgroup above it. Each other part comes
-//! from one of the node's own counters: charged memory that this counter includes is subtracted from it. The
-//! remainder is what no part covers. In sixteen situations on Linux 6.1, 6.12 and 7.2 the remainder was below
-//! 0.5% of all memory.
+//! For each top-level cgroup, one part contains the memory that is charged to that cgroup and to the cgroups
+//! below it. Each other part is one of the node's own counters, minus the charged memory that the counter
+//! includes. The remainder is the memory that no part covers. In sixteen situations on Linux 6.1, 6.12 and
+//! 7.2 the remainder was below 0.5% of all memory.
 
 use super::fields::{
     ANON, FILE, HUGETLB, KERNEL, KERNEL_STACK, PAGETABLES, PERCPU, SEC_PAGETABLES, SLAB, VMALLOC, Values,
@@ -11,8 +11,8 @@ use super::fields::{
 };
 use crate::procfs::node_memory::NodeMemory;
 
-/// The memory that is charged to no cgroup below the root, by part, in bytes. A part that the kernel does not
-/// print is `None`.
+/// The parts of the node's memory that are charged to no cgroup below the root, in bytes. A part that the
+/// kernel does not print is `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Uncharged {
     /// Memory that nothing uses.
@@ -31,7 +31,7 @@ pub struct Uncharged {
 
 /// Returns the memory that is charged to no cgroup below the root. `root` has the values of the root cgroup's
 /// `memory.stat`, and `tops` has the values of every top-level cgroup. The kernel's counters are read at
-/// different moments, so a difference may be negative. The part is then 0.
+/// different moments, so a difference may be negative. In that case the part is set to 0.
 pub fn uncharged<'a>(
     memory: &NodeMemory,
     root: &Values,
@@ -59,9 +59,10 @@ fn resident_bytes(values: &Values) -> u64 {
     [ANON, FILE].into_iter().filter_map(|field| values.get(field)).fold(0, u64::saturating_add)
 }
 
-/// Returns the charged kernel memory that the node's counters also contain. Network buffers are left out,
-/// because their pages do not come from the slab: when they were subtracted in a test, the result was wrong
-/// by 110 MB. On version 1 the kernel prints only the sum of all kernel memory, so that sum is returned.
+/// Returns the charged kernel memory that the node's counters also contain. The result does not include
+/// network buffers, because their pages do not come from the slab: when they were included in a test, a part
+/// was wrong by 110 MB. On version 1 the kernel prints only the sum of all kernel memory, so that sum is
+/// returned.
 fn kernel_bytes(values: &Values) -> u64 {
     let kinds = [SLAB, KERNEL_STACK, PAGETABLES, SEC_PAGETABLES, PERCPU, VMALLOC];
     let kinds = kinds.into_iter().filter_map(|field| values.get(field));

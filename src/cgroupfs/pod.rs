@@ -3,10 +3,11 @@
 
 use super::fields::{ANON, CURRENT, FILE, KERNEL, SHMEM, Values};
 
-/// The parts of a pod's memory outside its running containers: their label values, in the order of export.
+/// The label values of the parts of a pod's memory outside its running containers, in the order in which the
+/// parts are exported.
 pub const PARTS: [&str; 5] = ["anon", "page_cache", "shmem", "kernel", "remainder"];
 
-/// The bytes of each of the [`PARTS`]. A part that the kernel does not print is `None`.
+/// The size of each of the [`PARTS`] in bytes. The size of a part that the kernel does not print is `None`.
 pub type Outside = [Option<i64>; PARTS.len()];
 
 /// What is exported about a pod.
@@ -14,18 +15,19 @@ pub type Outside = [Option<i64>; PARTS.len()];
 pub struct Exported<'a> {
     /// The label text of the pod's samples, without the closing brace.
     pub labels: &'a str,
-    /// The text of the label with the pod's uid, which comes last, and the closing brace. It is empty if the
+    /// The text of the last label, which is the pod's uid, and the closing brace. The text is empty if the
     /// cgroup's name does not show the uid.
     pub uid_label: &'a str,
     /// The values of the pod's cgroup.
     pub values: &'a Values,
-    /// The memory outside the running containers; `None` if a container of the pod could not be read.
+    /// The memory that is charged to the pod but to none of its running containers; `None` if a container of
+    /// the pod could not be read.
     pub outside: Option<Outside>,
 }
 
-/// Returns the memory that is charged to a pod but to none of its running containers, by part. The sum of the
-/// parts is the memory charged to the pod minus the memory charged to its containers. The remainder may be
-/// negative, because the cgroups are not read at the same moment.
+/// Returns, for each part, how much memory is charged to a pod but to none of its running containers. The sum
+/// of the parts is the memory charged to the pod minus the memory charged to its containers. The remainder
+/// may be negative, because the cgroups are not read at the same moment.
 ///
 /// Returns `None` if one of the cgroups does not show how much memory is charged to it.
 pub fn outside<'a>(pod: &Values, containers: impl Iterator<Item = &'a Values>) -> Option<Outside> {

@@ -35,8 +35,8 @@ pub struct UseFiles {
 }
 
 impl UseFiles {
-    /// Opens the files of the cgroup that has this directory. Returns `None` if the file with the memory use
-    /// or the file with the limit is missing.
+    /// Opens the files in `directory`, which is the directory of a cgroup. Returns `None` if the file with
+    /// the memory use or the file with the limit is missing.
     pub fn open(directory: OwnedFd, files: &Arc<[File]>) -> Option<Self> {
         let open = |field| {
             let file = files.iter().find(|file| file.has(field))?;
@@ -51,13 +51,13 @@ impl UseFiles {
         fields::number(read(&self.current, &mut [0; 32])?)
     }
 
-    /// Returns the cgroup's own limit. Returns `None` if it has no limit, or if the cgroup is gone.
+    /// Returns the cgroup's own limit. Returns `None` if the cgroup has no limit, or is gone.
     pub fn limit(&self) -> Option<u64> {
         self.read_limit().flatten()
     }
 
-    /// Returns the cgroup's own limit. `Some(None)` means that it has no limit, and `None` that the cgroup is
-    /// gone.
+    /// Reads the cgroup's own limit. Returns `Some(None)` if the cgroup has no limit, and `None` if the
+    /// cgroup is gone.
     pub fn read_limit(&self) -> Option<Option<u64>> {
         let mut text = [0; 32];
         let limit = fields::number(read(&self.max, &mut text)?);

@@ -90,13 +90,19 @@ pub(super) fn node(value: &OsStr) -> Option<String> {
     ((1..=253).contains(&name.len()) && !name.contains(char::is_control)).then(|| name.into())
 }
 
-/// Accepts only the characters that a reference to an image can have. None of them needs escaping in a quoted
+/// Accepts a reference to an image that the kubelet accepts. Rejects a URL, and a reference with an
+/// upper-case letter before the tag or digest. None of the accepted characters needs escaping in a quoted
 /// YAML string.
 pub(super) fn image(value: &OsStr) -> Option<String> {
     let name = value.to_str()?;
     let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/:@".contains(&byte);
-    (name.starts_with(|first: char| first.is_ascii_alphanumeric()) && name.bytes().all(is_valid))
-        .then(|| name.into())
+    let is_part = |part: &str| {
+        part.starts_with(|first: char| first.is_ascii_alphanumeric())
+            && part.ends_with(|last: char| last.is_ascii_alphanumeric())
+    };
+    let (_, last) = name.rsplit_once('/').unwrap_or(("", name));
+    let is_lower_case = !last.split([':', '@']).next()?.contains(|char: char| char.is_ascii_uppercase());
+    (is_lower_case && name.bytes().all(is_valid) && name.split('/').all(is_part)).then(|| name.into())
 }
 
 pub(super) fn field_mask(value: &OsStr) -> Option<FieldMask> {
@@ -215,6 +221,18 @@ mod tests {
         }
         for name in ["", "a\nb", "\u{1b}[2J", &format!("{longest}x")] {
             assert_eq!(node(name.as_ref()), None, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn images_are_checked() {
+        for name in ["x", "x:1", "localhost/x:0.2.0-RC1", "registry.example:5000/a/b_c@sha256:0f"] {
+            assert_eq!(image(name.as_ref()).as_deref(), Some(name));
+        }
+        let refused =
+            ["", "x y", "a\"b", "a\nb", "$(NODE)", "/x", "x/", "x:", "https://a/x:1", "a//x", "a/X:1", "-x"];
+        for name in refused {
+            assert_eq!(image(name.as_ref()), None, "{name:?}");
         }
     }
 }

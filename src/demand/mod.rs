@@ -1,8 +1,8 @@
 //! Decides when the next scrape begins. A scrape begins only if it was requested: no timer starts one.
 //!
-//! The HTTP thread requests scrapes, the scrape thread runs them, and each wakes the other. If the last
-//! result is fresh, a request gets it immediately. Otherwise the request waits for the next scrape, together
-//! with all other waiting requests.
+//! The HTTP thread requests scrapes, and the scrape thread runs them. Each of the two threads wakes the
+//! other. If the last result is fresh, a request gets it immediately. Otherwise the request waits for the
+//! next scrape, together with all other waiting requests.
 
 mod wake;
 
@@ -14,14 +14,14 @@ pub use self::wake::Wake;
 
 /// A result stays fresh for at least this long after its scrape has ended, however long the scrape took.
 const MIN_FRESH: Duration = Duration::from_millis(200);
-/// After a request that needs the paths of mappings, scrapes read paths for this long.
+/// For this long after a request that needs the paths of mappings, every scrape reads paths.
 const PATHS_PERIOD: Duration = Duration::from_secs(300);
 
 /// The requests for scrapes. The scrape thread and the HTTP thread share them.
 #[derive(Debug)]
 pub struct Demand {
-    /// The shortest time between the starts of two scrapes. A result stays fresh for this long after its
-    /// scrape has begun.
+    /// The shortest time between the starts of two scrapes. A result also stays fresh for this long after the
+    /// start of its scrape.
     interval: Duration,
     state: Mutex<State>,
     /// Wakes the scrape thread when a scrape is requested.
@@ -35,8 +35,8 @@ pub struct Demand {
 pub enum Freshness {
     /// The last result is fresh.
     Fresh,
-    /// A scrape is needed and has been requested. The request can be answered as soon as the number of
-    /// scrapes that have succeeded is larger than this number.
+    /// A scrape is needed and has been requested. The request can be answered as soon as more scrapes than
+    /// this number have succeeded.
     WaitFor(u64),
 }
 
@@ -44,27 +44,27 @@ pub enum Freshness {
 struct State {
     /// The number of scrapes that have succeeded.
     n_succeeded: u64,
-    /// When the oldest request came that is not answered yet. Only a successful scrape answers requests.
+    /// When the oldest unanswered request came. Only a successful scrape answers requests.
     requested_since: Option<Instant>,
     /// When the last scrape began.
     began_at: Option<Instant>,
     /// When the last result stops being fresh.
     fresh_until: Option<Instant>,
     is_running: bool,
-    /// The CPU budget allows no scrape before this time.
+    /// The time before which the CPU budget allows no scrape.
     not_before: Option<Instant>,
-    /// The time until which scrapes read paths; and the number of scrapes that will have succeeded before the
-    /// first one that reads paths.
+    /// The time until which scrapes read paths, and a number of scrapes. The last result has paths if more
+    /// scrapes than this number have succeeded.
     paths: Option<(Instant, u64)>,
-    /// Whether a request needs a scrape that begins only after the running one has ended.
+    /// Whether a request needs a further scrape, which begins only after the running scrape has ended.
     is_another_requested: bool,
 }
 
 impl Demand {
-    /// Creates the demand, and requests the first scrape. `interval` is the shortest time between the starts
-    /// of two scrapes, and how long a result stays fresh.
+    /// Creates a `Demand`, and requests the first scrape. `interval` is the shortest time between the starts
+    /// of two scrapes. A result also stays fresh for `interval`.
     ///
-    /// Fails with the system's error if no descriptor is left.
+    /// Fails with the system's error if no file descriptor is left.
     pub fn new(interval: Duration, now: Instant) -> io::Result<Self> {
         let state = State {
             n_succeeded: 0,
@@ -79,7 +79,7 @@ impl Demand {
         Ok(Self { interval, state: Mutex::new(state), requested: Wake::new()?, done: Wake::new()? })
     }
 
-    /// Returns whether the last result is fresh. If it is not, requests a scrape.
+    /// Returns whether the last result is fresh. If the result is not fresh, requests a scrape.
     pub fn request(&self, now: Instant) -> Freshness {
         let mut state = self.lock();
         if state.fresh_until.is_some_and(|until| now < until) {
@@ -89,11 +89,11 @@ impl Demand {
         Freshness::WaitFor(state.n_succeeded)
     }
 
-    /// The same as [`request`](Self::request), but the scrape must read the paths of mappings. Usually
-    /// scrapes read only sums.
+    /// Does the same as [`request`](Self::request), for a request that needs the paths of mappings. A result
+    /// without paths cannot answer this request. Most scrapes read only sums.
     pub fn request_paths(&self, now: Instant) -> Freshness {
         let mut state = self.lock();
-        // A scrape that is already running does not read paths.
+        // Unless paths were requested before, a scrape that is already running does not read them.
         let n_without = state.n_succeeded + u64::from(state.is_running);
         let n_without = state.paths.filter(|(until, _)| now < *until).map_or(n_without, |(_, n)| n);
         state.paths = Some((now + PATHS_PERIOD, n_without));
@@ -119,7 +119,8 @@ impl Demand {
     }
 
     fn request_in(&self, state: &mut State, now: Instant) {
-        // Later requests are answered by the same scrape, so they wake nothing.
+        // If another request is already waiting, the scrape thread was woken for it. One scrape answers both
+        // requests.
         if state.requested_since.is_none() {
             state.requested_since = Some(now);
             self.requested.wake();
@@ -131,8 +132,8 @@ impl Demand {
         self.lock().n_succeeded > n
     }
 
-    /// Returns when the next scrape may begin, which may be in the past. Returns `None` if no scrape is
-    /// requested.
+    /// Returns the time at which the next scrape may begin. This time may be in the past. Returns `None` if
+    /// no scrape is requested.
     pub fn next_start(&self, now: Instant) -> Option<Instant> {
         let state = self.lock();
         state.requested_since?;
@@ -140,16 +141,16 @@ impl Demand {
         Some(state.not_before.map_or(earliest, |not_before| earliest.max(not_before)))
     }
 
-    /// Notes that a scrape begins.
+    /// Records that a scrape begins.
     pub fn begin(&self, now: Instant) {
         let mut state = self.lock();
         state.began_at = Some(now);
         state.is_running = true;
     }
 
-    /// Notes that the scrape has ended. The caller must publish the result before this call, because this
-    /// call answers the waiting requests. A failed scrape is repeated. The next scrape does not begin before
-    /// `not_before`.
+    /// Records that the scrape has ended. The caller must publish the result before this call, because this
+    /// call answers the waiting requests. After a failed scrape, another scrape is requested. The next scrape
+    /// does not begin before `not_before`.
     pub fn end(&self, is_success: bool, not_before: Option<Instant>, now: Instant) {
         let mut state = self.lock();
         state.is_running = false;
@@ -165,8 +166,8 @@ impl Demand {
         self.done.wake();
     }
 
-    /// Returns for how long a scrape has been due or running, whichever is longer. A requested scrape is due
-    /// until one succeeds. Returns zero if no scrape is due or running.
+    /// Returns the time since a scrape became due, or since the running scrape began, whichever is longer. A
+    /// requested scrape stays due until a scrape succeeds. Returns zero if no scrape is due or running.
     pub fn overdue(&self, now: Instant) -> Duration {
         let state = self.lock();
         let began_at = state.began_at.filter(|_| state.is_running);
@@ -178,12 +179,12 @@ impl Demand {
         since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
-    /// Returns the [`Wake`] on which the scrape thread waits for requests.
+    /// Returns the [`Wake`] with which the scrape thread waits for requests.
     pub fn requested(&self) -> &Wake {
         &self.requested
     }
 
-    /// Returns the [`Wake`] on which the HTTP thread waits for scrapes to succeed.
+    /// Returns the [`Wake`] with which the HTTP thread waits until a scrape succeeds.
     pub fn done(&self) -> &Wake {
         &self.done
     }
@@ -204,7 +205,7 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// Returns a demand whose first scrape ran from 0 to 100 ms, and the time that counts as 0.
+    /// Returns a demand whose first scrape ran from 0 to 100 ms, and the time that is 0 ms.
     fn demand() -> (Demand, Instant) {
         let start = Instant::now();
         let demand = Demand::new(INTERVAL, start).unwrap();

@@ -1,4 +1,4 @@
-//! Lets one thread wake another one that waits for something else at the same time.
+//! Wakes another thread, which may wait for other events at the same time.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// A pair of connected sockets. A byte written to one socket wakes the thread that polls the other one. That
-/// thread may poll other descriptors too, or wait in an asynchronous runtime.
+/// A pair of connected sockets. A byte written to one socket wakes the thread that polls the other socket.
+/// That thread may also poll other descriptors, or wait in an asynchronous runtime.
 #[derive(Debug)]
 pub struct Wake {
     sender: UnixStream,
@@ -16,7 +16,7 @@ pub struct Wake {
 }
 
 impl Wake {
-    /// Creates the pair. Fails with the system's error if no descriptor is left.
+    /// Creates the pair. Fails with the system's error if no file descriptor is left.
     pub fn new() -> io::Result<Self> {
         let (sender, receiver) = UnixStream::pair()?;
         sender.set_nonblocking(true)?;
@@ -24,20 +24,20 @@ impl Wake {
         Ok(Self { sender, receiver })
     }
 
-    /// Ends the current wait. If there is no current wait, ends the next one, unless [`Wake::clear`] is
-    /// called before it.
+    /// Wakes the thread that waits on this `Wake`. If no thread waits, the next wait ends immediately, unless
+    /// [`Wake::clear`] is called before that wait.
     pub fn wake(&self) {
         // The write fails if the buffer is full; then the descriptor is readable already.
         let _ = (&self.sender).write(&[0]);
     }
 
     /// Makes the descriptor unreadable again. The thread that was woken must call this before it checks what
-    /// has changed, so that no later wake is lost.
+    /// has changed. Otherwise a later wake could be lost.
     pub fn clear(&self) {
         while (&self.receiver).read(&mut [0; 64]).is_ok_and(|n_bytes| n_bytes == 64) {}
     }
 
-    /// Waits until the next wake or `deadline`, and clears the wake. A signal may end the wait early.
+    /// Waits until the next wake or until `deadline`, and clears the wake. A signal may end the wait early.
     pub fn wait_until(&self, deadline: Instant) {
         let timeout = deadline.saturating_duration_since(Instant::now());
         let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
@@ -46,7 +46,7 @@ impl Wake {
     }
 
     /// Waits for the next wake, and clears it. Meanwhile the asynchronous runtime runs its other tasks. Fails
-    /// with the system's error if no descriptor is left.
+    /// with the system's error if no file descriptor is left.
     pub async fn woken(&self) -> io::Result<()> {
         let receiver = tokio::net::UnixStream::from_std(self.receiver.try_clone()?)?;
         receiver.readable().await?;
@@ -55,7 +55,7 @@ impl Wake {
     }
 }
 
-/// Returns the descriptor that a wake makes readable.
+/// The descriptor becomes readable when [`Wake::wake`] is called.
 impl AsFd for Wake {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.receiver.as_fd()

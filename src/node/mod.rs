@@ -2,9 +2,9 @@
 //! use.
 //!
 //! There are four modules, and their dependencies point one way: `containers <- processes <- reads`, and
-//! `cgroups -> containers, processes`. What is known about the reads of a process is kept with the process,
-//! so that both are dropped together. If it were in a separate table, it would have to be matched with the
-//! processes at each listing of proc.
+//! `cgroups -> containers, processes`. The state of the reads of a process is stored with the process, and is
+//! dropped together with it. A separate table of this state would have to be matched with the processes at
+//! each listing of proc.
 
 pub mod cgroups;
 pub mod containers;

@@ -1,10 +1,11 @@
-//! Finds where a process is in the cgroup hierarchies. The text of `/proc/<pid>/cgroup` (man 7 cgroups) shows
-//! it in lines of the form `hierarchy:controllers:path`, for version 1, version 2 or both.
+//! Finds where a process is in the cgroup hierarchies. The file `/proc/<pid>/cgroup` (man 7 cgroups) has a
+//! line of the form `hierarchy:controllers:path` for each hierarchy. A node has hierarchies of version 1, of
+//! version 2, or of both versions.
 
 /// The paths in the lines of a `cgroup` file.
 ///
-/// On version 1 a process has a dozen lines, and most have the same path. Keeping that path only once saves 1
-/// KiB per process.
+/// On version 1, the file has a dozen lines, and most lines have the same path. Keeping that path only once
+/// saves 1 KiB per process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Cgroups {
     /// The entries, in the order of precedence. Each entry is a [`Kind`] byte, a path and a newline. The
@@ -21,7 +22,8 @@ const OTHER: Kind = b'o';
 const UNIFIED: Kind = b'u';
 
 impl Cgroups {
-    /// Replaces the paths with those in the text of a `cgroup` file. Returns whether the text contains any.
+    /// Replaces the paths with the paths in the text of a `cgroup` file. Returns whether the text has at
+    /// least one path.
     pub fn parse(&mut self, text: &[u8]) -> bool {
         let Self { lines } = self;
         lines.clear();
@@ -55,9 +57,9 @@ impl Cgroups {
         self.lines.clear();
     }
 
-    /// Returns every path in the order of precedence: first the path of the `memory` controller, then the
-    /// path of `name=systemd`, then the paths of the other version 1 hierarchies, and last the path in the
-    /// `0::` line.
+    /// Returns the paths in the order of precedence. The path of the `memory` controller is the first one.
+    /// The path of `name=systemd` comes next, and then the paths of the other version 1 hierarchies. The path
+    /// in the `0::` line is the last one.
     pub fn paths(&self) -> impl Iterator<Item = &[u8]> {
         split(&self.lines).map(|(_, path)| path)
     }
@@ -72,16 +74,16 @@ impl Cgroups {
     /// these paths that exists: the path of the `memory` controller, the path of `name=systemd`, and the path
     /// in the `0::` line. If version 1 accounts memory, the `0::` line means nothing and is left out.
     ///
-    /// The path `/` is used only if the others are `/` too. The reason is that version 1 keeps a service in
-    /// the root of `memory` unless systemd accounts the memory of that service.
+    /// Any other path takes precedence over `/`. The reason is that on version 1, a service is in the root of
+    /// `memory` unless systemd accounts the memory of that service.
     pub fn main(&self) -> Option<&[u8]> {
         let unified = self.first(UNIFIED).filter(|_| self.memory().is_none());
         let paths = || [self.memory(), self.first(SYSTEMD), unified].into_iter().flatten();
         paths().find(|path| *path != b"/").or_else(|| paths().next())
     }
 
-    /// Whether the file may hide where the process is, because every version 1 hierarchy prints `/`. That is
-    /// what the kernel prints for a thread that has exited. The `0::` line is correct even then.
+    /// Whether the file may hide where the process is, because the path of every version 1 hierarchy is `/`.
+    /// The kernel prints this path for a thread that has exited. The `0::` line is correct even then.
     pub fn may_hide(&self) -> bool {
         let mut version_1 = split(&self.lines).filter(|(kind, _)| *kind != UNIFIED);
         let has_main = [MEMORY, SYSTEMD].into_iter().any(|kind| self.first(kind).is_some());
@@ -93,7 +95,7 @@ impl Cgroups {
     }
 }
 
-/// Returns the paths in this text of a `cgroup` file.
+/// Parses the text of a `cgroup` file.
 #[cfg(test)]
 impl From<&str> for Cgroups {
     fn from(text: &str) -> Self {

@@ -17,8 +17,8 @@ pub enum ReadError {
     Exec,
     /// The process has ended (`ENOENT`, `ESRCH`).
     Gone,
-    /// Two mappings overlap. The process changed its mappings during the read, so these two never existed at
-    /// the same time.
+    /// Two mappings overlap. The process changed its mappings during the read, so the two mappings never
+    /// existed at the same time.
     Torn,
     /// The read was cancelled before the kernel had printed everything.
     Slow,

@@ -13,7 +13,7 @@ const MAX_RECORD: usize = 64 << 10;
 /// Returns the whole content of a small file (`comm`, `cgroup`, `stat`) in `directory`. The file is read into
 /// `text`, which grows as needed.
 ///
-/// Fails with the system's error, and with `EFBIG` if the file is longer than 64 KiB.
+/// Fails with the system's error, or with `EFBIG` if the file is longer than 64 KiB.
 pub(crate) fn read_file<'a>(
     directory: BorrowedFd<'_>,
     name: impl Arg,
@@ -37,8 +37,8 @@ pub(crate) fn read_file<'a>(
     }
 }
 
-/// Returns the content of a long file in `directory`, read into `text`. If the file is longer than
-/// `max_bytes`, only its beginning is returned.
+/// Reads a long file in `directory` into `text`, and returns its content. If the file is longer than
+/// `max_bytes`, only the beginning of the file is returned.
 ///
 /// Fails with the system's error.
 pub(super) fn read_long<'a>(
@@ -61,8 +61,8 @@ pub(super) fn read_long<'a>(
     }
 }
 
-/// Opens a regular file for reading. In place of a file, a recording may contain a pipe or a device: opening
-/// it does not block, and returns an error.
+/// Opens a regular file for reading. Returns an error for anything else, such as a pipe or a device in a
+/// recording. Opening never blocks.
 pub(crate) fn open_file(directory: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = openat(directory, name, flags, Mode::empty())?;
@@ -77,7 +77,7 @@ pub(crate) fn open_listable(directory: BorrowedFd<'_>, name: impl Arg) -> Result
     openat(directory, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Opens a directory only to open files in it by name, not to list it.
+/// Opens a directory to open files in it by name. The entries of the directory cannot be listed.
 #[cfg(target_os = "linux")]
 pub(crate) fn open_directory(directory: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
     openat(directory, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
@@ -86,7 +86,7 @@ pub(crate) fn open_directory(directory: BorrowedFd<'_>, name: impl Arg) -> Resul
 #[cfg(not(target_os = "linux"))]
 pub(crate) use open_listable as open_directory;
 
-/// A buffer for directory listings. The standard library would allocate memory for each name.
+/// A buffer for directory listings. With the standard library, a listing would allocate memory for each name.
 #[cfg(target_os = "linux")]
 #[derive(Debug)]
 pub struct Entries(Vec<std::mem::MaybeUninit<u8>>);
@@ -100,8 +100,8 @@ impl Default for Entries {
 
 #[cfg(target_os = "linux")]
 impl Entries {
-    /// Calls `each` with the name and the inode number of each entry of `directory`, always from the first
-    /// entry on.
+    /// Calls `each` with the name and the inode number of each entry of `directory`. Each call begins again
+    /// with the first entry.
     pub fn list(&mut self, directory: BorrowedFd<'_>, mut each: impl FnMut(&[u8], u64)) -> io::Result<()> {
         rustix::fs::seek(directory, rustix::fs::SeekFrom::Start(0))?;
         let mut listing = rustix::fs::RawDir::new(directory, &mut self.0);
@@ -113,7 +113,8 @@ impl Entries {
     }
 }
 
-/// The replacement for systems other than Linux. They only read recordings, so a listing may allocate memory.
+/// Takes the place of the buffer on systems other than Linux. There the program only reads recordings, so a
+/// listing may allocate memory.
 #[cfg(not(target_os = "linux"))]
 #[derive(Debug, Default)]
 pub struct Entries;

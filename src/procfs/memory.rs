@@ -1,8 +1,9 @@
-//! Reads the memory of one process: `smaps`, `smaps_rollup` and `maps`, each to its real end.
+//! Reads the memory of one process: `smaps`, `smaps_rollup` and `maps`. Each file is read completely, or the
+//! read fails.
 //!
-//! If the address space disappears during a read (exec, exit), the kernel reports a normal end of file. An
-//! incomplete read then looks complete. To notice this, the first byte of the file is read again at the end:
-//! once the address space is gone, there is no first byte.
+//! If the address space disappears during a read (exec, exit), the kernel reports a normal end of file, as if
+//! the read were complete. So after a read, the first byte of the file is read again: if the address space is
+//! gone, the file has no first byte.
 
 use std::collections::hash_map::RandomState;
 use std::fmt::Write as _;
@@ -21,19 +22,19 @@ use super::{Buffers, ProcessDir};
 use crate::smaps::fields::Values;
 use crate::smaps::scanner::{Mapping, Scanner};
 
-/// Reads the memory of processes, one after the other.
+/// Reads the memory files of processes, one process after another.
 #[derive(Debug)]
 pub struct MemoryReader {
     scanner: Scanner,
     chunk: Vec<u8>,
     /// The time at which the current read is cancelled; `None` means never.
     pub deadline: Option<Instant>,
-    /// The last smaps or maps file. It stays open until [`MemoryReader::ensure_alive`] has checked it.
+    /// The smaps or maps file that was read last. [`MemoryReader::ensure_alive`] checks and closes this file.
     last: Option<File>,
-    /// The text of the last smaps_rollup.
+    /// The text of the smaps_rollup file that was read last.
     rollup_text: Vec<u8>,
-    /// Random keys for the hashes. Without them, a process could choose its mappings so that two hashes are
-    /// equal.
+    /// Random keys for the hashes. Without random keys, a process could choose its mappings so that two
+    /// hashes are equal.
     keys: RandomState,
 }
 
@@ -63,8 +64,8 @@ impl MemoryReader {
     /// Calls `each` with every mapping of the process. Returns the number of mappings, which is 0 for a
     /// zombie or a kernel thread.
     ///
-    /// The mappings are valid only if [`MemoryReader::ensure_alive`] returns `Ok` afterwards. That confirms
-    /// that the mappings belong to one address space and were read to its end.
+    /// The mappings are valid only if [`MemoryReader::ensure_alive`] returns `Ok` afterwards. `Ok` means that
+    /// all mappings belong to one address space, and that none is missing.
     pub fn mappings(
         &mut self,
         process: &ProcessDir,
@@ -79,9 +80,9 @@ impl MemoryReader {
         }
     }
 
-    /// Calls `each` once, with the kernel's own sum over all mappings of the process in the form of one
-    /// mapping. Returns `false` if there is no sum: on kernels before 4.14, in recordings, and for a process
-    /// without memory.
+    /// Calls `each` once, with the kernel's own sum over all mappings of the process. The sum has the form of
+    /// a mapping. Returns `false` if there is no sum: on kernels before 4.14, in recordings, and for a
+    /// process without memory.
     pub fn rollup(
         &mut self,
         process: &ProcessDir,
@@ -92,16 +93,16 @@ impl MemoryReader {
         match scan(&rollup, &mut self.chunk, Limits::NONE, &mut self.scanner, each) {
             // The kernel keeps the address space alive while it computes the sum, so the sum is complete.
             Ok(n_given) => Ok(n_given > 0),
-            // The process has ended, or it has executed another program. In both cases, reading the file that
-            // was opened before fails with this error.
+            // The process has ended or has executed another program. Then a read of the file that was opened
+            // before fails with this error.
             Err(ReadError::Gone) => Err(exec_or_gone(process.as_fd(), "maps")),
             Err(error) => Err(error),
         }
     }
 
-    /// Hashes the texts of `smaps_rollup` and `maps`, without reading `smaps`. Returns `None` if the kernel
+    /// Returns the hashes of `smaps_rollup` and `maps`, without reading `smaps`. Returns `None` if the kernel
     /// has no `smaps_rollup`, and for a process without memory. If a mapping grows during the read, the
-    /// kernel prints it twice. This changes the hash, and as a result the process is read in full.
+    /// kernel prints the mapping twice. This changes the hash, and as a result the process is read in full.
     ///
     /// Afterwards, [`MemoryReader::ensure_alive`] must confirm that both files showed one address space.
     /// [`MemoryReader::sums`] returns the kernel's sums.
@@ -138,8 +139,8 @@ impl MemoryReader {
         scanner.next(&self.rollup_text, true).map_or_else(Values::default, |(sum, ..)| *sum.values)
     }
 
-    /// Counts the mappings of the process in `maps`. The file is scanned in the same way as smaps, because
-    /// the kernel may print a growing mapping twice in `maps`, too.
+    /// Counts the mappings of the process in `maps`. The kernel may print a growing mapping twice in `maps`,
+    /// as in smaps, so the file is scanned in the same way.
     pub fn count(&mut self, process: &ProcessDir) -> Result<u64, ReadError> {
         let Some(maps) = open_address_space(process.as_fd(), "maps")? else { return Ok(0) };
         let limits = Limits { n_mappings: process.max_mappings, ..Limits::NONE };
@@ -149,7 +150,7 @@ impl MemoryReader {
         }
     }
 
-    /// Makes sure that the address space from which mappings were read last still exists. If it does not, the
+    /// Checks that the address space from which mappings were read last still exists. If it does not, the
     /// read may have stopped early, and the current name of the process may be the name of another program.
     pub fn ensure_alive(&mut self, process: &ProcessDir) -> Result<(), ReadError> {
         self.last.take().map_or(Ok(()), |smaps| ensure_alive(process.as_fd(), "smaps", &smaps))
@@ -175,8 +176,8 @@ impl MemoryReader {
         Ok(n_mappings)
     }
 
-    /// Reads the mappings through another thread. This is needed if the first thread has exited while others
-    /// still run.
+    /// Reads the mappings through another thread. This is needed if the first thread has exited while other
+    /// threads still run.
     fn mappings_of_a_thread(
         &mut self,
         process: &ProcessDir,
@@ -205,16 +206,17 @@ impl MemoryReader {
 fn open_address_space(process: BorrowedFd<'_>, name: &str) -> Result<Option<File>, ReadError> {
     match open_file(process, name) {
         Ok(file) => Ok(Some(file.into())),
-        // The process has no address space. Recent kernels return this error, and others show an empty file.
+        // The process has no address space. Recent kernels return this error. Older kernels show an empty
+        // file.
         Err(Errno::SRCH) => Ok(None),
         Err(Errno::NOENT) if name != "smaps" => Ok(None),
         Err(errno) => Err(errno.into()),
     }
 }
 
-/// Makes sure that the address space of `file` still exists. If it does not, the file is now empty, and what
-/// looked like its end may not have been the real end. The check is cheap, because the kernel prints a single
-/// mapping for a read of one byte.
+/// Checks that the address space of `file` still exists. If it does not, the file is now empty, and an
+/// earlier read may have stopped before the real end of the file. The check is cheap, because the kernel
+/// prints a single mapping for a read of one byte.
 fn ensure_alive(process: BorrowedFd<'_>, name: &str, file: &File) -> Result<(), ReadError> {
     if rustix::io::pread(file, &mut [0; 1], 0).unwrap_or(0) > 0 {
         return Ok(());

@@ -1,8 +1,8 @@
 //! Linux's proc file system, or a recording of one. This module knows nothing of containers.
 //!
 //! While a process is read, a descriptor of its directory is open. The kernel ties the descriptor to the
-//! process and not to its pid. So smaps, comm and cgroup, read through one descriptor, belong to one process,
-//! even if its pid is reused meanwhile.
+//! process and not to its pid. So the files smaps, comm and cgroup that are read through the descriptor
+//! belong to one process, even if its pid is reused meanwhile.
 //!
 //! Between scrapes, a process is identified by its pid and start time. The start time is read only if the
 //! inode number of the process's directory is new. A new process never gets an old inode number, but after a
@@ -37,13 +37,13 @@ use files::{Entries, open_directory, open_file, open_listable, read_file};
 use stat::{Stat, Work};
 use status::{Status, is_zombie, state_of};
 
-/// The path of the file with vm.max_map_count, below proc.
+/// The file with vm.max_map_count. The path is relative to proc.
 pub const MAX_MAP_COUNT: &str = "sys/vm/max_map_count";
 /// The kernel's default for vm.max_map_count. A lower value is not used as the maximum, because a process may
 /// have started before the value was lowered.
 const DEFAULT_MAX_MAPPINGS: usize = 65_530;
-/// This many mappings are accepted beyond vm.max_map_count. The kernel's own mappings do not count toward
-/// that value, and a process may add some while it is read.
+/// The number of mappings that are accepted in addition to vm.max_map_count. The kernel's own mappings do not
+/// count toward that value, and a process may add mappings while it is read.
 const SPARE_MAPPINGS: usize = 4096;
 
 /// A proc file system, or a recording of one.
@@ -51,8 +51,8 @@ const SPARE_MAPPINGS: usize = 4096;
 pub struct Proc {
     path: PathBuf,
     root: OwnedFd,
-    /// A read that finds more mappings than this fails, because the kernel does not allow a process to have
-    /// more.
+    /// The maximum number of mappings. A read that finds more mappings fails, because the kernel does not
+    /// allow a process to have more.
     max_mappings: usize,
 }
 
@@ -65,7 +65,7 @@ pub struct Entry {
     pub inode: u64,
 }
 
-/// Buffers for small files, names and listings. They are reused, so that reads allocate nothing.
+/// Buffers for small files, names and listings. Reusing them means that reads allocate nothing.
 #[derive(Debug, Default)]
 pub struct Buffers {
     name: String,
@@ -99,14 +99,14 @@ impl Proc {
         &self.path
     }
 
-    /// Whether `path` now leads to another directory than the open one, because a recording was replaced.
+    /// Whether `path` now leads to another directory than the open one, as after replacing a recording.
     pub fn is_replaced(&self) -> bool {
         let id = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
         let (held, now) = (rustix::fs::fstat(&self.root), rustix::fs::stat(&self.path));
         now.is_ok_and(|now| held.map(id) != Ok(id(now)))
     }
 
-    /// Whether this kernel provides smaps. The result is `true` if that cannot be found out.
+    /// Whether this kernel provides smaps. Returns `true` if this is unknown.
     pub fn has_smaps(&self) -> bool {
         let exists = |name| {
             rustix::fs::accessat(&self.root, name, rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty())
@@ -114,7 +114,7 @@ impl Proc {
         exists("self/smaps") != Err(Errno::NOENT) || exists("self/status").is_err()
     }
 
-    /// Lists all processes into `processes`, sorted by pid.
+    /// Replaces `processes` with all processes, sorted by pid.
     ///
     /// Fails if the directory cannot be read.
     pub fn list(&self, buffers: &mut Buffers, processes: &mut Vec<Entry>) -> io::Result<()> {
@@ -135,15 +135,15 @@ impl Proc {
         Ok(ProcessDir { dir, max_mappings: self.max_mappings })
     }
 
-    /// Returns the command name of process `pid`, which may be any bytes, without the final newline.
+    /// Returns the command name of process `pid`, without the final newline. The name may contain any bytes.
     pub fn comm<'a>(&self, pid: u32, buffers: &'a mut Buffers) -> Result<&'a [u8], ReadError> {
         Ok(without_newline(self.file_of(pid, "comm", buffers)?))
     }
 
     /// Replaces `cgroups` with the cgroups of process `pid` (see [`ProcessDir::cgroups`]).
     pub fn cgroups(&self, pid: u32, buffers: &mut Buffers, cgroups: &mut Cgroups) -> Result<(), ReadError> {
-        // Most processes are outside containers, and only this file of them is read. So their directory is
-        // not opened first.
+        // Most processes are outside containers, and no other file of these processes is read. So this file
+        // is opened by its path, without opening the directory first.
         if !cgroups.parse(self.file_of(pid, "cgroup", buffers)?) {
             return Err(Errno::INVAL.into());
         }
@@ -159,9 +159,9 @@ impl Proc {
         self.file_of(pid, "status", buffers).is_ok_and(is_zombie)
     }
 
-    /// Returns what the `status` of process `pid` shows. Reading that file cannot block. It also does not
-    /// delay an exit: if the process ends during the read, the kernel frees the memory of the process all the
-    /// same.
+    /// Returns what the `status` of process `pid` shows. Reading that file cannot block. The read does not
+    /// delay an exit: if the process ends during the read, the kernel can still free the memory of the
+    /// process.
     pub fn status(&self, pid: u32, buffers: &mut Buffers) -> Result<Status, ReadError> {
         Ok(Status::parse(self.file_of(pid, "status", buffers)?))
     }
@@ -173,8 +173,8 @@ impl Proc {
     }
 }
 
-/// The open directory of a process. Files that are read through it belong to that process. Once the process
-/// has ended, reading them fails.
+/// The open directory of a process. Files that are read through this directory belong to that process. Once
+/// the process has ended, reading its files fails.
 #[derive(Debug)]
 pub struct ProcessDir {
     dir: OwnedFd,
@@ -182,22 +182,22 @@ pub struct ProcessDir {
 }
 
 impl ProcessDir {
-    /// Returns the inode number of the directory. If it equals the one in [`Entry`], this is the listed
-    /// process.
+    /// Returns the inode number of the directory. If it equals [`Entry::inode`], this is still the process
+    /// that was listed.
     pub fn inode(&self) -> Result<u64, ReadError> {
         Ok(rustix::fs::fstat(&self.dir)?.st_ino)
     }
 
-    /// Reads the `stat` file. A recording has none. The read may block on a lock that an exec holds, if the
-    /// exec itself waits for a stuck process.
+    /// Reads the `stat` file. A recording has no such file. The read may block while the process executes
+    /// another program, because the exec holds a lock, and may itself wait for a stuck process.
     pub fn stat(&self, buffers: &mut Buffers) -> Result<Stat, ReadError> {
         let text = read_file(self.dir.as_fd(), "stat", &mut buffers.text)?;
         Ok(Stat::parse(text).ok_or(Errno::INVAL)?)
     }
 
-    /// Returns the work that the process has done, from `stat`. A recording has no `stat`, so there it is the
-    /// state of the smaps file; `None` if that file was changed in the last two seconds. A further change
-    /// might go unnoticed, because file systems record times in steps of up to a second.
+    /// Returns the work that the process has done, according to `stat`. A recording has no `stat`, so there
+    /// the result describes the smaps file. It is `None` if that file was changed in the last two seconds:
+    /// file systems record times in steps of up to a second, so a further change could go unnoticed.
     pub fn work(&self, buffers: &mut Buffers) -> Result<Option<Work>, ReadError> {
         match self.stat(buffers) {
             Ok(stat) => return Ok(Some(stat.work)),
@@ -214,7 +214,7 @@ impl ProcessDir {
         Ok(is_settled.then_some(work))
     }
 
-    /// Returns the command name, which may be any bytes, without the final newline.
+    /// Returns the command name, without the final newline. The name may contain any bytes.
     pub fn comm<'a>(&self, buffers: &'a mut Buffers) -> Result<&'a [u8], ReadError> {
         Ok(without_newline(read_file(self.dir.as_fd(), "comm", &mut buffers.text)?))
     }
@@ -223,8 +223,8 @@ impl ProcessDir {
     /// another thread are used.
     ///
     /// For a thread that has exited, a version 1 hierarchy prints `/` (kernel/cgroup/cgroup.c,
-    /// `proc_cgroup_show`). If that were used, a container would get the memory of the whole node when its
-    /// init process is a zombie.
+    /// `proc_cgroup_show`). If that path were used, a container whose init process is a zombie would get the
+    /// memory of the whole node.
     ///
     /// Fails with [`ReadError::Gone`] if no thread shows where the process is.
     pub fn cgroups(&self, buffers: &mut Buffers, cgroups: &mut Cgroups) -> Result<(), ReadError> {
@@ -243,18 +243,18 @@ impl ProcessDir {
                 return Ok(());
             }
         }
-        // Every thread has exited, so among the paths only the one in the `0::` line is correct.
+        // Every thread has exited, so only the path in the `0::` line is correct.
         if cgroups.paths().any(|path| path != b"/") { Ok(()) } else { Err(ReadError::Gone) }
     }
 
-    /// Whether the first thread has exited. The process then continues in other threads, or is a zombie. A
-    /// recording has no `status`, but its cgroup files are always correct.
+    /// Whether the first thread has exited. If so, the process continues in other threads, or is a zombie.
+    /// This is false in a recording, which has no `status`, but whose cgroup files are always correct.
     fn leader_has_exited(&self, buffers: &mut Buffers) -> bool {
         read_file(self.dir.as_fd(), "status", &mut buffers.text)
             .is_ok_and(|text| state_of(text) == Some(b'Z'))
     }
 
-    /// Whether a thread of the process is in state D, as every thread that waits for a memory-map lock is.
+    /// Whether a thread of the process is in state D. Threads that wait for a memory-map lock are in state D.
     pub fn has_waiting_thread(&self, buffers: &mut Buffers) -> bool {
         let Ok(tasks) = self.threads(buffers) else { return false };
         std::mem::take(&mut buffers.tids).into_iter().any(|tid| {
@@ -282,16 +282,16 @@ fn without_newline(text: &[u8]) -> &[u8] {
     text.strip_suffix(b"\n").unwrap_or(text)
 }
 
-/// Returns the pid in the name of a directory.
+/// Returns the pid that a directory has as its name, or `None` for any other name.
 fn pid_of(name: &[u8]) -> Option<u32> {
-    // The first byte rules out most names that are not pids, and `+1` and `01`, which would parse as pid 1.
+    // This excludes most names that are not pids. It also excludes `+1` and `01`, which would parse as 1.
     if !matches!(name.first()?, b'1'..=b'9') {
         return None;
     }
     std::str::from_utf8(name).ok()?.parse().ok()
 }
 
-/// Returns the number in a file that contains nothing else.
+/// Parses the text of a file that contains only a number.
 fn number(text: &[u8]) -> Option<usize> {
     std::str::from_utf8(text).ok()?.trim_ascii().parse().ok()
 }
@@ -324,14 +324,14 @@ pub(crate) mod tests {
         use super::super::*;
         use std::process::{Child, Command};
 
-        /// A `sleep 1000`. Dropping it ends the process.
+        /// A process that runs `sleep 1000`. Dropping this ends the process.
         pub(crate) struct Sleep(pub Child);
 
         impl Sleep {
             pub(crate) fn new() -> Self {
                 let child = Self(Command::new("sleep").arg("1000").spawn().unwrap());
                 // spawn() returns before the child has its new name and has mapped its libraries. Once the
-                // child sleeps, it has both.
+                // child sleeps, it has both the name and the libraries.
                 let stat = || std::fs::read_to_string(format!("/proc/{}/stat", child.pid())).unwrap();
                 while !stat().contains("(sleep) S ") {
                     std::thread::yield_now();

@@ -1,4 +1,5 @@
-//! Finds out which paths of a process lie on tmpfs, from its `mountinfo` (man 5 proc_pid_mountinfo).
+//! Finds out which paths that a process maps lie on tmpfs. The source is the `mountinfo` file of the process
+//! (man 5 proc_pid_mountinfo).
 
 use std::os::fd::AsFd as _;
 
@@ -6,15 +7,16 @@ use super::errors::ReadError;
 use super::files::{open_file, read_long};
 use super::{Buffers, Proc};
 
-/// At most this many bytes of the file are read. A container has dozens of mounts. If a process has a longer
-/// file, it is outside containers, and the beginning of the file is enough.
+/// At most this many bytes of `mountinfo` are read. A container has dozens of mounts. If the file of a
+/// process is longer, the process is outside containers, and the beginning of the file is enough.
 const MAX_BYTES: usize = 1 << 20;
-/// At most this many mounts are kept. The bytes of their paths are limited too. The reason is that a workload
-/// may mount any number. An agent that mounts the node's root sees two or three mounts for each pod.
+/// At most this many mounts are kept, and at most [`MAX_PATH_BYTES`] of their paths. There are limits because
+/// a workload may mount any number of file systems. An agent that mounts the node's root sees two or three
+/// mounts for each pod.
 const MAX_MOUNTS: usize = 512;
 const MAX_PATH_BYTES: usize = 64 << 10;
 
-/// The tmpfs mounts of a process, and the mounts below them.
+/// The tmpfs mounts that a process sees, and all other mounts inside tmpfs.
 #[derive(Debug, Default)]
 pub struct Mounts {
     kept: Vec<Mount>,
@@ -23,7 +25,8 @@ pub struct Mounts {
 }
 
 /// The id of the first mount that a process sees. It identifies the mount namespace of the process (or after
-/// a chroot, its root). `None` if the process sees no mount, or in a recording of a process without tmpfs.
+/// a chroot, its root). `None` if the process sees no mount. In a recording, also `None` for a process
+/// without tmpfs.
 pub type FirstMount = Option<u64>;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -33,7 +36,7 @@ struct Mount {
 }
 
 impl Mounts {
-    /// Whether there are more mounts than are kept.
+    /// Whether mounts are missing because a limit was reached.
     pub fn is_cut(&self) -> bool {
         self.is_cut
     }
@@ -46,8 +49,8 @@ impl Mounts {
                     .strip_prefix(&*mount.path)
                     .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        // If several mounts contain the path, the one with the longest path hides the others. If two mounts
-        // have the same path, the later one hides the earlier.
+        // If several mounts contain the path, the mount with the longest path hides the others. If two mounts
+        // have the same path, the later mount hides the earlier one.
         self.kept.iter().filter(is_below).max_by_key(|mount| mount.path.len()).is_some_and(|m| m.is_tmpfs)
     }
 
@@ -85,8 +88,8 @@ impl Mount {
     }
 }
 
-/// Returns a path without its octal escapes. In `mountinfo` these stand for spaces, tabs, newlines and
-/// backslashes. Newlines stay escaped, as they are in smaps.
+/// Replaces the octal escapes in a path. In `mountinfo`, spaces, tabs, newlines and backslashes are escaped.
+/// Newlines stay escaped, because smaps escapes them in the same way.
 fn unescaped(path: &[u8]) -> String {
     let text = String::from_utf8_lossy(path);
     [("\\040", " "), ("\\011", "\t"), ("\\134", "\\")]
@@ -95,7 +98,7 @@ fn unescaped(path: &[u8]) -> String {
 }
 
 impl Proc {
-    /// Returns where tmpfs is in the file tree that a process sees.
+    /// Returns the tmpfs mounts that a process sees.
     ///
     /// Fails if the process has ended.
     pub fn mounts(&self, pid: u32, buffers: &mut Buffers) -> Result<Mounts, ReadError> {
@@ -111,8 +114,7 @@ impl Proc {
     pub fn first_mount(&self, pid: u32, buffers: &mut Buffers) -> Result<FirstMount, ReadError> {
         let process = self.process(pid, buffers)?;
         let Ok(file) = open_file(process.as_fd(), "mountinfo") else { return Ok(None) };
-        // The id is the first word of the file. Into a small buffer, the kernel prints no more lines than are
-        // needed to fill it.
+        // The id is the first word of the file. For a small buffer, the kernel prints only the first lines.
         let mut text = [0; 32];
         let n_bytes = rustix::io::read(&file, &mut text)?;
         let id = text[..n_bytes].split(|&b| b == b' ').next().and_then(|id| std::str::from_utf8(id).ok());
@@ -133,7 +135,7 @@ impl Proc {
     }
 
     /// Returns the number of OOM kills on the node since it was booted (`/proc/vmstat`, since Linux 4.13);
-    /// `None` if the file does not show it.
+    /// `None` if the file does not contain this number.
     pub fn oom_kills(&self, buffers: &mut Buffers) -> Option<u64> {
         let text = read_long(self.root.as_fd(), "vmstat", MAX_BYTES, &mut buffers.text).ok()?;
         let mut lines = text.split(|&b| b == b'\n');

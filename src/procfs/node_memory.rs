@@ -7,18 +7,18 @@ use rustix::io::Errno;
 use super::files::read_long;
 use super::{Buffers, Proc};
 
-/// The names of the files that are read. A recording contains them, too.
+/// The names of the files that are read. A recording also contains these files.
 pub const FILES: [&str; 3] = ["meminfo", "zoneinfo", "vmstat"];
-/// At most this much of a file is read. The longest file is `zoneinfo`, with 100 bytes for each CPU in each
-/// zone: 2 MB on a machine with 4,096 CPUs and 5 zones.
+/// At most this many bytes of a file are read. The longest file is `zoneinfo`, with 100 bytes for each CPU in
+/// each zone. On a machine with 4,096 CPUs and 5 zones, these are 2 MB.
 const MAX_BYTES: usize = 8 << 20;
 
-/// The memory of a node, in bytes. A value that the kernel does not print is `None`; in a sum it counts as 0.
+/// The memory of a node, in bytes. An optional value is `None` if the kernel does not print it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeMemory {
     /// All memory that the kernel manages.
     pub total: u64,
-    /// Memory that nothing uses. It includes the free pages on the lists of each CPU, which `MemFree` does
+    /// Memory that nothing uses. This includes the free pages on the lists of each CPU, which `MemFree` does
     /// not include.
     pub free: u64,
     /// Kernel memory: slab, page tables, per-CPU data, and vmalloc, which includes kernel stacks.
@@ -32,14 +32,14 @@ pub struct NodeMemory {
 }
 
 impl Proc {
-    /// Returns the memory of the node; `None` if the files do not show it.
+    /// Returns the memory of the node; `None` if the files do not contain it.
     pub fn node_memory(&self, buffers: &mut Buffers) -> Option<NodeMemory> {
         let Buffers { text, .. } = buffers;
         let mut memory = NodeMemory::default();
         let mut mem_free = 0;
         let meminfo = read_long(self.root.as_fd(), FILES[0], MAX_BYTES, text).ok()?;
-        for (key, number) in lines(meminfo) {
-            let bytes = number.saturating_mul(1024);
+        for (key, value) in lines(meminfo) {
+            let Some(bytes) = number(value).map(|number| number.saturating_mul(1024)) else { continue };
             match key {
                 b"MemTotal:" => memory.total = bytes,
                 b"MemFree:" => mem_free = bytes,
@@ -52,14 +52,14 @@ impl Proc {
             }
         }
         let zoneinfo = read_long(self.root.as_fd(), FILES[1], MAX_BYTES, text).ok()?;
-        let n_on_lists =
-            lines(zoneinfo).filter(|(key, _)| *key == b"count:").map(|(_, n)| n).fold(0, u64::saturating_add);
+        let counts = lines(zoneinfo).filter(|(key, _)| *key == b"count:");
+        let n_on_lists = counts.filter_map(|(_, value)| number(value)).fold(0, u64::saturating_add);
         let (mut n_free, mut n_compressed) = (0, None);
         let vmstat = read_long(self.root.as_fd(), FILES[2], MAX_BYTES, text).ok()?;
-        for (key, number) in lines(vmstat) {
+        for (key, value) in lines(vmstat) {
             match key {
-                b"nr_free_pages" => n_free = number,
-                b"nr_zspages" => n_compressed = Some(number),
+                b"nr_free_pages" => n_free = number(value).unwrap_or(0),
+                b"nr_zspages" => n_compressed = number(value),
                 _ => {}
             }
         }
@@ -77,21 +77,26 @@ impl Proc {
     }
 }
 
-/// Returns the size of a page. It is computed, because a recording may come from a machine with another page
-/// size than this one. `bytes` and `n_pages` are the size of the same memory, but they were read at different
-/// moments. So the nearest size that exists is returned.
+/// Returns the size of a page in bytes. The size is computed, because a recording may come from a machine
+/// with another page size than this one. `bytes` and `n_pages` are the free memory in two units, read at
+/// different moments. So the quotient is only nearly right, and the nearest real page size is returned.
 fn page_bytes(bytes: u64, n_pages: u64) -> Option<u64> {
     let size = bytes.checked_div(n_pages)?;
     [4096, 16 << 10, 64 << 10].into_iter().min_by_key(|page: &u64| page.abs_diff(size))
 }
 
-/// Returns the first word of each line and the number after it.
-fn lines(text: &[u8]) -> impl Iterator<Item = (&[u8], u64)> {
+/// Returns the first word of each line, and the text that follows.
+fn lines(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     text.split(|&b| b == b'\n').filter_map(|line| {
-        let mut words = line.split(|&b| b == b' ').filter(|word| !word.is_empty());
-        let key = words.next()?;
-        Some((key, std::str::from_utf8(words.next()?).ok()?.parse().ok()?))
+        let line = line.trim_ascii_start();
+        Some(line.split_at(line.iter().position(|&b| b == b' ')?))
     })
+}
+
+/// Returns the number that is the first word of the text.
+fn number(text: &[u8]) -> Option<u64> {
+    let word = text.trim_ascii_start().split(|&b| b == b' ').next()?;
+    std::str::from_utf8(word).ok()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::path::Path;
 const CAP_SYS_PTRACE: u32 = 19;
 const CAP_PERFMON: u32 = 38;
 
-/// Returns one line for the log that names the missing permission.
+/// Returns a line for the log. The line names the missing permission.
 pub fn missing() -> String {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let confinement = ["/proc/self/attr/apparmor/current", "/proc/self/attr/current"]
@@ -17,9 +17,9 @@ pub fn missing() -> String {
     explain(&status, confinement.trim_end_matches(['\n', '\0']))
 }
 
-/// Fails with a one-line message if proc hides other processes from this process. If proc is mounted with
-/// hidepid=4, it shows only processes that this process may trace. `CAP_PERFMON` is enough to read smaps, but
-/// not to see hidden processes (kernel: fs/proc/base.c, `has_pid_permissions`).
+/// Returns an error if proc hides other processes from this process. The error is a one-line message. If proc
+/// is mounted with hidepid=4, it shows only processes that this process may trace. `CAP_PERFMON` is enough to
+/// read smaps, but not to see hidden processes (kernel: fs/proc/base.c, `has_pid_permissions`).
 pub fn ensure_visible(proc_path: &Path) -> Result<(), String> {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let path = fs::canonicalize(proc_path).unwrap_or_else(|_| proc_path.to_owned());

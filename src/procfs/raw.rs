@@ -1,4 +1,4 @@
-//! The files of a process as the kernel printed them, for a recording.
+//! Returns the files of a process as the kernel printed them, for a recording.
 
 use std::fs::File;
 use std::io::Read;

@@ -1,5 +1,5 @@
-//! Reads smaps or maps, and splits the text into mappings. There are limits for memory, number of mappings
-//! and time.
+//! Reads smaps or maps, and splits the text into mappings. The memory, the number of mappings and the time of
+//! a read are limited.
 
 use std::io::{self, Read};
 use std::time::Instant;
@@ -11,13 +11,13 @@ use crate::smaps::scanner::{Mapping, Next, Scanner};
 /// the L1 cache when it is scanned.
 pub const CHUNK: usize = 32 * 1024;
 /// Each read requests one page minus this many bytes. The kernel prints mappings into a page until the page
-/// holds the requested bytes, or until a mapping does not fit (fs/seq_file.c). It discards a mapping that
-/// does not fit, and prints it again for the next read. Most mappings take 700 to 850 bytes, so with this
-/// request the kernel usually stops before it prints one that does not fit. This saves 6.5% of a scrape with
+/// holds the requested bytes, or until a mapping does not fit (fs/seq_file.c). A mapping that does not fit is
+/// discarded, and printed again for the next read. Most mappings take 700 to 850 bytes. So with this request,
+/// the kernel usually stops before it prints a mapping that does not fit. This saves 6.5% of a scrape with
 /// 200 mappings per process.
 const LAST_MAPPING: usize = 768;
-/// The maximum length of a path. Longer paths are cut. No program can open a longer path, but directories can
-/// be nested deeper.
+/// The maximum length of a path in bytes. Longer paths are cut. No program can open a longer path, but
+/// directories can be nested so deeply that a path is longer.
 const MAX_PATH: usize = 4096;
 /// The maximum length of a line. The rest of a longer line is skipped.
 const MAX_LINE: usize = MAX_PATH + 512;
@@ -40,8 +40,8 @@ impl Limits {
 }
 
 /// Reads smaps from `file` to its end, and calls `each` with every mapping. Returns the number of mappings.
-/// `chunk` is the buffer. It grows only for a mapping that does not fit into it, up to 1 MiB. Paths are cut
-/// at 4 KiB.
+/// `chunk` is the buffer for the text. The buffer grows only for a mapping that does not fit into it, up to 1
+/// MiB. Paths are cut at 4 KiB.
 ///
 /// If the kernel prints a mapping twice, the mapping counts once, with the values that were printed last (see
 /// [`Next`]).
@@ -50,8 +50,8 @@ impl Limits {
 /// calls. Fails with [`ReadError::Slow`] at the deadline.
 ///
 /// Also fails if there are more mappings than a process can have. Without that limit, a process could keep
-/// the reader busy for hours. The kernel continues each read at the address where the last one stopped, so a
-/// process could always map more memory ahead of that address, and unmap it behind.
+/// the reader busy for hours: the kernel continues each read at the address where the previous read stopped,
+/// so the process could keep mapping memory above that address, and unmapping the memory below it.
 pub fn scan(
     mut file: impl Read,
     chunk: &mut Vec<u8>,
@@ -61,8 +61,8 @@ pub fn scan(
 ) -> Result<usize, ReadError> {
     scanner.begin_file();
     let (mut n_mappings, mut n_replaced) = (0, 0);
-    // Invariant: `chunk[..filled]` is read and not scanned yet. While `is_cut` is true, the rest of the line
-    // is skipped.
+    // Invariant: `chunk[..filled]` has been read, but not scanned. While `is_cut` is true, the rest of the
+    // current line is skipped.
     let mut filled = 0;
     let mut is_cut = false;
     let mut at_end = false;
@@ -187,8 +187,8 @@ mod tests {
             assert!(found == [(kept.to_vec(), 8192), (b"/next".to_vec(), 8192)], "{len}");
             assert_eq!(chunk.len(), CHUNK);
         }
-        // A recording may contain anything: here endless zeros, and endless lines without a header. Only the
-        // zeros need a deadline. The lines end the read at 1 MiB, however slow the machine is.
+        // A recording may contain anything, for example endless zeros, or endless lines without a header.
+        // Only the zeros need a deadline. A read of endless lines ends at 1 MiB, however slow the machine is.
         let deadline = Some(Instant::now() + std::time::Duration::from_millis(50));
         for (text, deadline, expected) in
             [(&b"\0"[..], deadline, "took too long"), (b"Rss: 1 kB\n", None, "longer than 1 MiB")]

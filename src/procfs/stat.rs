@@ -1,27 +1,27 @@
 //! The contents of `/proc/<pid>/stat` (man 5 proc_pid_stat).
 
-/// The work that a process has done since it started, as far as `stat` shows it. For a recording, the fields
-/// describe the state of the smaps file instead.
+/// The work that a process has done since it started, as far as `stat` shows it. In a recording, the fields
+/// describe the smaps file instead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     /// The numbers of minor and major page faults.
     pub faults: [u64; 2],
     /// The user and system CPU time, in clock ticks of 10 ms. Equal values do not prove that the process did
-    /// not run, because a time below one tick does not show.
+    /// not run, because less than one tick is not visible.
     pub cpu_ticks: [u64; 2],
     /// The size in bytes, and the number of resident pages.
     pub size: [u64; 2],
     /// The start addresses of code and stack. Different programs have different addresses. Forks of one
     /// program have the same addresses.
     pub program: [u64; 2],
-    /// Whether the fields describe the smaps file of a recording. There, equal values prove that nothing has
+    /// Whether the fields describe the smaps file of a recording. If so, equal values prove that nothing has
     /// changed.
     pub is_recorded: bool,
 }
 
 impl Work {
-    /// Returns the start addresses of code and stack. Returns `None` if the kernel hides them: a reader that
-    /// may not trace the process sees 1 and 0 (fs/proc/array.c).
+    /// Returns the start addresses of code and stack. Returns `None` if the kernel hides the addresses: a
+    /// reader that may not trace the process sees 1 and 0 (fs/proc/array.c).
     pub fn visible_program(&self) -> Option<[u64; 2]> {
         self.program.iter().all(|&address| address > 1).then_some(self.program)
     }
@@ -34,19 +34,19 @@ pub struct Stat {
     pub start_time: u64,
     /// Whether the process is a kernel thread.
     pub is_kernel_thread: bool,
-    /// Whether the process is a zombie without other threads. Such a process maps nothing, and never will.
+    /// Whether the process is a zombie without other threads. Such a process maps nothing and never will.
     pub is_zombie: bool,
     /// The work that the process has done.
     pub work: Work,
 }
 
 impl Stat {
-    /// Parses the text of a `stat` file; `None` if the text is malformed.
+    /// Parses the text of a `stat` file. Returns `None` if the text is malformed.
     pub fn parse(text: &[u8]) -> Option<Self> {
         // include/linux/sched.h
         const PF_KTHREAD: u64 = 0x20_0000;
-        // The name is in parentheses. It may itself contain parentheses, so the last one ends the name. The
-        // third field follows.
+        // The name is in parentheses. The name may itself contain parentheses, so the last `)` in the text
+        // ends the name. The third field follows the name.
         let name_end = text.iter().rposition(|&b| b == b')')?;
         let mut fields = std::str::from_utf8(&text[name_end + 1..]).ok()?.split_ascii_whitespace();
         let state = fields.next()?;

@@ -1,8 +1,8 @@
 //! Parses what the exporter needs from `/proc/<pid>/status` and from the `status` of a thread (man 5
 //! proc_pid_status).
 
-/// Returns the state of a task, given the text of its `status` file: `Z` for a zombie, `D` for an
-/// uninterruptible wait.
+/// Returns the state of a process or thread, given the text of its `status` file. `Z` is a zombie, and `D` is
+/// an uninterruptible wait.
 pub fn state_of(status: &[u8]) -> Option<u8> {
     let line = status.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"State:\t"))?;
     line.first().copied()
@@ -14,8 +14,8 @@ pub struct Status {
     /// The name of the process, with `\n` for a newline and `\\` for a backslash.
     pub name: String,
     /// The resident bytes of anonymous memory, of files, and of shared memory. `None` if the process has
-    /// released its memory. Before Linux 4.5, the kernel prints only the sum, which then counts as anonymous
-    /// memory.
+    /// released its memory. Before Linux 4.5, the kernel prints only the sum. The whole sum is then given as
+    /// anonymous memory.
     pub rss: Option<[u64; 3]>,
     /// Whether the process was sent SIGKILL, but has not ended yet.
     pub is_killed: bool,
@@ -56,13 +56,13 @@ impl Status {
     }
 }
 
-/// Parses a number of KiB, and returns it in bytes.
+/// Parses a number of KiB, and returns the number of bytes.
 fn kib(value: &[u8]) -> Option<u64> {
     let number = value.strip_suffix(b" kB")?.trim_ascii();
     std::str::from_utf8(number).ok()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Whether this is the `status` of a zombie without other threads.
+/// Whether this text of a `status` file is that of a zombie without other threads.
 pub fn is_zombie(status: &[u8]) -> bool {
     let mut lines = status.split(|&b| b == b'\n');
     state_of(status) == Some(b'Z') && lines.any(|line| matches!(line, b"Threads:\t1" | b"Threads:\t0"))

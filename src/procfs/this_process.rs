@@ -1,4 +1,5 @@
-//! What the kernel reports about this process: the figures behind the conventional `process_*` metrics.
+//! The figures that the kernel reports about this process. The standard metrics `process_*` are made from
+//! these figures.
 
 use std::fs::File;
 use std::io::Read;
@@ -40,9 +41,9 @@ impl ThisProcess {
     }
 }
 
-/// Raises the soft limit of open files to the hard limit, as Go programs do. Returns the limit that applies
-/// afterwards; `None` means no limit. On most nodes the soft limit is 1,024, only because programs that use
-/// `select(2)` cannot handle more.
+/// Raises the soft limit of open files to the hard limit, as Go programs do. Returns the soft limit
+/// afterwards; `None` means no limit. On most nodes the soft limit is 1,024 at first, only because programs
+/// that use `select(2)` cannot handle more.
 pub fn raise_open_file_limit() -> Option<u64> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }); // a refusal changes nothing
@@ -62,8 +63,8 @@ pub fn this_thread() -> u32 {
 
 /// Returns the CPU time that a thread of this process has used; `None` if the thread has ended.
 pub fn cpu_time_of_thread(thread: u32) -> Option<Duration> {
-    // The first number is the time on the CPU in ns. The waiting time and the number of time slices follow
-    // (sched/sched-stats.rst).
+    // The first number is the time on the CPU in ns. It is followed by the time spent waiting for a CPU, and
+    // by the number of time slices (sched/sched-stats.rst).
     let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
     Some(Duration::from_nanos(text.split(' ').next()?.parse().ok()?))
 }
@@ -78,11 +79,21 @@ fn memory() -> Option<(u64, u64)> {
     Some((pages.next()? * page_bytes, pages.next()? * page_bytes))
 }
 
+/// Returns the number of open files. From Linux 6.2 on it is the size of their directory, which takes 2
+/// microseconds; listing 900 open files takes 0.3 ms.
 fn n_open_files(entries: &mut Entries) -> Option<u64> {
     let directory = File::open("/proc/self/fd").ok()?;
-    let mut n_open = 0;
-    entries.list(directory.as_fd(), |name, _| n_open += u64::from(name[0].is_ascii_digit())).ok()?;
+    let n_open = match directory.metadata().ok()?.len() {
+        0 => n_entries(&directory, entries)?,
+        n_open => n_open,
+    };
     Some(n_open - 1) // without the descriptor of the directory itself
+}
+
+fn n_entries(directory: &File, entries: &mut Entries) -> Option<u64> {
+    let mut n_entries = 0;
+    entries.list(directory.as_fd(), |name, _| n_entries += u64::from(name[0].is_ascii_digit())).ok()?;
+    Some(n_entries)
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -103,6 +114,15 @@ mod tests {
         );
         assert!(after.virtual_bytes >= after.resident_bytes && after.n_open_files < after.max_open_files);
         drop((file, block));
+    }
+
+    #[test]
+    fn the_size_of_a_directory_of_descriptors_is_their_number_or_0() {
+        // Another process, because the tests of this one open and close files meanwhile.
+        let sleep = super::super::tests::live::Sleep::new();
+        let directory = File::open(format!("/proc/{}/fd", sleep.pid())).unwrap();
+        let size = directory.metadata().unwrap().len();
+        assert!([0, n_entries(&directory, &mut Entries::default()).unwrap()].contains(&size), "{size}");
     }
 
     #[test]

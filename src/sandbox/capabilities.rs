@@ -1,4 +1,4 @@
-//! Drops all capabilities except those needed to read other processes.
+//! Drops all capabilities that the program does not need. It mainly needs one to read other processes.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -8,8 +8,8 @@ use rustix::thread::{self, CapabilitySet, CapabilitySets};
 
 use super::Needs;
 
-/// The capabilities that allow reading the memory maps of other users' processes. Either is enough;
-/// CAP_PERFMON only from Linux 6.15 on.
+/// The capabilities that allow reading the memory maps of other users' processes. One of them is enough.
+/// CAP_PERFMON allows this only from Linux 6.15 on.
 const READING: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::PERFMON);
 
 /// Reduces the capabilities of this thread, and of the threads that it starts later, to those that the
@@ -33,8 +33,8 @@ pub(super) fn reduce(needs: &Needs) -> io::Result<()> {
 }
 
 fn needed(needs: &Needs) -> CapabilitySet {
-    // When an administrator runs the program as root, it may need other users' files: the socket of a
-    // rootless containerd, or a home directory for the recording.
+    // When an administrator runs the program as root, it may need other users' files. Examples are the socket
+    // of a rootless containerd, and a home directory in which the recording is created.
     let is_foreign = |path: &Path| {
         std::fs::metadata(path).is_ok_and(|metadata| metadata.uid() != rustix::process::geteuid().as_raw())
     };
@@ -57,7 +57,7 @@ pub(super) fn reads_by_perfmon() -> bool {
 mod tests {
     use super::*;
 
-    /// Runs `test` in its own thread, because capabilities belong to threads.
+    /// Runs `test` in a new thread, because capabilities belong to threads.
     fn in_thread<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
         std::thread::spawn(test).join().unwrap()
     }

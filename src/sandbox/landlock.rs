@@ -1,8 +1,8 @@
-//! Landlock restricts the program to reading a few directories and connecting to the runtime's sockets.
+//! Uses Landlock to let the program only read a few directories and connect to the runtime's sockets.
 //!
-//! A process in a Landlock domain may not access processes outside the domain. CAP_PERFMON overrides this,
-//! but CAP_SYS_PTRACE does not. So a trial thread enters the domain first and tests whether it can still read
-//! processes.
+//! A process in a Landlock domain may not access processes outside the domain. CAP_PERFMON overrides this
+//! rule, but CAP_SYS_PTRACE does not. So at first, only a trial thread enters the domain, and tests whether
+//! it can still read processes.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -20,12 +20,12 @@ use super::Needs;
 /// out.
 const KNOWN: ABI = ABI::V10;
 
-/// The maximum number of processes that are tried. Several may be needed, because kernel threads have no
-/// memory to read.
+/// The maximum number of processes that are tried to find one with readable smaps. The first ones may be
+/// kernel threads, which have no memory to read.
 const MAX_TRIED: usize = 1000;
 
-/// Restricts this thread and the threads that it starts later. If processes could not be read any more, this
-/// restricts nothing and returns false.
+/// Restricts this thread and the threads that it starts later. If the restricted program could not read other
+/// processes, restricts nothing and returns false.
 pub(super) fn enter(needs: &Needs) -> Result<bool, String> {
     let Some(readable) = readable_smaps(&needs.proc_path) else { return Ok(false) };
     let ruleset = rules(needs).map_err(|error| error.to_string())?;
@@ -37,7 +37,7 @@ pub(super) fn enter(needs: &Needs) -> Result<bool, String> {
     ruleset.restrict_self().map(|_| true).map_err(|error| error.to_string())
 }
 
-/// Returns the smaps file of some readable process other than this one.
+/// Returns a readable smaps file of a process other than this one.
 fn readable_smaps(proc_path: &Path) -> Option<PathBuf> {
     let own = std::process::id().to_string();
     let names = fs::read_dir(proc_path).ok()?.flatten().map(|entry| entry.file_name());
@@ -59,7 +59,7 @@ fn rules(needs: &Needs) -> Result<RulesetCreated, RulesetError> {
     for path in &needs.reads {
         ruleset = allow(ruleset, path, AccessFs::ReadFile | AccessFs::ReadDir)?;
     }
-    // The rule is for the directory, because a restarted server creates a new socket in it.
+    // The rule is for the directory, because a server that restarts creates a new socket in it.
     for directory in needs.sockets.iter().filter_map(|socket| socket.parent()) {
         ruleset = allow(ruleset, directory, AccessFs::ResolveUnix.into())?;
     }
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
     use std::os::unix::net::{UnixListener, UnixStream};
 
-    /// Runs `test` in a restricted thread; returns `None` where the kernel has no Landlock.
+    /// Runs `test` in a restricted thread. Returns `None` if the kernel has no Landlock.
     fn inside<T: Send + 'static>(needs: Needs, test: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let restricted = move || {
             let status = rules(&needs).unwrap().restrict_self().unwrap();

@@ -1,13 +1,13 @@
 //! The sandbox: once all files and sockets are open, the program drops the rights that it no longer needs.
 //!
-//! Reading other processes' memory maps needs a capability that allows much more. An attacker who takes over
-//! the program should gain little from this. So the program drops all other capabilities, and all system
-//! calls that it does not make ([`seccomp`]). It also restricts the file system ([`landlock`]), if reading
-//! still works then.
+//! Reading other processes' memory maps needs a capability that allows much more than that. An attacker who
+//! takes over the program should gain little from this capability. So the program drops all other
+//! capabilities, and all system calls that it does not make ([`seccomp`]). It also restricts its access to
+//! the file system ([`landlock`]), if it can still read processes then.
 //!
-//! If the kernel does not support a restriction, a warning is logged, and the program continues without it. A
-//! system call that is not listed fails with `EPERM`, and the error message says that the sandbox may be the
-//! reason.
+//! If the kernel does not support a restriction, a warning is logged, and the program continues without the
+//! restriction. A system call that the sandbox does not allow fails with `EPERM`, and the error message says
+//! that the sandbox may be the reason.
 
 mod capabilities;
 mod landlock;
@@ -25,8 +25,8 @@ pub fn enter(needs: &Needs) {
     if let Err(error) = capabilities::reduce(needs) {
         warn!("cannot drop capabilities: {error}");
     }
-    // With CAP_SYS_PTRACE, a process in a Landlock domain cannot read processes outside it. So Landlock is
-    // used only with CAP_PERFMON.
+    // With CAP_SYS_PTRACE, a process in a Landlock domain cannot read processes outside the domain. So
+    // Landlock is used only with CAP_PERFMON.
     if capabilities::reads_by_perfmon() {
         match landlock::enter(needs) {
             Ok(true) => debug!("sandbox: reading only below {:?}", needs.reads),

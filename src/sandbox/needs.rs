@@ -5,20 +5,20 @@ use std::path::{Path, PathBuf};
 /// What the sandbox must allow.
 #[derive(Debug)]
 pub struct Needs {
-    /// The program reads the processes of this proc.
+    /// The proc file system whose processes the program reads.
     pub proc_path: PathBuf,
-    /// The program reads below these directories.
+    /// The directories below which the program reads.
     pub reads: Vec<PathBuf>,
-    /// The program connects to one of these sockets, and connects again after the server has restarted.
+    /// The program connects to one of these sockets, and connects to it again after the server has restarted.
     pub sockets: Vec<PathBuf>,
-    /// The program creates this directory, and files in it.
+    /// The directory that the program creates. The program also creates files in this directory.
     pub writes: Option<PathBuf>,
-    /// The program accepts connections and answers until a signal ends it.
+    /// Whether the program accepts connections and answers requests until a signal ends it.
     pub serves: bool,
 }
 
 impl Needs {
-    /// Returns the directory in which the recording's directory is created.
+    /// Returns the parent of the directory that the program creates.
     pub fn writes_in(&self) -> Option<&Path> {
         let parent = self.writes.as_deref()?.parent()?;
         Some(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })

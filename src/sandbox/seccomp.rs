@@ -1,12 +1,13 @@
 //! The filter of system calls: calls that the program never makes fail with `EPERM`.
 //!
 //! `openat` may open files only for reading. So the program cannot write to `/proc/<pid>/mem`, nor to a
-//! container's files below `/proc/<pid>/root`. It cannot make memory executable either, and `clone` can only
-//! create threads.
+//! container's files below `/proc/<pid>/root`. The program also cannot make memory executable, and `clone`
+//! can only create threads.
 //!
-//! The order of the filter matters for speed: the kernel compares a call with the listed numbers from the
-//! smallest up. From Linux 5.11 on, it skips the filter for calls that are allowed with any arguments. Among
-//! the other calls, `openat` is the most frequent one in a scrape, so it is compared first.
+//! The order of the filter matters for speed: the kernel compares the number of a call with the listed
+//! numbers, from the smallest up. From Linux 5.11 on, the kernel skips the filter for calls that are allowed
+//! with any arguments. Among the other calls, `openat` is the most frequent one in a scrape, so calls are
+//! compared with `openat` first.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,7 @@ use seccompiler::{
 
 use super::Needs;
 
-/// The calls that the C library and Rust's runtime make, for memory, threads and clocks.
+/// The system calls that the C library and Rust's runtime make, for memory, threads and clocks.
 const RUNTIME: &[i64] = &[
     libc::SYS_brk,
     libc::SYS_clock_getres,
@@ -52,7 +53,7 @@ const RUNTIME: &[i64] = &[
     libc::SYS_uname,
 ];
 
-/// The calls that read files and directories, and wait for files and sockets.
+/// The system calls that read files and directories, and wait for files and sockets.
 const READING: &[i64] = &[
     libc::SYS_close,
     libc::SYS_epoll_create1,
@@ -83,7 +84,7 @@ const READING: &[i64] = &[
     libc::SYS_writev,
 ];
 
-/// The calls on open connections.
+/// The system calls on open connections.
 const CONNECTED: &[i64] = &[
     libc::SYS_getpeername,
     libc::SYS_getsockname,
@@ -96,7 +97,7 @@ const CONNECTED: &[i64] = &[
     libc::SYS_shutdown,
 ];
 
-/// Old calls that x86_64 still has, and that C libraries use there. Newer architectures lack them.
+/// Old system calls that x86_64 still has, and that C libraries use there. Newer architectures lack them.
 #[cfg(target_arch = "x86_64")]
 const OLD: &[i64] = &[
     libc::SYS_access,
@@ -121,26 +122,27 @@ const OPEN_MASK: i32 = libc::O_WRONLY
 /// The `prctl` option that returns what the kernel passed to the program at its start, such as the page size.
 const PR_GET_AUXV: i32 = 0x41555856;
 
-/// Makes unlisted calls fail in all threads of this process, including the running ones.
+/// Makes all calls that are not listed fail, in every thread of this process. Threads that already run are
+/// included.
 pub(super) fn enter(needs: &Needs) -> Result<(), String> {
     seccompiler::apply_filter_all_threads(&program(needs)?).map_err(|error| error.to_string())
 }
 
-/// Builds the filter: `openat`, then `clone3`, then all other calls.
+/// Builds the filter. It compares a call with `openat` first, then with `clone3`, then with all other calls.
 fn program(needs: &Needs) -> Result<BpfProgram, String> {
     let not_permitted = || SeccompAction::Errno(libc::EPERM as u32);
     let mut others = list(needs);
     let openat = others.remove_entry(&libc::SYS_openat).into_iter().collect();
     let openat = compile(openat, not_permitted(), SeccompAction::Allow)?;
-    // A filter cannot see the arguments of clone3, because they are in memory. After ENOSYS, C libraries use
-    // clone instead.
+    // A filter cannot see the arguments of clone3, because the arguments are in memory. If clone3 fails with
+    // ENOSYS, C libraries use clone instead.
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let clone3 = compile(clone3, not_permitted(), SeccompAction::Errno(libc::ENOSYS as u32))?;
     let others = compile(others, not_permitted(), SeccompAction::Allow)?;
     let mut program = Vec::new();
     for part in [openat, clone3, others] {
-        // The last instruction of each part refuses calls that the part does not list. It is removed, so that
-        // such calls are compared with the next part.
+        // The last instruction of each part refuses all calls that the part does not list. This instruction
+        // is removed. Calls that a part does not list are then compared with the next part.
         program.pop();
         program.extend(part);
     }
@@ -157,8 +159,8 @@ fn compile(
         .map_err(|error| error.to_string())
 }
 
-/// Returns the allowed calls with their rules. A call with rules must meet one of them. A call without rules
-/// may have any arguments.
+/// Returns the allowed calls with their rules. A call with rules must meet at least one of its rules. A call
+/// without rules may have any arguments.
 fn list(needs: &Needs) -> BTreeMap<i64, Vec<SeccompRule>> {
     let mut list: BTreeMap<_, _> =
         [RUNTIME, READING, CONNECTED, OLD].into_iter().flatten().map(|&call| (call, Vec::new())).collect();
@@ -209,12 +211,12 @@ fn list(needs: &Needs) -> BTreeMap<i64, Vec<SeccompRule>> {
 
 const FIONBIO: u64 = 0x5421;
 
-/// Returns a rule that this argument, an int, equals `value`.
+/// Returns a rule that is met if this argument, taken as an int, equals `value`.
 fn equal(argument: u8, value: u64) -> SeccompRule {
     rule(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
 }
 
-/// Returns a rule that the argument equals `value` in the bits of the mask.
+/// Returns a rule that is met if this argument and `value` are equal in the bits of the mask.
 fn masked(argument: u8, mask: u64, value: u64) -> SeccompRule {
     rule(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(mask), value)
 }

@@ -1,5 +1,5 @@
-//! There is no sandbox except on Linux. Elsewhere the program reads only recordings, which needs no special
-//! rights.
+//! Takes the place of the sandbox on systems other than Linux, and restricts nothing. There the program reads
+//! only recordings, which needs no special rights.
 
 #[path = "needs.rs"]
 mod needs;

@@ -11,15 +11,15 @@ const DIGITS_LEN: usize = 8;
 pub const LINE_LEN: usize = KEY_LEN + DIGITS_LEN + UNIT.len();
 const UNIT: &[u8; 4] = b" kB\n";
 
-/// Returns whether `line` is one of the common lines that are not exported. No header and no exported field
-/// begins like them.
+/// Whether `line` is one of the frequent lines that are not exported. No header and no line of an exported
+/// field begins with the same eight bytes.
 #[inline]
 pub fn is_not_exported(line: &[u8]) -> bool {
     matches!(line.first_chunk(), Some(b"VmFlags:" | b"THPeligi" | b"Protecti"))
 }
 
-/// The position of the field whose key has this hash. No two keys have the same hash, but other text may have
-/// it, so the whole key must be compared, too.
+/// For each hash, the position of the field whose key has that hash. No two keys have the same hash. Any
+/// other text may have the hash of a key, so the whole key must be compared, too.
 const FIELD_BY_HASH: [u8; 64] = {
     let mut fields = [u8::MAX; 64];
     let mut i = 0;
@@ -36,8 +36,8 @@ const fn hash(key: &[u8]) -> usize {
     (2 * key[0] as usize + key[key.len() - 1] as usize + 2 * key.len()) % 64
 }
 
-/// Returns the field that a line names, and its value in kB, which is at most `u64::MAX`. Returns `None` for
-/// any other line or unit.
+/// Returns the field that a line names, and its value in kB. A value that is too large becomes `u64::MAX`.
+/// Returns `None` for any other line, and for any other unit.
 #[inline]
 pub fn field_of(line: &[u8]) -> Option<(usize, u64)> {
     let colon = line.iter().take(KEY_LEN).position(|&b| b == b':')?;
@@ -76,24 +76,24 @@ pub fn kib_of(line: &[u8; LINE_LEN]) -> Option<u64> {
     if [*u0, *u1, *u2, *u3] != *UNIT {
         return None;
     }
-    // The bit 0x10 is set in a digit (0x30 to 0x39), but not in a space (0x20). Setting it turns a space into
-    // a 0.
+    // The bit 0x10 is set in a digit (0x30 to 0x39), but not in a space (0x20). Setting this bit turns a
+    // space into the digit 0.
     let bit = 0x10 * EACH;
     let values = (text | bit) ^ (0x30 * EACH);
     // Adding 0x76 sets the high bit of every byte above 9. If the high bit of a byte was set before, the sum
-    // also changes the next byte. This does no harm, because that first byte is no digit, and the text is
-    // refused.
+    // also changes the next byte. This does no harm: a byte with its high bit set is no digit, so the text is
+    // refused in any case.
     let no_digits = ((values.wrapping_add(0x76 * EACH)) | values) & HIGH;
-    // The first character is in the lowest byte. Spaces must come before digits, so their bits must form one
-    // run that begins at the lowest bit.
+    // The first character is in the lowest byte. Spaces must come before digits, so the bits of the spaces
+    // must form one run that begins at the lowest bit.
     let spaces = ((!text & bit) >> 4).wrapping_mul(0xff);
     let no_run = spaces & spaces.wrapping_add(1);
     let no_last_digit = spaces & 1 << 63;
     if no_digits | no_run | no_last_digit | values & spaces != 0 {
         return None;
     }
-    // Combines digits into pairs, pairs into fours, and these into one number (Daniel Lemire, "Quickly
-    // parsing eight digits", 2018).
+    // Combines digits into pairs, pairs into fours, and the two fours into one number (Daniel Lemire,
+    // "Quickly parsing eight digits", 2018).
     let pairs = values * 10 + (values >> 8);
     const EVERY_OTHER: u64 = 0x0000_00ff_0000_00ff;
     let high = (pairs & EVERY_OTHER).wrapping_mul(0x000f_4240_0000_0064);

@@ -1,8 +1,8 @@
 //! The one table of smaps fields. For each field it has the kernel's key, the metric's short name, the help
 //! text, and how the values of several mappings become one value.
 //!
-//! The scanner, the exposition, `--fields` and the README's table are made from it. The kernel defines the
-//! fields in Documentation/filesystems/proc.rst, section 1.1, "smaps".
+//! The scanner, the exposition, `--fields` and the table of metrics are made from this table. The kernel
+//! defines the fields in Documentation/filesystems/proc.rst, section 1.1, "smaps".
 
 /// One smaps field.
 #[derive(Debug)]
@@ -20,9 +20,9 @@ pub struct Field {
 /// How the values of the mappings in one series become one value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Combine {
-    /// The sum: amounts of memory add up.
+    /// The values are added up, because they are amounts of memory.
     Sum,
-    /// The largest value, because adding up page sizes means nothing.
+    /// The largest value is used, because adding up page sizes means nothing.
     Largest,
 }
 
@@ -35,21 +35,22 @@ pub type FieldMask = u32;
 /// Every field.
 pub const ALL_FIELDS: FieldMask = (1 << N_FIELDS) - 1;
 
-/// The position of the first field with [`Combine::Largest`]. These fields are the last ones in the table.
+/// The position of the first field with [`Combine::Largest`] in [`FIELDS`]. All fields from this one on have
+/// it.
 pub const FIRST_LARGEST: usize = 20;
 
 /// The fields that are missing in `/proc/<pid>/smaps_rollup`: size and page sizes.
 pub const NOT_IN_ROLLUP: FieldMask = 1 | 1 << FIRST_LARGEST | 1 << (FIRST_LARGEST + 1);
 
-/// The fields that the kernel rounds down in each mapping, because they are shares of shared memory: `pss`,
-/// `pss_dirty`, `swap_pss`, `locked`.
+/// The fields that are shares of shared memory: `pss`, `pss_dirty`, `swap_pss`, `locked`. The kernel rounds
+/// these fields down in each mapping.
 pub const ROUNDED: FieldMask = 1 << 2 | 1 << 3 | 1 << 18 | 1 << 19;
 
-/// The position of the resident set size.
+/// The position of the resident set size in [`FIELDS`].
 pub const RSS: usize = 1;
-/// The position of the proportional set size. Paths are folded in the order of this field.
+/// The position of the proportional set size in [`FIELDS`]. Paths are folded in the order of this field.
 pub const PSS: usize = 2;
-/// The position of the part of the resident set that belongs to no file.
+/// The position of the field in [`FIELDS`] with that part of the resident set that belongs to no file.
 pub const ANONYMOUS: usize = 9;
 
 /// The values of one mapping, or the combined values of several mappings.
@@ -61,7 +62,7 @@ pub struct Values {
     pub bytes: [u64; N_FIELDS],
 }
 
-/// Returns the position of the field with this short name.
+/// Returns the position of the field with this short name in [`FIELDS`].
 pub fn by_name(name: &str) -> Option<usize> {
     FIELDS.iter().position(|field| field.name == name)
 }

@@ -1,4 +1,5 @@
-//! Parses header lines of smaps: a mapping begins with its address range, followed by its path.
+//! Parses header lines of smaps. A header is the first line of a mapping. It begins with the address range,
+//! and ends with the path.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -15,8 +16,8 @@ pub enum Next {
     /// The next mapping begins at the same address. It is the same mapping, printed again after a change, and
     /// replaces this one.
     Same,
-    /// The next mapping begins elsewhere below the end of this one. The two cannot have existed at the same
-    /// time.
+    /// The next mapping begins below the end of this one, but not at the same address. The two mappings
+    /// cannot have existed at the same time.
     Torn,
 }
 
@@ -64,8 +65,8 @@ fn are_hex(digits: &[u8; 12]) -> bool {
     are_hex(word(0)) & are_hex(word(4)) == HIGH
 }
 
-/// Returns the end of `<address>-<address> `, including the space. Returns `None` if `bytes` does not begin
-/// with a header.
+/// Returns the length of the `<address>-<address> ` with which a header begins, including the space. Returns
+/// `None` if `bytes` does not begin with a header.
 #[inline]
 pub fn range_end(bytes: &[u8]) -> Option<usize> {
     // Nearly all addresses of 64-bit processes have twelve digits.
@@ -79,7 +80,7 @@ pub fn range_end(bytes: &[u8]) -> Option<usize> {
     any_range_end(bytes)
 }
 
-/// The same as [`range_end`], for addresses of any width.
+/// Does the same as [`range_end`], for addresses of any width.
 #[cold]
 fn any_range_end(bytes: &[u8]) -> Option<usize> {
     let hex_end = |from: usize| bytes[from..].iter().position(|&b| !IS_HEX[b as usize]).map(|n| from + n);
@@ -88,8 +89,9 @@ fn any_range_end(bytes: &[u8]) -> Option<usize> {
     Some(space + 1)
 }
 
-/// Compares the address range of a mapping's header with the header at the beginning of `following`. The
-/// lengths of both ranges include the space after them.
+/// Returns how the mapping with the header `header` relates to the next mapping. The header of the next
+/// mapping is at the beginning of `following`. The lengths are those of the two address ranges, each with the
+/// space after it.
 #[inline]
 pub fn next(header: &[u8], following: &[u8], range_len: usize, next_range_len: usize) -> Next {
     // Lower-case hexadecimal digits sort like the numbers that they stand for. Nearly all addresses have
@@ -107,7 +109,7 @@ pub fn next(header: &[u8], following: &[u8], range_len: usize, next_range_len: u
     any_next(header, following)
 }
 
-/// The same as [`next`], for all addresses and relations.
+/// Does the same as [`next`], for all addresses and relations.
 #[cold]
 fn any_next(header: &[u8], following: &[u8]) -> Next {
     // Of two numbers without leading zeros, the one with more digits is larger.
@@ -126,13 +128,14 @@ fn any_next(header: &[u8], following: &[u8]) -> Next {
     }
 }
 
-/// Returns the path in a header line. `header` is the line after the range: permissions, offset, device,
-/// inode, path.
+/// Returns the path in a header line. `header` is the header line without the address range: permissions,
+/// offset, device, inode, path.
 #[inline]
 pub fn path_of(header: &[u8]) -> &[u8] {
     let mut rest = header.strip_suffix(b"\n").unwrap_or(header);
     let mut n_words = 4;
-    // Permissions have four letters. Nearly all offsets have eight digits, so both words are skipped at once.
+    // Permissions always have four letters. If the offset has eight digits, as nearly every offset, both
+    // words are skipped at once.
     if let Some((start, more)) = rest.split_first_chunk::<14>()
         && let (Some(begin), Some(end)) = (start.first_chunk(), start.last_chunk())
         && bytes_equal_to(b' ', *begin) == 0x80 << (4 * 8)
@@ -144,8 +147,7 @@ pub fn path_of(header: &[u8]) -> &[u8] {
         let word = rest.iter().position(|&b| b == b' ').unwrap_or(rest.len());
         rest = &rest[(word + 1).min(rest.len())..];
     }
-    // The kernel pads the line with spaces up to column 73. Up to three times, eight spaces are skipped at
-    // once.
+    // The kernel pads the line with spaces up to column 73. Most of the spaces are skipped eight at a time.
     while let Some((b"        ", more)) = rest.split_first_chunk() {
         rest = more;
     }

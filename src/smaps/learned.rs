@@ -1,5 +1,5 @@
-//! Remembers the lines of the previous mapping. Most lines are the same in the next mapping. Comparing them
-//! is faster than parsing them.
+//! Remembers the lines of the previous mapping. Most lines are the same in the next mapping, and comparing a
+//! line is faster than parsing it.
 
 use super::field_line::{KEY_LEN, LINE_LEN, field_of, is_not_exported, key, kib_of};
 use super::fields::{FIELDS, Values};
@@ -10,17 +10,19 @@ use super::lines::line_end;
 struct LearnedLine {
     /// The text of the line in the previous mapping.
     text: [u8; LINE_LEN],
-    /// The position of the field that the line names.
+    /// The position of the field that the line names, in [`FIELDS`].
     field: usize,
 }
 
-/// The result of [`Learned::take`].
+/// The result of [`Learned::take`]: whether a mapping begins with the learned lines.
 pub enum Run {
     /// The mapping begins with the learned lines, which take this many bytes.
     Taken(usize),
-    /// The mapping has other keys, or another order, so its lines must be learned.
+    /// The mapping has other keys than the learned lines, or the same keys in another order. Its lines must
+    /// be learned.
     Unlike,
-    /// The keys are the same, but a value is too wide, or some bytes are not read yet.
+    /// The learned lines cannot be used for this mapping, because a value is too wide, or because some bytes
+    /// are not read yet. There is nothing to learn.
     Unfit,
 }
 
@@ -30,7 +32,8 @@ pub struct Learned {
     run: Vec<LearnedLine>,
     /// The values of the field lines.
     pub values: Values,
-    /// The lines after the field lines. They are not exported, and are the same in nearly every mapping.
+    /// The text after the field lines up to the line VmFlags. It is not exported, and is the same in nearly
+    /// every mapping.
     tail: Vec<u8>,
 }
 
@@ -41,7 +44,8 @@ impl Learned {
         self.run.len() * LINE_LEN
     }
 
-    /// Parses the learned lines at the beginning of `bytes` into `values`, if all of them are there.
+    /// Compares the lines at the beginning of `bytes` with the learned lines, and stores the values that have
+    /// changed in `values`.
     #[inline]
     pub fn take(&mut self, bytes: &[u8]) -> Run {
         let (lines, _) = bytes.as_chunks::<LINE_LEN>();
@@ -67,19 +71,19 @@ impl Learned {
         Run::Taken(n_bytes + if has_tail { self.tail.len() } else { 0 })
     }
 
-    /// Learns the lines at the beginning of `bytes`, which is one mapping: first the lines of known fields,
-    /// 28 bytes each, then the lines after them.
+    /// Learns the lines at the beginning of `bytes`, which is one mapping. The lines of known fields come
+    /// first, with 28 bytes each. The lines after them are learned as one text.
     pub fn learn(&mut self, bytes: &[u8]) {
         self.run.clear();
         self.values = Values::default();
         let Values { present, bytes: values } = &mut self.values;
         let known = |line: &[u8; LINE_LEN]| {
             let kib = kib_of(line)?;
-            // If a field occurred twice, the last line should count. But `take` stores only lines that have
-            // changed, so this run ends before the second line.
+            // If a field occurs twice, its last line must count. But `take` parses only lines that have
+            // changed, so the second line of a field must not be learned.
             let (field, _) = field_of(line).filter(|(field, _)| *present & 1 << field == 0)?;
-            // Only spaces may precede the eight digits. This rules out a ninth digit, and the end of another
-            // line.
+            // The bytes between the key and the eight digits must be spaces. Otherwise there is a ninth
+            // digit, or these bytes belong to another line.
             let padding = &key(line)[FIELDS[field].key.len() + 1..];
             if padding.iter().any(|&b| b != b' ') {
                 return None;
@@ -91,7 +95,7 @@ impl Learned {
         self.run.extend(bytes.as_chunks::<LINE_LEN>().0.iter().map_while(known));
         self.tail.clear();
         let mut rest = &bytes[self.run_len()..];
-        // The line VmFlags is the last one, and differs between mappings, so it is not learned.
+        // VmFlags is the last line. It differs between mappings, so it is not learned.
         while let Some(end) = line_end(rest, 0)
             && is_not_exported(rest)
             && !rest.starts_with(b"VmFlags:")

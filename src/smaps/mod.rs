@@ -1,4 +1,4 @@
-//! Parses the bytes of smaps into mappings. Pure.
+//! Parses the bytes of smaps into mappings. This does no I/O.
 
 mod field_line;
 pub mod fields;

@@ -15,27 +15,29 @@ pub struct Place {
     pub permissions: [u8; 4],
     /// The flags of the mapping: bits such as [`NO_HUGE_PAGES`].
     pub flags: u8,
-    /// Whether the mapping begins where the previous one ends. The previous one may have a name.
+    /// Whether the mapping begins where the previous mapping ends. The previous mapping may have a name.
     pub is_adjacent: bool,
-    /// Whether the next mapping begins where this one ends. The next one may have a name.
+    /// Whether the next mapping begins where this mapping ends. The next mapping may have a name.
     pub is_followed: bool,
 }
 
-/// `nh`: no transparent huge pages. From Linux 6.7 on, glibc's thread stacks have this flag.
+/// `nh`: the mapping gets no transparent huge pages. From Linux 6.7 on, glibc's thread stacks have this flag.
 pub const NO_HUGE_PAGES: u8 = 1;
-/// `nr`: mapped with MAP_NORESERVE. With `vm.overcommit_memory` 2, the kernel ignores this.
+/// `nr`: the mapping was made with MAP_NORESERVE. The kernel sets no such flag if `vm.overcommit_memory` is
+/// 2.
 pub const NO_RESERVE: u8 = 1 << 1;
-/// `ac`: counts towards the commit limit (`Committed_AS`).
+/// `ac`: the kernel includes the mapping in `Committed_AS`, which it compares with the commit limit.
 pub const ACCOUNTED: u8 = 1 << 2;
 /// `dc`: fork does not copy the mapping (MADV_DONTFORK).
 pub const NOT_FORKED: u8 = 1 << 3;
-/// `gu`: contains guard pages (MADV_GUARD_INSTALL). Some kernels from 6.13 on do not print this flag.
+/// `gu`: the mapping contains guard pages (MADV_GUARD_INSTALL). Some kernels from 6.13 on do not print this
+/// flag.
 pub const GUARDED: u8 = 1 << 4;
 
 /// Whether this address is in the area in which the kernel itself chooses addresses for mappings. By default,
 /// this area begins at most 1 TiB (x86_64) or 17 GiB (arm64) below the main thread's stack, and grows
-/// downwards. On arm64 with pages of 16 KiB, it is where x86_64 has it. With 39-bit addresses, this is false
-/// for all mappings.
+/// downwards. On arm64 with pages of 16 KiB, the area is at the same addresses as on x86_64. With 39-bit
+/// addresses, this is false for all mappings.
 pub fn is_mmap_address(address: u64) -> bool {
     const X86_64: Range<u64> = 0x7e00_0000_0000..0x8000_0000_0000;
     const ARM64: Range<u64> = 0xfe00_0000_0000..0x1_0000_0000_0000;
@@ -51,12 +53,12 @@ impl Place {
         self.end.saturating_sub(self.begin)
     }
 
-    /// Whether the permissions are those of ordinary private memory.
+    /// Whether the mapping has the permissions of ordinary private memory.
     pub fn is_writable(&self) -> bool {
         self.permissions == *b"rw-p"
     }
 
-    /// Whether there are no permissions at all. This is so for guard pages and for reserved memory.
+    /// Whether the mapping has no permissions at all. Guard pages and reserved memory have no permissions.
     pub fn is_inaccessible(&self) -> bool {
         self.permissions == *b"---p"
     }
@@ -77,9 +79,9 @@ impl Place {
     }
 }
 
-/// The text from which the place of a mapping is parsed. Parsing the place takes a third as long as
-/// everything else about a mapping, and most mappings do not need it. So the text is parsed only when the
-/// place is needed.
+/// The text from which the place of a mapping is parsed. Parsing the place takes a third as long as parsing
+/// the rest of a mapping, and for most mappings the place is not needed. So it is parsed only when it is
+/// needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PlaceText<'a> {
     /// The header line, and the length of the address range at its beginning.
@@ -114,15 +116,15 @@ impl PlaceText<'_> {
     }
 }
 
-/// Returns the two addresses in `<address>-<address> `, including the space.
+/// Splits `<address>-<address> `, which ends with a space, into the two addresses.
 #[cold]
 fn any_addresses(range: &[u8]) -> (&[u8], &[u8]) {
     let dash = range.iter().position(|&b| b == b'-').unwrap_or(0);
     (&range[..dash], range[dash..].get(1..).map_or(b"", |end| end.trim_ascii_end()))
 }
 
-/// Returns the number that lower-case hexadecimal digits stand for. If there are more than 16 digits, the
-/// last 16 count.
+/// Returns the number that lower-case hexadecimal digits stand for. If there are more than 16 digits, only
+/// the last 16 are used.
 #[inline]
 fn number(digits: &[u8]) -> u64 {
     if let Some((high, low)) = digits.split_first_chunk::<8>()
@@ -144,11 +146,12 @@ fn eight(digits: [u8; 8]) -> u64 {
     (value >> 16 | value) & 0xffff_ffff
 }
 
-/// Returns the flags in the last line of `lines`; no flags if that is another line.
+/// Returns the flags in the last line of `lines`. Returns no flags if the last line is not the one with the
+/// flags.
 #[inline]
 fn flags(lines: &[u8]) -> u8 {
-    // The line of flags is usually the only line here, because the lines before it were compared with learned
-    // ones.
+    // The line of flags is usually the only line here, because the lines before it were taken as learned
+    // lines.
     let Some(words) = lines.strip_prefix(KEY).or_else(|| last_line(lines).strip_prefix(KEY)) else {
         return 0;
     };

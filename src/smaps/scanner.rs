@@ -26,7 +26,7 @@
 //! Mappings come in the order of their addresses. Between two `read` calls, the kernel drops the memory-map
 //! lock; then it continues at the end of the last mapping. If that mapping has grown in the meantime, the
 //! kernel prints it again as a whole. So a mapping is returned only after the next header was read, and
-//! [`Next`] says how the two relate.
+//! [`Next`] says how the two mappings relate.
 
 use super::field_line::{field_of, is_not_exported};
 use super::fields::Values;
@@ -39,19 +39,19 @@ use super::place::PlaceText;
 /// One smaps entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping<'a> {
-    /// The path as the kernel printed it, with trailing spaces. It may have any bytes except a newline. It is
-    /// empty for anonymous memory.
+    /// The path as the kernel printed it, with trailing spaces. The path may have any bytes except a newline.
+    /// It is empty for anonymous memory without a name.
     pub path: &'a [u8],
     /// The values of the mapping's fields.
     pub values: &'a Values,
     /// The text from which the place of the mapping can be parsed.
     pub place: PlaceText<'a>,
-    /// How many mappings this stands for: 1 in smaps, more in smaps_rollup, which has only their sum.
+    /// The number of mappings whose values are summed here: 1 in smaps, more in smaps_rollup.
     pub count: u64,
 }
 
-/// The scanner. One scanner can parse any number of files. What it learns from one file makes the next one
-/// faster.
+/// Parses smaps files. One scanner can parse any number of files. What it learns from one file makes parsing
+/// the next file faster.
 #[derive(Debug, Default)]
 pub struct Scanner {
     values: Values,
@@ -67,7 +67,7 @@ impl Scanner {
         Self { only_general: true, ..Self::default() }
     }
 
-    /// Begins another file: its first mapping has no previous mapping. The file before may not have been
+    /// Begins another file, whose first mapping has no previous mapping. The previous file need not have been
     /// parsed to its end.
     pub fn begin_file(&mut self) {
         self.is_adjacent = false;
@@ -76,16 +76,17 @@ impl Scanner {
     /// Returns the first whole mapping in `bytes`, the position of its end, and how it relates to the next
     /// mapping.
     ///
-    /// Returns `None` if `bytes` does not contain a whole mapping yet. Then read more, and call again with
-    /// the same bytes and the new ones. With `at_end`, there is nothing more to read: the last mapping ends
-    /// where `bytes` ends, and `None` means that there are no more mappings.
+    /// Returns `None` if `bytes` does not contain a whole mapping yet. Then read more, and call this again
+    /// with the same bytes followed by the new ones. If `at_end` is true, there is nothing more to read: the
+    /// last mapping ends where `bytes` ends, and `None` means that there are no more mappings.
     pub fn next<'a>(&'a mut self, bytes: &'a [u8], at_end: bool) -> Option<(Mapping<'a>, usize, Next)> {
         let (range, header_end) = find_header(bytes, at_end)?;
         if !at_end && bytes.len() - header_end < self.learned.run_len() {
             return None; // the mapping is most likely incomplete
         }
         let run = if self.only_general { Run::Unfit } else { self.learned.take(&bytes[header_end..]) };
-        // The lines from `rest` on are not in the learned run. The line of flags is one of them.
+        // The lines from `rest` on are not among the learned lines. The line of flags is one of the lines
+        // from `rest` on.
         let (values, rest, (end, next_range_len)) = match run {
             Run::Taken(n_bytes) => {
                 let rest = header_end + n_bytes;

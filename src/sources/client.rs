@@ -1,7 +1,7 @@
 //! Lists the containers of a runtime over its socket. This never delays a scrape.
 //!
 //! A listing is a task that runs only while the scrape thread waits for the next scrape. A runtime that hangs
-//! delays only the listing: the containers of the last listing are read as often as before.
+//! delays only the listing. Meanwhile, the containers of the last listing are read as often as before.
 
 use std::fs;
 use std::io::{self, ErrorKind::ConnectionRefused, ErrorKind::NotFound};
@@ -20,14 +20,14 @@ use crate::sources::containerd::{self, Containerd};
 use crate::sources::cri::{self, Cri};
 use crate::sources::{Listing, Source};
 
-/// A container runtime, and the listing that is running, if there is one.
+/// A container runtime, and the current listing, if one is running.
 #[derive(Debug)]
 pub struct Client {
     /// The container runtime's name in the log.
     peer: &'static str,
     description: String,
     socket: PathBuf,
-    /// Identifies the socket as it was when the last listing began. A runtime that restarts creates a new
+    /// Identifies the socket that existed when the last listing began. A runtime that restarts creates a new
     /// socket.
     listed_at: Option<SocketId>,
     runtime: Runtime,
@@ -42,16 +42,16 @@ enum State {
     Idle(Lister),
     Listing(JoinHandle<Listed>),
     Listed(Listed),
-    /// The state is being replaced at this moment.
+    /// Takes the place of a state for a moment, while that state is moved.
     Moving,
 }
 
 type Listed = (Lister, Result<Listing, Error>);
 
 impl Client {
-    /// Creates a client. It connects when the first listing begins.
+    /// Creates a client. The client connects when the first listing begins.
     ///
-    /// Fails if tokio's runtime cannot be created, for example because no descriptor is left.
+    /// Fails if tokio's runtime cannot be created, for example because no file descriptor is left.
     pub fn new(lister: Lister) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let (peer, description) = (lister.peer(), lister.describe());
@@ -59,13 +59,13 @@ impl Client {
         Ok(Self { peer, description, socket, listed_at: None, runtime, state: State::Idle(lister) })
     }
 
-    /// Returns the socket's identity, if a process listens on it. To find out, connects and closes the
-    /// connection at once. This never blocks.
+    /// Returns the socket's identity, if a process listens on the socket. To find this out, connects and
+    /// closes the connection at once, which never blocks.
     fn live_socket(&self) -> Option<SocketId> {
         match self.runtime.block_on(UnixStream::connect(&self.socket)) {
             Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => None,
-            // Either the connection succeeded, or the queue for connections is full because the runtime
-            // hangs. In both cases, a process listens.
+            // Either the connection has succeeded, or the queue for connections is full because the runtime
+            // hangs. In both cases, a process listens on the socket.
             _ => id(&self.socket),
         }
     }
@@ -105,7 +105,8 @@ impl Source for Client {
         // tokio requires that a timer is created inside its runtime.
         let woken = self.runtime.block_on(async { timeout_at(deadline.into(), wake.woken()).await });
         if let Ok(Err(_)) = woken {
-            // No descriptor is left, so the listing cannot continue. Waiting here avoids a busy loop.
+            // No file descriptor is left, so the listing cannot continue. Waiting here keeps the caller from
+            // retrying at once.
             wake.wait_until(deadline);
         }
     }

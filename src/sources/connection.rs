@@ -1,4 +1,4 @@
-//! Connects to a container runtime. Each call has a deadline, and each error is one line.
+//! Connects to a container runtime. Each call has a deadline, and each error is a one-line message.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,11 @@ use tonic_prost::ProstCodec;
 
 use crate::errors::plain;
 
-/// How long connecting may take. It usually takes about a millisecond.
+/// The maximum time for connecting, which usually takes about a millisecond.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
-/// The maximum size of an answer. A task takes about 300 bytes, and a container's record 10 to 20 KiB, so
-/// tonic's default of 4 MiB is too small for a large node. By default, containerd sends at most 16 MiB.
+/// The maximum size of an answer in bytes. A task takes about 300 bytes, and a container's record 10 to 20
+/// KiB, so tonic's default of 4 MiB is too small for a large node. By default, containerd sends at most 16
+/// MiB.
 pub const MAX_ANSWER: usize = 32 << 20;
 
 /// The reason why a listing failed, in one line.
@@ -59,7 +60,7 @@ impl Connection {
 
     /// Waits for the answer to a call, until the deadline.
     ///
-    /// Fails with one line that says that `what` could not be listed.
+    /// The error is a one-line message, which says that `what` could not be listed.
     pub async fn answer<T>(
         &self,
         what: &str,
@@ -83,7 +84,7 @@ impl Connection {
     }
 }
 
-/// Calls a gRPC method. The types of its messages are declared in this program, not generated.
+/// Calls a gRPC method. The types of the messages are declared in this program, and not generated.
 pub async fn call<Q, A>(channel: &Channel, method: &'static str, request: Request<Q>) -> Result<A, Status>
 where
     Q: prost::Message + 'static,
@@ -99,7 +100,7 @@ fn no_answer(deadline: Duration) -> String {
     format!("no answer within {} s", deadline.as_secs())
 }
 
-/// Returns the innermost cause of an error. The outermost one says only "transport error".
+/// Returns the innermost cause of an error. The outermost error says only "transport error".
 fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
     while let Some(deeper) = cause.source() {

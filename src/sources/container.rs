@@ -1,4 +1,4 @@
-//! A container, as each source lists it.
+//! Containers as the sources list them.
 
 /// A running container.
 #[derive(Clone, Debug, PartialEq, Eq)]

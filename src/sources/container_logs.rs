@@ -1,9 +1,10 @@
 //! Lists containers by the names of the links that the kubelet makes for their logs. This needs no socket.
 //!
 //! Each container has a link `<pod>_<namespace>_<container>-<id>.log` in `/var/log/containers`. The link may
-//! exist before the container runs, and after it has ended; such a container has no process. Only the names
-//! are read, the links are never followed. The kubelet cuts a name so that it has 255 bytes with `.log`
-//! (pkg/kubelet/kuberuntime/legacy.go, `logSymlink`). If the names are long, this cuts the id.
+//! exist before the container runs, and after the container has ended; then the container has no process.
+//! Only the names of the links are read, and the links are never followed. The kubelet cuts a name so that it
+//! has 255 bytes with `.log` (pkg/kubelet/kuberuntime/legacy.go, `logSymlink`). If pod, namespace and
+//! container have long names, this cuts off the end of the id.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,15 +17,15 @@ use crate::errors::plain;
 use crate::sources::{Container, Listing, Source};
 
 /// The number of hexadecimal digits in the id of a container, in all runtimes. If shorter ids were accepted,
-/// a cgroup's name such as `system` could be taken for an id.
+/// the name of a cgroup, such as `system`, could be taken for an id.
 const ID_LEN: usize = 64;
 /// The length of a name that the kubelet has cut, `.log` included.
 const MAX_NAME_LEN: usize = 255;
-/// How many digits a cut id must have. Runtimes print short ids with 12 digits; fewer digits may match
-/// several ids.
+/// The minimum number of digits of a cut id. Runtimes print short ids with 12 digits. Fewer digits may be the
+/// beginning of several ids.
 const MIN_CUT_LEN: usize = 12;
 
-/// The directory, and the last listing, if it was not taken yet.
+/// The directory with the links, and the result of the last listing until it is taken.
 #[derive(Debug)]
 pub struct ContainerLogs {
     directory: PathBuf,
@@ -79,12 +80,12 @@ impl Source for ContainerLogs {
         format!("containers are listed by the names of the kubelet's links in {:?}", self.directory)
     }
 
-    /// The kubelet keeps the link of a container that has ended, until it removes the container.
+    /// The kubelet keeps the link of a container that has ended, until the kubelet removes the container.
     fn lists_ended_containers(&self) -> bool {
         true
     }
 
-    /// Lists the directory at once, because it is on a local disk.
+    /// Lists the directory before the call returns. This is fast, because the directory is on a local disk.
     fn begin_listing(&mut self) {
         self.listed = Some(self.list());
     }
@@ -108,8 +109,8 @@ impl Source for ContainerLogs {
     }
 }
 
-/// Returns the container that a link stands for. If the name is cut, the container has only the first digits
-/// of its id. Returns `None` if the name is not that of a log link.
+/// Returns the container that a link stands for. If the name is cut, the id of the container has only its
+/// first digits. Returns `None` if the name is not the name of a log link.
 fn container(file_name: &str) -> Option<Container> {
     let (names, id) = file_name.strip_suffix(".log")?.rsplit_once('-')?;
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);

@@ -1,4 +1,5 @@
-//! Lists containers with containerd's own API: its running tasks, and the labels of their containers.
+//! Lists containers with containerd's own API. The API has the running tasks, and the labels of their
+//! containers.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -20,9 +21,9 @@ use crate::sources::{Container, Listing};
 
 /// The runtime's name in the log.
 pub const PEER: &str = "containerd";
-/// How long `Tasks.List` may take. containerd waits 2 s for each shim that hangs.
+/// The maximum time for `Tasks.List`. containerd waits 2 s for each shim that hangs.
 const LIST_DEADLINE: Duration = Duration::from_secs(20);
-/// How long `Containers.Get` may take. It usually takes 0.4 ms.
+/// The maximum time for `Containers.Get`, which usually takes 0.4 ms.
 const GET_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The connection to containerd, and the containers of the tasks in the last listing.
@@ -30,10 +31,10 @@ const GET_DEADLINE: Duration = Duration::from_secs(5);
 pub struct Containerd {
     connection: Connection,
     namespaces: Vec<String>,
-    /// The containers by containerd namespace and id; `None` stands for a sandbox. They are kept because
-    /// labels do not change while a task exists.
+    /// The containers by containerd namespace and id; `None` stands for a sandbox. The containers are kept
+    /// for the next listing, because labels do not change while a task exists.
     known: HashMap<(String, String), Option<Container>>,
-    /// Whether it was logged that containers have no names.
+    /// Whether a line in the log has already said that containers have no names.
     has_logged_ids: bool,
 }
 
@@ -54,7 +55,7 @@ impl Containerd {
         format!("containers are listed by containerd's API at {socket:?}, in its namespaces {namespaces}")
     }
 
-    /// Lists the tasks, and gets the labels of the new ones.
+    /// Lists the running tasks, and gets the labels of the tasks that the last listing did not have.
     pub async fn list(&mut self) -> Result<Listing, Error> {
         let channel = self.connection.connect().await?;
         let mut listing = Listing::default();
@@ -84,8 +85,8 @@ impl Containerd {
                             self.has_logged_ids = true;
                             info!("{}", no_names(namespace));
                         }
-                        // The container is kept here, so that the next listing need not get it again if a
-                        // later call fails.
+                        // The container is kept here. So if a later call fails, the next listing need not get
+                        // it again.
                         self.known.insert(key.clone(), container.clone());
                         container
                     }
@@ -116,8 +117,8 @@ async fn tasks(connection: &Connection, channel: &Channel, namespace: &str) -> R
 
 /// Calls `Containers.Get`. Returns `None` if the container no longer exists.
 ///
-/// If the record of a container is too large, the container counts as one without labels, and its id is its
-/// name. An image can have any number of labels, and should not be able to stop the listing.
+/// If the record of a container is too large, returns no labels, and the container is named by its id. An
+/// image can have any number of labels, but must not stop the listing.
 async fn labels(
     connection: &Connection,
     channel: &Channel,
@@ -143,8 +144,8 @@ async fn labels(
 /// `GetContainerResponse`, with only those labels that this program uses.
 ///
 /// containerd's CRI plugin copies the labels of the container's image into this answer. The workload chooses
-/// these labels. For an answer of 15 MB with 1.5 million labels, the generated type takes 185 MiB, and this
-/// type 17 MiB.
+/// the labels of its image. For an answer of 15 MB with 1.5 million labels, the generated type takes 185 MiB,
+/// and this type takes 17 MiB.
 #[derive(prost::Message)]
 struct GetContainerResponse {
     #[prost(message, tag = "1")]
@@ -216,13 +217,14 @@ fn container(namespace: &str, id: &str, mut labels: HashMap<String, String>) -> 
     })
 }
 
-/// Whether containerd knows no name of the container. Docker (29 and older versions) gives its containers
-/// only the label `com.docker/engine.bundle.path`.
+/// Whether the container is named by its id, because containerd knows no other name. Docker (29 and older
+/// versions) gives its containers only the label `com.docker/engine.bundle.path`.
 fn is_named_by_id(container: &Container) -> bool {
     container.pod.is_empty() && container.name == container.id
 }
 
-/// Returns a line that says why containers are named by their ids, and where to find their names.
+/// Returns a line for the log, which says why containers are named by their ids, and where to find their
+/// names.
 fn no_names(namespace: &str) -> String {
     format!(
         "containerd knows no names of containers in its namespace {namespace:?}, so they are named by their \

@@ -1,8 +1,8 @@
 //! Lists containers with CRI v1, the kubelet's interface to every runtime: CRI-O, cri-dockerd, containerd.
 //!
-//! A listing is two calls, which the runtime answers from its memory. CRI reports no pids, so the container
-//! of a process is found by its id, which is in the path of the process's cgroup. See
-//! <https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto>.
+//! A listing consists of two calls, which the runtime answers from its memory. CRI reports no pids. So a
+//! process is attributed to a container by the container's id, which is in the path of the process's cgroup.
+//! See <https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto>.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::sources::{Container, Listing};
 
 /// The runtime's name in the log.
 pub const PEER: &str = "the container runtime";
-/// How long a call may take. It usually takes a few milliseconds.
+/// The maximum time for a call, which usually takes a few milliseconds.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Two values of CRI's `ContainerState`.
@@ -43,11 +43,11 @@ impl Cri {
         format!("containers are listed by CRI at {:?}", self.connection.socket())
     }
 
-    /// Lists the running containers and the sandboxes. A sandbox has the name of its pod.
+    /// Lists the running containers. The pods of the containers come from a list of the sandboxes.
     pub async fn list(&self) -> Result<Listing, Error> {
         let channel = self.connection.connect().await?;
-        // Containers are listed first. A sandbox is older than its containers, and stays listed until they
-        // are gone, so the second call finds it.
+        // Containers are listed first. A sandbox is older than its containers, and stays listed until its
+        // containers are gone. So the second call lists the sandbox of every container.
         let method = "/runtime.v1.RuntimeService/ListContainers";
         let call = connection::call(&channel, method, Request::new(())); // an empty request has no filter
         let ListContainersResponse { containers } =
@@ -108,7 +108,7 @@ struct PodSandboxMetadata {
     namespace: String,
 }
 
-/// Returns the running containers, each with the pod of its sandbox.
+/// Returns the running containers. The pod of a container is the pod of its sandbox.
 fn listing(containers: Vec<CriContainer>, sandboxes: Vec<PodSandbox>) -> Listing {
     let pods: HashMap<_, _> =
         sandboxes.into_iter().filter_map(|sandbox| Some((sandbox.id, sandbox.metadata?))).collect();

@@ -4,7 +4,7 @@
 //! DIR/containers.tsv        a header line, then tab-separated: id  init_pid  namespace  pod  container;
 //!                           init_pid is - if unknown
 //! DIR/proc/<pid>/cgroup     the file as the kernel printed it; comm, smaps and others are beside it
-//! DIR/proc/meminfo          a file of the whole node; zoneinfo, vmstat and sys/vm/max_map_count are too
+//! DIR/proc/meminfo          a file of the whole node, beside zoneinfo, vmstat and sys/vm/max_map_count
 //! DIR/cgroup/               the files that were read from the cgroup file system
 //! ```
 
@@ -18,14 +18,14 @@ use crate::errors::plain;
 use crate::sources::{Container, Listing, Source};
 
 const HEADER: &str = "id\tinit_pid\tnamespace\tpod\tcontainer";
-/// Stands for the pid of an init process, if the source of the containers did not list it.
+/// Stands in the column `init_pid` if the source of the containers did not list the pid.
 const UNKNOWN: &str = "-";
 
 /// The containers of a recording.
 #[derive(Debug)]
 pub struct Recording {
     path: PathBuf,
-    /// The text that was parsed last. It is parsed again only after it has changed.
+    /// The text that was parsed last. The file is parsed again only after its text has changed.
     parsed: Vec<u8>,
     text: Vec<u8>,
 }
@@ -41,7 +41,7 @@ impl Recording {
 
     /// Returns the containers, sorted by id. Returns `None` if the file has not changed since the last call.
     ///
-    /// Fails with one line that names the file. If a line is malformed, the error quotes it.
+    /// The error is a one-line message that names the file. It quotes the malformed line, if there is one.
     fn containers(&mut self) -> Result<Option<Vec<Container>>, String> {
         let fail = |cause: String| format!("cannot read {:?}: {cause}", self.path);
         self.text.clear();
@@ -65,7 +65,7 @@ impl Recording {
     }
 }
 
-/// A listing only reads one small file, so `take_listing` does it at once.
+/// A listing only reads one small file. So `take_listing` reads this file, and `begin_listing` does nothing.
 impl Source for Recording {
     fn describe(&self) -> String {
         format!("containers are those of the recording in {:?}", self.path.parent().unwrap_or(&self.path))
@@ -100,7 +100,7 @@ impl Source for Recording {
 /// Returns the containers in the text of a `containers.tsv`, sorted by id. Bytes that are not UTF-8 become
 /// U+FFFD.
 ///
-/// Fails with a text that quotes the malformed line.
+/// The error is a one-line message that quotes the malformed line.
 pub fn parse(text: &[u8]) -> Result<Vec<Container>, String> {
     let text = String::from_utf8_lossy(text);
     let mut lines = text.lines().enumerate();
@@ -135,8 +135,8 @@ pub fn parse(text: &[u8]) -> Result<Vec<Container>, String> {
     Ok(containers)
 }
 
-/// Writes a new recording. The directory is created with the first file, so that no directory is left if
-/// there is nothing to record.
+/// Writes a new recording. The directory is created when the first file is written. So if there is nothing to
+/// record, there is no directory.
 #[derive(Debug)]
 pub struct Writer {
     directory: PathBuf,
@@ -158,7 +158,7 @@ impl Writer {
         Ok(Self { directory: directory.to_owned(), is_made: false })
     }
 
-    /// Creates the directory, unless this was done before.
+    /// Creates the directory, unless an earlier call has created it.
     fn make(&mut self) -> Result<(), String> {
         if !self.is_made {
             fs::create_dir(&self.directory)
@@ -190,7 +190,7 @@ impl Writer {
     /// Writes the list of containers.
     pub fn containers<'a>(&mut self, containers: impl Iterator<Item = &'a Container>) -> Result<(), String> {
         self.make()?;
-        // containerd and Kubernetes allow no tab and no newline in a name, so this usually changes nothing.
+        // containerd and Kubernetes allow no tab and no newline in a name, so usually nothing is replaced.
         let cell = |text: &str| text.replace(['\t', '\n', '\r'], " ");
         let mut text = format!("{HEADER}\n");
         for Container { id, init_pid, namespace, pod, name } in containers {
@@ -202,7 +202,7 @@ impl Writer {
     }
 }
 
-/// Writes a file. Creates its directories if needed.
+/// Writes a file, and creates those directories in its path that do not exist.
 fn write(path: &Path, content: &[u8]) -> Result<(), String> {
     fs::create_dir_all(path.parent().unwrap_or(path))
         .and_then(|()| fs::write(path, content))

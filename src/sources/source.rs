@@ -9,18 +9,19 @@ use crate::sources::Container;
 /// The result of a listing.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// The running containers, sorted by id, without sandboxes. If the kubelet's links are listed, containers
-    /// that have ended may be among them.
+    /// The running containers, sorted by id, without sandboxes. If the kubelet's links are listed, some of
+    /// these containers may have ended.
     pub containers: Vec<Container>,
-    /// Whether a container was created but is not running yet. Then the next listing should come soon.
+    /// Whether some container was created but is not running yet. If so, the next listing should come soon.
     pub more_to_come: bool,
-    /// Further containers. Only the first digits of their ids are known.
+    /// Further containers, of whose ids only the first digits are known.
     pub cut: Vec<Container>,
-    /// How many names of links do not stand for a container. `None` if containers are not listed by links.
+    /// How many links have names that do not stand for containers. `None` if containers are not listed by
+    /// links.
     pub n_unrecognized: Option<u64>,
 }
 
-/// Lists containers. Calls do not block, unless their comment says so.
+/// A source of containers. Its methods do not block, unless their comments say so.
 pub trait Source: fmt::Debug + Send {
     /// Returns the name of the runtime, for the log. `None` for a recording, which needs no runtime.
     fn lister(&self) -> Option<&'static str>;
@@ -29,7 +30,7 @@ pub trait Source: fmt::Debug + Send {
     fn describe(&self) -> String;
 
     /// Whether a listing may contain containers that have ended or have not started. If so, only containers
-    /// with a process count as running.
+    /// that have a process are taken as running.
     fn lists_ended_containers(&self) -> bool {
         false
     }
@@ -40,16 +41,16 @@ pub trait Source: fmt::Debug + Send {
     /// Whether a listing is running.
     fn is_listing(&self) -> bool;
 
-    /// Returns the result of a listing that has ended since the last call. An error is one line.
+    /// Returns the result of a listing that has ended since the last call. The error is a one-line message.
     fn take_listing(&mut self) -> Option<Result<Listing, String>>;
 
     /// Whether the runtime has ended or restarted since the last listing began. This does not wait for the
     /// runtime.
     fn has_runtime_ended(&mut self) -> bool;
 
-    /// Lets the listing continue until it ends, or until `deadline`. Blocks.
+    /// Lets the listing continue until the listing ends, or until `deadline`. Blocks until then.
     fn wait_for_listing(&mut self, deadline: Instant);
 
-    /// Lets the listing continue until another thread wakes this one, or until `deadline`. Blocks.
+    /// Lets the listing continue until another thread wakes this one, or until `deadline`. Blocks until then.
     fn wait_until(&mut self, deadline: Instant, wake: &Wake);
 }

@@ -1,4 +1,4 @@
-//! The parts of anonymous memory by use: their names and kinds.
+//! The names and kinds of the parts into which anonymous memory is split by its use.
 
 /// What a part of anonymous memory is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl AnonPart {
         Self::ALL.into_iter().find(|part| part.path().as_bytes() == path)
     }
 
-    /// Returns the value of the label `path`. The `~` in it means that the use is inferred.
+    /// Returns the value of the label `path`. The `~` in this value means that the use is inferred.
     pub fn path(self) -> &'static str {
         self.names().0
     }

@@ -1,4 +1,4 @@
-//! Collects the commands and rows of a view from the readings and their sums. Nothing is folded yet.
+//! Collects the commands and rows of a view from the readings and their sums. Folding comes later.
 
 use std::ops::Range;
 
@@ -10,21 +10,22 @@ use super::rows::{OTHER_COMMAND, OTHER_PATH, Rows, Summed};
 use super::sums::Totals;
 use super::table;
 
-/// Memory that is reused for each view, so that collecting allocates nothing.
+/// Buffers that are reused for each view. Collecting then allocates no memory.
 #[derive(Debug, Default)]
 pub(super) struct Collector {
-    /// If each process has its own series: the processes in the sums. An entry is the position of the
-    /// process's command, a number that sorts pids as texts, and the number of its reading.
+    /// The processes in the sums, if each process has its own series. An entry is the position of the
+    /// process's command, a number by which pids are sorted as texts, and the number of the process's
+    /// reading.
     processes: Vec<(u32, u64, u32)>,
-    /// The series of one reading. An entry is the position of the series in the sort order, its number, and
-    /// its place in the reading.
+    /// The series of one reading. An entry is the position of the series in the sort order, the number of the
+    /// series, and the position of its totals in the reading.
     entries: Vec<(u32, u32, u32)>,
     /// The totals of one command or process, by kind.
     kinds: [Totals; N_KINDS],
 }
 
-/// The command that is being collected: its position in the view, and the position of its row `[other]`, once
-/// there is one.
+/// The command whose rows are being collected: its position in the view, and the position of its row
+/// `[other]`, once there is such a row.
 struct Current {
     command: usize,
     other: Option<usize>,
@@ -46,7 +47,7 @@ impl Collector {
         let table = summed.table;
         let order = &table.order;
         let (mut start, mut first_process) = (0, 0);
-        // The container of the last command, and whether it already has the command `[other]`.
+        // The container of the last command, and whether its command `[other]` was already added.
         let mut container: Option<(u32, bool)> = None;
         for (position, &id) in (0..).zip(&order.commands) {
             let command = table.commands.get(id);
@@ -84,7 +85,8 @@ impl Collector {
         self.entries.shrink_to(1024);
     }
 
-    /// Sorts the processes that are in the sums: first by command, then by their pid as text.
+    /// Sorts the processes that are in the sums by command. The processes of one command are sorted by pid as
+    /// text.
     fn sort_processes(&mut self, summed: Summed<'_>) {
         self.processes.shrink_to(2 * self.processes.len());
         self.processes.clear();
@@ -98,7 +100,7 @@ impl Collector {
         self.processes.sort_unstable();
     }
 
-    /// Adds a command as one entry, with the sum of its processes.
+    /// Adds a command of the table as one command of the view, with the sum over its processes.
     fn add_command(
         &mut self,
         rows: &mut Rows,
@@ -133,7 +135,7 @@ impl Collector {
         end(rows, &mut current);
     }
 
-    /// Adds each process of a command as its own entry.
+    /// Adds each process of a command as a separate command of the view.
     fn add_processes(
         &mut self,
         rows: &mut Rows,
@@ -202,8 +204,8 @@ impl Collector {
         end(rows, &mut current);
     }
 
-    /// Adds the command `[other]` to a container after its last command, unless the container already has
-    /// one.
+    /// Adds the command `[other]` to a container after its last command, unless the container already has the
+    /// command `[other]`.
     fn end_container(&mut self, rows: &mut Rows, summed: Summed<'_>, container: Option<(u32, bool)>) {
         if let Some((container, false)) = container {
             self.add_other(rows, summed, container);
@@ -228,8 +230,8 @@ impl Collector {
         end(rows, &mut current);
     }
 
-    /// Adds the rows of the kinds that have mappings. If `all` is true, adds the rows of all kinds. Clears
-    /// the sums.
+    /// Adds a row for each kind that has mappings, or for every kind if `all` is true. Then sets the totals
+    /// of all kinds to zero.
     fn add_kinds(&mut self, rows: &mut Rows, command: usize, all: bool) {
         for (kind, totals) in (0..).zip(&mut self.kinds) {
             let (label, len) = (Label::Kind(kind), KIND_LABELS[kind as usize].len());
@@ -262,7 +264,7 @@ fn begin(rows: &mut Rows, container: u32, id: Option<u32>, label_len: usize) -> 
     Current { command, other: None }
 }
 
-/// Adds the row of a path. If paths may be folded, also adds the row `[other]`, at its place in the sort
+/// Adds the row of a path. If paths may be folded, also adds the row `[other]` where it belongs in the sort
 /// order.
 fn add_path(
     rows: &mut Rows,
@@ -300,7 +302,7 @@ fn end(rows: &mut Rows, current: &mut Current) {
     (command.rows.end, command.other) = (n_rows, current.other);
 }
 
-/// Returns a number that sorts pids like their decimal texts: 1, 10, 2.
+/// Returns a number by which pids are sorted like their decimal texts: 1, 10, 2.
 fn order_as_text(pid: u32) -> u64 {
     let (mut digits, mut n_digits, mut rest) = (0, 0, pid);
     loop {

@@ -1,7 +1,7 @@
 //! Folds the commands and paths of one container until its samples are within its share.
 //!
-//! As many commands as fit into the share with one row each keep their names, the largest first. The other
-//! commands are folded into `comm="[other]"`. The rest of the share goes to the largest paths of the named
+//! The largest commands keep their names: as many as fit into the share with one row each. The other commands
+//! are folded into `comm="[other]"`. What is left of the share goes to the largest paths of the named
 //! commands. The other paths of a command are folded into its `path="[other]"`.
 
 use std::ops::Range;
@@ -11,18 +11,18 @@ use super::other::{Candidate, merge_smallest};
 use super::row::{Command, Label, Outline, Source};
 use super::rows::{OTHER_PATH, Rows, Summed};
 
-/// One container in a view, with its cost in samples, and how much of it is folded.
+/// A container of a view, how many samples it counts as, and how much of it is folded.
 #[derive(Debug)]
 pub(super) struct ContainerFold {
     pub(super) container: u32,
-    /// The positions of the container's commands.
+    /// The positions of the container's commands in the view.
     pub(super) commands: Range<usize>,
     pub(super) cost: usize,
     /// How many paths are folded.
     pub(super) n_folded: u64,
 }
 
-/// Memory that is reused for each container.
+/// Buffers that are reused for each container.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     candidates: Vec<Candidate>,
@@ -36,8 +36,8 @@ impl Scratch {
     }
 }
 
-/// Returns how many samples a command's rows cost if as much as possible is folded. Paths fold into a single
-/// row. Kinds do not fold.
+/// Returns how many samples a command's rows count as if as much as possible is folded. All paths can be
+/// folded into one row. Kinds cannot be folded.
 fn least_cost(rows: &Rows, command: &Command) -> usize {
     if rows.shape.group_by == GroupBy::Path {
         return rows.shape.cost(command.label_len + OTHER_PATH.len(), &command.fold.sum);
@@ -45,13 +45,13 @@ fn least_cost(rows: &Rows, command: &Command) -> usize {
     rows_cost(rows, command)
 }
 
-/// Returns how many samples a command's rows cost if nothing is folded.
+/// Returns how many samples a command's rows count as if nothing is folded.
 fn rows_cost(rows: &Rows, command: &Command) -> usize {
     rows.rows[command.rows.clone()].iter().map(|row| rows.cost_of(row)).sum()
 }
 
 impl ContainerFold {
-    /// Folds until the container is within its share, or has only one row.
+    /// Folds until the container is within its share, or until nothing more can be folded.
     pub(super) fn fold(&mut self, rows: &mut Rows, summed: Summed<'_>, share: usize, scratch: &mut Scratch) {
         self.fold_commands(rows, summed, share, scratch);
         if rows.shape.group_by == GroupBy::Path {
@@ -59,7 +59,8 @@ impl ContainerFold {
         }
     }
 
-    /// Folds the smallest commands until the others fit into the share, each with all its paths folded.
+    /// Folds the smallest commands until the other commands would fit into the share if all their paths were
+    /// folded.
     fn fold_commands(&mut self, rows: &mut Rows, summed: Summed<'_>, share: usize, scratch: &mut Scratch) {
         let Scratch { candidates, n_named } = scratch;
         candidates.clear();
@@ -104,7 +105,7 @@ impl ContainerFold {
         self.cost = self.cost + full_cost(rows) - full_before;
     }
 
-    /// Adds the rows and the processes of a command to those of the command `other`.
+    /// Adds the rows and the processes of a command to the rows and the processes of the command `other`.
     fn fold_command(&mut self, rows: &mut Rows, summed: Summed<'_>, position: usize, other: usize) {
         for row in rows.commands[position].rows.clone() {
             rows.rows[row].is_folded = true;
@@ -156,8 +157,8 @@ impl ContainerFold {
         }
     }
 
-    /// If the row `[other]` of a command stands for a single path, shows the path under its name instead.
-    /// Keeps `[other]` if the name would need more samples than the share allows.
+    /// If the row `[other]` of a command stands for a single path, shows that path under its name instead.
+    /// Keeps `[other]` if the container would then have more samples than its share.
     fn unfold_single(&mut self, rows: &mut Rows, summed: Summed<'_>, position: usize, share: usize) {
         let command = &rows.commands[position];
         let Some(other) = command.other.filter(|_| command.fold.n_paths == 1) else { return };

@@ -1,8 +1,8 @@
-//! Divides a limit among containers, so that no container can use up another one's share.
+//! Divides a limit among containers. No container can use up the share of another container.
 
 /// What is left of a limit, and how many containers still get a share of it. The container with the smallest
 /// need comes first. Each container gets an equal part of what is left. If a container needs less than its
-/// part, the rest goes to the later ones. So no share is smaller than the one before it.
+/// part, the rest goes to later containers. So each share is at least as large as the share before it.
 #[derive(Debug)]
 pub(super) struct FairShare {
     left: usize,
@@ -20,7 +20,7 @@ impl FairShare {
         self.left / self.n_left.max(1)
     }
 
-    /// Subtracts what the next container really uses.
+    /// Reduces what is left of the limit by `used`, which is what the next container really uses.
     pub(super) fn take(&mut self, used: usize) {
         self.left = self.left.saturating_sub(used);
         self.n_left -= 1;

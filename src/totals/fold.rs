@@ -1,7 +1,8 @@
-//! Folds the smallest paths and commands into `[other]` to stay within `--max-samples`. No sum changes.
+//! Folds the smallest paths and commands into `[other]` to stay within `--max-samples`. The sums over all
+//! series stay the same.
 //!
-//! Each container has a fair share of the samples. A container that needs more folds its commands and paths,
-//! see [`container_fold`](super::container_fold).
+//! Each container has a fair share of the samples. If a container has more samples than its share, its
+//! commands and paths are folded, see [`container_fold`](super::container_fold).
 
 use std::cmp::Reverse;
 
@@ -17,15 +18,15 @@ const MAX_REPORTED: usize = 100;
 /// The containers for which folded paths are reported, and memory that is reused for the next view.
 #[derive(Debug, Default)]
 pub(super) struct Folding {
-    /// The number of each reported container, and how many of its paths are folded or merged into `[other]`.
+    /// The number of each reported container, and how many paths of the container are folded or merged.
     reported: Vec<(u32, u64)>,
     containers: Vec<ContainerFold>,
     scratch: Scratch,
 }
 
 impl Folding {
-    /// Folds until the samples are within the limit, or until each container above its share has only one row
-    /// left.
+    /// Folds until the samples are within the limit, or until nothing more can be folded in the containers
+    /// above their shares.
     pub(super) fn fold(&mut self, rows: &mut Rows, summed: Summed<'_>) {
         self.containers.clear();
         let limit = rows.shape.max_samples;
@@ -45,7 +46,7 @@ impl Folding {
         self.choose_reported(rows, summed.table);
     }
 
-    /// Computes how many samples each container and each command costs.
+    /// Computes how many samples each container and each command counts as.
     fn measure(&mut self, rows: &mut Rows) {
         for position in 0..rows.commands.len() {
             let command = &rows.commands[position];
@@ -56,8 +57,8 @@ impl Folding {
             }
             let (container, n_processes) = (command.container, command.n_processes);
             let before = &rows.commands[command.first_of_name..position];
-            // Each command name has one sample for its number of processes. A command without processes has
-            // no such sample.
+            // For each command name, there is one sample with the number of processes. A name without
+            // processes has no such sample.
             let is_first = n_processes > 0 && before.iter().all(|before| before.n_processes == 0);
             let cost = fold.cost + usize::from(is_first);
             match self.containers.last_mut().filter(|last| last.container == container) {
@@ -83,7 +84,8 @@ impl Folding {
                 reported.push((command.container, table.containers.get(command.container).n_folded));
             }
         }
-        // Both lists are in the order of the label texts, so they can be joined by position.
+        // The lists `reported` and `containers` are both in the order of the label texts, so they can be
+        // joined by position.
         containers.sort_unstable_by_key(|container| container.commands.start);
         for (reported, container) in reported.iter_mut().zip(&*containers) {
             reported.1 += container.n_folded;
@@ -98,7 +100,8 @@ impl Folding {
     }
 
     /// Returns the label text (without its closing brace) and the number of folded paths of each container
-    /// with folded paths. If there are more than 100 such containers, returns those with the most.
+    /// with folded paths. If there are more than 100 such containers, returns those with the most folded
+    /// paths.
     pub(super) fn reported<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = (&'a str, u64)> {
         self.reported.iter().map(|&(id, n_folded)| (&*table.containers.get(id).labels, n_folded))
     }
@@ -156,7 +159,7 @@ mod tests {
             self.view.update(self.snapshot.summed(), |_, _| true);
         }
 
-        /// Returns the label text and the resident bytes of each series.
+        /// Returns the label text and the resident bytes of each series in the view.
         fn series(&self) -> Vec<(String, u64)> {
             let series = self.view.series(self.snapshot.summed());
             series.map(|series| (series.labels.concat(), series.value(RSS).unwrap())).collect()
@@ -198,8 +201,8 @@ mod tests {
         let mappings = [("/big", 900), ("/m", 20), ("/n", 20), ("/o", 30)];
         node.process(0, "a", mappings.iter().map(|&(path, rss)| (path.to_owned(), rss)));
         node.process(0, "b", [("/tiny".to_owned(), 1)].into_iter());
-        // The smallest path, /tiny, would be alone in `[other]`, so it keeps its name. If two paths have the
-        // same size, the first one is folded first.
+        // The smallest path, /tiny, would be the only one in `[other]`, so it keeps its name. Of two paths
+        // with the same size, the first one in the sort order is folded first.
         let folded = [
             (r#"{c="0",comm="a",path="/big"}"#, 900),
             (r#"{c="0",comm="a",path="/o"}"#, 30),
@@ -281,7 +284,7 @@ mod tests {
         }
     }
 
-    /// Long paths cost more samples, because a path's text is repeated in each sample.
+    /// A series with a long path counts as several samples, because each of its samples repeats the path.
     #[test]
     fn long_paths_count_as_several_samples() {
         let mut node = Node::new(Shape { max_samples: 300, ..Shape::default() });

@@ -18,7 +18,7 @@ pub enum GroupBy {
 /// The number of kinds.
 pub(super) const N_KINDS: usize = 15;
 
-/// The label of each kind, in alphabetical order. The first one is for mappings whose paths are unknown.
+/// The label of each kind, in alphabetical order. The first kind is for mappings whose paths are unknown.
 pub(super) const KIND_LABELS: [&str; N_KINDS] = [
     r#",kind="[other]"}"#,
     r#",kind="anon"}"#,
@@ -44,8 +44,8 @@ pub(super) fn kind_position(path: &str) -> u8 {
     KIND_LABELS.iter().position(is_label_of).expect("every kind has a label") as u8
 }
 
-/// Returns the position of the kind under which this kind is shown. If anonymous memory is not split into
-/// parts, all of it is shown as one kind.
+/// Returns the position of the kind under which a path of this kind is shown. If anonymous memory is not
+/// split into parts, all its parts are shown as one kind.
 pub(super) fn shown_kind(kind: u8, anon_parts: bool) -> usize {
     const ANON: usize = 1;
     match usize::from(kind) {
@@ -54,8 +54,8 @@ pub(super) fn shown_kind(kind: u8, anon_parts: bool) -> usize {
     }
 }
 
-/// Returns the value of the label `kind` for a path. The kernel defines the names; the tests give the source
-/// file of each.
+/// Returns the value of the label `kind` for a path. The kernel defines the names of mappings that are not
+/// files; the tests give the source file of each name.
 pub fn kind(path: &[u8]) -> &'static str {
     let begins = |beginnings: &[&str]| beginnings.iter().any(|b| path.starts_with(b.as_bytes()));
     match path {
@@ -74,13 +74,14 @@ pub fn kind(path: &[u8]) -> &'static str {
     }
 }
 
-/// Returns the part for memory that the program itself has named, if the name shows the use.
+/// Returns the part that a name stands for, if the name shows the use. The program itself has given its
+/// memory this name.
 fn named_part(path: &[u8]) -> Option<AnonPart> {
     let begins = |beginning: &str| path.starts_with(beginning.as_bytes());
     match path {
         // runtime/malloc.go
         b"[anon: Go: heap]" | b"[anon: Go: heap reservation]" => Some(AnonPart::GoHeap),
-        // glibc gives these names with the tunable glibc.mem.decorate_maps (malloc/arena.c,
+        // If the tunable glibc.mem.decorate_maps is set, glibc gives these names to mappings (malloc/arena.c,
         // nptl/nptl-stack.c).
         b"[anon: glibc: malloc arena]" => Some(AnonPart::MallocArenas),
         b"[anon: glibc: unused stack]" => Some(AnonPart::ThreadStacks),
@@ -99,9 +100,9 @@ mod tests {
     #[test]
     fn every_kernel_name_has_its_kind() {
         for (path, expected) in [
-            // fs/proc/task_mmu.c, get_vma_name, prints these for a mapping without a file and a name, for
-            // names set by PR_SET_VMA_ANON_NAME, for the heap, and for the main thread's stack. Up to Linux
-            // 4.4, it also prints names for the stacks of other threads.
+            // fs/proc/task_mmu.c, get_vma_name, prints these names: for a mapping without a file and a name,
+            // for a name set by PR_SET_VMA_ANON_NAME, for the heap, and for the main thread's stack. Up to
+            // Linux 4.4, it also prints names for the stacks of other threads.
             ("", "anon"),
             ("[anon]", "anon"),
             ("[anon:glibc: malloc]", "anon"),
@@ -149,8 +150,8 @@ mod tests {
             // machine.
             ("/secretmem (deleted)", "shm"),
             ("/[kvm-gmem] (deleted)", "shm"),
-            // A tmpfs at the usual mount point can be recognized. At other mount points, its files look like
-            // any file.
+            // A tmpfs at the usual mount point can be recognized. The files of a tmpfs at any other mount
+            // point look like ordinary files.
             ("/dev/shm/x", "shm"),
             ("/dev/shm/x (deleted)", "shm"),
             ("/dev/shm", "special"),
@@ -159,11 +160,13 @@ mod tests {
             // in shared memory.
             ("/i915 (deleted)", "shm"),
             ("/drm mm object (deleted)", "shm"),
-            // drivers/dma-buf/dma-buf.c names these. Up to Linux 5.2, such a buffer was an anon_inode.
+            // drivers/dma-buf/dma-buf.c gives buffers these names. Up to Linux 5.2, a buffer had the name of
+            // an anon_inode.
             ("/dmabuf:", "special"),
             ("/dmabuf:frame", "special"),
             ("anon_inode:dmabuf", "special"),
-            // memory of a device or of the kernel: its resident pages cannot be dropped as those of files can
+            // memory of a device or of the kernel: unlike the pages of files, its resident pages cannot be
+            // dropped
             ("/dev/nvidia0", "special"),
             ("/dev/nvidiactl", "special"),
             ("/dev/nvidia-uvm", "special"),
@@ -178,7 +181,7 @@ mod tests {
             // fs/aio.c, aio_private_file
             ("/[aio] (deleted)", "special"),
             ("/[aio]", "file"),
-            // fs/anon_inodes.c names these, and many subsystems use it.
+            // fs/anon_inodes.c gives these names. Many subsystems use that file.
             ("anon_inode:[perf_event]", "special"),
             ("anon_inode:[io_uring]", "special"),
             ("anon_inode:i915.gem", "special"),

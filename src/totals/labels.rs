@@ -1,7 +1,7 @@
-//! Makes label text: the text between the braces of a sample.
+//! Makes label text: the text between the name and the value of a sample.
 //!
 //! The text format requires that `\`, `"` and newline in values are escaped (Prometheus, "Exposition
-//! formats"). Workloads choose some of the names, so these may have any bytes. Bytes that are not UTF-8
+//! formats"). Workloads choose some of the names, so these names may have any bytes. Bytes that are not UTF-8
 //! become U+FFFD.
 
 use std::fmt::Write as _;
@@ -29,12 +29,12 @@ pub fn command(text: &mut String, container: &str, comm: &str) {
     push(text, ",comm=\"", comm);
 }
 
-/// Appends the label of a process.
+/// Appends the label `pid`.
 pub fn push_pid(text: &mut String, pid: u32) {
     let _ = write!(text, ",pid=\"{pid}\""); // writing to a String cannot fail
 }
 
-/// Appends a label. `begin` is everything before its value: the comma or brace, the name and `="`.
+/// Appends a label. `begin` is everything before the label's value: the comma or brace, the name and `="`.
 pub fn push(text: &mut String, begin: &str, value: &str) {
     text.push_str(begin);
     let mut rest = value;
@@ -51,8 +51,8 @@ pub fn push(text: &mut String, begin: &str, value: &str) {
     text.push('"');
 }
 
-/// Appends the original of a value that [`push`] has escaped. A value longer than `max_len` bytes is cut, and
-/// ends with an ellipsis.
+/// Appends a value without the escapes that [`push`] has added. A value longer than `max_len` bytes is cut,
+/// and ends with an ellipsis.
 pub fn push_unescaped(text: &mut String, escaped: &str, max_len: usize) {
     let end = text.len() + max_len;
     let mut chars = escaped.chars();
@@ -86,7 +86,8 @@ pub fn values_of_container(text: &str) -> [String; 3] {
     })
 }
 
-/// Returns `bytes` as text. If they are not UTF-8, the text is built in `scratch`.
+/// Returns `bytes` as text. If some bytes are not UTF-8, the text is built in `scratch`, with U+FFFD in the
+/// place of these bytes.
 pub fn lossy<'a>(bytes: &'a [u8], scratch: &'a mut String) -> &'a str {
     if let Ok(text) = std::str::from_utf8(bytes) {
         return text;

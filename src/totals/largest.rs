@@ -6,11 +6,11 @@ use super::labels::push_unescaped;
 use super::table::{ContainerKey, Table};
 use crate::smaps::fields::PSS;
 
-/// How many paths are listed with their names.
+/// The maximum number of paths that are kept with their names.
 pub const MAX_PATHS: usize = 10;
-/// How many paths are listed with their sizes.
+/// The maximum number of paths whose sizes are kept.
 pub const MAX_SIZES: usize = 32;
-/// The maximum length of a name in bytes. Longer names are cut, because OOM records keep them.
+/// The maximum length of a name in bytes. Longer names are cut, because OOM records keep names in memory.
 const MAX_NAME_LEN: usize = 256;
 
 /// The largest paths of a container.
@@ -22,7 +22,7 @@ pub struct Largest {
     pub command: String,
     /// The largest paths, at most [`MAX_PATHS`], in descending order.
     pub paths: Vec<Part>,
-    /// The sizes of these and further paths.
+    /// The sizes of the paths in `paths`, and of further, smaller paths.
     pub sizes: Sizes,
 }
 
@@ -39,13 +39,13 @@ pub struct Part {
     pub path: String,
     /// The proportional bytes.
     pub pss: u64,
-    /// How much the path has grown since an earlier time; `None` before [`Largest::compare`].
+    /// How much the path has grown since the sizes that [`Largest::compare`] got; `None` before that call.
     pub growth: Option<i64>,
 }
 
 impl Largest {
-    /// Sets how much each path has grown since the sizes in `earlier`. A path that `earlier` lacks had 0
-    /// bytes.
+    /// Sets how much each path has grown since the sizes in `earlier`. A path that is not in `earlier` is
+    /// assumed to have had 0 bytes.
     pub fn compare(&mut self, earlier: &Sizes) {
         for (part, (hash, pss)) in self.paths.iter_mut().zip(&self.sizes) {
             let before = earlier.iter().find(|(other, _)| other == hash).map_or(0, |&(_, pss)| pss);
@@ -53,7 +53,8 @@ impl Largest {
         }
     }
 
-    /// Finds the largest paths of a container in the last sums. Returns whether there are any.
+    /// Finds the largest paths of a container in the last sums. Returns false if the container has no
+    /// commands.
     ///
     /// `scratch` is memory that is reused between calls.
     pub fn find(&mut self, table: &Table, container: ContainerKey, scratch: &mut Vec<(u64, u32)>) -> bool {
@@ -116,8 +117,8 @@ mod tests {
         ContainerKey(container.bytes().fold(0, |key, byte| 256 * key + u32::from(byte)))
     }
 
-    /// Returns a table with these mappings. Each is given as container, command, path, PSS, and anonymous
-    /// bytes of the PSS.
+    /// Returns a table with these mappings. A mapping is given as container, command, path, PSS, and how much
+    /// of the PSS is anonymous.
     fn table(mapped: &[(&str, &str, &str, u64, u64)]) -> Table {
         let mut table = Table::default();
         for &(container, comm, path, pss, anonymous) in mapped {

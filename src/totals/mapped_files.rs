@@ -1,13 +1,13 @@
-//! How much a container maps of the files whose paths meet a condition.
+//! Sums how much a container or a process maps of the files whose paths meet a condition.
 
 use super::labels::push_unescaped;
 use super::reading::ReadingId;
 use super::snapshot::Snapshot;
 use super::table::{ContainerKey, Table};
 
-/// Returns how many proportional bytes of files a container maps, according to the last sums. Only files for
-/// whose paths `is_of` returns true count. File pages that a process has changed in a private mapping do not
-/// count.
+/// Returns how many proportional bytes of files a container maps, according to the last sums. Only the files
+/// for whose paths `is_of` returns true are included. File pages that a process has changed in a private
+/// mapping are not included.
 ///
 /// Returns `None` if files are merged into `[other]`, because then their paths are unknown.
 pub fn mapped_files(table: &Table, container: ContainerKey, is_of: impl Fn(&str) -> bool) -> Option<u64> {
@@ -22,7 +22,7 @@ pub fn mapped_files(table: &Table, container: ContainerKey, is_of: impl Fn(&str)
     Some(mapped.sum())
 }
 
-/// The same as [`mapped_files`], for one process. Files that are merged into `[other]` do not count.
+/// Does the same as [`mapped_files`], for one process. Files that are merged into `[other]` are not included.
 pub fn mapped_files_of(
     snapshot: &Snapshot,
     reading: &ReadingId,

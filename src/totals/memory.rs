@@ -1,8 +1,8 @@
-//! Limits the memory of commands, series and readings, so that no workload can use up the exporter's memory.
+//! Limits the memory of commands, series and readings. No workload can use up the exporter's memory.
 //!
-//! While all containers together are below the limit, everything is kept. Above it, each container has a fair
-//! share. If a container exceeds its share, its smallest paths are merged into `[other]`, also in the
-//! readings. Such a container gets no new commands either: processes with a new name count as
+//! While all containers together are below the limit, everything is kept. Above the limit, each container has
+//! a fair share. If a container exceeds its share, its smallest paths are merged into `[other]`, in the table
+//! and in the readings. Such a container also gets no new commands: processes with a new name are summed as
 //! `comm="[other]"`.
 
 use super::fair_share::FairShare;
@@ -15,7 +15,7 @@ use super::table::{Command, Series, Table};
 /// About how many bytes a series takes in each reading that contains it.
 const READING_BYTES: usize = 24;
 
-/// Whether a container may use `n_bytes` more for a new command. It may use them if all containers together
+/// Whether a container may use another `n_bytes` for a new command. This is so if all containers together
 /// then stay within `max_bytes`, or if the container itself stays within its fair share.
 pub(super) fn has_room(table: &Table, container: u32, n_bytes: usize, max_bytes: usize) -> bool {
     let fair_share = max_bytes / (table.containers.len() + 1);
@@ -23,7 +23,8 @@ pub(super) fn has_room(table: &Table, container: u32, n_bytes: usize, max_bytes:
 }
 
 /// Whether a path is kept under its name. If paths of the container were merged, a new path is kept only if
-/// it is larger than all of these. Otherwise each read would add it again, and it would be merged again.
+/// it is larger than all merged paths. Otherwise each read would add the path again, and the path would be
+/// merged again.
 pub(super) fn admits_path(table: &Table, command: u32, value: &str, totals: &Totals) -> bool {
     let command = table.commands.get(command);
     let largest_merged = table.containers.get(command.container).largest_merged;
@@ -31,8 +32,8 @@ pub(super) fn admits_path(table: &Table, command: u32, value: &str, totals: &Tot
         || command.series.contains_key(value)
 }
 
-/// Allows paths of any size again. If at least half of the memory is free, this applies to all containers,
-/// otherwise to those that use less than half of their share.
+/// Allows new paths of any size again. If at least half of the memory is free, this applies to all
+/// containers, otherwise only to containers that use less than half of their share.
 pub(super) fn forget_merged(table: &mut Table, max_bytes: usize) {
     let share =
         if table.n_bytes <= max_bytes / 2 { max_bytes } else { max_bytes / (table.containers.len() + 1) };
@@ -41,7 +42,7 @@ pub(super) fn forget_merged(table: &mut Table, max_bytes: usize) {
     }
 }
 
-/// Measures the memory of all containers. If it exceeds `max_bytes`, merges the smallest paths of the
+/// Measures the memory of all containers. If the memory exceeds `max_bytes`, merges the smallest paths of the
 /// containers above their share. The table must contain the sums of the readings.
 pub(super) fn keep_within(table: &mut Table, readings: &mut Slab<Reading>, max_bytes: usize) {
     measure(table, readings);
@@ -82,7 +83,7 @@ pub(super) fn keep_within(table: &mut Table, readings: &mut Slab<Reading>, max_b
     measure(table, readings);
 }
 
-/// Returns the paths that may be merged, each with its container. They are sorted by container.
+/// Returns the paths that may be merged, each with its container. The result is sorted by container.
 fn paths_by_container(table: &Table) -> Vec<(u32, Candidate)> {
     let mut paths: Vec<(u32, Candidate)> = Vec::new();
     for id in table.series.ids() {

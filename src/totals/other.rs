@@ -15,13 +15,13 @@ use super::sums::Size;
 /// The label value for everything that is not shown by name.
 pub const OTHER: &str = "[other]";
 
-/// The memory limit for all containers together: this many bytes for each sample that may be exported.
+/// How many bytes all containers together may use for each sample that may be exported.
 const BYTES_PER_SAMPLE: usize = 128;
-/// The limit is never smaller than this, which is the limit for 100,000 samples. Paths are kept even if few
+/// The minimum of the memory limit, which is the limit for 100,000 samples. Paths are kept even if few
 /// samples are exported, because other views and OOM records need them.
 const MIN_BYTES: usize = 12_800_000;
-/// The limit if the number of samples is not limited. It is far more than programs need, and far less than
-/// hostile paths could use.
+/// The memory limit if the number of samples is not limited. This is far more than programs need, and far
+/// less than hostile paths could use.
 const BYTES_WITHOUT_LIMIT: usize = 256 << 20;
 
 /// Returns the memory limit for the commands, series and readings of all containers, given `--max-samples`.
@@ -32,8 +32,8 @@ pub fn max_bytes(max_samples: usize) -> usize {
     }
 }
 
-/// Something that may be summed as `[other]`: its size, a number that orders candidates of equal size, and
-/// its own number.
+/// Something that may be summed as `[other]`: its size, a number that orders candidates of the same size, and
+/// the number that identifies the candidate.
 pub(super) type Candidate = ((Size, u32), u32);
 
 /// Merges the smallest candidates until `cost` is within `limit`. `merge` gets the number of a candidate and

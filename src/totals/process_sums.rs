@@ -1,5 +1,5 @@
-//! Sums what one process maps, while it is read. This does not need the process's name or container, which
-//! are known only after the read.
+//! Sums what one process maps, while the process is read. The name and the container of the process are known
+//! only after the read, and are not needed here.
 //!
 //! [`ProcessSums`] has its own hash table with all texts in one buffer. The table is filled again for every
 //! process, and the standard library's map would allocate memory for each path.
@@ -19,17 +19,17 @@ pub struct ProcessSums {
     /// The texts of all values, one after another. A value is a path.
     text: Vec<u8>,
     sums: Vec<Sum>,
-    /// The hash table, with open addressing. An entry is 0 if it is free, or a position in `sums` plus one.
-    /// The length is a power of two, and at most half of the entries are used.
+    /// The hash table, with open addressing. A free entry is 0. Any other entry is a position in `sums` plus
+    /// one. The length is a power of two, and at most half of the entries are used.
     table: Vec<u32>,
     hasher: RandomState,
-    /// The position of the last mapping's value. The next mapping often has the same value, as with the
-    /// segments of a library.
+    /// The position of the last mapping's value in `sums`. The next mapping often has the same value, as with
+    /// the segments of a library.
     last: usize,
     /// The maximum memory of `text` and `sums`.
     max_bytes: usize,
-    /// Hashes of the values that were merged. Later mappings of these values are merged, too. So the sums of
-    /// all other values are complete.
+    /// Hashes of the values that were merged. If another mapping has one of these values, that mapping is
+    /// merged, too. So the sums of all other values are complete.
     merged: HashSet<u64>,
     /// The largest number of sums and of text bytes since memory was last freed.
     most: (usize, usize),
@@ -49,7 +49,7 @@ const MIN_TABLE: usize = 64;
 const MIN_MERGED: usize = 1024;
 
 impl ProcessSums {
-    /// Returns empty sums. One process may use half of `max_bytes`, the memory limit of the snapshot.
+    /// Returns empty sums. `max_bytes` is the memory limit of the snapshot. One process may use half of it.
     pub fn new(max_bytes: usize) -> Self {
         Self {
             max_bytes: max_bytes / 2,
@@ -83,7 +83,7 @@ impl ProcessSums {
         self.sums[self.last].totals.add_values(mapping.values, mapping.count);
     }
 
-    /// Adds the sum of mappings that were not read one by one. It counts as [`OTHER`].
+    /// Adds the sum of mappings that were not read one by one, as the value [`OTHER`].
     pub fn add_other(&mut self, mapping: &Mapping<'_>) {
         self.last = self.find_or_insert(OTHER.as_bytes());
         self.sums[self.last].totals.add_values(mapping.values, mapping.count);
@@ -99,8 +99,9 @@ impl ProcessSums {
         self.sums.is_empty()
     }
 
-    /// Whether these sums equal the kernel's own sums of the same mappings. Some fields are shares of shared
-    /// memory. The kernel adds up these shares before it rounds them, so a small difference is allowed.
+    /// Whether these sums equal `sums`, the kernel's own sums over the same mappings. Some fields are shares
+    /// of shared memory. The kernel adds up the shares of all mappings before it rounds, so these fields may
+    /// differ a little.
     pub fn adds_up_to(&self, sums: &Values) -> bool {
         let mut all = Totals::default();
         self.sums.iter().for_each(|sum| all.add(&sum.totals));
@@ -113,8 +114,8 @@ impl ProcessSums {
         })
     }
 
-    /// Returns each value and its totals, in the order in which the values first came. A value is as the
-    /// kernel printed it.
+    /// Returns each value and its totals, in the order in which the values were first added. A value is a
+    /// path as the kernel printed it.
     pub(super) fn sums(&self) -> impl Iterator<Item = (&[u8], &Totals)> {
         self.sums.iter().enumerate().map(|(i, sum)| (self.value(i), &sum.totals))
     }
@@ -160,8 +161,8 @@ impl ProcessSums {
         self.sums.len() - 1
     }
 
-    /// Returns the position of a value in `sums`. If there is none, returns the free place for it in the hash
-    /// table.
+    /// Returns the position of a value in `sums`. If the value is not in `sums`, returns the free place for
+    /// it in the hash table.
     fn find(&self, value: &[u8]) -> Result<usize, usize> {
         let mask = self.table.len() - 1;
         // The hash has a random key, so a workload cannot choose paths with equal hashes.
@@ -183,7 +184,8 @@ impl ProcessSums {
         len + size_of::<Sum>()
     }
 
-    /// Merges the smallest values into [`OTHER`] until half of the memory is free. Merged values stay merged.
+    /// Merges the smallest values into [`OTHER`] until at least half of the memory is free. Values stay
+    /// merged until the sums are cleared.
     fn merge_smallest(&mut self) {
         let mut candidates: Vec<Candidate> = (0..)
             .zip(&self.sums)

@@ -3,11 +3,12 @@
 
 use super::sums::Totals;
 
-/// The number of a reading in a [`Snapshot`](super::snapshot::Snapshot). The process that was read keeps it.
+/// The number of a reading in a [`Snapshot`](super::snapshot::Snapshot). The caller keeps this number with
+/// the process that was read.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ReadingId(pub(super) u32);
 
-/// What one process adds to the series of its command.
+/// What one process adds to each series of its command.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     pub(super) command: u32,
@@ -18,24 +19,25 @@ pub(super) struct Reading {
     packed: Vec<u8>,
 }
 
-/// Whether a process still has a reading, and whether the sums include it.
+/// Whether a process still has the reading, and whether the sums include the reading.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum State {
     /// No process has the number of this reading any more.
     #[default]
     Unused,
-    /// A process has the number of this reading, but the sums leave it out at the moment.
+    /// A process has the number of this reading, but the sums do not include it at the moment.
     Kept,
     /// A process has the number of this reading, and the sums include it.
     Counted,
 }
 
-/// smaps counts in KiB, so the lowest ten bits are usually 0. Rotating them to the top makes values small,
-/// and loses no bit.
+/// The values in smaps are in KiB, so the lowest ten bits of a value in bytes are usually 0. Rotating these
+/// bits to the top makes the number small, and loses no bit.
 const KIB_BITS: u32 = 10;
 
 impl Reading {
-    /// Clears the reading for a process of this command. `n_merged` of its paths were merged during the read.
+    /// Clears the reading for a process of this command. `n_merged` is how many paths of the process were
+    /// merged during the read.
     pub(super) fn begin(&mut self, command: u32, pid: u32, n_merged: usize) {
         (self.command, self.pid) = (command, pid);
         self.state = State::Counted;
@@ -100,8 +102,8 @@ impl Reading {
         self.n_merged += n;
     }
 
-    /// Appends a number as seven bits per byte, the lowest first. The high bit means that more bytes follow
-    /// (LEB128).
+    /// Appends a number with seven bits in each byte, the lowest bits first. The high bit of a byte means
+    /// that more bytes follow (LEB128).
     fn put(&mut self, mut number: u64) {
         while number >= 0x80 {
             self.packed.push(number as u8 | 0x80);
@@ -110,8 +112,8 @@ impl Reading {
         self.packed.push(number as u8);
     }
 
-    /// Calls `each` with every series and its totals, in the order in which they were pushed. A series may
-    /// come twice. The first argument is a position for [`Reading::totals_at`].
+    /// Calls `each` with the position, the number and the totals of every series, in the order in which they
+    /// were pushed. A series may come twice. The position is for [`Reading::totals_at`].
     pub(super) fn for_each(&self, mut each: impl FnMut(u32, u32, &Totals)) {
         let mut packed = &self.packed[..];
         while !packed.is_empty() {
@@ -127,7 +129,8 @@ impl Reading {
     }
 }
 
-/// Takes one series and its totals from the beginning of `packed`, which [`Reading::push`] has written.
+/// Decodes the first series and its totals in `packed`, and removes them from `packed`. [`Reading::push`] has
+/// written these bytes.
 fn unpack(packed: &mut &[u8]) -> (u32, Totals) {
     let mut take = || {
         let mut number = 0;

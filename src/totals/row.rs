@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::sums::{Size, Totals};
 use crate::smaps::fields::FieldMask;
 
-/// What a view shows under one label text. A row without mappings is not shown, but others may be folded into
-/// it.
+/// What a view shows under one label text. A row without mappings is not shown, but other rows may be folded
+/// into such a row.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
     /// The position of the command in the view.
@@ -38,16 +38,17 @@ pub(super) enum Label {
 pub(super) enum Source {
     /// Nothing is summed.
     Nothing,
-    /// The totals are in the table, in the series with this number. They are the sum over all processes.
+    /// The totals are in the table, in the series with this number. This series is the sum over all
+    /// processes.
     Series(u32),
-    /// The totals are in a reading: what one process adds to a series. They are unpacked only when needed.
-    /// 1,500 processes have 90,000 such totals, which would take 17 MB unpacked.
+    /// The totals are in the reading `id`, at the position `at`: what one process adds to a series. They are
+    /// unpacked only when needed. 1,500 processes have 90,000 such totals, which would take 17 MB unpacked.
     Reading { id: u32, at: u32 },
-    /// The totals are in the view, at this position of its sums.
+    /// The totals are in the view, at this position of [`Rows::sums`](super::rows::Rows::sums).
     Sum(u32),
 }
 
-/// What decides how many samples a row has, and in which order rows are folded.
+/// The values of a row that decide how many samples the row has, and in which order rows are folded.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Outline {
     pub(super) size: Size,
@@ -66,7 +67,7 @@ impl Outline {
         Self { size: totals.size(), n_mappings: totals.n_mappings, present, nonzero }
     }
 
-    /// Adds another outline. The result is the outline of the added totals.
+    /// Adds another outline. The result is the outline of the sum of both totals.
     pub(super) fn add(&mut self, other: &Self) {
         self.size = (self.size.0.saturating_add(other.size.0), self.size.1.saturating_add(other.size.1));
         self.n_mappings += other.n_mappings;
@@ -79,35 +80,35 @@ impl Outline {
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) container: u32,
-    /// The number of the command in the table. `None` if it has no processes, and exists only to fold others
-    /// into it.
+    /// The number of the command in the table. `None` if the command has no processes, and exists only
+    /// because other commands may be folded into it.
     pub(super) id: Option<u32>,
     /// If the command is a single process: the range of the view's text that has the label `pid`.
     pub(super) pid: Range<usize>,
-    /// The length of the label text, without what each row adds.
+    /// The length of the command's label text. Each row adds its own label to this text.
     pub(super) label_len: usize,
     pub(super) n_processes: u64,
     /// The rows of the command, in the order of their label texts.
     pub(super) rows: Range<usize>,
     /// The position of the row `[other]`, if paths may be folded.
     pub(super) other: Option<usize>,
-    /// The position of the first command with the same name. If each process has its own series, several
-    /// commands can have one name.
+    /// The position of the first command with the same name in the container. If each process has its own
+    /// series, several commands can have the same name.
     pub(super) first_of_name: usize,
-    /// Whether this is the command `[other]`. Other commands of the container may be folded into it.
+    /// Whether this is the command `[other]`, into which other commands of the container may be folded.
     pub(super) is_other: bool,
     /// Whether the command is folded into `[other]`.
     pub(super) is_folded: bool,
     pub(super) fold: CommandFold,
 }
 
-/// What folding keeps for each command.
+/// What folding has to know about each command.
 #[derive(Debug, Default)]
 pub(super) struct CommandFold {
-    /// How many paths of the command are folded, and which row was folded last.
+    /// How many paths of the command are folded, and the position of the row that was folded last.
     pub(super) n_paths: u64,
     pub(super) last_path: usize,
-    /// How many samples the command's rows cost, and the outline of the sum of its rows.
+    /// How many samples the command's rows count as, and the outline of the sum of its rows.
     pub(super) cost: usize,
     pub(super) sum: Outline,
 }

@@ -13,7 +13,7 @@ pub(super) const OTHER_COMMAND: &str = r#",comm="[other]""#;
 /// The label of the row into which other paths are folded.
 pub(super) const OTHER_PATH: &str = r#",path="[other]"}"#;
 
-/// The readings of all processes, and their sums by path. Views are made from them.
+/// The readings of all processes, and their sums by path. Views are made from these readings and sums.
 #[derive(Clone, Copy, Debug)]
 pub struct Summed<'a> {
     pub(super) table: &'a Table,
@@ -27,12 +27,12 @@ pub(super) struct Rows {
     pub(super) commands: Vec<Command>,
     pub(super) rows: Vec<Row>,
     pub(super) sums: Vec<Totals>,
-    /// The labels of single processes, one after another.
+    /// The labels `pid` of single processes, one after another.
     pub(super) text: String,
 }
 
 impl Rows {
-    /// Removes everything, but keeps the memory that was used, for the next view.
+    /// Removes everything for the next view. Keeps the memory that the last view used.
     pub(super) fn clear(&mut self) {
         let Self { commands, rows, sums, text, .. } = self;
         commands.shrink_to(2 * commands.len());
@@ -87,7 +87,7 @@ impl Rows {
         }
     }
 
-    /// Returns the value of a row's field.
+    /// Returns the value of one field of a row.
     pub(super) fn value(&self, summed: Summed<'_>, row: &Row, field: usize) -> u64 {
         match row.source {
             Source::Series(id) => summed.table.series.get(id).totals.values.bytes[field],
@@ -117,7 +117,7 @@ impl Rows {
         self.push(command, label, len, source, Outline::of(totals));
     }
 
-    /// Adds totals to the row at this position.
+    /// Adds `totals` to the totals of the row at this position.
     pub(super) fn add(&mut self, summed: Summed<'_>, row: usize, totals: &Totals) {
         let i = match self.rows[row].source {
             Source::Sum(i) => i as usize,
@@ -132,7 +132,7 @@ impl Rows {
         row.outline = Outline::of(&self.sums[i]);
     }
 
-    /// Returns how many samples a row counts as towards `--max-samples`.
+    /// Returns how many samples a row counts as when the samples are compared with `--max-samples`.
     pub(super) fn cost_of(&self, row: &Row) -> usize {
         self.shape.cost(row.label_len as usize, &row.outline)
     }
@@ -152,7 +152,7 @@ impl Rows {
         })
     }
 
-    /// Returns how many samples the whole view counts as.
+    /// Returns how many samples the whole view counts as when the samples are compared with `--max-samples`.
     pub(super) fn cost(&self, table: &Table) -> usize {
         let shown = self.rows.iter().filter(|row| self.is_shown(row));
         shown.map(|row| self.cost_of(row)).sum::<usize>() + self.processes(table).count()

@@ -4,8 +4,9 @@ use super::grouping::GroupBy;
 use super::row::Outline;
 use crate::smaps::fields::{FieldMask, NOT_IN_ROLLUP};
 
-/// A series with a longer label text counts as several towards `--max-samples`, because each of its samples
-/// repeats the text. So the labels in an exposition of N samples take at most N times this many bytes.
+/// A series whose label text is longer than this many bytes counts as several samples towards
+/// `--max-samples`, because each of its samples repeats the text. So the labels in an exposition of N samples
+/// take at most N times this many bytes.
 const LABEL_BYTES_PER_SAMPLE: usize = 512;
 
 /// What the series of a view stand for, and which samples of them are exported.
@@ -21,18 +22,19 @@ pub struct Shape {
     pub fields: FieldMask,
     /// Whether samples of value 0 are omitted.
     pub omit_zero: bool,
-    /// The maximum number of samples. Paths are folded to stay within it. 0 means no limit.
+    /// The maximum number of samples; 0 means no limit. Paths and commands are folded to stay within the
+    /// maximum.
     pub max_samples: usize,
 }
 
 impl Shape {
-    /// Whether smaps_rollup is enough. It has the kernel's own sums of a process's mappings, without sizes
-    /// and page sizes.
+    /// Whether smaps_rollup has everything that the view needs. That file has the kernel's own sums over the
+    /// mappings of a process, without sizes and page sizes.
     pub fn is_rollup(&self) -> bool {
         self.group_by == GroupBy::Process && self.fields & NOT_IN_ROLLUP == 0
     }
 
-    /// Whether a series has a sample of the field at this position in the table.
+    /// Whether a series has a sample of the field at this position in the table of fields.
     pub(super) fn has_sample(&self, series: &Outline, field: usize) -> bool {
         self.shown(series) & 1 << field != 0
     }
@@ -51,7 +53,7 @@ impl Shape {
         }
     }
 
-    /// Returns how many samples a series counts as, given the length of its label text.
+    /// Returns how many samples a series counts as towards `max_samples`, given the length of its label text.
     pub(super) fn cost(&self, label_len: usize, series: &Outline) -> usize {
         self.n_samples(series) * label_len.div_ceil(LABEL_BYTES_PER_SAMPLE)
     }

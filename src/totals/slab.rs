@@ -1,6 +1,6 @@
-//! A slab: values by number. When a value is removed, its number is used for another value.
+//! A table of values by number. When a value is removed, its number can be used for another value.
 
-/// A table that grows. A value keeps its number until it is removed.
+/// A growing table that gives each value a number. A value keeps its number until it is removed.
 #[derive(Debug)]
 pub struct Slab<T> {
     slots: Vec<Option<T>>,
@@ -24,7 +24,7 @@ impl<T> Slab<T> {
         self.slots.get(id as usize).is_some_and(Option::is_some)
     }
 
-    /// Adds `value` and returns its number.
+    /// Adds `value`, and returns the number of the value.
     pub fn insert(&mut self, value: T) -> u32 {
         match self.free.pop() {
             Some(id) => {
@@ -44,12 +44,12 @@ impl<T> Slab<T> {
         self.slots[id as usize].as_ref().expect("the number of a value that was removed is not used")
     }
 
-    /// Returns the value with this number, so that it can be changed.
+    /// Returns a mutable reference to the value with this number.
     pub fn get_mut(&mut self, id: u32) -> &mut T {
         self.slots[id as usize].as_mut().expect("the number of a value that was removed is not used")
     }
 
-    /// Returns all values, so that they can be changed.
+    /// Returns an iterator over mutable references to all values.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.slots.iter_mut().flatten()
     }

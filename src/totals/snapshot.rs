@@ -2,8 +2,8 @@
 //! of these sums.
 //!
 //! Each process has the [reading](super::reading) of its last read. Each scrape sums the readings of all
-//! processes that exist. So a process that was not read in this scrape counts with its last values, and a
-//! process that has ended does not count. Nothing is ever subtracted.
+//! processes that exist. So if a process was not read in this scrape, its last values are included. The
+//! values of a process that has ended are not included. Nothing is ever subtracted.
 //!
 //! While commands and paths stay the same, this allocates no memory.
 
@@ -35,7 +35,7 @@ pub struct Snapshot {
     readings: Slab<Reading>,
     /// The maximum memory of the table and the readings together.
     max_bytes: usize,
-    /// If a new reading makes the memory exceed this, it is reduced at once, before the next sum.
+    /// If a new reading makes the memory larger than this, paths are merged at once, before the next sum.
     reduce_above: usize,
     lossy: String, // scratch
 }
@@ -74,7 +74,7 @@ impl Snapshot {
         self.table.register(key, labels);
     }
 
-    /// Keeps the result of a read as the process's reading, in place of the previous one.
+    /// Keeps the result of a read as the process's reading, in place of its previous reading.
     ///
     /// Panics if the container is not registered.
     pub fn record(&mut self, process: Process<'_>, process_sums: &ProcessSums, id: &mut Option<ReadingId>) {
@@ -106,7 +106,7 @@ impl Snapshot {
         }
     }
 
-    /// Returns the command of a process, or the command `[other]` if there is no memory for a new command.
+    /// Returns the number of the process's command, or of `[other]` if there is no memory for a new command.
     fn command(&mut self, container: u32, process: Process<'_>) -> u32 {
         let comm = labels::lossy(process.comm, &mut self.lossy);
         let max_bytes = self.max_bytes;
@@ -120,13 +120,13 @@ impl Snapshot {
         self.readings.get(id.0)
     }
 
-    /// Whether paths of this reading were merged into `[other]`. Another read may be able to keep them.
+    /// Whether paths of this reading were merged into `[other]`. The next read may keep their names.
     pub fn has_merged(&self, id: &ReadingId) -> bool {
         self.reading(id).n_merged() > 0
     }
 
-    /// Sums the readings. `owned` has each reading that still belongs to a process, and whether the sums
-    /// include it. All other readings are removed.
+    /// Sums the readings. `owned` has each reading that still belongs to a process, with true if the sums
+    /// include the reading. All other readings are removed.
     pub fn sum<'a>(&mut self, owned: impl Iterator<Item = (&'a ReadingId, bool)>) {
         self.readings.iter_mut().for_each(|reading| reading.state = State::Unused);
         for (id, counts) in owned {
@@ -166,8 +166,8 @@ impl Snapshot {
     /// Merges paths until the memory is below `max_bytes`, or nothing is left to merge.
     fn reduce(&mut self, max_bytes: usize) {
         memory::keep_within(&mut self.table, &mut self.readings, max_bytes);
-        // A reading causes the next reduction only after the memory has grown by a quarter of the limit.
-        // Otherwise, when nothing is left to merge, each reading would cause one.
+        // A further reduction comes only after the memory has grown by a quarter of the limit. Otherwise,
+        // when nothing is left to merge, each reading would cause a reduction.
         self.reduce_above = self.max_bytes.max(self.table.n_bytes + self.max_bytes / 4);
     }
 }
@@ -332,7 +332,7 @@ mod tests {
         for round in 0..4 {
             node.readings.truncate(1);
             for process in 0..60 {
-                // Each process has paths of its own. One of them is large.
+                // Only this process maps the paths in `own`. The path `/large` is the only large one.
                 let own: Vec<Vec<u8>> =
                     (0..400).map(|i| format!("/{process}/{i:0>400}").into_bytes()).collect();
                 let mut mappings: Vec<(&[u8], u64)> = own.iter().map(|path| (path.as_slice(), 1)).collect();
@@ -381,7 +381,7 @@ mod tests {
         assert_eq!(node.snapshot.table.series.len(), 301);
     }
 
-    /// A container with more commands than its share of the memory allows gets no further commands.
+    /// A container whose commands use more than its share of the memory gets no further commands.
     #[test]
     fn commands_without_room_are_other() {
         let mut node = Node::new(1 << 20);

@@ -1,17 +1,18 @@
-//! Sums the values of mappings.
+//! Adds up the values of mappings.
 
 use crate::smaps::fields::{ANONYMOUS, FIRST_LARGEST, PSS, RSS, Values};
 
 /// The combined values of several mappings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// The fields in bytes. Each is a sum, except page sizes, for which the largest one counts.
+    /// The fields in bytes. Each value is a sum, except for page sizes, where it is the largest page size.
     pub values: Values,
     /// The number of mappings.
     pub n_mappings: u64,
 }
 
-/// The size by which paths and commands are ordered: proportional bytes first, then resident bytes.
+/// A size, by which paths and commands are ordered: the proportional bytes come first, then the resident
+/// bytes.
 pub(super) type Size = (u64, u64);
 
 impl Totals {

@@ -14,7 +14,7 @@ use super::sums::{Size, Totals};
 /// About how much memory an entry of a hash table takes, without its key.
 const ENTRY_BYTES: usize = 48;
 
-/// The number that the caller has given a container.
+/// The number by which the caller identifies a container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContainerKey(pub u32);
 
@@ -23,14 +23,14 @@ pub struct ContainerKey(pub u32);
 pub(super) struct Container {
     /// The beginning of each label text: `{namespace="..",pod="..",container=".."`.
     pub(super) labels: Box<str>,
-    /// The memory of the container's commands, series and readings. Until the next sum, this includes
-    /// readings of processes that have ended.
+    /// The memory of the container's commands, series and readings. Readings of processes that have ended are
+    /// included until the next sum.
     pub(super) n_bytes: usize,
     /// How many paths of the container are summed as `[other]`.
     pub(super) n_folded: u64,
     /// The size of the largest path that was merged to save memory; `None` once there is enough memory again.
     pub(super) largest_merged: Option<Size>,
-    /// Whether `[other]` includes file pages. Then the paths of these pages are unknown.
+    /// Whether `[other]` includes file pages. If so, the paths of these pages are unknown.
     pub(super) has_unnamed_files: bool,
     is_used: bool,
 }
@@ -54,13 +54,14 @@ pub(super) struct Command {
     pub(super) is_other: bool,
 }
 
-/// A path that the processes of a command map; or `[other]`, which stands for all their paths that are not
-/// known by name.
+/// A path that the processes of a command map, or `[other]`, which stands for all paths of the command that
+/// are not known by name.
 #[derive(Debug)]
 pub struct Series {
     /// The whole label text, with its braces.
     pub labels: Box<str>,
-    /// The sums over all processes whose readings the sums include.
+    /// The sums over all readings, except the readings that [`Snapshot::sum`](super::snapshot::Snapshot::sum)
+    /// leaves out.
     pub totals: Totals,
     pub(super) command: u32,
     /// How many readings contain the series.
@@ -69,15 +70,15 @@ pub struct Series {
     pub(super) position: u32,
     /// The position of the path's kind in [`KIND_LABELS`](super::grouping::KIND_LABELS).
     pub(super) kind: u8,
-    /// Whether this is `path="[other]"`. It exists as long as its command.
+    /// Whether this is the series `path="[other]"`, which exists as long as its command.
     pub(super) is_other: bool,
 }
 
-/// The table. Looking up known containers, commands and series allocates no memory.
+/// The containers, commands and series. Looking up a known container, command or series allocates no memory.
 #[derive(Debug, Default)]
 pub struct Table {
     /// The maximum length of a path in bytes; 0 means no limit. Paths are cut, because long-term stores
-    /// refuse samples with longer label values. Grafana Mimir refuses those above 2 KiB.
+    /// refuse samples with longer label values. Grafana Mimir refuses values above 2 KiB.
     max_label_bytes: usize,
     /// The memory of the whole table and of all readings.
     pub(super) n_bytes: usize,
@@ -101,26 +102,27 @@ pub(super) struct Order {
 }
 
 impl Command {
-    /// Returns the escaped name of the command. `container` is its container's label text.
+    /// Returns the escaped name of the command. `container` is the label text of the command's container.
     pub(super) fn name(&self, container: &str) -> &str {
         let comm = &self.labels[container.len()..];
         comm.strip_prefix(",comm=\"").and_then(|rest| rest.strip_suffix('"')).unwrap_or_default()
     }
 
-    /// Returns the memory of a command. Its label text, which has this length, is kept twice.
+    /// Returns the memory of a command whose label text has this length. The label text is kept twice.
     pub(super) fn n_bytes(label_len: usize) -> usize {
         size_of::<Self>() + 2 * label_len + ENTRY_BYTES
     }
 }
 
 impl Series {
-    /// Returns the escaped path of the series.
+    /// Returns the escaped path of the series. `command` is the command of the series.
     pub(super) fn value(&self, command: &Command) -> &str {
         let label = &self.labels[command.labels.len()..];
         label.split_once('"').and_then(|(_, rest)| rest.strip_suffix("\"}")).unwrap_or_default()
     }
 
-    /// Returns the memory of a series: its labels, and a copy of its path as a key.
+    /// Returns the memory of a series with a label text and a path of these lengths. The path is also kept as
+    /// a key.
     pub(super) fn n_bytes(label_len: usize, value_len: usize) -> usize {
         size_of::<Self>() + label_len + value_len + ENTRY_BYTES
     }
@@ -132,7 +134,7 @@ impl Table {
         Self { max_label_bytes, ..Self::default() }
     }
 
-    /// Returns the beginning of a path that fits into a label. No character is cut in two.
+    /// Returns the beginning of a path that fits into a label. The path is never cut inside a character.
     pub(super) fn cut<'a>(&self, path: &'a str) -> &'a str {
         match self.max_label_bytes {
             0 => path,
@@ -140,7 +142,7 @@ impl Table {
         }
     }
 
-    /// Registers `key` for the container with these labels. Containers with the same labels count as one.
+    /// Registers `key` for the container with these labels. Containers with the same labels are kept as one.
     pub(super) fn register(&mut self, key: ContainerKey, labels: &str) {
         if self.container(key).is_some_and(|id| *self.containers.get(id).labels == *labels) {
             return;
@@ -166,8 +168,8 @@ impl Table {
         self.keys.get(&key).copied()
     }
 
-    /// Returns the command with this name. A new command is added only if `is_allowed` returns true for the
-    /// memory that it needs.
+    /// Returns the number of the command with this name. If there is no such command, adds the command if
+    /// `is_allowed` returns true for the bytes that the command needs, and otherwise returns `None`.
     pub(super) fn command(
         &mut self,
         container: u32,
@@ -187,7 +189,8 @@ impl Table {
         Some(self.insert_command(container, comm == OTHER))
     }
 
-    /// Returns the command `[other]`, for processes whose own command does not fit into the memory.
+    /// Returns the number of the command `[other]`, for processes whose own command does not fit into the
+    /// memory.
     pub(super) fn other_command(&mut self, container: u32) -> u32 {
         self.text.clear();
         labels::command(&mut self.text, &self.containers.get(container).labels, OTHER);
@@ -197,7 +200,7 @@ impl Table {
         }
     }
 
-    /// Adds a command. Its labels are in `text`.
+    /// Adds a command. Its label text is in `self.text`.
     fn insert_command(&mut self, container: u32, is_other: bool) -> u32 {
         let labels: Box<str> = self.text.as_str().into();
         self.take_bytes(container, Command::n_bytes(labels.len()));
@@ -216,7 +219,7 @@ impl Table {
         id
     }
 
-    /// Returns the number of a command's series for this path.
+    /// Returns the number of a command's series for this path. Adds the series if there is none.
     pub(super) fn series_of(&mut self, command_id: u32, path: &str) -> u32 {
         let command = self.commands.get_mut(command_id);
         if let Some(&id) = command.series.get(path) {
@@ -246,7 +249,7 @@ impl Table {
         id
     }
 
-    /// Adds `n_bytes` to the memory of a container, and of the whole table.
+    /// Adds `n_bytes` to the memory of a container, and to the memory of the whole table.
     pub(super) fn take_bytes(&mut self, container: u32, n_bytes: usize) {
         self.containers.get_mut(container).n_bytes += n_bytes;
         self.n_bytes += n_bytes;
@@ -266,7 +269,7 @@ impl Table {
     }
 
     /// Removes the commands and series that no reading contains. The series `[other]` stays as long as its
-    /// command, because paths are usually merged again.
+    /// command, because paths that were merged are usually merged again.
     pub(super) fn remove_unused(&mut self) {
         let commands = &self.commands;
         let is_used = |series: &Series| {
@@ -286,7 +289,7 @@ impl Table {
         }
     }
 
-    /// Removes the numbers of removed series from their commands.
+    /// Removes the series that no longer exist from the maps of their commands.
     pub(super) fn forget_removed_series(&mut self) {
         for command in self.commands.iter_mut() {
             command.series.retain(|_, id| self.series.has(*id));

@@ -1,9 +1,9 @@
-//! A view: one way to show the readings of all processes. It decides what one series stands for, which
-//! samples there are, and what folds into `[other]` to stay within `--max-samples`.
+//! A view: one way to show the readings of all processes. A view decides what one series stands for, which
+//! samples there are, and what is folded into `[other]` to stay within `--max-samples`.
 //!
-//! A view is computed from the sums by path. If each process has its own series, it is computed from the
-//! readings instead. It changes neither. Computing a view again allocates no memory while commands and paths
-//! stay the same.
+//! A view is computed from the sums by path, or from the readings if each process has its own series. This
+//! changes neither the sums nor the readings. While commands and paths stay the same, computing a view again
+//! allocates no memory.
 
 use super::collect::Collector;
 use super::fold::Folding;
@@ -11,7 +11,8 @@ use super::row::Row;
 use super::rows::{Rows, Summed};
 use super::shape::Shape;
 
-/// What a sample takes in addition to its labels: at most 38 bytes for its name, and room for 9 digits.
+/// How many bytes a sample takes in addition to its labels. Its name has at most 38 bytes, and there is room
+/// for 9 digits.
 const SAMPLE_BYTES: usize = 48;
 
 /// The series of one exposition.
@@ -43,9 +44,9 @@ impl View {
         &self.rows.shape
     }
 
-    /// Computes the view from the current sums, and folds what exceeds the limit. `selects` decides which
-    /// commands are shown. `selects` gets the container's label text without the closing brace, and the
-    /// command's escaped name.
+    /// Computes the view from the current sums, and folds what exceeds the limit. Only the commands for which
+    /// `selects` returns true are shown. `selects` gets the container's label text without the closing brace,
+    /// and the command's escaped name.
     pub fn update(&mut self, summed: Summed<'_>, selects: impl Fn(&str, &str) -> bool) {
         self.collector.collect(&mut self.rows, summed, selects);
         self.folding.fold(&mut self.rows, summed);
@@ -70,8 +71,8 @@ impl View {
         shown.map(move |row| (rows.labels(summed.table, row), rows.value(summed, row, field)))
     }
 
-    /// Returns the label text of each command name, in two pieces and without the closing brace, and its
-    /// number of processes.
+    /// Returns the label text and the number of processes of each command name. The label text is in two
+    /// pieces, and has no closing brace.
     pub fn processes<'a>(&'a self, summed: Summed<'a>) -> impl Iterator<Item = ([&'a str; 2], u64)> {
         self.rows.processes(summed.table)
     }
@@ -102,20 +103,21 @@ impl View {
     }
 
     /// Returns the label text (without its closing brace) and the number of folded paths of each container
-    /// with folded paths. If there are more than 100 such containers, returns those with the most.
+    /// with folded paths. If there are more than 100 such containers, returns those with the most folded
+    /// paths.
     pub fn folded<'a>(&'a self, summed: Summed<'a>) -> impl Iterator<Item = (&'a str, u64)> {
         self.folding.reported(summed.table)
     }
 }
 
 impl Series<'_> {
-    /// Returns the number of mappings behind the series.
+    /// Returns the number of mappings that the series stands for.
     pub fn n_mappings(&self) -> u64 {
         self.row.outline.n_mappings
     }
 
-    /// Returns the series' value of a field, given the field's position in the table. `None` if there is no
-    /// sample.
+    /// Returns the series' value of a field, given the field's position in the table of fields. Returns
+    /// `None` if the series has no sample of that field.
     pub fn value(&self, field: usize) -> Option<u64> {
         let rows = &self.view.rows;
         let has_sample = rows.shape.has_sample(&self.row.outline, field);

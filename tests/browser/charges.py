@@ -83,7 +83,9 @@ def charges_of(exposition):
 
 @dataclass
 class Ledger:
-    """The parts of a node's memory. For each pod, also its use, its limit and its parts outside containers.
+    """The parts of a node's memory.
+
+    For each pod, also its use, its limit and its parts outside containers.
     """
 
     parts: dict

@@ -26,7 +26,9 @@ def expected(busy):
 
 
 def bars(page):
-    """Returns [name, text, label of the bar] for each row. If a row has no bar, its text and label are empty.
+    """Returns [name, text, label of the bar] for each row.
+
+    If a row has no bar, its text and label are empty.
     """
     return page.tab.eval_on_selector_all(
         "#rows tr",

@@ -34,8 +34,7 @@ def below(page, place):
 
 
 def largest(exposition, depth, field="pss"):
-    """Returns the place at this depth, where each name belongs to the largest place inside the place before.
-    """
+    """Returns a place of this depth: the largest namespace, its largest pod, and so on."""
     place = {}
     for _ in range(depth):
         place = exposition.children(field, **place)[0][0]

@@ -95,7 +95,9 @@ class JavaMemory:
         return sum(int(kib) << 10 for kib in re.findall(pattern + r"[^)]*committed=(\d+)KB", self._tracked))
 
     def assert_matches(self, found: dict[str, float], stacks: float = 0.99, classes: float = 0.75):
-        """Compares the exporter's parts with the JVM's figures. `stacks` and `classes` are minimum recalls.
+        """Compares the exporter's parts with the JVM's figures.
+
+        `stacks` and `classes` are minimum recalls.
         """
         assert_close(found["anon_java_heap"], self.heap, 0.99)
         # The JVM's figure includes a guard area of at least 16 KiB for each stack. Guard areas are never

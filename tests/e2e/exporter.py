@@ -33,29 +33,45 @@ class Client:
             return error.code, error.read().decode()
 
     def metrics(self) -> Exposition:
+        return Exposition(self._text())
+
+    def _text(self) -> str:
         status, body = self.get("/metrics")
         assert status == 200, f"/metrics returned status {status}"
-        return Exposition(body)
+        return body
 
-    def scrapes(self):
-        """Yields the exposition after each scrape that ends after this call."""
-        ended = "smaps_exporter_last_scrape_timestamp_seconds"
-        last = self.metrics()
+    def _texts(self):
+        """Yields the text of the exposition after each scrape that ends after this call.
+
+        Searches a text only for the time of the scrape. Parsing the whole text would use much CPU time.
+        """
+        last = ended_at(self._text())
         while True:
 
             def newer(last=last):
-                exposition = self.metrics()
-                return exposition if exposition.value(ended) > last.value(ended) else None
+                text = self._text()
+                return text if ended_at(text) > last else None
 
-            last = until(newer, 30, "a scrape ends")
-            yield last
+            text = until(newer, 30, "a scrape ends")
+            last = ended_at(text)
+            yield text
+
+    def scrapes(self):
+        """Yields the exposition of each scrape that ends after this call."""
+        return map(Exposition, self._texts())
 
     def after(self, n_scrapes: int = 2) -> Exposition:
         """Returns the exposition after the `n_scrapes`-th scrape that ends after this call.
 
         The first such scrape may have begun before this call. The second one certainly begins after it.
         """
-        return next(itertools.islice(self.scrapes(), n_scrapes - 1, None))
+        return Exposition(next(itertools.islice(self._texts(), n_scrapes - 1, None)))
+
+
+def ended_at(text: str) -> float:
+    """Returns the time at which the scrape of an exposition ended."""
+    name = "smaps_exporter_last_scrape_timestamp_seconds"
+    return float(re.search(rf"^{name} (\S+)$", text, re.MULTILINE)[1])
 
 
 class Exporter(Client):

@@ -30,7 +30,7 @@ cri, cri_services = grpc.protos_and_services("cri.proto")
 
 BOOKWORM = HERE / ".debs/bookworm"
 # How many seconds a test observes an exporter under load. `make night` sets a longer time.
-WATCH_SECONDS = float(os.environ.get("WATCH_SECONDS", 8))
+WATCH_SECONDS = float(os.environ.get("WATCH_SECONDS", 5))
 WORK_IMAGE = "lab.test/busybox:1"
 PAUSE_IMAGE = "lab.test/pause:1"
 # Each running lab holds this lock. The last lab to end removes the parent cgroups, which all labs share.
@@ -184,8 +184,7 @@ class Lab:
         return done.stdout
 
     def import_image(self, archive: Path):
-        """Imports an archive of images, and waits until CRI has received containerd's event about the images.
-        """
+        """Imports an archive of images. Waits until CRI has received containerd's event about the images."""
         self.ctr("images", "import", archive)
         until(
             lambda: all(
@@ -311,8 +310,7 @@ class Lab:
         self._execs.append(self.cri.ExecSync.future(request))  # dropping the future would cancel the call
 
     def cgroups_of(self, pid: int) -> list[Path]:
-        """Returns the directories of a process's cgroups in the hierarchies of v2, memory and name=systemd.
-        """
+        """Returns the directories of a process's cgroups in the hierarchies v2, memory and name=systemd."""
         roots = {}
         for _, root, kind, options, *_ in mounts():
             if kind in ("cgroup", "cgroup2"):

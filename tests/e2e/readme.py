@@ -1,39 +1,44 @@
 """Finds in documents and manifests what users apply. Builds the pod that the kubelet would make of it."""
 
 import re
+from pathlib import Path
 
 import yaml
 
 from exporter import REPOSITORY
 from lab import Container, Lab, cri
 
-TEXT = (REPOSITORY / "README.md").read_text()
 KUBERNETES = REPOSITORY / "src/kubernetes"
+FRONT_PAGE = REPOSITORY / "README.md"
+KUBERNETES_PAGE = KUBERNETES / "README.md"
+QUERIES_PAGE = REPOSITORY / ".github/QUERIES.md"
 
 
-def blocks(language: str) -> list[str]:
+def blocks(page: Path, language: str) -> list[str]:
     """Returns the fenced code blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def block_with(key: str) -> str:
-    """Returns the YAML block that has this top-level key."""
-    [found] = [block for block in blocks("yaml") if re.search(rf"^{key}:", block, re.MULTILINE)]
-    return found
+def scrape_jobs() -> list[dict]:
+    """Returns the scrape jobs for Prometheus: by kind, from the front page, and one namespace by path."""
+    texts = [block for page in (FRONT_PAGE, KUBERNETES_PAGE) for block in blocks(page, "yaml")]
+    documents = [yaml.safe_load(text) for text in texts if text.startswith("scrape_configs:")]
+    return [job for document in documents for job in document["scrape_configs"]]
 
 
 def queries() -> list[tuple[str, str]]:
     """Returns (comment, query) pairs.
 
-    The comment of a query names the --group-by that the query needs, if any.
+    If a query may have no result, its comment says in which case. Other queries have no comment.
     """
-    return re.findall(r"^# (.*)\n([^#].*)$", blocks("promql")[0], re.MULTILINE)
+    pattern = r"^(<!-- empty [^\n]*-->\n)?```promql\n(.*?)^```$"
+    return re.findall(pattern, QUERIES_PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def join_with(series: str) -> str:
     """Returns the query that joins the exporter's series with a series of another exporter."""
-    [found] = [block for block in blocks("promql")[1:] if series in block]
-    return found.partition("\n")[2]
+    [found] = [query for _, query in queries() if series in query]
+    return found
 
 
 def rules() -> list[dict]:
@@ -51,7 +56,7 @@ def daemon_set() -> dict:
 
 def sidecar() -> dict:
     """Returns the container spec of the sidecar."""
-    [block] = [block for block in blocks("yaml") if "$(POD)" in block]
+    [block] = [block for block in blocks(KUBERNETES_PAGE, "yaml") if "$(POD)" in block]
     [container] = yaml.safe_load(block)["spec"]["containers"]
     return container
 

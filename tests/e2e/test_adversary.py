@@ -143,11 +143,11 @@ def test_megabyte_paths_are_cut_to_4096_bytes(node):
 
 
 def test_half_a_million_paths_are_folded(node):
-    """Attack 2 and the second part of attack 5: mapped files have paths of 240 bytes and no resident pages.
-    """
+    """Attacks 2 and 5 (second part): mapped files have paths of 240 bytes and no resident pages."""
     for i in range(7):
         node.run("paths", node.files, 64_000 * i, 64_000)
     with node.exporter() as exporter:
+        until(lambda: folded(exporter.metrics()), 60, "enough paths are read")
         _, peak, _ = observe(node, exporter, WATCH_SECONDS)
         exposition = exporter.metrics()
         assert peak < 200 * MIB and n_samples(exposition) <= 100_000
@@ -157,7 +157,7 @@ def test_half_a_million_paths_are_folded(node):
 def test_renaming_every_300_microseconds_gives_one_series(node):
     """Attack 3: a process changes its name all the time."""
     node.run("rename", 300)
-    with node.exporter() as exporter:
+    with node.exporter("--scrape-interval", "200ms") as exporter:
         for _ in range(10):
             exposition = exporter.after(1)
             named = {
@@ -191,6 +191,7 @@ def test_hard_links_are_folded(node):
     """Attack 5: 4,600 paths have one resident MiB each."""
     node.run("links", node.files, 4600)
     with node.exporter() as exporter:
+        until(lambda: folded(exporter.metrics()), 60, "enough paths are read")
         observe(node, exporter, WATCH_SECONDS)
         exposition = exporter.metrics()
         assert n_samples(exposition) <= 100_000
@@ -234,7 +235,7 @@ def test_cpu_budget_holds_with_3400_idle_processes(node):
     with node.exporter("--cpu-budget", "0.01") as exporter:
         exporter.metrics()
         time.sleep(5)
-        _, _, share = observe(node, exporter, 2 * WATCH_SECONDS)
+        _, _, share = observe(node, exporter, 3 * WATCH_SECONDS)
         # The budget does not include the CPU time of answering requests. So the bound is twice the budget.
         assert share < 0.02
 

@@ -39,7 +39,9 @@ class Growing:
         return {line.partition("-")[0] for line in Path(f"/proc/{self.pid}/maps").read_text().splitlines()}
 
     def resident(self) -> int:
-        """Returns the sum that the kernel computes. The kernel does not release the mmap_lock while it sums.
+        """Returns the sum that the kernel computes.
+
+        The kernel does not release the mmap_lock while it sums.
         """
         for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Rss:"):
@@ -105,7 +107,9 @@ class Replaceable:
         assert self.process.stdout.readline() == f"{answer}\n".encode()
 
     def values(self, exporter) -> dict[str, float]:
-        """Returns the resident bytes of the process by its name. Uses a scrape that begins after this call.
+        """Returns the resident bytes of the process by its name.
+
+        Uses a scrape that begins after this call.
         """
         values = exporter.after().by("process_smaps_rss_bytes", "pid", "comm")
         return {comm: value for (pid, comm), value in values.items() if pid == self.pid}

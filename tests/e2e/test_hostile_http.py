@@ -64,8 +64,7 @@ def reset(target):
 
 
 def send_without_end(target):
-    """Three clients send an endless head, a head byte by byte, and requests whose responses they never read.
-    """
+    """Sends an endless head, a head byte by byte, and requests whose responses are never read."""
     clients = [target.connect(b"GET / HTTP/1.1\r\n"), target.connect(), target.connect()]
 
     def send(client, piece, pause):

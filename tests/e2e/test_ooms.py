@@ -81,25 +81,19 @@ def test_a_kill_is_recorded_without_a_scrape(node, mounts):
 
 def test_ten_kills_at_once_are_recorded(node, mounts):
     with exporter_of(node) as exporter:
-        containers = [leak(mounts, 60, 4 + i % 3, 80 * MIB) for i in range(10)]
+        # The leaks begin when the containers have been listed, also on a busy machine.
+        containers = [leak(mounts, 60, 4 + i % 3, 80 * MIB, delay=3) for i in range(10)]
         pods = [node.run_pod("accounts", f"leak-{i}", [container]) for i, container in enumerate(containers)]
         try:
-            for container in containers:
-                until(lambda container=container: is_leaking(node, container), 20, "the container runs")
-            for container in containers:
-                until(lambda container=container: not is_leaking(node, container), 90, "the leak was killed")
-            until(lambda: len(records(exporter)) == 10, 3, "all are recorded")
+            # On a busy machine, the first may be killed before the last has begun.
+            until(lambda: len(records(exporter)) == 10, 120, "all are recorded")
         finally:
             for made in pods:
                 node.remove_pod(made)
         found = records(exporter)
         assert sorted(record["pod"] for record in found) == sorted(f"leak-{i}" for i in range(10))
         assert all([victim["command"] for victim in record["victims"]] == ["leak"] for record in found)
-        # If ten containers reach their limits at the same time, the exporter may be too slow to read one or
-        # two of them.
-        with_paths = [record for record in found if record["paths"]]
-        assert len(with_paths) >= 8
-        for record in with_paths:
+        for record in found:
             assert_leaked(record, record["pod"], record["time"], 80 * MIB)
         counts = exporter.after().by("smaps_exporter_oom_kills_total", *CONTAINER)
         assert [counts["accounts", f"leak-{i}", "app"] for i in range(10)] == [1] * 10
@@ -124,7 +118,7 @@ def test_a_full_container_killed_by_a_signal_has_no_record(node, mounts):
 
 def test_a_restarted_container_has_its_own_record(node, mounts):
     with exporter_of(node) as exporter:
-        first, second = leak(mounts), leak(mounts, 80)
+        first, second = leak(mounts, 80), leak(mounts, 80)
         with pod(node, "again-0", first) as made:
             ends(node, first)
             until(lambda: len(records(exporter)) == 1, 3, "the first is recorded")
@@ -258,7 +252,7 @@ def test_a_kill_outside_containers_counts_for_no_container(node, mounts, program
 def test_a_kill_at_the_limit_of_the_pod_is_recorded(node, mounts):
     """A container leaks until it and another container together reach the limit of their pod."""
     neighbour = Container("neighbour", ["/programs/leak", "heap", "30", "1", "30"], mounts=mounts)
-    app = Container("app", ["sh", "-c", f"/programs/leak heap 40 5 1000; sleep {FOREVER}"], mounts=mounts)
+    app = Container("app", ["sh", "-c", f"/programs/leak heap 50 5 1000; sleep {FOREVER}"], mounts=mounts)
     with exporter_of(node) as exporter, pod(node, "shared-0", neighbour, app) as made:
         node.limit_pod(made, LIMIT)
         [record] = until(lambda: records(exporter), 60, "the kill is recorded")
@@ -293,8 +287,7 @@ def test_a_loop_of_kills_does_not_crowd_out_other_records_and_log_lines(programs
         leak = f"exec {programs}/leak heap 16 1 16"
         assert other.run(leak).wait(60) == -9
         until(lambda: records(exporter), 10, "the kill is recorded")
-        began = time.monotonic()
-        while time.monotonic() < began + 6:
+        while loop.n_kills() <= 20:
             assert loop.run(leak).wait(60) == -9
         wait_for(exporter, {"other/s-app": 1, "loop/s-app": loop.n_kills()})
         pods_of_records = [record["pod"] for record in records(exporter)]
@@ -305,7 +298,7 @@ def test_a_loop_of_kills_does_not_crowd_out_other_records_and_log_lines(programs
             return [int(re.search(r" kills=(\d+) ", line)[1]) for line in lines]
 
         until(lambda: sum(logged()) == loop.n_kills(), 30, "all are logged")
-        assert len(logged()) <= 3 and loop.n_kills() > 20, logged()
+        assert len(logged()) <= 3, logged()
 
 
 def test_the_record_of_a_fast_leak_names_the_victim_and_its_paths(programs, tmp_path):
@@ -368,14 +361,20 @@ def test_a_container_full_of_page_cache_is_not_read(programs, tmp_path):
 HARM_TRIALS = int(os.environ.get("HARM_TRIALS") or 4)
 
 
+@pytest.fixture(scope="module")
+def n_without(programs, tmp_path_factory) -> int:
+    """The number of trials in which the kernel kills a second process although no exporter runs."""
+    with pods_of(tmp_path_factory.mktemp("harm") / "links", programs) as pods:
+        return second_victims(pods, "without", HARM_TRIALS)
+
+
 @pytest.mark.parametrize("interval", [0.05, 1])
-def test_reading_causes_no_second_oom_kill(programs, tmp_path, interval):
+def test_reading_causes_no_second_oom_kill(programs, tmp_path, n_without, interval):
     """Compares leaks that an exporter observes with leaks that no exporter observes.
 
     `make night` runs 40 leaks of each kind.
     """
     with pods_of(tmp_path / "links", programs) as pods:
-        n_without = second_victims(pods, "without", HARM_TRIALS)
         with pods.exporter("--scrape-interval", f"{interval}s") as exporter:
             n_with = second_victims(pods, "with", HARM_TRIALS, exporter, interval)
     print(f"second victims, scraped every {interval} s: {n_with} of {HARM_TRIALS}, {n_without} without")

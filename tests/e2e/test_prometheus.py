@@ -2,7 +2,6 @@
 
 import subprocess
 
-import yaml
 
 import kernel
 import readme
@@ -31,12 +30,9 @@ def test_promql_sum_equals_the_sum_of_the_exposition(node, exporter, tmp_path):
 
 
 def test_jobs_by_kind_and_by_path_share_an_exporter(tmp_path):
-    """Two jobs, as in the README, scrape one exporter.
-
-    One job scrapes all pods by kind, the other one namespace by path.
-    """
+    """Two jobs of the documents scrape one exporter: all pods by kind, and one namespace by path."""
     recorded = ("--fixture", REPOSITORY / "fixtures/node")
-    jobs = yaml.safe_load(readme.block_with("scrape_configs"))["scrape_configs"]
+    jobs = readme.scrape_jobs()
     with Exporter(*recorded, *EVERYTHING, "--group-by", "kind", "--fields", "rss,pss") as exporter:
         for job in jobs:
             job["static_configs"] = [{"targets": [exporter.address]}]

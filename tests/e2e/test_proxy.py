@@ -1,4 +1,4 @@
-"""Tests the README's nginx proxy with TLS, client certificates and a token. Prometheus scrapes through it."""
+"""Tests the documented nginx proxy: TLS, client certificates, a token. Prometheus scrapes through it."""
 
 import http.client
 import ssl
@@ -88,11 +88,11 @@ class Proxy(NamedTuple):
 
 @contextmanager
 def nginx(directory: Path, target):
-    """Runs nginx with the server block of the README.
+    """Runs nginx with the server block of src/kubernetes/README.md.
 
     As in the nginx image, the main configuration includes the file that contains this block.
     """
-    [server] = readme.blocks("nginx")
+    [server] = readme.blocks(readme.KUBERNETES_PAGE, "nginx")
     keys, port = directory / "tls", free_port()
     keys.mkdir()
     for ca in ("ca", "other-ca"):

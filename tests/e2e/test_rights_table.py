@@ -1,4 +1,4 @@
-"""Tests each row of the README's table of rights.
+"""Tests each row of the table of rights in src/kubernetes/README.md.
 
 With the rights of a row, the exporter reads all containers, and code in its process can do what the row says.
 """
@@ -17,7 +17,7 @@ from kernel import COMMAND
 from lab import Lab, cri, until
 from sandbox import AT_FDCWD, EACCES, EPERM, KERNEL, NUMBERS, O_RDONLY, O_WRONLY, injector
 
-TABLE = readme.TEXT.partition("<!-- rights -->")[2].partition("<!-- end -->")[0]
+TABLE = readme.KUBERNETES_PAGE.read_text().partition("<!-- rights -->")[2].partition("<!-- end -->")[0]
 LINES = [re.sub(r"[*`]", "", line) for line in TABLE.splitlines() if line.startswith("|") and "`" in line]
 # The columns are the source of containers, the capability, the Linux version that it needs, and what an
 # attacker can do.

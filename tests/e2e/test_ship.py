@@ -1,4 +1,4 @@
-"""Tests the image with the manifest's settings, the README's queries and alerts, and sizes and times."""
+"""Tests the image with the manifest's settings, queries for growth, and sizes and times."""
 
 import os
 import signal
@@ -244,34 +244,26 @@ def test_perfmon_suffices_from_the_documented_kernel_on(ship_lab):
             assert "CAP_SYS_PTRACE" in exporter.log()
 
 
-@pytest.mark.parametrize(("group_by", "other"), [("path", "kind"), ("kind", "path")])
-def test_the_readmes_queries_have_answers(ship_lab, tmp_path, group_by, other):
-    queries = [query for comment, query in readme.queries() if f"--group-by {other}" not in comment]
-    assert len(queries) >= 6
-    [leaks] = [query for query in queries if "deriv(process" in query]
-    queries.remove(full := next(query for query in queries if "/ 0.9" in query))
+@pytest.mark.parametrize("group_by", ["path", "kind"])
+def test_queries_for_growth_find_the_growing_container(ship_lab, tmp_path, group_by):
+    [growth] = [query for _, query in readme.queries() if "deriv(process" in query]
     [leak] = [rule["expr"].strip() for rule in readme.rules() if rule["alert"] == "MemoryLeak"]
-    growth = leak.removesuffix(" * 86400 > 1e9")
-    assert not growth.endswith("1e9")
+    any_growth = leak.removesuffix(" * 86400 > 1e9")
+    assert any_growth != leak
     with (
         Ship(ship_lab, arguments=(f"--group-by={group_by}",)) as exporter,
         Prometheus(tmp_path, exporter.address) as prometheus,
     ):
-        for query in queries:
-            answer = until(lambda: prometheus.query(query), 60, f"Prometheus answers {query}")
-            may_fall = "deriv(cgroup" in query
-            assert may_fall or all(float(series["value"][1]) >= 0 for series in answer), answer
-        everything = prometheus.query(full.replace("/ 0.9", "/ 0"))  # no container here is that full
-        assert sum(float(series["value"][1]) for series in everything) > 0 and prometheus.query(full) == []
+        until(lambda: prometheus.query("process_smaps_rss_bytes"), 60, "Prometheus has scraped it")
         [up] = prometheus.query("up")
         assert up["value"][1] == "1"
         pods = prometheus.query("count by (namespace, pod, container) (process_smaps_rss_bytes)")
         shown = {tuple(series["metric"][label] for label in COMMAND[:3]) for series in pods}
         assert shown == {command[:3] for command in kernel.counts(ship_lab)}
-        for query in (leaks, f"{growth} > 0"):
+        for query in (growth, f"{any_growth} > 0"):
             until(
                 lambda: "leak" in {series["metric"]["container"] for series in prometheus.query(query)},
-                30,
+                60,
                 f"the growing container is in the answer to {query}",
             )
 
@@ -284,7 +276,7 @@ def promtool(*arguments: str | Path, **options):
 
 
 def test_prometheus_accepts_the_scrape_configuration(tmp_path):
-    configuration = yaml.safe_load(readme.block_with("scrape_configs"))
+    configuration = {"scrape_configs": readme.scrape_jobs()}
     for job in configuration["scrape_configs"]:
         assert job["honor_labels"]
         # Debian's Prometheus is built without support for Kubernetes.
@@ -294,6 +286,7 @@ def test_prometheus_accepts_the_scrape_configuration(tmp_path):
 
 
 def test_sizes_and_times(built, ship_lab, capsys):
+    """Prints figures. Times and resident memory are those of a quiet machine only if this test runs alone."""
     binary, archive = built
     assert binary.stat().st_size <= 3 * MIB, "expected a binary of at most 3 MiB"
 
@@ -315,12 +308,12 @@ def test_sizes_and_times(built, ship_lab, capsys):
             process.kill()
             process.wait()
 
-    starts = [first_metrics_seconds() for _ in range(11)]
+    starts = [first_metrics_seconds() for _ in range(5)]
     idle = Idle(binary, ship_lab)
     with idle, Ship(ship_lab) as exporter:
         until(lambda: shows_everything(exporter, ship_lab), 10, "every process is shown")
         for client in (idle, exporter):
-            client.after(3)
+            client.after()
         exposition = exporter.get("/metrics")[1]
         figures = {
             "containerd": ship_lab.version,

@@ -19,8 +19,11 @@ from growth import BY_PID, Growth
 from lab import until
 from live_node import MIB, resident
 
-INTERVAL = 1.0
+INTERVAL = 0.2
+OFTEN = ("--scrape-interval", f"{INTERVAL}s", *BY_PID)
 MAX_AGE = 2 * INTERVAL + 3
+# Longer than values may be old, and than the exporter takes to notice a stuck process.
+WATCHED = 5
 
 
 class Stuck:
@@ -99,18 +102,18 @@ def test_stuck_program_blocks_readers(any_node, programs, tmp_path):
 
 
 def test_process_that_gets_stuck_does_not_affect_others(any_node, programs, growth, tmp_path):
-    with any_node.exporter(*BY_PID) as exporter:
+    with any_node.exporter(*OFTEN) as exporter:
         growth.start(exporter.after(2))
         assert n_stuck(exporter.metrics()) == 0 and errors(exporter.metrics())["stuck"] == 0
         with Stuck(any_node, programs, tmp_path / "fs") as stuck:
-            observe(exporter, growth, 8)  # the exporter notices the stuck process during this time
+            observe(exporter, growth, WATCHED)  # the exporter notices the stuck process during this time
             assert n_stuck(exporter.metrics()) == 1
 
             def is_absent(exposition):
                 assert n_stuck(exposition) == 1
                 assert "victim" not in comms(exposition), "values of a stuck process would be stale"
 
-            observe(exporter, growth, 8, is_absent)
+            observe(exporter, growth, WATCHED, is_absent)
             assert errors(exporter.metrics())["stuck"] >= 1
             warnings = [line for line in exporter.log().splitlines() if "WARN" in line]
             assert len(warnings) == 1, f"expected one warning: {warnings}"
@@ -127,15 +130,15 @@ def test_process_that_gets_stuck_does_not_affect_others(any_node, programs, grow
 
 def test_process_stuck_before_the_start_does_not_affect_others(any_node, programs, growth, tmp_path):
     with Stuck(any_node, programs, tmp_path / "fs") as stuck:
-        with any_node.exporter(*BY_PID) as exporter:
+        with any_node.exporter(*OFTEN) as exporter:
             until(lambda: n_stuck(exporter.metrics()) == 1, 10, "the stuck process is noticed")
             growth.start(exporter.after(2))
-            observe(exporter, growth, 8)
+            observe(exporter, growth, WATCHED)
             assert n_stuck(exporter.metrics()) == 1 and errors(exporter.metrics())["stuck"] >= 1
             stuck.free()
             until(lambda: comms(exporter.metrics()).get("victim") == 1, 10, "the process is read again")
             assert n_stuck(exporter.metrics()) == 0
-        with Stuck(any_node, programs, tmp_path / "again"), any_node.exporter(*BY_PID) as exporter:
+        with Stuck(any_node, programs, tmp_path / "again"), any_node.exporter(*OFTEN) as exporter:
             assert_exits_within_a_second(exporter)
 
 
@@ -144,17 +147,17 @@ def test_exec_beside_a_stuck_process_does_not_affect_others(any_node, programs, 
 
     On Linux 6.18.44, programs that read the `stat` of this process or open its `smaps` block as well.
     """
-    with any_node.exporter(*BY_PID) as exporter:
+    with any_node.exporter(*OFTEN) as exporter:
         growth.start(exporter.after(2))
         with Stuck(any_node, programs, tmp_path / "fs", 50, "exec") as stuck:
-            observe(exporter, growth, 8)
+            observe(exporter, growth, WATCHED)
             assert n_stuck(exporter.metrics()) == 2
 
             def are_absent(exposition):
                 comm_labels = comms(exposition).keys()
                 assert comm_labels.isdisjoint({"victim", "execs"}), "values of stuck processes would be stale"
 
-            observe(exporter, growth, 8, are_absent)
+            observe(exporter, growth, WATCHED, are_absent)
             stuck.free()
             until(lambda: comms(exporter.metrics()).get("victim") == 1, 10, "the stuck process is read again")
             until(
@@ -171,7 +174,7 @@ def test_exec_beside_a_stuck_process_does_not_affect_others(any_node, programs, 
 @pytest.mark.parametrize("n_processes", [20, 70], ids=["a thread each", "more than threads"])
 def test_many_stuck_processes_do_not_affect_others(any_node, programs, growth, tmp_path, n_processes):
     """Up to 64 reads are detached. Each of them keeps a thread. Further stuck processes are skipped."""
-    with any_node.exporter(*BY_PID) as exporter, ExitStack() as stack:
+    with any_node.exporter(*OFTEN) as exporter, ExitStack() as stack:
         growth.start(exporter.after(2))
         before = resident(exporter.process.pid)
         all_stuck = [
@@ -184,7 +187,7 @@ def test_many_stuck_processes_do_not_affect_others(any_node, programs, growth, t
             sizes.append(resident(exporter.process.pid))
             n_threads.append(len(os.listdir(f"/proc/{exporter.process.pid}/task")))
 
-        observe(exporter, growth, 20, measure)
+        observe(exporter, growth, 12, measure)
         warm = max(sizes[len(sizes) // 4 : len(sizes) // 2])
         most = max(sizes[len(sizes) // 2 :])
         print(

@@ -1,11 +1,10 @@
 """Measures CPU, memory and exposition size of an exporter on a large node, with a scrape every 15 seconds.
 
-usage: load.py recorded|live [SECONDS]   (by default both, ten minutes each)
+usage: load.py recorded|live [SECONDS]   (by default both, five minutes each with two sets of options)
 
-recorded: a generated recording of 250 containers, 1,500 processes and 400,000 mappings.
-
-live: the same number of real processes. Each container has a cgroup, which needs root. There are only as many
-containers as fit into half of the free memory.
+recorded: a generated recording of 110 pods, 250 containers, 1,500 processes and 400,000 mappings. live: the
+same number of real processes in cgroups, but only as many as fit into half of the free memory; needs root.
+Each is measured with the options of the DaemonSet, and with a series for each path.
 """
 
 import gzip
@@ -27,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
 from exporter import EVERYTHING, REPOSITORY, Exporter  # noqa: E402
 from lab import mounts, read_proc, until  # noqa: E402
 
-N_CONTAINERS = 250
+N_PODS, N_CONTAINERS = 110, 250
 # The numbers of mappings of the six processes of each container. Their sum is 1,600, so the whole node has
 # 400,000 mappings.
 N_MAPPINGS = (40, 80, 120, 200, 360, 800)
@@ -42,8 +41,22 @@ def container_id(i: int) -> str:
     return f"{i:064x}"
 
 
+def container_cgroup(i: int) -> str:
+    """Returns the path of a container's cgroup, as the kubelet names it."""
+    return f"kubepods/pod{i % N_PODS:032x}/{container_id(i)}"
+
+
+def shipped_options() -> list[str]:
+    """Returns the DaemonSet's options that decide what is read and exported."""
+    manifest = (REPOSITORY / "src/kubernetes/daemonset.yaml").read_text()
+    return re.findall(r"- (--(?:filter|group-by|fields)=\S+)", manifest)
+
+
 def containers_tsv(directory: Path, inits: list[int]):
-    rows = [f"{container_id(i)}\t{init}\tload-{i % 20}\tpod-{i}\tapp\n" for i, init in enumerate(inits)]
+    rows = [
+        f"{container_id(i)}\t{init}\tload-{i % N_PODS % 20}\tpod-{i % N_PODS}\tapp-{i // N_PODS}\n"
+        for i, init in enumerate(inits)
+    ]
     (directory / "containers.tsv").write_text("id\tinit_pid\tnamespace\tpod\tcontainer\n" + "".join(rows))
 
 
@@ -52,6 +65,8 @@ class Recorded:
 
     All processes have these mappings in the same order, but in each process the list begins at another place.
     """
+
+    options: list[str] = []
 
     def __init__(self, directory: Path):
         self.directory = directory
@@ -70,7 +85,7 @@ class Recorded:
                 text = "".join(itertools.islice(itertools.cycle(blocks), start, start + n_mappings))
                 (process / "smaps").write_text(text, errors="surrogateescape")
                 (process / "comm").write_text(f"worker-{n % 3}\n")
-                (process / "cgroup").write_text(f"0::/kubepods/pod{i}/{container_id(i)}\n")
+                (process / "cgroup").write_text(f"0::/{container_cgroup(i)}\n")
                 pid += 1
         containers_tsv(directory, inits)
 
@@ -79,9 +94,11 @@ class Recorded:
 
 
 class Live:
-    """Real processes, a cgroup for each container, and a recording with a link to /proc."""
+    """Real processes, with cgroups for pods and containers, and a recording with a link to /proc."""
 
-    def __init__(self, directory: Path):
+    options = ["--cgroup-path=/sys/fs/cgroup"]
+
+    def __init__(self, directory: Path, n_mappings: tuple[int, ...] = N_MAPPINGS, is_busy: bool = False):
         self.directory = directory
         program = directory / "mappings"
         subprocess.run(
@@ -91,7 +108,7 @@ class Live:
         self.processes: list[subprocess.Popen] = []
         self.cgroups: list[Path] = []
         available = int(re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())[1]) << 10
-        container_bytes = sum(PROCESS_BYTES + n * MAPPING_BYTES for n in N_MAPPINGS)
+        container_bytes = sum(PROCESS_BYTES + n * MAPPING_BYTES for n in n_mappings)
         n_containers = min(N_CONTAINERS, available // 2 // container_bytes)
         roots = [
             Path(root)
@@ -102,13 +119,13 @@ class Live:
         try:
             inits = []
             for i in range(n_containers):
-                here = [root / "smaps-load" / container_id(i) for root in roots]
-                for cgroup in here:
-                    cgroup.mkdir(parents=True)
-                    self.cgroups.append(cgroup)
-                for n_mappings in N_MAPPINGS:
+                here = [self.make_cgroup(root, container_cgroup(i)) for root in roots]
+                for n in n_mappings:
                     process = subprocess.Popen(
-                        [program, str(n_mappings), *files], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+                        [program, str(n), *files],
+                        env={"BUSY": "1"} if is_busy else {},
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.PIPE,
                     )
                     self.processes.append(process)
                     for cgroup in here:
@@ -122,17 +139,35 @@ class Live:
             self.close()
             raise
 
+    def make_cgroup(self, root: Path, path: str) -> Path:
+        """Makes a cgroup and those above it, with the memory controller on version 2."""
+        cgroup = root
+        for name in path.split("/"):
+            control = cgroup / "cgroup.subtree_control"
+            if control.exists() and "memory" in (cgroup / "cgroup.controllers").read_text():
+                control.write_text("+memory")
+            cgroup /= name
+            if not cgroup.exists():
+                cgroup.mkdir()
+                self.cgroups.append(cgroup)
+        return cgroup
+
     def close(self):
         for process in self.processes:
             process.kill()
+        for process in self.processes:
             process.wait()
-        for cgroup in (*self.cgroups, *{cgroup.parent for cgroup in self.cgroups}):
-            until(lambda: not cgroup.exists() or rmdir(cgroup), 10, f"{cgroup} is removed")
+        for cgroup in reversed(self.cgroups):
+            until(lambda: rmdir(cgroup) or has_children(cgroup), 10, f"{cgroup} is removed, unless shared")
         shutil.rmtree(self.directory)
 
 
 def has_containers(options: str) -> bool:
     return bool({"memory", "name=systemd"} & set(options.split(",")))
+
+
+def has_children(cgroup: Path) -> bool:
+    return any(path.is_dir() for path in cgroup.iterdir())
 
 
 def rmdir(cgroup: Path) -> bool:
@@ -203,15 +238,17 @@ def main(kinds: list[str], seconds: float):
     for kind in kinds:
         load = {"recorded": Recorded, "live": Live}[kind](Path(tempfile.mkdtemp(prefix="smaps-load-")))
         try:
-            with Exporter("--fixture", load.directory, *EVERYTHING) as exporter:
-                figures = observe(exporter, seconds)
+            for name, options in (("as shipped", shipped_options()), ("by path", EVERYTHING)):
+                with Exporter("--fixture", load.directory, *load.options, *options) as exporter:
+                    figures = observe(exporter, seconds)
+                print(f"\n{kind}, {name}, scraped every {INTERVAL_SECONDS} s")
+                lines = [f"  {what:<36}{figure}" for what, figure in figures.items()]
+                print("\n".join(lines), flush=True)
         finally:
             load.close()
-        print(f"\n{kind}, scraped every {INTERVAL_SECONDS} s")
-        print("".join(f"  {name:<36}{figure}\n" for name, figure in figures.items()), end="", flush=True)
 
 
 if __name__ == "__main__":
     kinds = [argument for argument in sys.argv[1:] if argument in ("recorded", "live")]
     numbers = [float(argument) for argument in sys.argv[1:] if argument not in kinds]
-    main(kinds or ["recorded", "live"], numbers[0] if numbers else 600)
+    main(kinds or ["recorded", "live"], numbers[0] if numbers else 300)

@@ -4,8 +4,9 @@ usage: nodes.py [NODE...]             boots machines of machines.py: by default 
        nodes.py prepare [NODE...]     only builds the disks that they boot from
 
 NODES_TESTS has arguments for pytest in the machines, such as "-k 'rights or takeover'". NODES_RECORDS is how
-often each leak of test_oom_records.py runs: `make night` sets 10, which takes hours. With BLESS=1, the smaps
-that these kernels print are copied into fixtures/smaps.
+often each leak of test_oom_records.py runs: `make night` sets 10, which takes hours. With NODES_SHORT=1, the
+tests that guest/conftest.py lists are left out of bookworm and sid. With BLESS=1, the smaps that these
+kernels print are copied into fixtures/smaps.
 """
 
 import os
@@ -27,8 +28,9 @@ from machines import ARM64, MACHINES, Machine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECORDS = os.environ.get("NODES_RECORDS", "")
-# The time limit of a machine in minutes. On two cores, two machines at once take nine minutes. They take
-# longer while the browser tests run.
+SHORT = os.environ.get("NODES_SHORT", "")
+# The time limit for a machine, in minutes. On two cores, two machines at once take nine minutes. Beside the
+# browser tests, they take longer.
 MINUTES = 240 if RECORDS else 30
 AT_ONCE = 2  # the tests in one machine mostly use one core
 RUNTIMES = ("openjdk-17-jre-headless", "nodejs")
@@ -102,7 +104,6 @@ def runtimes(architecture: str) -> Path:
 
 # The files of the repository that are needed by the tests in a machine.
 PACKED = (
-    "README.md",
     "src/kubernetes/*.yaml",
     "tests/e2e/*.py",
     "tests/e2e/*.proto",
@@ -124,7 +125,9 @@ def pack(out: Path, architecture: str):
 
 
 def prepare(machine: Machine):
-    """Builds the disks from which a machine boots, unless they exist. Several machines may use the same disk.
+    """Builds the disks from which a machine boots, unless they exist.
+
+    Several machines may use the same disk.
     """
     build.kernel(machine.kernel, machine.flavour, machine.containerd, machine.runc)
     build.root(machine.architecture)
@@ -160,6 +163,7 @@ def boot(machine: Machine) -> tuple[Result, float]:
     ):
         disks += ["-drive", f"file={path},format=raw,if=virtio,{options}"]
     tests = os.environ.get("NODES_TESTS", "").replace(" ", ",")
+    for_guest = f"nodes.tests={tests} nodes.records={RECORDS} nodes.short={SHORT}"
     qemu = (
         ["qemu-system-x86_64"]
         if machine.architecture == "amd64"
@@ -171,7 +175,7 @@ def boot(machine: Machine) -> tuple[Result, float]:
         *(*qemu, "-accel", "tcg,thread=multi", "-cpu", processor, "-smp", "2", "-m", "3G"),
         *("-nodefaults", "-no-reboot", "-display", "none", "-nic", "none", "-device", "virtio-rng-pci"),
         *("-serial", f"file:{serial}", "-kernel", str(kernel / "vmlinuz"), "-initrd", str(kernel / "initrd")),
-        *("-append", f"{machine.command_line} nodes.tests={tests} nodes.records={RECORDS}", *disks),
+        *("-append", f"{machine.command_line} {for_guest}", *disks),
     ]
     qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(NODES_DIR)})
     try:

@@ -145,8 +145,8 @@ fn removed_cgroups_are_absent_and_recreated_ones_are_read() {
     );
 }
 
-/// Settings other than the limit are read in every tenth read. `memory.events.local` is read in these reads,
-/// and whenever `memory.events` has changed.
+/// Every tenth read includes the settings other than the limit. `memory.events.local` is included in these
+/// reads, and in each read that finds `memory.events` changed.
 #[test]
 fn slow_files_are_read_in_a_tenth_of_the_reads() {
     let tree = version_2("slow");

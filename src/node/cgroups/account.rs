@@ -1,4 +1,4 @@
-//! The account of one container: where its cgroup is, and the memory that is charged to it.
+//! The account of one container: the path of its cgroup, and the memory that is charged to that cgroup.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,26 +17,27 @@ use crate::node::processes::table::ProcessTable;
 use crate::procfs::cgroup::Cgroups;
 use crate::totals::snapshot::Snapshot;
 
-/// When a container uses this many thousandths of its limit or more, the memory that it maps is kept for an
-/// OOM record.
+/// If a container uses at least this many thousandths of its limit, a list of its largest mapped paths is
+/// kept for an OOM record.
 const CLOSE: u64 = 850;
-/// When a container uses this many thousandths of its limit or more, the sizes of the largest paths that it
-/// maps are kept. An OOM record can then show how they have grown.
+/// If a container uses at least this many thousandths of its limit, the sizes of its largest mapped paths are
+/// stored every [`STEP`]. An OOM record can then show how these sizes have grown.
 const HALF: u64 = 500;
-/// The sizes are kept at this interval.
+/// The time after which the sizes of the largest mapped paths are stored again.
 const STEP: Duration = Duration::from_secs(15);
-/// How long the sizes are kept. An OOM record shows growth over up to a minute.
+/// How long the stored sizes of the largest mapped paths are kept. An OOM record shows how they have grown
+/// within up to a minute.
 const MAX_AGE: Duration = Duration::from_secs(75);
 
 /// The account of a container.
 #[derive(Debug)]
 pub struct Account {
     container: Arc<Container>,
-    /// Whether a process of the container was seen since the last [`Account::take_seen`].
+    /// Whether [`Account::see`] was called since the last [`Account::take_seen`].
     is_seen: bool,
     /// The pid of one of the container's processes.
     pid: u32,
-    /// Whether a process of the container is not selected.
+    /// Whether the container has at least one process that is not selected.
     has_unselected: bool,
     /// Whether another running container has the same labels.
     shares_labels: bool,
@@ -49,9 +50,9 @@ pub struct Account {
     /// Whether the container's kills are counted.
     is_watched: bool,
     shmem: MappedShmem,
-    /// The memory that the container mapped when it was last close to its limit.
+    /// The last reading of the container, if the container was close to its limit at that time.
     last_reading: Option<LastReading>,
-    /// The sizes of the largest mapped paths at earlier times.
+    /// The stored sizes of the largest mapped paths, the oldest first.
     earlier: VecDeque<Earlier>,
 }
 
@@ -80,8 +81,9 @@ impl Account {
         &self.container
     }
 
-    /// Whether a filter can select a process of the container. If not, the account is not read, unless a pod
-    /// needs it. The container's kills are counted all the same, so that they do not count for the pod.
+    /// Whether a filter can select a process of the container. If not, the account is read only if a pod
+    /// needs it. The kills in the container are counted in any case. Otherwise they would be attributed to
+    /// its pod.
     pub fn is_selected(&self) -> bool {
         self.container.is_selected
     }
@@ -121,7 +123,7 @@ impl Account {
         (self.started_at, &self.container.listed.id)
     }
 
-    /// Notes whether another running container has the same labels.
+    /// Sets whether another running container has the same labels as this container.
     pub fn set_shares_labels(&mut self, shares_labels: bool) {
         self.shares_labels = shares_labels;
     }
@@ -136,7 +138,8 @@ impl Account {
         if self.is_located() {
             return;
         }
-        // The container's processes may be in several cgroups. The outermost of these is the container's own.
+        // The container's processes may be in several cgroups. The outermost of these cgroups is the
+        // container's own cgroup.
         let n_above = |path: &[u8]| path.iter().filter(|&&b| b == b'/').count();
         let found = self.find(process.cgroups(), index);
         for (path, found) in [(&mut self.paths.memory, found.memory), (&mut self.paths.others, found.others)]
@@ -152,9 +155,9 @@ impl Account {
         std::mem::take(&mut self.is_seen)
     }
 
-    /// Finds the container's cgroup. If the cgroups in which the init process was first seen are known, they
-    /// show it. Otherwise the container has the cgroup that [`Account::see`] found. Returns whether the start
-    /// time of the init process has become known or has changed.
+    /// Finds the container's cgroup. If the cgroups in which the init process was first seen are known, the
+    /// container's cgroup is found from them. Otherwise the cgroup that [`Account::see`] has found is used.
+    /// Returns whether the start time of the init process has become known or has changed.
     pub fn locate(&mut self, discovery: &Discovery, processes: &ProcessTable) -> bool {
         let tracked = discovery.find(&self.container);
         if !self.is_located() {
@@ -187,11 +190,13 @@ impl Account {
     }
 
     /// Returns the memory cgroup of a container on version 1 if only the paths of other controllers contain
-    /// the container's id, as on ECS. If the first cgroups of the init process are known, the memory cgroup
-    /// among them is used. Otherwise it is the memory cgroup of one of the container's processes, provided
-    /// that all its other processes are there or in cgroups below.
+    /// the container's id, as on ECS. If the first cgroups of the init process are known, the result is the
+    /// memory cgroup among them. Otherwise the result is the memory cgroup of one of the container's
+    /// processes, provided that all its other processes are in the same cgroup or in cgroups below that
+    /// cgroup.
     ///
-    /// Returns `None` if there is no such cgroup, or if a process outside the container is in it too.
+    /// Returns `None` if no cgroup meets these conditions, or if a process outside the container is in the
+    /// same cgroup.
     fn unnamed_memory<'a>(
         &self,
         first: Option<&'a Cgroups>,
@@ -252,13 +257,15 @@ impl Account {
         self.shmem.begin(values.and_then(|values| values.get(SHMEM)).is_some_and(|bytes| bytes > 0), now);
     }
 
-    /// Returns the sum of mapped tmpfs and shared memory, so that the caller can add to it.
+    /// Returns a mutable reference to the sum of the tmpfs and shared memory that the container's processes
+    /// map.
     pub fn mapped_shmem(&mut self) -> &mut MappedShmem {
         &mut self.shmem
     }
 
-    /// Keeps the memory that the container maps now, if the container is close to its limit and no other
-    /// container has the same labels. `permille` is the memory use in thousandths of the limit.
+    /// Stores the sizes of the largest paths that the container maps now, if the container uses at least half
+    /// of its limit and no other running container has the same labels. `permille` is the memory use in
+    /// thousandths of the limit. From [`CLOSE`] on, the sizes are also stored as the last reading.
     pub fn keep_reading(
         &mut self,
         permille: u64,
@@ -291,7 +298,8 @@ impl Account {
         }
     }
 
-    /// Notes when a process of the container was read.
+    /// Updates the time of the oldest reading of a process in the container. `read_at` is the time of another
+    /// reading.
     pub fn note_read_at(&mut self, read_at: Instant) {
         if let Some(last) = &mut self.last_reading {
             last.oldest = last.oldest.into_iter().chain([read_at]).min();
@@ -304,7 +312,7 @@ impl Account {
         self.has_unselected = false;
     }
 
-    /// Returns the memory that the container held before a kill.
+    /// Takes out what is stored about the memory of the container before a kill.
     pub fn take_content(&mut self) -> Content {
         Content {
             values: self.values.unwrap_or_default(),

@@ -16,7 +16,7 @@ use crate::node::containers::table::{Container, ContainerId};
 use crate::node::processes::table::ProcessTable;
 use crate::sources::recording::Writer;
 
-/// How long the account of a container is kept after its last process has ended.
+/// How long the account of a container is kept after the last process of the container has ended.
 const GONE_AGE: Duration = Duration::from_secs(10);
 
 /// The accounts of the node's containers. Nothing is allocated while the containers stay the same.
@@ -29,25 +29,26 @@ pub struct Accounts {
     /// The accounts of containers in which no process is left, each with the time at which it was moved here.
     /// They are kept for [`GONE_AGE`], because a kill may be found after the last process has ended.
     gone: Vec<(Instant, Account)>,
-    /// The unselected containers that must be read all the same. Their memory is subtracted from that of
+    /// The unselected containers that must be read because their memory is subtracted from the memory of
     /// their pods.
     read_for_pods: BTreeSet<ContainerId>,
-    /// A number that increases when the set of containers changes, or what is known about their cgroups or
-    /// start times.
+    /// A number that increases when a container is added or removed, and when the cgroup or the start time of
+    /// a container becomes known or changes.
     generation: u64,
     /// How many containers had a known cgroup at the last update.
     n_located: usize,
-    /// The maximum number of containers with directories that stay open between scrapes. Each container takes
-    /// up to four descriptors. As a result, these directories use at most half of all descriptors.
+    /// The maximum number of containers whose directories stay open between scrapes: an eighth of the allowed
+    /// descriptors. Each container needs up to four descriptors. As a result, these directories use at most
+    /// half of the allowed descriptors.
     pub(super) max_open: usize,
     has_logged_limit: bool,
-    /// The level at which the log reports that no container has a cgroup. `None` once that was logged, or
+    /// The log level of the message that no container has a cgroup. `None` once the message was logged, or
     /// once a cgroup was found.
     missing_cgroup_log_level: Option<Level>,
 }
 
 impl Accounts {
-    /// Creates an empty table. If no container's cgroup is found, this is logged at `level`.
+    /// Creates an empty table. If no container's cgroup is found, a message is logged at `level`.
     pub fn new(level: Level) -> Self {
         let max_open = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize / 8);
         let missing_cgroup_log_level = Some(level);
@@ -116,7 +117,7 @@ impl Accounts {
         self.table.binary_search_by_key(&id, |account| account.container().id)
     }
 
-    /// Returns the account of a container, to change it.
+    /// Returns a mutable reference to the account of a container.
     pub fn find_mut(&mut self, id: ContainerId) -> Option<&mut Account> {
         self.position(id).ok().map(|i| &mut self.table[i])
     }
@@ -131,25 +132,24 @@ impl Accounts {
         self.table.iter()
     }
 
-    /// Returns a number that increases when the set of containers changes, or what is known about their
-    /// cgroups or start times.
+    /// Returns a number that increases when a container is added or removed, and when the cgroup or the start
+    /// time of a container becomes known or changes.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Sets the unselected containers that must be read because their memory is subtracted from that of their
-    /// pods.
+    /// Sets which unselected containers are read. Their memory is subtracted from the memory of their pods.
     pub fn set_read_for_pods(&mut self, ids: BTreeSet<ContainerId>) {
         self.read_for_pods = ids;
     }
 
-    /// Returns every account, to change the accounts.
+    /// Returns an iterator over mutable references to all accounts.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Account> {
         self.table.iter_mut()
     }
 
-    /// Returns the account of a container. It can be found for ten seconds after the container's last process
-    /// has ended.
+    /// Returns a mutable reference to the account of a container. The account can be found until ten seconds
+    /// after the container's last process has ended.
     pub fn find_recent(&mut self, id: ContainerId) -> Option<&mut Account> {
         match self.position(id) {
             Ok(i) => Some(&mut self.table[i]),
@@ -188,8 +188,8 @@ impl Accounts {
         self.log_limit();
     }
 
-    /// Sorts the accounts by label text. If several containers have the same labels, only the one that
-    /// started last is exported. If that is unknown, it is the one with the last id.
+    /// Sorts the accounts by label text. If several containers have the same labels, only the container that
+    /// started last is exported. If the start times are unknown, the container with the last id is exported.
     fn sort(&mut self) {
         self.generation += 1;
         let Self { table, order, .. } = self;
@@ -233,7 +233,7 @@ impl Accounts {
         }
     }
 
-    /// Returns the exported accounts, sorted by label text.
+    /// Returns what is exported about each account, sorted by label text.
     pub fn exported(&self) -> impl Iterator<Item = Exported<'_>> + Clone {
         self.order.iter().filter_map(|&i| self.table[i].exported())
     }

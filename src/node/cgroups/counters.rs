@@ -1,8 +1,9 @@
-//! Reads the counters of memory events of all listed containers, and of the cgroups above them. The files
-//! stay open.
+//! Reads the counters of memory events for all listed containers and for the cgroups above them. The files
+//! stay open between reads.
 //!
 //! The counter of a pod is always read before the counters of its containers (see [`KillCounts::settle`]).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,12 +15,12 @@ use crate::node::containers::table::{Container, ContainerId};
 
 /// The time between two reads of a file if its counters may change soon.
 const READ_INTERVAL: Duration = Duration::from_millis(2);
-/// When kills are found, they are returned this long after the first of them. As a result, a loop of kills
-/// makes only a few records.
+/// The time between the first new kill and the call that returns it. All kills in this time are returned
+/// together. As a result, a loop of kills makes only a few records.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// A container to watch. If it and its pod started after the exporter, kills count even if they happened
-/// before the counters were opened.
+/// A container to watch. If both the container and its pod started after the exporter, the kills before the
+/// counters were opened are also counted.
 #[derive(Debug)]
 pub struct NewContainer<'a> {
     /// The container.
@@ -32,7 +33,7 @@ pub struct NewContainer<'a> {
     pub is_new_pod: bool,
 }
 
-/// Identifies a cgroup with counters.
+/// A cgroup whose counters are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Which {
     /// The cgroup at this path, which is above containers.
@@ -48,7 +49,7 @@ struct Held {
     files: Arc<EventFiles>,
     pace: Pace,
     /// Whether the cgroup may be removed soon, because no process is left in the container, or no container
-    /// in the pod. The kernel does not report the removal, so the file is read until reading fails.
+    /// is left in the pod. The kernel does not report the removal, so the file is read until reading fails.
     is_ending: bool,
 }
 
@@ -60,15 +61,15 @@ pub struct Counters {
     containers: Vec<Held>,
     /// Whether the kernel reports events. On version 1 it reports them only to a process with write access.
     has_events: bool,
-    /// The maximum number of descriptors. If they are used up, the files of further containers are not
-    /// opened, and kills in these containers count for their pods.
+    /// The maximum number of open descriptors. Once it is reached, the files of further containers are not
+    /// opened, and kills in those containers are attributed to their pods.
     max_held: usize,
     settle_at: Option<Instant>,
     found: Vec<FoundKill>,
-    /// The cgroups that have reached a limit since the last call of [`Counters::take_at_limit`]. It may be
-    /// their own limit, or the limit of a cgroup below.
+    /// The cgroups that have reported since the last call of [`Counters::take_at_limit`] that a limit was
+    /// reached: their own limit, or the limit of a cgroup below them.
     at_limit: Vec<Which>,
-    /// For each pod with a removed cgroup, one of its containers.
+    /// One container of each pod whose cgroup was removed.
     gone_pods: Vec<Arc<Container>>,
     /// Whether a container was added or a cgroup was removed since the last search for pods without
     /// containers.
@@ -76,7 +77,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Creates the state without cgroups. At most `max_held` descriptors will be open. If `has_events` is
+    /// Creates an empty set of counters. At most `max_held` descriptors will be open. If `has_events` is
     /// false, no file is polled.
     pub fn new(has_events: bool, max_held: usize) -> Self {
         Self {
@@ -114,7 +115,7 @@ impl Counters {
         }
         let Some((files, counts)) = open(fs, &place.path) else { return (false, has_pod) };
         // If the counters of the pod were open before, they may include kills in this container. These kills
-        // must not count once more for the container.
+        // must not be counted a second time for the container.
         let is_whole = is_new && (pod.is_none() || is_new_pod && !had_pod);
         let before = if is_whole { EventCounts::default() } else { counts };
         self.counts.add_container(container, pod.filter(|_| has_pod), before);
@@ -147,7 +148,8 @@ impl Counters {
         held.filter(|held| self.has_events && held.pace.is_polled()).map(|held| held.files.clone()).collect()
     }
 
-    /// Returns when [`Counters::step`] is due if no event comes before; `None` if only an event makes it due.
+    /// Returns the time at which [`Counters::step`] is due even without an event; `None` if only an event
+    /// makes it due.
     pub fn next_step(&self, now: Instant) -> Option<Instant> {
         let held = self.above.iter().chain(&self.containers);
         let step =
@@ -155,8 +157,8 @@ impl Counters {
         held.filter_map(step).chain(self.settle_at).min()
     }
 
-    /// Reads the files that had an event, and the files with counters that may change soon. Finds the kills
-    /// when they are due.
+    /// Reads the files that had an event, and the files with counters that may change soon. If [`SETTLE`] has
+    /// passed since the first new kill, also moves the new kills to the list that [`Counters::take`] returns.
     pub fn step(&mut self, woken: &[&Arc<EventFiles>], now: Instant) {
         for held in self.above.iter_mut().chain(&mut self.containers) {
             if woken.iter().any(|files| Arc::ptr_eq(files, &held.files)) {
@@ -166,8 +168,9 @@ impl Counters {
         }
         self.read(now, |held, _| held.pace.is_read());
         if self.settle_at.is_some_and(|at| now >= at) {
-            // First, the cgroups above containers are read, except those that are polled at the moment. Then,
-            // if a pod has counted kills that no container has counted, its containers are read.
+            // First, the cgroups above containers are read, except those whose files are polled at the
+            // moment. Then, if a pod has counted kills that no container has counted, the containers of that
+            // pod are read.
             self.read(now, |held, counts| match &held.which {
                 Which::Above(_) => !held.pace.is_polled(),
                 Which::Container(id) => counts.pod(*id).is_some_and(|pod| counts.has_unexplained(pod)),
@@ -176,7 +179,7 @@ impl Counters {
         }
     }
 
-    /// Reads the counters of the cgroups for which `pick` is true. If a cgroup was removed, its counters are
+    /// Reads the counters of the cgroups for which `pick` is true. The counters of removed cgroups are
     /// dropped.
     fn read(&mut self, now: Instant, pick: impl Fn(&Held, &KillCounts) -> bool) {
         let Self { counts, above, containers, at_limit, gone_pods, settle_at, found, has_changed, .. } = self;
@@ -217,7 +220,7 @@ impl Counters {
         }
     }
 
-    /// Moves the counted kills to the list that [`Counters::take`] returns.
+    /// Moves the kills that were counted to the list that [`Counters::take`] returns.
     fn settle(&mut self) {
         self.settle_at = None;
         self.counts.settle(&mut self.found);
@@ -237,6 +240,21 @@ impl Counters {
         self.settle();
     }
 
+    /// Begins a pass over the processes.
+    pub fn begin_pass(&mut self) {
+        self.counts.begin_pass();
+    }
+
+    /// Reads all counters, and returns the containers that exist and had no kill since the pass began.
+    pub fn intact(&mut self, now: Instant) -> BTreeSet<ContainerId> {
+        self.read(now, |_, _| true);
+        let id = |held: &Held| match held.which {
+            Which::Container(id) => Some(id),
+            Which::Above(_) => None,
+        };
+        self.containers.iter().filter_map(id).filter(|&id| self.counts.is_intact(id)).collect()
+    }
+
     /// Reads the counters of a container. Returns whether the container has a kill that is not in the list of
     /// [`Counters::take`] yet.
     pub fn has_kill(&mut self, id: ContainerId, now: Instant) -> bool {
@@ -244,8 +262,8 @@ impl Counters {
         self.counts.has_new(id)
     }
 
-    /// Returns the cgroups that have reached a limit since the last call. It may be their own limit, or the
-    /// limit of a cgroup below.
+    /// Returns the cgroups that have reported since the last call that a limit was reached: their own limit,
+    /// or the limit of a cgroup below them.
     pub fn take_at_limit(&mut self) -> Vec<Which> {
         std::mem::take(&mut self.at_limit)
     }
@@ -255,13 +273,12 @@ impl Counters {
         std::mem::take(&mut self.found)
     }
 
-    /// Returns one container of each pod with a cgroup that was removed since the last call.
+    /// Returns one container of each pod whose cgroup was removed since the last call.
     pub fn take_gone_pods(&mut self) -> Vec<Arc<Container>> {
         std::mem::take(&mut self.gone_pods)
     }
 
-    /// Reads the counters of cgroups that may be removed soon. If a cgroup was removed, its counters are
-    /// dropped.
+    /// Reads the counters of cgroups that may be removed soon. The counters of removed cgroups are dropped.
     pub fn drop_gone(&mut self, now: Instant) {
         self.read(now, |held, _| held.is_ending);
         self.counts.forget(now);

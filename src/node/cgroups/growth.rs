@@ -1,30 +1,33 @@
-//! Measures how fast the memory use of a cgroup grows toward its limit. From that, this module decides when
-//! to measure again and when to read the processes. It does no I/O: the time is passed in.
+//! Measures how fast the memory use of a cgroup grows toward its limit. From the growth, this module decides
+//! when to measure again and when to read the processes in the cgroup. It does no I/O: the time is passed in.
 //!
 //! The processes have to be read before their container reaches its limit. If a process is killed while it is
-//! read, its memory stays charged until the read ends. The kernel may then kill a second process. In trials
-//! with a limit of 256 MiB, that happened in 11 of 12. There is little time: in a container with a limit of
+//! read, its memory stays charged until the read ends. The kernel may then kill a second process. That
+//! happened in 11 of 12 trials with a limit of 256 MiB. There is little time: in a container with a limit of
 //! 64 MB, a leak of 50 MB/s needs 0.2 s from 86% of the limit to the limit.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// The processes are read when the memory use reaches this many thousandths of the limit, and again after
-/// each further [`STEP`]. An OOM record shows mapped memory, which is a little less than the memory use. When
-/// reads began at 850, the records of 6 in 86 leaks showed just under 85% of the limit.
+/// each further [`STEP`] of memory use. An OOM record shows mapped memory, which is a little less than the
+/// memory use. When reads began at 850, the records of 6 in 86 leaks showed just under 85% of the limit.
 const CLOSE: u64 = 860;
 const STEP: u64 = 50;
-/// If the memory use falls below this many thousandths of the limit, the next read is due when it reaches
-/// [`CLOSE`] again.
+/// If the memory use falls below this many thousandths of the limit, the next read is due when the memory use
+/// reaches [`CLOSE`] again.
 const FAR: u64 = 800;
-/// The growth rate is the highest one that was measured within this time.
+/// How long a measured growth rate is kept. The growth rate of a cgroup is the highest rate that is kept.
 const WINDOW: Duration = Duration::from_secs(5);
+/// The kernel charges memory in pieces of up to a huge page. So a cgroup that grows and lacks no more than
+/// this to its limit may reach it at any moment: a leak of 1 MB/s into 256 MB was not seen at its limit.
+const PIECE: u64 = 2 << 20;
 /// The longest time between two measurements.
 pub const MAX_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest time between two measurements.
 pub const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
-/// One measurement of a cgroup's use.
+/// One measurement of a cgroup's memory use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Measurement {
     /// The bytes that are charged.
@@ -57,15 +60,15 @@ pub struct Growth {
     /// The growth rates, in bytes per second, each with the time when it was measured. A rate is dropped
     /// after [`WINDOW`], or when a later rate is at least as high.
     rates: VecDeque<(Instant, u64)>,
-    /// The memory use at the time when the processes were last due to be read.
+    /// The memory use at the time at which the processes were last due to be read.
     read_at: Option<u64>,
     /// When the kernel last reported that the limit was reached.
     hit_at: Option<Instant>,
 }
 
 impl Growth {
-    /// Creates the state of a cgroup that was created within the last second. The growth is measured from 0
-    /// bytes a second ago.
+    /// Creates the state of a cgroup that was created within the last second. The growth is measured as if
+    /// the cgroup had used 0 bytes a second ago.
     pub fn of_new(now: Instant) -> Self {
         let before = now.checked_sub(MAX_INTERVAL);
         let empty = Measurement { current: 0, inactive: Some(0) };
@@ -111,7 +114,8 @@ impl Growth {
         if used < part_of(limit, FAR) {
             self.read_at = None;
         }
-        // The first measurement cannot show whether the memory use grows, so it counts as growing.
+        // The first measurement cannot show whether the memory use grows, so the memory use is assumed to
+        // grow.
         let may_grow = is_first || self.rate(now) > 0;
         let is_due = (self.next_read(limit)..limit).contains(&used) && may_grow;
         if is_due {
@@ -120,7 +124,7 @@ impl Growth {
         is_due
     }
 
-    /// Returns the time until the next measurement.
+    /// Returns how long to wait before the next measurement.
     pub fn interval(&self, now: Instant) -> Duration {
         let (Some(limit), Some((_, measurement))) = (self.limit, self.last) else { return MAX_INTERVAL };
         let next = self.next_read(limit).min(limit);
@@ -131,6 +135,11 @@ impl Growth {
     /// Returns the memory use at which the processes are due to be read next.
     fn next_read(&self, limit: u64) -> u64 {
         self.read_at.map_or(part_of(limit, CLOSE), |read_at| read_at + part_of(limit, STEP))
+    }
+
+    /// Whether the processes were due to be read, and the use has not fallen since.
+    pub fn is_close(&self) -> bool {
+        self.read_at.is_some()
     }
 
     /// Notes that the limit was reached.
@@ -145,6 +154,13 @@ impl Growth {
             return Some(Duration::ZERO);
         }
         self.time_to(self.limit?, self.last?.1, now)
+    }
+
+    /// Whether the cgroup may reach its limit before the next measurement.
+    pub fn may_reach_limit(&self, now: Instant) -> bool {
+        let (Some(limit), Some((_, measurement))) = (self.limit, self.last) else { return false };
+        let is_near = measurement.used() + PIECE.min(part_of(limit, STEP)) >= limit;
+        self.time_to_limit(now).is_some_and(|time| time < MIN_INTERVAL || is_near)
     }
 
     /// Returns the memory use in thousandths of the limit.
@@ -200,8 +216,9 @@ mod tests {
             self.growth.add(Measurement { current: (mb * MB as f64) as u64, inactive: None }, self.now)
         }
 
-        /// Simulates this many seconds. `of` returns the memory use in MB at a second. The use is measured
-        /// whenever a measurement is due. Returns the use at each time when the processes are due to be read.
+        /// Simulates this many seconds. `of` returns the memory use in MB at a given second. The memory use
+        /// is measured whenever a measurement is due. Returns the memory use at each time when the processes
+        /// are due to be read.
         fn run(&mut self, seconds: f64, of: impl Fn(f64) -> f64) -> Vec<f64> {
             let (start, mut read) = (self.now, Vec::new());
             loop {
@@ -218,8 +235,8 @@ mod tests {
         }
     }
 
-    /// Each leak must be read so late that an OOM record can explain it. For three seconds, the memory use
-    /// stays at 70% of the limit. Then it grows.
+    /// For three seconds, the memory use stays at 70% of the limit. Then it grows. The processes must be read
+    /// so late that an OOM record can explain the growth.
     #[test]
     fn a_leak_is_read_between_86_percent_and_the_limit() {
         for limit in [64.0, 256.0, 1000.0] {
@@ -285,6 +302,25 @@ mod tests {
         leak.growth.note_hit(leak.now);
         assert_eq!(leak.growth.time_to_limit(leak.now + 999 * MS), Some(Duration::ZERO));
         assert_eq!(leak.growth.time_to_limit(leak.now + MAX_INTERVAL), None);
+    }
+
+    #[test]
+    fn a_growing_container_may_reach_its_limit_from_2_mib_before_it() {
+        for (limit, mb, growth, expected) in [
+            (256, 253.8, 0.25, false),
+            (256, 254.0, 0.25, true),
+            (256, 254.0, 0.0, false),
+            (10, 9.4, 0.25, false),
+            (10, 9.5, 0.25, true),
+            (1000, 950.0, 490.0, false),
+            (1000, 950.0, 510.0, true),
+        ] {
+            let mut leak = Simulated::new(limit);
+            leak.measure(mb - growth);
+            leak.now += MAX_INTERVAL;
+            leak.measure(mb);
+            assert_eq!(leak.growth.may_reach_limit(leak.now), expected, "{growth} to {mb} of {limit} MB");
+        }
     }
 
     #[test]

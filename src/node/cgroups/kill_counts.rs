@@ -1,10 +1,11 @@
-//! Derives OOM kills from the kernel's counters. For each kill, this module finds the container, or if that
-//! is unknown, the pod. It does no I/O.
+//! Derives OOM kills from the kernel's counters. For each kill, this module finds the container, or if the
+//! container is unknown, the pod. This module does no I/O.
 //!
 //! The kernel counts a kill in the cgroup of the killed process and in every cgroup above it. It counts the
-//! event `oom` only in the cgroup that has reached its limit, and in those above it. The cgroup of a pod
-//! outlives the cgroups of its containers. So if a pod's cgroup has counted more kills than its containers
-//! have, the other kills happened in a container that was removed, or that was not listed.
+//! event `oom` only in the cgroup that has reached its limit, and in the cgroups above that one. The cgroup
+//! of a pod outlives the cgroups of its containers. So if a pod's cgroup has counted more kills than the
+//! containers of the pod have, the additional kills happened in a container that was removed, or that was not
+//! listed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use crate::cgroupfs::events::EventCounts;
 use crate::node::cgroups::pace::Moved;
 use crate::node::containers::table::{Container, ContainerId};
 
-/// The longest time between a kill and the `oom` event of the limit that was hit. An `oom` event further away
-/// from the kill does not belong to it.
+/// The longest time between a kill and the `oom` event of the limit that was hit. An `oom` event that is
+/// further away from the kill in time does not belong to the kill.
 const NEARBY: Duration = Duration::from_secs(1);
 /// How long after its removal a container is named in the OOM records of its pod.
 const CANDIDATE: Duration = Duration::from_secs(10);
@@ -40,9 +41,10 @@ pub enum Place {
     Container(Arc<Container>),
     /// A pod that has a selected container. The container in which the kill happened is unknown.
     Pod {
-        /// A container of the pod.
+        /// Any container of the pod.
         of: Arc<Container>,
-        /// The selected containers of the pod that were removed in the ten seconds before the kill, by name.
+        /// The names of the selected containers of the pod that were removed in the ten seconds before the
+        /// kill.
         candidates: Vec<String>,
         /// Whether the pod has unselected containers. The kill may have happened in one of them.
         has_unselected: bool,
@@ -68,9 +70,9 @@ struct Counter {
     last: EventCounts,
     /// The time of the last kill.
     kill_at: Option<Instant>,
-    /// The time of the last `oom` event of the cgroup itself.
+    /// The time of the last `oom` event that was caused by the limit of the cgroup itself.
     own_oom_at: Option<Instant>,
-    /// The time of the last `oom` event of a cgroup below it.
+    /// The time of the last `oom` event that was caused by the limit of a cgroup below it.
     oom_at: Option<Instant>,
 }
 
@@ -79,13 +81,14 @@ impl Counter {
         Self { last, kill_at: None, own_oom_at: None, oom_at: None }
     }
 
-    /// Returns the time of the last `oom` event of the cgroup itself or of a cgroup below it.
+    /// Returns the time of the last `oom` event, whether the limit of the cgroup itself or the limit of a
+    /// cgroup below it was hit.
     fn oom_or_own(&self) -> Option<Instant> {
         self.oom_at.max(self.own_oom_at)
     }
 
-    /// Replaces the counts. Returns the number of new kills, and whether the counts show a kill or that the
-    /// limit was reached.
+    /// Replaces the counts. Returns the number of new kills, and what the change of the counts shows: a kill,
+    /// that the limit was reached, or nothing.
     fn update(&mut self, counts: EventCounts, now: Instant) -> (u64, Moved) {
         let last = std::mem::replace(&mut self.last, counts);
         let n_kills = counts.kills.saturating_sub(last.kills);
@@ -114,6 +117,8 @@ struct InContainer {
     pod: Option<Box<[u8]>>,
     /// The number of kills that [`KillCounts::settle`] has not returned yet.
     n_new: u64,
+    /// Whether a kill was counted since the last [`KillCounts::begin_pass`].
+    has_kill_in_pass: bool,
     gone_at: Option<Instant>,
 }
 
@@ -121,22 +126,22 @@ struct InContainer {
 #[derive(Debug)]
 struct Above {
     counter: Counter,
-    /// A container of the pod, a selected one if there is one; `None` if this is not the cgroup of a pod.
+    /// A container of the pod, if this is the cgroup of a pod. It is a selected container if the pod has one.
     pod_of: Option<Arc<Container>>,
     has_unselected: bool,
     /// Whether the cgroup contains containers of different pods. If so, it is not the cgroup of a pod.
     is_shared: bool,
-    /// The number of kills since the cgroup was added.
+    /// How many kills the cgroup has counted since it was added.
     n_kills: u64,
-    /// How many of these kills the containers of the pod have counted, too.
+    /// How many of the kills in `n_kills` the containers of the pod have counted as well.
     n_in_containers: u64,
-    /// How many of these kills were returned as kills in the pod.
+    /// How many of the kills in `n_kills` were returned as kills in the pod.
     n_returned: u64,
 }
 
 impl Above {
     /// Returns how many kills this cgroup has counted and no container has counted. Kills that were returned
-    /// before are left out.
+    /// before are not included.
     fn n_unexplained(&self) -> u64 {
         self.n_kills.saturating_sub(self.n_in_containers + self.n_returned)
     }
@@ -147,7 +152,8 @@ impl Above {
     }
 }
 
-/// The counters of containers, and the counters of the cgroups above them, by path.
+/// The counters of containers, and the counters of the cgroups above containers. The latter are found by
+/// path.
 #[derive(Debug)]
 pub struct KillCounts {
     containers: BTreeMap<ContainerId, InContainer>,
@@ -189,12 +195,24 @@ impl KillCounts {
         self.containers.get(&id).is_some_and(|known| known.n_new > 0)
     }
 
+    /// Begins a pass over the processes, during which [`KillCounts::is_intact`] looks out for kills.
+    pub fn begin_pass(&mut self) {
+        self.containers.values_mut().for_each(|known| known.has_kill_in_pass = false);
+    }
+
+    /// Whether a container exists and no kill in it was counted since the pass began. A container without
+    /// counters counts as not intact.
+    pub fn is_intact(&self, id: ContainerId) -> bool {
+        let is_intact = |known: &InContainer| !known.has_kill_in_pass && known.n_new == 0;
+        self.containers.get(&id).is_some_and(|known| known.gone_at.is_none() && is_intact(known))
+    }
+
     /// Returns the path of the cgroup of the container's pod.
     pub fn pod(&self, id: ContainerId) -> Option<&[u8]> {
         self.containers.get(&id)?.pod.as_deref()
     }
 
-    /// Adds a cgroup above containers. `counts` are its counts now. Only later kills will count.
+    /// Adds a cgroup above containers. `counts` are its counts now. Only kills after this call are counted.
     pub fn add_above(&mut self, path: &[u8], counts: EventCounts) {
         let above = Above {
             counter: Counter::new(counts),
@@ -209,7 +227,7 @@ impl KillCounts {
     }
 
     /// Adds a container. `pod` is the path of the cgroup of its pod, if there is one. `counts` are the counts
-    /// of the container's cgroup now. Only later kills will count for the container.
+    /// of the container's cgroup now. Only kills after this call are counted for the container.
     pub fn add_container(&mut self, container: &Arc<Container>, pod: Option<&[u8]>, counts: EventCounts) {
         if let Some(above) = pod.and_then(|pod| self.above.get_mut(pod)) {
             above.has_unselected |= !container.is_selected;
@@ -224,17 +242,19 @@ impl KillCounts {
             counter: Counter::new(counts),
             pod: pod.map(Into::into),
             n_new,
+            has_kill_in_pass: false,
             gone_at: None,
         };
         self.containers.insert(container.container.id, container);
     }
 
-    /// Updates the counts of a container. Returns whether the counts show a kill or that the limit was
-    /// reached.
+    /// Updates the counts of a container. Returns what the change of the counts shows: a kill, that the limit
+    /// was reached, or nothing.
     pub fn update_container(&mut self, id: ContainerId, counts: EventCounts, now: Instant) -> Moved {
         let Some(known) = self.containers.get_mut(&id) else { return Moved::Nothing };
         let (n_kills, moved) = known.counter.update(counts, now);
         known.n_new += n_kills;
+        known.has_kill_in_pass |= n_kills > 0;
         if let Some(above) = known.pod.as_ref().and_then(|pod| self.above.get_mut(pod)) {
             above.n_in_containers += n_kills;
         }
@@ -248,8 +268,8 @@ impl KillCounts {
         }
     }
 
-    /// Updates the counts of a cgroup above containers. Returns whether the counts show a kill or that the
-    /// limit was reached.
+    /// Updates the counts of a cgroup above containers. Returns what the change of the counts shows: a kill,
+    /// that the limit was reached, or nothing.
     pub fn update_above(&mut self, path: &[u8], counts: EventCounts, now: Instant) -> Moved {
         let Some(known) = self.above.get_mut(path) else { return Moved::Nothing };
         let (n_kills, moved) = known.counter.update(counts, now);
@@ -264,8 +284,8 @@ impl KillCounts {
     }
 
     /// Adds to `found` all kills since the last call. The counts of pods must be read before the counts of
-    /// their containers. Otherwise a kill between the two reads, in a container that still exists, would look
-    /// like a kill that only the pod has counted.
+    /// their containers. Otherwise a kill between the two reads would look like a kill that only the pod has
+    /// counted.
     pub fn settle(&mut self, found: &mut Vec<FoundKill>) {
         for known in self.containers.values().filter(|known| known.n_new > 0 && known.container.is_selected) {
             let oom_at = known.counter.oom_or_own();
@@ -306,10 +326,11 @@ impl KillCounts {
         names
     }
 
-    /// Returns the limit that was hit: the limit of the cgroup that had an `oom` event closest in time to the
-    /// kill. If two are equally close, the lower cgroup counts. `counter` belongs to the container or pod
-    /// with the kill. `oom_at` is the time of the last `oom` event in the container, or in a container of the
-    /// pod. Also returns the path of the cgroup, if it is above containers.
+    /// Returns the limit that was hit. It belongs to the cgroup with the `oom` event that is closest in time
+    /// to the kill. If two cgroups are equally close, the lower cgroup is used. `counter` is the counter of
+    /// the container or pod with the kill. `oom_at` is the time of the last `oom` event in the container, or
+    /// in a container of the pod. Also returns the path of the cgroup with the limit, if that cgroup is above
+    /// containers.
     fn limit(
         &self,
         counter: &Counter,

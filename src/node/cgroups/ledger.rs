@@ -13,8 +13,9 @@ use crate::totals::labels;
 /// The names that the kubelet gives to the top-level cgroup of all pods, one for each cgroup driver.
 const KUBEPODS: [&[u8]; 2] = [b"kubepods.slice", b"kubepods"];
 /// The maximum number of top-level cgroups that have a part of their own. A node has about a dozen top-level
-/// cgroups, unless a program makes one for each of its jobs. All others are in the part `other_cgroups`:
-/// those that come later by name, and those with names that are not UTF-8.
+/// cgroups, unless a program makes one for each of its jobs. The part `other_cgroups` contains all other
+/// top-level cgroups: those whose names come later in alphabetical order, and those whose names are not
+/// UTF-8.
 const MAX_PARTS: usize = 64;
 
 /// A part of the node's memory.
@@ -51,7 +52,7 @@ pub struct Ledger {
     tops_fs: MemoryFs,
     /// The reader of the memory use of pods.
     pods_fs: MemoryFs,
-    /// The directories whose cgroups are the top-level cgroups and the pods.
+    /// The directories that contain the top-level cgroups and the cgroups of pods.
     directories: Vec<Directory>,
     /// Whether a cgroup was removed. If so, the cgroups must be listed again.
     is_stale: bool,
@@ -62,7 +63,7 @@ pub struct Ledger {
     pods: Vec<Counted>,
     /// The parts, each with its label text.
     parts: Vec<(Part, String)>,
-    /// The bytes of each part; empty if the memory of the node is unknown.
+    /// The size of each part in bytes; empty if the memory of the node is unknown.
     bytes: Vec<Option<i64>>,
     buffers: Buffers,
 }
@@ -86,8 +87,9 @@ impl Ledger {
         }
     }
 
-    /// Reads the node's memory. `known` gets the path of a pod, and returns the pod's memory use if it has
-    /// just been read. The files of at most `max_open` top-level cgroups and of as many pods stay open.
+    /// Reads the node's memory. `known` gets the path of a pod, and returns the pod's memory use if that has
+    /// just been read. The files of at most `max_open` top-level cgroups and of at most `max_open` pods stay
+    /// open.
     pub fn read(&mut self, proc: &Proc, max_open: usize, known: impl Fn(&[u8]) -> Option<u64>) {
         self.bytes.clear();
         if self.is_stale || self.directories.iter().any(Directory::has_changed) {
@@ -112,7 +114,7 @@ impl Ledger {
         self.divide(memory.total, &uncharged);
     }
 
-    /// Sets the bytes of each part. The remainder comes last: it is `total` minus all other parts.
+    /// Sets the size of each part. The remainder comes last: it is `total` minus all other parts.
     fn divide(&mut self, total: u64, uncharged: &Uncharged) {
         let Self { tops, pods, parts, bytes, .. } = self;
         let sum_of = |bytes: &mut dyn Iterator<Item = u64>| bytes.fold(0, u64::saturating_add);
@@ -162,7 +164,8 @@ impl Ledger {
             for path in children_of(kubepods) {
                 match uid_of(&path) {
                     Some(_) => pod_paths.push(path),
-                    // Without a uid, it is the cgroup of a quality-of-service class, which contains pods.
+                    // A cgroup whose name contains no uid belongs to a quality-of-service class. It contains
+                    // the cgroups of pods.
                     None => {
                         pod_paths.extend(children_of(&path).into_iter().filter(|path| uid_of(path).is_some()))
                     }
@@ -170,9 +173,11 @@ impl Ledger {
             }
         }
         // A cgroup without the memory controller shows no memory use, so it is left out.
-        let open = |fs: &mut MemoryFs, i, path| Counted::new(path).filter_read(fs, i < max_open);
-        tops.extend(top_paths.into_iter().enumerate().filter_map(|(i, path)| open(tops_fs, i, path)));
-        pods.extend(pod_paths.into_iter().enumerate().filter_map(|(i, path)| open(pods_fs, i, path)));
+        let open = |fs: &mut MemoryFs, path, keeps_open| Counted::new(path).filter_read(fs, keeps_open);
+        let top_paths = top_paths.into_iter().enumerate();
+        tops.extend(top_paths.filter_map(|(i, path)| open(tops_fs, path, i < max_open)));
+        // Each read gets the memory use of most pods from `known`, so the files of pods need not stay open.
+        pods.extend(pod_paths.into_iter().filter_map(|path| open(pods_fs, path, false)));
         self.name_parts();
     }
 
@@ -211,8 +216,8 @@ impl Ledger {
         }
     }
 
-    /// Returns the label text and the bytes of each part. Returns nothing if the memory of the node is
-    /// unknown.
+    /// Returns the label text of each part, and its size in bytes. The iterator is empty if the memory of the
+    /// node is unknown.
     pub fn exported(&self) -> impl Iterator<Item = (&str, i64)> + Clone {
         let parts = self.parts.iter().zip(&self.bytes);
         parts.filter_map(|((_, labels), bytes)| Some((labels.as_str(), (*bytes)?)))
@@ -245,8 +250,9 @@ impl Counted {
         KUBEPODS.contains(&self.path.as_slice())
     }
 
-    /// Returns the name of the part for the top-level cgroup at position `i`, if it has a part of its own. A
-    /// cgroup with a name that is not UTF-8 has none, because two such names could become the same label.
+    /// Returns the name of the part for the top-level cgroup at position `i`, if the cgroup has a part of its
+    /// own. A cgroup with a name that is not UTF-8 has no such part, because two such names could become the
+    /// same label.
     fn name(&self, i: usize) -> Option<&str> {
         let name = std::str::from_utf8(&self.path).ok()?;
         (i < MAX_PARTS && !self.is_kubepods()).then_some(name)

@@ -1,10 +1,10 @@
-//! Measures the memory use of containers and pods that have a limit, to notice in time when one of them comes
-//! close to its limit.
+//! Measures the memory use of containers and pods that have a limit, to notice in time when a container or a
+//! pod comes close to its limit.
 //!
-//! Each cgroup is measured once a second, and ten times a second if it may soon be close to its limit.
-//! Reading the memory use takes 2.4 microseconds on a busy machine. A limit is read when the kernel reports
-//! that it was written, and all limits are read every ten seconds. When each measurement read the limits of
-//! 250 containers and their pods, that took two thirds of the measuring time.
+//! Each cgroup is measured once a second, and ten times a second if the cgroup may soon be close to its
+//! limit. Reading the memory use takes 2.4 microseconds on a busy machine. A limit is read when the kernel
+//! reports that it was written, and all limits are read every ten seconds. If each measurement also read the
+//! limits of 250 containers and their pods, reading the limits would take two thirds of the measuring time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -18,14 +18,15 @@ use crate::procfs::this_process::thread_cpu_time;
 
 /// The number of descriptors that stay open for each cgroup.
 const N_FILES: usize = 3;
-/// The share of the CPU budget that measurements may use. If they cost more, the pauses between them become
-/// longer.
+/// The fraction of the CPU budget that measurements may use. If measurements take more CPU time, the pauses
+/// between them become longer.
 const MAX_SHARE: f64 = 0.25;
-/// All limits are read at this interval, to check that the kernel reports writes. If a limit has changed
-/// without a report, this kernel does not report writes to limits. All limits are then read once a second.
+/// The time between two reads of all limits, which check whether the kernel reports writes. If a limit has
+/// changed without a report, the kernel does not report writes to limits. All limits are then read once a
+/// second.
 const ALL_LIMITS: Duration = Duration::from_secs(10);
-/// If no cgroup was created for this long, the node counts as calm. By then, every container has its first
-/// process.
+/// If no cgroup was created for this long, the node is considered calm. By then, every container has its
+/// first process.
 const CALMING: Duration = Duration::from_secs(10);
 
 /// A cgroup that may have a limit: the cgroup of a container or of a pod.
@@ -53,10 +54,10 @@ impl Levels {
     }
 }
 
-/// What the measurements that were due have shown.
+/// The result of [`LimitWatch::measure`].
 #[derive(Debug, Default)]
 pub struct Measured {
-    /// Whether the processes of at least one container have become due to be read.
+    /// Whether the processes of at least one container are now due to be read.
     pub is_due: bool,
     /// Whether a new cgroup may have been created.
     pub has_new: bool,
@@ -90,7 +91,7 @@ pub struct LimitWatch {
 }
 
 impl LimitWatch {
-    /// Creates the state without cgroups. Its open files will use at most a quarter of `max_descriptors`.
+    /// Creates a watch without cgroups. Its open files will use at most a quarter of `max_descriptors`.
     pub fn new(max_descriptors: usize) -> Self {
         Self {
             levels: BTreeMap::new(),
@@ -108,14 +109,16 @@ impl LimitWatch {
         }
     }
 
-    /// Limits the CPU time of measurements to a quarter of `cpu_budget`, a fraction of one core. If
+    /// Limits the CPU time of measurements to a quarter of `cpu_budget`, which is a fraction of one core. If
     /// `cpu_budget` is 0, there is no limit.
     pub fn limit_cpu_time(&mut self, cpu_budget: f64) {
         self.cpu_budget = cpu_budget;
     }
 
-    /// Adds a container and its pod, and measures both. `is_new` and `is_new_pod` say whether their cgroups
-    /// are new. A new cgroup counts as having grown from 0 bytes within a second.
+    /// Adds the cgroups of a container and of its pod, and measures them. `is_new` says whether the cgroup of
+    /// the container is new, and `is_new_pod` whether the cgroup of the pod is new. The memory use of a new
+    /// cgroup is treated as if it had grown from 0 bytes within a second. If one of the two cgroups is close
+    /// to its limit already, the container is due to be read.
     pub fn add(
         &mut self,
         fs: &CgroupFs,
@@ -131,6 +134,9 @@ impl LimitWatch {
         if is_held || pod.is_some() {
             let levels = Levels { own: (&*place.path).into(), pod: pod.map(Into::into) };
             self.containers.insert(id, levels);
+            if self.growths(id).any(Growth::is_close) {
+                self.due.insert(id);
+            }
         }
         self.all_at.get_or_insert(now + MAX_INTERVAL);
         self.limits_at.get_or_insert(now + ALL_LIMITS);
@@ -168,7 +174,7 @@ impl LimitWatch {
         true
     }
 
-    /// Returns when the next measurement is due; `None` if there is no cgroup to measure.
+    /// Returns the time at which the next measurement is due; `None` if there is no cgroup to measure.
     pub fn next(&self) -> Option<Instant> {
         self.next_at
     }
@@ -195,7 +201,7 @@ impl LimitWatch {
             if is_due {
                 close.push(path.clone());
             }
-            if level.growth.time_to_limit(now).is_some_and(|time| time < MIN_INTERVAL) {
+            if level.growth.may_reach_limit(now) {
                 at_limit.push(path.clone());
             }
             is_soon |= level.growth.interval(now) == MIN_INTERVAL;
@@ -222,8 +228,8 @@ impl LimitWatch {
             let has_changed = |level: &mut Level| level.read_limit().then_some(level.limit_file);
             differing.extend(levels.values_mut().filter_map(has_changed));
         }
-        // The reports are taken after the limits were read. So they include the report of each write that has
-        // changed one of these limits.
+        // The reports are taken after the limits were read. So the report of each write that has changed one
+        // of these limits is among them.
         let changed = changes.take();
         if differing.iter().any(|&file| !changed.includes(file)) {
             changes.stop();
@@ -249,7 +255,7 @@ impl LimitWatch {
         self.next_at = soon.into_iter().chain(self.all_at).min().filter(|_| !self.levels.is_empty());
     }
 
-    /// Whether there are cgroups, and no new one was noticed for ten seconds.
+    /// Whether there are cgroups, and no new cgroup was noticed in the last ten seconds.
     pub fn is_calm(&self, now: Instant) -> bool {
         !self.levels.is_empty() && self.new_at.is_some_and(|new_at| now >= new_at + CALMING)
     }
@@ -259,8 +265,8 @@ impl LimitWatch {
         !self.due.is_empty()
     }
 
-    /// Returns the containers with processes that are due to be read. They are not returned again by the next
-    /// call.
+    /// Returns the containers with processes that are due to be read, and clears the list of these
+    /// containers.
     pub fn take_due(&mut self) -> BTreeSet<ContainerId> {
         std::mem::take(&mut self.due)
     }
@@ -270,14 +276,14 @@ impl LimitWatch {
         std::mem::take(&mut self.cpu_time)
     }
 
-    /// Returns how long a container takes to reach its limit or its pod's limit if it keeps growing; `None`
-    /// if it does not grow or has no limit.
+    /// Returns how long a container takes to reach its limit or its pod's limit if its memory use keeps
+    /// growing; `None` if the memory use does not grow, or if there is no limit.
     pub fn time_to_limit(&self, id: ContainerId, now: Instant) -> Option<Duration> {
         self.growths(id).filter_map(|growth| growth.time_to_limit(now)).min()
     }
 
-    /// Returns the memory use of a container in thousandths of its limit, or that of its pod in thousandths
-    /// of the pod's limit, whichever is higher.
+    /// Returns the memory use of a container in thousandths of its limit, or the memory use of its pod in
+    /// thousandths of the pod's limit, whichever number is higher.
     pub fn permille(&self, id: ContainerId) -> Option<u64> {
         self.growths(id).filter_map(Growth::permille).max()
     }
@@ -296,20 +302,20 @@ impl LimitWatch {
         Some((&self.levels.get(&of.own)?.files, pod.unwrap_or_default()))
     }
 
-    /// Returns the memory use of a container and its limit at the last measurement.
+    /// Returns the memory use and the limit of a container as of the last measurement.
     pub fn use_of_container(&self, id: ContainerId) -> UseAndLimit {
         self.containers.get(&id).map(|of| self.use_of(&of.own)).unwrap_or_default()
     }
 
-    /// Notes that a container has reached its limit or its pod's limit. The container's time to the limit is
-    /// then 0 for a second.
+    /// Notes that a container has reached its limit or its pod's limit. For a second after this call,
+    /// [`LimitWatch::time_to_limit`] returns 0 for the container.
     pub fn note_hit(&mut self, id: ContainerId, now: Instant) {
         if let Some(level) = self.containers.get(&id).and_then(|of| self.levels.get_mut(&of.own)) {
             level.growth.note_hit(now);
         }
     }
 
-    /// Returns the memory use of a cgroup and its limit at the last measurement.
+    /// Returns the memory use and the limit of a cgroup as of the last measurement.
     pub fn use_of(&self, path: &[u8]) -> UseAndLimit {
         self.levels.get(path).map(|level| level.growth.use_and_limit()).unwrap_or_default()
     }

@@ -1,8 +1,8 @@
 //! Finds out how much tmpfs and shared memory the processes of a container map.
 //!
 //! The mount namespace of a process decides which paths lie on tmpfs. In most containers, all processes have
-//! the same mount namespace. It is then enough to look up the paths of the container's sums. Otherwise the
-//! paths of each process are looked up in the namespace of that process.
+//! the same mount namespace. It is then enough to look up the paths of the container's sums in that
+//! namespace. Otherwise the paths of each process are looked up in the namespace of that process.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::totals::table::ContainerKey;
 /// Mounts and namespaces are read again after this time.
 const MAX_AGE: Duration = Duration::from_secs(60);
 /// The maximum number of mount namespaces that are kept for one container, because a workload may create any
-/// number. If there are more, the mapped tmpfs of the container is unknown.
+/// number of them. If there are more, the mapped tmpfs of the container is unknown.
 const MAX_NAMESPACES: usize = 8;
 
 /// The tmpfs and shared memory that the processes of a container map.
@@ -25,7 +25,7 @@ const MAX_NAMESPACES: usize = 8;
 pub struct MappedShmem {
     /// Whether any tmpfs or shared memory is charged to the container.
     is_charged: bool,
-    /// The mapped bytes, by PSS; `None` if they are unknown.
+    /// The number of mapped bytes, measured as PSS; `None` if the number is unknown.
     bytes: Option<u64>,
     /// The processes, sorted by pid, each with its mount namespace.
     members: Vec<Member>,
@@ -34,7 +34,7 @@ pub struct MappedShmem {
     path: String, // scratch
 }
 
-/// A process in a mount namespace.
+/// A process and its mount namespace.
 #[derive(Debug)]
 struct Member {
     process: Entry,
@@ -51,7 +51,8 @@ struct Namespace {
 }
 
 impl MappedShmem {
-    /// Returns how much tmpfs and shared memory the processes map, by PSS; `None` if that is unknown.
+    /// Returns how many bytes of tmpfs and shared memory the processes map, measured as PSS; `None` if the
+    /// number is unknown.
     pub fn bytes(&self) -> Option<u64> {
         self.bytes
     }
@@ -67,7 +68,7 @@ impl MappedShmem {
         self.members.iter_mut().for_each(|member| member.is_seen = false);
     }
 
-    /// Notes a process of the container.
+    /// Notes that the container has this process, and finds the mount namespace of the process.
     pub fn see(&mut self, process: &Process, proc: &Proc, buffers: &mut Buffers) {
         if !self.is_charged || !process.is_selected() {
             return;
@@ -109,9 +110,9 @@ impl MappedShmem {
         Some(self.namespaces.len() - 1)
     }
 
-    /// Sets the result to the tmpfs and shared memory in the container's sums by path. All processes must
-    /// have been noted before. If there are several mount namespaces, the sums cannot show this memory, and
-    /// true is returned: [`MappedShmem::add`] must then be called for each process.
+    /// Computes the result from the container's sums by path. Before this call, [`MappedShmem::see`] must be
+    /// called for all processes of the container. Returns true if there are several mount namespaces. In that
+    /// case the sums by path are not sufficient, and [`MappedShmem::add`] must be called for each process.
     pub fn sum(&mut self, snapshot: &Snapshot, container: ContainerKey) -> bool {
         self.members.retain(|member| member.is_seen);
         self.members.shrink_to(2 * self.members.len());
@@ -137,7 +138,7 @@ impl MappedShmem {
         }
         let member = members.binary_search_by_key(&process.pid(), |member| member.process.pid);
         // If a process ended after it was read, its namespace is unknown. Most likely it was the first
-        // namespace in the list, which is that of init.
+        // namespace in the list, which is the namespace of the init process.
         let namespace = &namespaces[member.map_or(0, |i| members[i].namespace)];
         *bytes += mapped_files_of(snapshot, reading, |path| is_shmem(path, Some(&namespace.mounts)), path);
     }

@@ -21,17 +21,17 @@ use crate::procfs::{Buffers, Proc};
 
 /// The time between two reads of a container that stays at its limit.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// A process that ends while its container is at the limit is kept for this long. A kill is found sooner than
-/// that.
+/// How long the last name and memory of a process are kept after the process has ended while its container
+/// was at the limit. A kill is found in less time.
 const KEPT: Duration = Duration::from_secs(2);
-/// A moment that is older than this does not explain a kill.
+/// If a container was read longer ago than this, what was read is not used to explain a kill.
 const MAX_AGE: Duration = Duration::from_secs(10);
 
 /// If a cgroup's inactive page cache is more than this many thousandths of its limit, the cgroup is not full:
-/// the kernel reclaims this page cache before it kills.
+/// the kernel reclaims this page cache before it kills a process.
 const INACTIVE: u64 = 50;
-/// If a cgroup uses less than this many thousandths of its limit, it is not full any more: the kernel has
-/// killed a process since it reported that the limit was reached.
+/// If a cgroup uses less than this many thousandths of its limit, the cgroup is not full any more: the kernel
+/// has killed a process since it reported that the limit was reached.
 const USED: u64 = 850;
 /// The maximum number of processes to read in a container. Reading 64 of them takes 6 ms.
 const MAX_PROCESSES: usize = 64;
@@ -62,29 +62,29 @@ pub struct Moment {
     pub pod: UseAndLimit,
     /// The processes of the container, the largest first.
     pub members: Vec<Member>,
-    /// The processes that ended in the two seconds before this moment, each with the memory that it had.
+    /// The processes that ended in the two seconds before this moment, each with the memory that it last had.
     pub ended: Vec<(Instant, Member)>,
 }
 
 /// The circumstances of a kill in a container or a pod.
 #[derive(Debug, Default)]
 pub struct End {
-    /// When the container was last read at its limit, and what it held then.
+    /// The time at which the container was last read at its limit, and what it held then.
     pub moment: Option<(Instant, Moment)>,
-    /// The processes in `moment` that have ended since, the largest first.
+    /// The processes in `moment` that have ended after that moment, the largest first.
     pub victims: Vec<Member>,
-    /// The memory use and the limit of the cgroup with the limit that was hit.
+    /// The memory use and the limit of the cgroup whose limit was hit.
     pub hit: UseAndLimit,
-    /// Whether an OOM kill in the container kills all its processes at once.
+    /// Whether an OOM kill in the container kills all processes of the container at once.
     pub kills_group: Option<bool>,
 }
 
-/// The last reads of a container that may have reached its limit.
+/// The times and the result of the last reads of a container that may have reached its limit.
 #[derive(Debug)]
 struct Tried {
     /// When the container was last read.
     at: Instant,
-    /// When the container was last found at its limit, and what it held then.
+    /// The time at which the container was last found at its limit, and what it held then.
     moment: Option<(Instant, Moment)>,
 }
 
@@ -93,7 +93,7 @@ struct Tried {
 pub struct Moments {
     /// The proc file system; `None` until the watching thread has started.
     proc: Option<Arc<Proc>>,
-    /// The containers in the last listing of proc, each with the pid of a process in it.
+    /// The processes in the last listing of proc: the container and the pid of each process.
     processes: Vec<(ContainerId, u32)>,
     read: BTreeMap<ContainerId, Tried>,
     buffers: Buffers,
@@ -106,21 +106,20 @@ impl Moments {
         self.proc = Some(proc);
     }
 
-    /// Replaces the processes of the containers by `processes`, and puts the previous list there, so that its
-    /// buffer can be used again. Drops the moments of containers that were read too long ago.
+    /// Replaces the list of processes by `processes`, and moves the previous list into `processes`, so that
+    /// the caller can reuse its buffer. Drops the moments of containers that were last read too long ago.
     pub fn set_processes(&mut self, processes: &mut Vec<(ContainerId, u32)>, now: Instant) {
         std::mem::swap(&mut self.processes, processes);
         self.processes.sort_unstable();
         self.read.retain(|_, tried| now < tried.at + MAX_AGE);
     }
 
-    /// Reads a container that may be at its limit, unless it was read a short time ago. Returns whether the
-    /// container is full, which means that the kernel cannot prevent a kill by reclaiming page cache.
-    pub fn read(&mut self, id: ContainerId, limit_watch: &LimitWatch, now: Instant) -> bool {
+    /// Reads what a container holds, unless it was read a short time ago. The container may be at its limit.
+    pub fn read(&mut self, id: ContainerId, limit_watch: &LimitWatch, now: Instant) {
         if self.read.get(&id).is_some_and(|tried| now < tried.at + INTERVAL) {
-            return false;
+            return;
         }
-        let Some((files, pod)) = limit_watch.files_of(id) else { return false };
+        let Some((files, pod)) = limit_watch.files_of(id) else { return };
         // The processes are read first, because any of them may be killed at any moment.
         let mut members = self.members(id);
         let mut values = files.values(&mut self.text);
@@ -135,7 +134,13 @@ impl Moments {
             let ended = carry_over(&mut members, at, before, now);
             tried.moment = Some((now, Moment { values, pod, members, ended }));
         }
-        is_full
+    }
+
+    /// Whether a container was full when it was last read, so that dropping page cache could not prevent a
+    /// kill.
+    pub fn is_full(&self, id: ContainerId) -> bool {
+        let tried = self.read.get(&id);
+        tried.is_some_and(|tried| tried.moment.as_ref().is_some_and(|(at, _)| *at == tried.at))
     }
 
     fn members(&mut self, id: ContainerId) -> Vec<Member> {
@@ -144,7 +149,8 @@ impl Moments {
         let own = processes[start..].iter().take_while(|&&(other, _)| other == id);
         let read = |&(_, pid): &(ContainerId, u32)| {
             let status = proc.as_ref()?.status(pid, buffers).ok()?;
-            // A process without memory has ended after proc was listed. Perhaps it was just killed.
+            // A process without memory has ended after proc was listed. Perhaps it was just killed by the
+            // kernel.
             Some(Member { pid, name: status.name, rss: status.rss.unwrap_or_default() })
         };
         let mut members: Vec<_> = own.take(MAX_PROCESSES).filter_map(read).collect();
@@ -178,8 +184,8 @@ impl Moments {
         End { moment, victims, hit, kills_group }
     }
 
-    /// Returns the processes in `moment` that have ended since, the largest first. Returns at most `n_kills`
-    /// of them.
+    /// Returns the processes in `moment` that have ended after that moment, the largest first. Returns at
+    /// most `n_kills` processes.
     fn victims(&mut self, moment: &Moment, n_kills: u64) -> Vec<Member> {
         let Self { proc, buffers, .. } = self;
         let gone = moment.members.iter().filter(|member| is_gone(member, proc.as_deref(), buffers));
@@ -191,9 +197,9 @@ impl Moments {
     }
 }
 
-/// Returns the processes that have ended since the moment `before`, together with `before.ended`, but none
-/// that ended more than two seconds ago. If a process in `members` is ending, it has no memory any more, and
-/// gets the memory that it had in `before`.
+/// Returns the processes that have ended since the moment `before`, and the processes in `before.ended`.
+/// Processes that ended more than two seconds ago are left out. A process in `members` that is ending has no
+/// memory any more. Its memory is set to what the process had in `before`.
 fn carry_over(members: &mut [Member], at: Instant, before: Moment, now: Instant) -> Vec<(Instant, Member)> {
     let mut ended = before.ended;
     for old in before.members {
@@ -209,14 +215,14 @@ fn carry_over(members: &mut [Member], at: Instant, before: Moment, now: Instant)
     ended
 }
 
-/// Whether a cgroup is at its limit, and has too little inactive page cache for the kernel to make room.
+/// Whether a cgroup is at its limit, and has so little inactive page cache that the kernel cannot make room.
 fn is_full(of: UseAndLimit, inactive: u64) -> bool {
     let (Some(current), Some(limit)) = (of.current, of.limit) else { return false };
     current >= part_of(limit, USED) && inactive <= part_of(limit, INACTIVE)
 }
 
-/// Whether a process has ended, or will end because it was sent SIGKILL. If its pid has another name now, it
-/// has ended, too.
+/// Whether a process has ended, or will end because it was sent SIGKILL. If there is now another name under
+/// the pid of the process, the process has ended.
 fn is_gone(member: &Member, proc: Option<&Proc>, buffers: &mut Buffers) -> bool {
     let status = proc.map(|proc| proc.status(member.pid, buffers));
     let is_other = |now: Status| now.is_killed || now.rss.is_none() || now.name != member.name;

@@ -1,4 +1,4 @@
-//! OOM kills: the memory that is recorded with each kill, and the exported counts.
+//! The memory that is recorded with each OOM kill, and the exported numbers of kills.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
@@ -8,8 +8,8 @@ use super::moment::End;
 use crate::cgroupfs::fields::Values;
 use crate::totals::largest::{Largest, Sizes};
 
-/// The maximum number of counts that are kept for containers and pods that have ended. If there are more, the
-/// first ones by label text are dropped.
+/// The maximum number of counts that are kept for containers and pods that have ended. If there are more
+/// counts, those with the first label texts in alphabetical order are dropped.
 const MAX_GONE: usize = 1000;
 
 /// The last reading of a container that was close to its limit.
@@ -32,7 +32,7 @@ pub struct Earlier {
     pub sizes: Sizes,
 }
 
-/// The memory that a container held before a kill.
+/// What is known about the memory that a container held before a kill.
 #[derive(Debug)]
 pub struct Content {
     /// The values of the container's cgroup when they were last read.
@@ -53,10 +53,11 @@ pub struct Kill {
     pub found: FoundKill,
     /// The circumstances of the kills.
     pub end: End,
-    /// The memory that the container held; `None` for a pod, and for a container that has no account.
+    /// What is known about the memory of the container; `None` for a pod, and for a container that has no
+    /// account.
     pub content: Option<Content>,
-    /// The bytes charged to the pod outside its running containers; `None` if another limit than the pod's
-    /// was hit, or if the bytes are unknown.
+    /// How many bytes are charged to the pod but to none of its running containers; `None` if the limit that
+    /// was hit is not the limit of the pod, or if the number is unknown.
     pub outside_containers: Option<u64>,
 }
 
@@ -73,7 +74,7 @@ pub struct KillTotals {
     totals: BTreeMap<Box<str>, Total>,
     /// The number of kills on the whole node, as the kernel printed it last.
     n_on_node: Option<u64>,
-    /// Whether the number of kills on the node had changed at the last update, or was unknown.
+    /// Whether the number of kills on the node had changed at the last update, or was unknown then.
     has_changed: bool,
 }
 
@@ -82,8 +83,9 @@ impl KillTotals {
     pub fn update_node(&mut self, n_on_node: Option<u64>) -> bool {
         let n_before = std::mem::replace(&mut self.n_on_node, n_on_node);
         let has_changed = n_on_node.is_none() || n_on_node != n_before;
-        // The kernel counts a kill first for the node, and then for the container. If the counters were read
-        // in between, the kill was missing there. So they are read once more at the next update.
+        // The kernel counts a kill first for the node, and then for the container. If the counters of the
+        // cgroups were read between these two steps, they did not include the kill. So they are read once
+        // more at the next update.
         std::mem::replace(&mut self.has_changed, has_changed) || has_changed
     }
 
@@ -116,7 +118,7 @@ impl KillTotals {
         }
     }
 
-    /// Returns each label text, with the number of kills since the start.
+    /// Returns each label text, with the number of kills since the exporter started.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
         self.totals.iter().map(|(labels, total)| (&**labels, total.n_kills))
     }

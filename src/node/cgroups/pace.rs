@@ -1,21 +1,22 @@
-//! Decides for each file of memory events when it is polled, read again, or paused. This module does no I/O:
-//! the time is passed in.
+//! Decides for each file of memory events when to poll it, when to read it repeatedly, and when to leave it
+//! alone for a pause. This module does no I/O: the time is passed in.
 //!
-//! The kernel counts an event at once, but notifies at most once in about 12 ms for each file. So only
-//! reading again shows a kill that comes right after the first notification. Page cache can keep a container
-//! at its limit, which causes 64 notifications a second. Such a container is polled more rarely.
+//! The kernel counts an event at once, but notifies at most once in about 12 ms for each file. So a kill
+//! right after the first notification is found only if the file is read again. Page cache can keep a
+//! container at its limit, which causes 64 notifications a second. The file of such a container is polled
+//! less often.
 
 use std::time::{Duration, Instant};
 
-/// How long a file is read repeatedly after a notification. When an event shows that the limit was reached
-/// again, the file is read for this long from that event on.
+/// How long a file is read repeatedly after a notification. Each event that shows that the limit was reached
+/// again starts this time from the beginning.
 const READING: Duration = Duration::from_millis(30);
-/// The maximum time for which a file is read repeatedly, however often the limit is reached again. In 588
+/// The maximum time for which a file is read repeatedly, even if the limit is reached again and again. In 588
 /// trials, the time from the first event at the limit to the kill was at most 626 ms. The median was 25 ms.
 const MAX_READING: Duration = Duration::from_secs(1);
 /// The shortest pause: how long a file is not polled after it was read.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause, for a file that keeps showing events at the limit, but no kill.
+/// The longest pause. It is used for a file that keeps showing events at the limit, but no kill.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a read of the counters has shown.
@@ -32,7 +33,7 @@ pub enum Moved {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Polled,
-    /// The file is read every few milliseconds until this time.
+    /// The file is read every few milliseconds. This began at `since` and ends at `until`.
     Read {
         since: Instant,
         until: Instant,
@@ -47,7 +48,7 @@ enum State {
 #[derive(Debug)]
 pub struct Pace {
     state: State,
-    /// The length of the last pause, and when it ends or has ended.
+    /// The length of the last pause (`pause`), and the time at which it ends or has ended (`paused_until`).
     pause: Duration,
     paused_until: Option<Instant>,
 }
@@ -69,7 +70,7 @@ impl Pace {
         matches!(self.state, State::Read { .. })
     }
 
-    /// Returns when the current pause ends; `None` if there is no pause.
+    /// Returns the time at which the current pause ends; `None` if there is no pause.
     pub fn pause_end(&self) -> Option<Instant> {
         match self.state {
             State::Paused { until } => Some(until),
@@ -93,8 +94,9 @@ impl Pace {
         match moved {
             Moved::Nothing => {}
             Moved::Kill => *has_kill = true,
-            // After a kill, or after a pause longer than the shortest, reading is not extended. Otherwise a
-            // loop of kills, or a container that stays at its limit, would be read all the time.
+            // After a kill, or after a pause that was longer than the shortest pause, reading is not
+            // extended. Otherwise a loop of kills, or a container that stays at its limit, would be read all
+            // the time.
             Moved::Limit if *has_kill || self.pause > MIN_PAUSE => {}
             Moved::Limit => *until = (*until).max((now + READING).min(*since + MAX_READING)),
         }
@@ -120,8 +122,9 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Wakes the file at `now`, and reads it every 2 ms. The reads show the elements of `moved` in turn, and
-    /// then the last one again and again. Returns how long the file is read, and how long it then pauses.
+    /// Wakes the file at `now`, and reads it every 2 ms. The first reads show the elements of `moved`, and
+    /// all further reads show the last element. Returns how long the file is read, and how long it then
+    /// pauses.
     fn read(pace: &mut Pace, now: Instant, moved: &[Moved]) -> (Duration, Duration) {
         pace.tick(now);
         assert!(pace.is_polled());

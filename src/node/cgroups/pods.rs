@@ -1,5 +1,5 @@
-//! The memory of the pods that have a running container: how much is charged to each pod, and how much of
-//! that is charged to none of its running containers.
+//! The memory of the pods that have a running container: how much memory is charged to each pod, and how much
+//! of this memory is charged to none of the pod's running containers.
 
 use std::sync::Arc;
 
@@ -35,12 +35,12 @@ pub struct Pods {
     table: Vec<Pod>,
     /// The positions of the exported pods in `table`, sorted by label text.
     order: Vec<usize>,
-    /// The generation of the accounts that the table was made from.
+    /// The value of [`Accounts::generation`] when the table was made.
     generation: Option<u64>,
 }
 
 impl Pods {
-    /// Creates an empty table. Pods are read from `fs`.
+    /// Creates an empty table. The cgroups of pods are read from `fs`.
     pub fn new(fs: MemoryFs) -> Self {
         Self { fs, table: Vec::new(), order: Vec::new(), generation: None }
     }
@@ -96,8 +96,8 @@ impl Pods {
         order.dedup_by(|next, kept| table[*next].labels == table[*kept].labels);
     }
 
-    /// Reads the pods. Their containers must have been read before. The files of at most `max_open` pods stay
-    /// open.
+    /// Reads the cgroups of the pods. The containers must have been read before. The files of at most
+    /// `max_open` pods stay open.
     pub fn read(&mut self, accounts: &Accounts, max_open: usize) {
         let Self { fs, table, .. } = self;
         // The pods are sorted by path, so pods below the same cgroup follow each other. The limit of that
@@ -118,8 +118,8 @@ impl Pods {
     }
 
     /// Reads how much memory is now charged to the pod of a container, but to none of its running containers.
-    /// This may be read after a kill, because a kill does not free the memory that an ended container has
-    /// left.
+    /// The result can explain a kill that has already happened, because a kill does not free the memory that
+    /// an ended container has left.
     pub fn outside_now(&self, of: &Container, accounts: &Accounts, fs: &mut CgroupFs) -> Option<u64> {
         let labels = labels::pod(&of.listed.namespace, &of.listed.pod);
         let pod = self.table.iter().find(|pod| pod.labels == labels)?;
@@ -185,7 +185,7 @@ impl Pod {
     fn read(&mut self, fs: &mut MemoryFs, limit_above: Option<u64>) {
         self.values = None;
         // If reading fails, the open files may belong to a removed cgroup, and a new cgroup may have the same
-        // path. So the files are opened again, once.
+        // path. So the files are opened once more.
         for _ in 0..2 {
             let files = self.files.take().or_else(|| fs.open(&self.path));
             let values = files.as_ref().and_then(|files| fs.read(files, limit_above));

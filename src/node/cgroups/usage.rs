@@ -2,8 +2,8 @@
 //!
 //! When a container is close to its limit or to its pod's limit, the kernel may kill a process in it. Between
 //! scrapes, a thread looks for such containers, and their processes are read (see [`super::oom_watch`]). If a
-//! container uses 85% of its limit or more, what was read is kept. If the kernel then counts a kill, an OOM
-//! record reports it.
+//! container uses 85% of its limit or more, the result of the read is kept. If the kernel then counts a kill,
+//! an OOM record shows this result.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -44,9 +44,9 @@ use crate::totals::snapshot::Snapshot;
 pub struct CgroupUsage {
     fs: CgroupFs,
     accounts: Accounts,
-    /// `None` if pods are not exported.
+    /// The memory of pods; `None` if pods are not exported.
     pods: Option<Pods>,
-    /// `None` if the node is not exported.
+    /// The memory of the node; `None` if the node is not exported.
     ledger: Option<Ledger>,
     watch: OomWatch,
     /// The containers that the current pass reads first, because they come close to a limit.
@@ -62,8 +62,8 @@ pub struct CgroupUsage {
 }
 
 impl CgroupUsage {
-    /// Creates the state. Cgroups are read from `fs`. If no container's cgroup is found, this is logged at
-    /// `level`.
+    /// Creates the memory use of a node without containers. Cgroups are read from `fs`. If no container's
+    /// cgroup is found, a message is logged at `level`.
     ///
     /// Fails with the system's error if no descriptor is left.
     pub fn new(fs: CgroupFs, level: Level) -> io::Result<Self> {
@@ -83,8 +83,8 @@ impl CgroupUsage {
     }
 
     /// Starts the thread that looks for containers close to their limit. If the kernel reports OOM kills, the
-    /// thread looks for these too. When it finds something, it wakes the scraping thread. `cpu_budget` is a
-    /// fraction of one core, of which the thread's measurements use at most a quarter.
+    /// thread also looks for kills. When it has found a container or a kill, it wakes the scraping thread.
+    /// `cpu_budget` is a fraction of one core, and the thread's measurements use at most a quarter of it.
     ///
     /// Fails with the system's error if no thread can be started.
     pub fn start_watch(&self, demand: Arc<Demand>, cpu_budget: f64, proc: Arc<Proc>) -> io::Result<()> {
@@ -114,6 +114,7 @@ impl CgroupUsage {
         if self.totals.update_node(proc.oom_kills(&mut self.buffers)) {
             self.watch.read_all();
         }
+        self.watch.begin_pass();
         self.watch.drop_gone();
         for container in self.watch.take_gone_pods() {
             self.totals.forget(&pod_labels(&container.listed));
@@ -170,8 +171,8 @@ impl CgroupUsage {
         pods.iter_mut().for_each(|pods| pods.update(accounts, fs));
         accounts.read(fs, |_| true);
         accounts.log_missing(fs);
-        // For the pods, four files of each are open. For the node, two files of each top-level cgroup and one
-        // file of each pod are open. Together these are at most a ninth of the limit of open files.
+        // The pods need four open files for each pod. The node needs two open files for each top-level
+        // cgroup, and one for each pod. Together these are at most a ninth of the limit of open files.
         let max_open = accounts.max_open / 8;
         pods.iter_mut().for_each(|pods| pods.read(accounts, max_open));
         if let Some(ledger) = ledger {
@@ -184,7 +185,8 @@ impl CgroupUsage {
         self.watch.has_due()
     }
 
-    /// Whether no container and no pod was created in the last ten seconds. If so, checks may be rarer.
+    /// Whether no container and no pod was created in the last ten seconds. If so, the time between checks
+    /// may be longer than usual.
     pub fn is_calm(&self) -> bool {
         self.watch.is_calm()
     }
@@ -197,33 +199,34 @@ impl CgroupUsage {
         self.accounts.read(&mut self.fs, |id| due.contains(&id));
     }
 
-    /// Whether the process is in a container that this check reads.
+    /// Whether the process is in a container whose processes this check reads.
     pub fn is_due(&self, process: &Process) -> bool {
         process.container().is_some_and(|container| self.due.contains(&container.id))
     }
 
-    /// Returns how long a container takes to reach its limit or its pod's limit if it keeps growing; `None`
-    /// if it does not grow or has no limit.
+    /// Returns how long a container takes to reach its limit or its pod's limit if its memory use keeps
+    /// growing; `None` if the memory use does not grow, or if there is no limit.
     pub fn time_to_limit(&self, id: ContainerId) -> Option<Duration> {
         self.watch.time_to_limit(id)
     }
 
-    /// Adds to the accounts what a scrape has summed up: the mapped tmpfs of each container, and the mapped
-    /// memory of containers close to their limit.
+    /// Adds to the accounts what a scrape has summed up: the tmpfs that each container maps, and the largest
+    /// mapped paths of containers close to their limit.
     pub fn join(&mut self, snapshot: &Snapshot, processes: &ProcessTable, proc: &Proc, now: Instant) {
         let Self { accounts, watch, totals, buffers, order, .. } = self;
         find_mapped_shmem(accounts, (snapshot, processes), (proc, buffers), now);
-        // If a kill happened during this scrape, the killed process is already missing in the sums. In that
-        // case the previous reading is kept.
-        if totals.n_on_node() != proc.oom_kills(buffers) {
-            return;
-        }
-        for account in accounts.iter_mut() {
+        // If a process was killed during this pass, the sums already lack it, so its container keeps the
+        // previous reading. When ten containers reach their limits at once, kills fall into most passes.
+        let has_kills = totals.n_on_node() != proc.oom_kills(buffers);
+        let intact = has_kills.then(|| watch.intact());
+        let is_intact = |id: ContainerId| intact.as_ref().is_none_or(|intact| intact.contains(&id));
+        for account in accounts.iter_mut().filter(|account| is_intact(account.container().id)) {
             let permille = watch.permille(account.container().id).unwrap_or(0);
             account.keep_reading(permille, snapshot, order, now);
         }
         for process in processes.iter() {
             if let (Some(container), Some(read_at)) = (process.container(), process.values_read_at())
+                && is_intact(container.id)
                 && let Some(account) = accounts.find_mut(container.id)
             {
                 account.note_read_at(read_at);
@@ -271,12 +274,13 @@ impl CgroupUsage {
         self.pods.iter().flat_map(Pods::exported)
     }
 
-    /// Returns the label text and the bytes of each part of the node's memory.
+    /// Returns the label text of each part of the node's memory, and its size in bytes.
     pub fn exported_node(&self) -> impl Iterator<Item = (&str, i64)> {
         self.ledger.iter().flat_map(Ledger::exported)
     }
 
-    /// Returns, for each container and pod, its label text and the number of kills since the start.
+    /// Returns, for each container and pod, its label text and the number of kills since the exporter
+    /// started.
     pub fn n_kills(&self) -> impl Iterator<Item = (&str, u64)> {
         self.totals.iter()
     }
@@ -294,14 +298,14 @@ impl CgroupUsage {
     }
 }
 
-/// Returns the ledger of the node's memory, if that is exported and the cgroup file system shows the whole
-/// node.
+/// Returns the ledger of the node's memory, if the node's memory is exported and the cgroup file system shows
+/// the whole node.
 fn ledger(fs: &CgroupFs) -> Option<Ledger> {
     let tops = fs.memory(Reads::Tops).filter(|tops| fs.groups() & NODE != 0 && tops.is_of_node())?;
     Some(Ledger::new([tops, fs.memory(Reads::Use)?]))
 }
 
-/// Returns the label text of a pod. It is the text of a container with an empty name.
+/// Returns the label text of a pod, which is the label text of a container with an empty name.
 fn pod_labels(listed: &Listed) -> String {
     labels::container(&listed.namespace, &listed.pod, "")
 }

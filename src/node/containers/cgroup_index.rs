@@ -1,4 +1,4 @@
-//! Attribution finds the container of a process from its cgroups, never from its PID namespace.
+//! Attribution finds the container of a process from its cgroup paths. The PID namespace is not used.
 //!
 //! A container has every cgroup at or below the path component that equals its id. Where its init process is
 //! now does not matter: systemd and Docker move init into a child cgroup. If a container's id is in no path,
@@ -6,9 +6,9 @@
 //! belongs to no container, because the whole node would be in it. In a cgroup namespace, however, `/` is the
 //! exporter's own cgroup, and the root is a path of only `..`.
 //!
-//! A workload may name one of its own cgroups after another container. So an id below a container's cgroup
-//! counts only if the runtime has placed that other container there: its init process was first seen there.
-//! If no init process is listed for it, its id must be in no path outside other containers.
+//! A workload may name one of its own cgroups after another container. So an id below a container's cgroup is
+//! used only if the runtime has placed the other container there: the other container's init process was
+//! first seen there. If no init process is listed for it, its id must be in no path outside other containers.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -26,11 +26,11 @@ pub struct CgroupIndex {
     placed: HashSet<Box<[u8]>>,
     /// Whether the exporter sees processes from inside a cgroup namespace.
     is_inside: bool,
-    /// Whether a listing may name ended containers, so that a workload may reuse their ids.
+    /// Whether a listing may name ended containers. A workload may then reuse the id of such a container.
     includes_ended: bool,
 }
 
-/// The containers whose id is in no path, by the first cgroup of the init process. The value is `None` if
+/// The containers whose id is in no path, by the first cgroup of their init process. The value is `None` if
 /// containers of different pods share that cgroup.
 type ByPath = HashMap<Box<[u8]>, Option<Arc<Container>>>;
 
@@ -49,12 +49,12 @@ impl Listed {
     }
 }
 
-/// Where a container is. The paths are as proc prints them.
+/// A container and its cgroup. The path is the one that proc prints.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a, 'p> {
     /// The container at this place.
     pub container: &'a Arc<Container>,
-    /// The path down to the container's own cgroup, on which its limits are set.
+    /// The path of the container's own cgroup, on which its limits are set.
     pub cgroup: &'p [u8],
 }
 
@@ -106,8 +106,8 @@ impl CgroupIndex {
     /// Adds a container under its id. `first` has the first cgroups of its init process. If none of their
     /// paths contains the id, the container is also added under the main path of `first`.
     ///
-    /// If `pod` is given, the container shares its processes with that pod, and they count for the pod.
-    /// Returns true if containers of different pods have the same cgroup, which then belongs to none of them.
+    /// If `pod` is given, the container's processes are attributed to that pod. Returns true if containers of
+    /// different pods have the same cgroup. That cgroup then belongs to none of them.
     pub fn insert(
         &mut self,
         container: &Arc<Container>,
@@ -356,8 +356,8 @@ mod tests {
         }
     }
 
-    /// In a container on version 2, the exporter's own cgroup is `/`, and the paths of all others begin with
-    /// `..`.
+    /// In a container on version 2, the exporter's own cgroup is `/`, and the paths of all other cgroups
+    /// begin with `..`.
     #[test]
     fn root_is_the_exporters_container_inside_a_cgroup_namespace() {
         let mut index = CgroupIndex::default();

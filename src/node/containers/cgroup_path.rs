@@ -1,6 +1,6 @@
 //! Splits the path of a cgroup into components, and finds the container ids in them.
 
-/// Returns each component of `path`, together with the part of `path` from its beginning to that component.
+/// Returns each component of `path`, together with the part of `path` that ends with that component.
 pub fn components(path: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut end = 0;
     path.split(|&b| b == b'/').map(move |component| {
@@ -16,17 +16,17 @@ pub fn key(path: &[u8]) -> &[u8] {
 }
 
 /// Returns the cgroup of the container with this id. `path` is the cgroup path of a process in the container.
-/// The result is the part of `path` down to the outermost component that is the id. The container's limits
-/// are set on that cgroup, even if the container has made cgroups below it. Returns `None` if no component is
-/// the id.
+/// The result is the part of `path` that ends with the outermost component that is the id. The container's
+/// limits are set on that cgroup, even if the container has made cgroups below it. Returns `None` if no
+/// component is the id.
 pub fn named_cgroup<'a>(id: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
     let found = components(path).find(|(component, _)| !id.is_empty() && id_of(component) == id);
     found.map(|(_, above)| above)
 }
 
-/// Returns the container id in a component of a cgroup path, or the component itself if it contains none.
+/// Returns the container id in a component of a cgroup path, or the whole component if it contains no id.
 /// These forms are known: `<id>`, `cri-containerd-<id>.scope`, `crio-<id>` from CRI-O's cgroupfs driver, and
-/// `<slice>:cri-containerd:<id>`. runc makes the last one when the kubelet uses the systemd driver and
+/// `<slice>:cri-containerd:<id>`. runc makes the last form when the kubelet uses the systemd driver and
 /// containerd does not.
 ///
 /// An id with other text around it is not recognized: CRI-O's `crio-conmon-<id>.scope` is the cgroup of the

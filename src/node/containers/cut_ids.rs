@@ -1,6 +1,6 @@
-//! Completes cut container ids. The kubelet cuts the names of its links at 255 bytes. The container id is at
-//! the end of a name, so of some ids only the first digits are known. Such an id is completed if exactly one
-//! id in the cgroup paths of processes begins with these digits.
+//! Completes container ids that were cut off. The kubelet cuts the names of its links at 255 bytes. The
+//! container id is at the end of a name, so only the first digits of some ids are known. Such an id is
+//! completed if exactly one id in the cgroup paths of processes begins with these digits.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -20,16 +20,17 @@ pub struct CutIds {
     listed: Vec<Container>,
     /// The containers with a cut id, sorted by the known digits.
     cut: Vec<Container>,
-    /// For each container with a cut id: the whole id, if exactly one id in the cgroup paths begins with its
-    /// digits.
+    /// The whole id of each container with a cut id. It is known if exactly one id in the cgroup paths begins
+    /// with the known digits.
     whole: Vec<Option<Box<str>>>,
     n_ambiguous: u64,
     has_reported: bool,
 }
 
 impl CutIds {
-    /// Takes over a listing. Returns the containers whose whole id is known, sorted by id. Among these are
-    /// containers with cut ids that were completed before.
+    /// Replaces the containers by those of a new listing: `listed` have a whole id, and `cut` have a cut id.
+    /// Returns the containers whose whole id is known, sorted by id. Containers with cut ids are among them
+    /// if their ids were completed before.
     pub fn take(&mut self, listed: Vec<Container>, mut cut: Vec<Container>) -> Vec<Container> {
         if cut.is_empty() {
             *self = Self { has_reported: self.has_reported, ..Self::default() };
@@ -46,7 +47,7 @@ impl CutIds {
     }
 
     /// Completes the cut ids from the cgroups of all processes. Returns the containers whose whole id is
-    /// known, sorted by id, or `None` if they are the same as before.
+    /// known, sorted by id, or `None` if these containers are the same as before.
     pub fn complete<'a>(&mut self, processes: impl Iterator<Item = &'a Cgroups>) -> Option<Vec<Container>> {
         if self.cut.is_empty() {
             return None;
@@ -62,8 +63,8 @@ impl CutIds {
         (std::mem::replace(&mut self.whole, whole) != self.whole).then(|| self.containers())
     }
 
-    /// Returns the number of containers for which more than one id matches the known digits, or whose id
-    /// matches more than one container.
+    /// Returns how many containers with a cut id have an ambiguous id: more than one id matches the known
+    /// digits, or the matching id also matches another container.
     pub fn n_ambiguous(&self) -> u64 {
         self.n_ambiguous
     }
@@ -160,8 +161,8 @@ mod tests {
             // other.
             (&["aaaaaaaaaaaa", "aaaaaaaaaaaa"], vec![format!("/pod1/{a}")], &[], 2),
             (&["aaaaaaaaaaaa", "aaaaaaaaaaaa0"], vec![format!("/pod1/{a}"), format!("/pod2/{b}")], &[], 2),
-            // Inside another container's cgroup, the workload chooses the names. So the ids there complete
-            // nothing.
+            // Inside another container's cgroup, the workload chooses the names. So an id in such a name does
+            // not complete a cut id.
             (
                 &["aaaaaaaaaaaa", "bbbbbbbbbbbb"],
                 vec![

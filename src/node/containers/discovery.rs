@@ -1,8 +1,8 @@
 //! Discovery finds out which containers run, and which cgroups belong to them.
 //!
 //! Proc shows nearly every change: a process in an unknown cgroup means a new container, and an init process
-//! that disappears means that a container has ended. A listing costs the runtime 0.6 ms of CPU per task, so
-//! containers are listed only on a change, and once a minute as a safety net.
+//! that disappears means that a container has ended. A listing takes 0.6 ms of the runtime's CPU time per
+//! task, so containers are listed only after a change, and once a minute in case proc has not shown one.
 
 use std::time::Instant;
 
@@ -41,7 +41,7 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// Creates the state before the first listing from `source`.
+    /// Creates a discovery without containers. Its listings come from `source`.
     pub fn new(source: Box<dyn Source>, filters: &[Filter]) -> Self {
         Self {
             index: CgroupIndex::new(source.lists_ended_containers()),
@@ -73,8 +73,8 @@ impl Discovery {
         container.is_selected && self.filters.iter().any(|filter| filter.matches(namespace, pod, name, comm))
     }
 
-    /// Describes what the filters select. `processes` has the container of each process, and whether a filter
-    /// selects the process.
+    /// Counts the processes and containers that the filters select. `processes` has the container of each
+    /// process, and whether a filter selects the process.
     pub fn selection<'a>(&self, processes: impl Iterator<Item = (&'a Container, bool)>) -> Selection<'_> {
         let mut selection = Selection::of(&self.filters, processes);
         selection.n_listed = self.containers.count() + self.cut_ids.n_incomplete();
@@ -94,8 +94,8 @@ impl Discovery {
         self.listings.has_listed()
     }
 
-    /// Returns how many of the kubelet's links match no container, or more than one because the id in them is
-    /// cut. Returns `None` for other sources.
+    /// Returns how many of the kubelet's links match no container, or match several containers because the id
+    /// in the link is cut. Returns `None` for other sources.
     pub fn n_unmatched_links(&self) -> Option<u64> {
         Some(self.n_unrecognized? + self.cut_ids.n_ambiguous())
     }
@@ -132,7 +132,7 @@ impl Discovery {
         self.listings.check_answered()
     }
 
-    /// Takes over the result of a listing that has ended, if there is one. This never waits.
+    /// Applies the result of a listing that has ended, if there is one. This call never waits.
     pub fn refresh(&mut self, now: Instant) {
         if let Some(listing) = self.listings.take_and_log(now) {
             self.take_listing(listing);
@@ -152,7 +152,7 @@ impl Discovery {
         self.namespaces = self.containers.count_by_namespace();
     }
 
-    /// Notes which containers have a process, if the source also lists containers that have ended.
+    /// Stores which containers have a process, if the source also lists containers that have ended.
     pub fn see_running<'a>(&mut self, with_process: impl Iterator<Item = &'a Container>) {
         if self.listings.includes_ended() && self.containers.see_running(with_process) {
             self.namespaces = self.containers.count_by_namespace();
@@ -182,7 +182,7 @@ impl Discovery {
     }
 
     /// Finds the init processes among the processes of the node, and begins a listing if one is due. Returns
-    /// whether the index has changed, so that a process may be in another container than before.
+    /// whether the index has changed. If so, a process may be in another container than before.
     ///
     /// `processes` is an iterator, because a slice would have to be allocated in each scrape.
     pub fn observe<'a>(&mut self, processes: impl Iterator<Item = Seen<'a>> + Clone, now: Instant) -> bool {
@@ -218,7 +218,7 @@ impl Discovery {
         }
     }
 
-    /// Continues a listing until `deadline`, or until `wake` reports a change.
+    /// Waits until `deadline`, or until `wake` reports a change. Meanwhile, a listing in progress continues.
     pub fn wait_until(&mut self, deadline: Instant, wake: &Wake) {
         self.listings.wait_until(deadline, wake);
     }

@@ -39,8 +39,8 @@ impl Filter {
         self.matches_container(namespace, pod, container) && glob(&self.comm, comm)
     }
 
-    /// Whether a filter can select a process in this container. If not, the command names in it need not be
-    /// read.
+    /// Whether a filter can select a process in this container. If not, the command names of the processes in
+    /// the container need not be read.
     pub fn matches_container(&self, namespace: &str, pod: &str, container: &str) -> bool {
         glob(&self.namespace, namespace) && glob(&self.pod, pod) && glob(&self.container, container)
     }
@@ -110,8 +110,8 @@ mod tests {
         }
     }
 
-    /// Every pattern of up to five letters is matched with every such text. The result must be what the
-    /// definition of `*` says.
+    /// Matches every pattern of up to five letters with every text of up to five letters. The result must be
+    /// what the definition of `*` says.
     #[test]
     fn matching_equals_the_definition_of_star() {
         fn by_definition(pattern: &[u8], text: &[u8]) -> bool {

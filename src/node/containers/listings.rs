@@ -8,12 +8,12 @@ use super::schedule::Schedule;
 use crate::demand::Wake;
 use crate::sources::{Listing, Source};
 
-/// If a listing takes longer than this, the runtime counts as down. Even on a node with 1,000 containers a
-/// listing takes under a second.
+/// If a listing takes longer than this, the runtime is considered down. Even on a node with 1,000 containers,
+/// a listing takes under a second.
 const LATE: Duration = Duration::from_secs(5);
 
-/// If a scrape sees a change that the listed containers do not explain, it begins a listing and waits for it
-/// at most this long. With 50 pods, a listing takes 30 ms.
+/// If a scrape sees a change that the listed containers do not explain, the scrape begins a listing and waits
+/// for it at most this long. With 50 pods, a listing takes 30 ms.
 const PATIENCE: Duration = Duration::from_millis(300);
 
 /// The source that lists the containers, and the results of its listings so far.
@@ -30,7 +30,7 @@ pub struct Listings {
 }
 
 impl Listings {
-    /// Creates the state before the first listing from `source`.
+    /// Creates the state before the first listing. Listings come from `source`.
     pub fn new(source: Box<dyn Source>) -> Self {
         let schedule = Schedule::default();
         Self { source, schedule, is_up: false, has_listed: false, n_errors: 0, last_error: None }
@@ -85,7 +85,7 @@ impl Listings {
     }
 
     /// Begins a listing if one is due. `is_unexplained` says that the listed containers do not explain a
-    /// change on the node. In that case the call also waits a moment for the listing. Returns whether it
+    /// change on the node. If so, the call also waits a moment for the listing. Returns whether the call has
     /// waited.
     pub fn begin_if_due(&mut self, is_unexplained: bool, now: Instant) -> bool {
         if is_unexplained {
@@ -105,7 +105,7 @@ impl Listings {
         is_awaited
     }
 
-    /// Returns the listing that has ended since the last call, if there is one. This never waits.
+    /// Returns the listing that has ended since the last call, if there is one. This call never waits.
     ///
     /// Fails with a one-line message if the listing failed.
     pub fn take(&mut self, now: Instant) -> Result<Option<Listing>, String> {
@@ -152,7 +152,7 @@ impl Listings {
         })
     }
 
-    /// Continues a listing until `deadline`, or until `wake` reports a change.
+    /// Waits until `deadline`, or until `wake` reports a change. Meanwhile, a listing in progress continues.
     pub fn wait_until(&mut self, deadline: Instant, wake: &Wake) {
         self.source.wait_until(deadline, wake);
     }
@@ -164,7 +164,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A source that returns the listings that a test has given it.
+    /// A source that returns the listings that a test has put into it.
     #[derive(Clone, Debug, Default)]
     pub(crate) struct FakeSource(Arc<Mutex<State>>);
 

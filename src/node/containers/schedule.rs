@@ -1,9 +1,9 @@
-//! Decides when to list the containers again. It does no I/O: the time is passed in.
+//! Decides when to list the containers again. This module does no I/O: the time is passed in.
 
 use std::time::{Duration, Instant};
 
-/// A listing explains a change only if it begins at least this long after the change was seen. An earlier one
-/// may not name a new container yet, although the container's first process already exists.
+/// A listing explains a change only if it begins at least this long after the change was seen. A listing that
+/// begins earlier may not include a new container yet, although the container's first process already exists.
 const LAG: Duration = Duration::from_secs(2);
 /// The longest time between two listings.
 const MAX_AGE: Duration = Duration::from_secs(60);
@@ -38,7 +38,7 @@ impl Schedule {
         self.began_at = Some(now);
     }
 
-    /// Returns when the last listing began.
+    /// Returns the time at which the last listing began.
     pub fn began_at(&self) -> Option<Instant> {
         self.began_at
     }
@@ -48,7 +48,8 @@ impl Schedule {
         self.unexplained_since = Some(now);
     }
 
-    /// Notes that the listing has succeeded. `more_to_come` says that a container in it had not started yet.
+    /// Notes that the listing has succeeded. `more_to_come` says that the listing includes a container that
+    /// had not started yet.
     pub fn succeed(&mut self, more_to_come: bool, now: Instant) {
         self.listed_at = self.began_at;
         if more_to_come {
@@ -65,7 +66,7 @@ impl Schedule {
         self.lengthen_pause();
     }
 
-    /// Notes that the runtime has ended. The next listing begins as soon as it can.
+    /// Notes that the runtime has ended. The next listing begins as soon as possible.
     pub fn note_runtime_end(&mut self) {
         self.listed_at = None;
     }

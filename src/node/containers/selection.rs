@@ -1,5 +1,5 @@
-//! Describes what the filters select. If no memory is shown, the reason is usually a filter that does not
-//! match.
+//! Describes what the filters select. If the exporter shows no memory, the reason is usually a filter that
+//! does not match.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -10,7 +10,7 @@ use super::table::Container;
 /// The log names at most this many namespaces.
 const MAX_NAMED: usize = 20;
 
-/// How many processes in containers the filters select.
+/// The numbers of processes and containers, in total and selected by the filters.
 #[derive(Debug, Default, PartialEq)]
 pub struct Selection<'a> {
     /// The filters.
@@ -32,8 +32,8 @@ pub struct Selection<'a> {
 }
 
 impl<'a> Selection<'a> {
-    /// Counts what the filters select. `processes` has each process in a container: the container, and
-    /// whether a filter selects the process.
+    /// Counts the processes and containers that the filters select. `processes` has, for each process in a
+    /// container, the container and whether a filter selects the process.
     pub fn of<'c>(filters: &'a [Filter], processes: impl Iterator<Item = (&'c Container, bool)>) -> Self {
         let mut selection = Self { filters, ..Self::default() };
         let (mut selected, mut known) = (HashSet::new(), HashSet::new());

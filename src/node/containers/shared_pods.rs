@@ -1,7 +1,7 @@
 //! Finds pods with containers that share a process or a cgroup. gVisor and Kata Containers run all containers
 //! of a pod in one sandbox. The processes of the sandbox are in one cgroup, and the runtime lists the same
 //! pid for each container. Nothing shows which container uses the memory of these processes. So their memory
-//! counts for the pod, and the label `container` is empty.
+//! is attributed to the pod, and the label `container` is empty.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use super::table::{Container, ContainerId, Containers};
 use crate::procfs::cgroup::Cgroups;
 use crate::sources;
 
-/// What containers of a pod can share: the pid of the init process, or a cgroup whose path contains no
-/// container's id.
+/// What several containers of a pod can share: the pid of their init process, or a cgroup whose path contains
+/// no container's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Shared<'a> {
     Pid(u32),

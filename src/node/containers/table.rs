@@ -15,8 +15,9 @@ use crate::totals::table::ContainerKey;
 /// At most this many namespaces are exported. A cluster has dozens, and each name takes memory.
 const MAX_NAMESPACES: usize = 100;
 
-/// Identifies a container for as long as its entry in the listing stays the same. If the runtime lists it
-/// with another init process or under another name, it gets a new id. No id is used twice.
+/// Identifies a container for as long as its entry in the listing stays the same. If the runtime lists the
+/// container with another init process or under another name, the container gets a new id. No id is used
+/// twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContainerId(pub u32);
 
@@ -47,8 +48,8 @@ impl Container {
         Self { id, listed, labels, is_selected }
     }
 
-    /// Whether both are the same container of the runtime, even if the runtime has listed it again with
-    /// another init process.
+    /// Whether `self` and `other` are the same container of the runtime, even if the runtime has listed the
+    /// container again with another init process.
     pub fn is_same(&self, other: &Self) -> bool {
         self.id == other.id || self.listed.id == other.listed.id && self.labels == other.labels
     }
@@ -94,8 +95,8 @@ pub struct Tracked {
 pub struct Containers {
     /// The containers, sorted by the runtime's id.
     tracked: Vec<Tracked>,
-    /// For each container with an init process: the pid of that process, and the position of the container in
-    /// `tracked`. Sorted by pid.
+    /// The pid of each init process, and the position in `tracked` of the container that it belongs to.
+    /// Sorted by pid.
     inits: Vec<(u32, usize)>,
     /// The number of container ids used so far.
     n_ids: u32,
@@ -157,7 +158,7 @@ impl Containers {
         self.inits.sort_unstable();
     }
 
-    /// Notes which init processes exist. Returns whether the first cgroups of a container have become known.
+    /// Stores which init processes exist. Returns whether the first cgroups of a container have become known.
     pub fn see_inits<'a>(&mut self, processes: impl Iterator<Item = Seen<'a>>) -> bool {
         let mut has_news = false;
         self.tracked.iter_mut().for_each(|tracked| tracked.init_is_there = false);
@@ -181,9 +182,9 @@ impl Containers {
     }
 
     /// Rejects the init process of a container if the container's id is in the cgroup paths of other
-    /// processes, but not in those of the init process. Then the listed pid now belongs to another process,
-    /// or it is from another PID namespace: the runtime inside a kind node lists such pids. Returns whether a
-    /// process was rejected.
+    /// processes, but not in the cgroup paths of the init process. In that case the listed pid now belongs to
+    /// another process, or it is from another PID namespace: the runtime inside a kind node lists such pids.
+    /// Returns whether a process was rejected.
     pub fn reject_foreign_inits(&mut self, is_in_paths: impl Fn(&[u8]) -> bool) -> bool {
         let mut has_news = false;
         for tracked in &mut self.tracked {
@@ -198,9 +199,9 @@ impl Containers {
         has_news
     }
 
-    /// Sets the pod of each container, in the order of [`Containers::iter`]. `pod_of` returns the pod. It
-    /// also gets the number of container ids used so far. If it makes a new container for the pod, it
-    /// increases that number.
+    /// Sets the pod of each container, in the order of [`Containers::iter`]. `pod_of` returns the pod. The
+    /// second argument of `pod_of` is the number of container ids used so far. If `pod_of` makes a new
+    /// container for the pod, it increases that number.
     pub fn set_pods(&mut self, mut pod_of: impl FnMut(&Container, &mut u32) -> Option<Arc<Container>>) {
         for tracked in &mut self.tracked {
             tracked.pod = pod_of(&tracked.container, &mut self.n_ids);
@@ -219,7 +220,7 @@ impl Containers {
         is_missed
     }
 
-    /// Notes which containers have a process. Returns whether the set of running containers has changed.
+    /// Stores which containers have a process. Returns whether the set of running containers has changed.
     pub fn see_running<'a>(&mut self, with_process: impl Iterator<Item = &'a Container>) -> bool {
         for tracked in &mut self.tracked {
             tracked.was_running = std::mem::take(&mut tracked.is_running);

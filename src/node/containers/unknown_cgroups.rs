@@ -1,4 +1,5 @@
-//! The cgroups of processes outside containers. A new one may belong to a container that is not listed yet.
+//! The cgroups of processes outside containers. If one of these cgroups is new, it may belong to a container
+//! that is not listed yet.
 
 use std::collections::HashMap;
 
@@ -14,8 +15,8 @@ pub struct UnknownCgroups {
 }
 
 impl UnknownCgroups {
-    /// Notes the cgroups of all processes. Returns whether one of them belongs to no container and was not
-    /// seen before. `has_changed` says that the index has changed since the last scrape.
+    /// Stores the cgroups of all processes. Returns whether there is a cgroup that belongs to no container
+    /// and was not seen before. `has_changed` says that the index has changed since the last scrape.
     pub fn see<'a>(
         &mut self,
         processes: impl Iterator<Item = &'a Cgroups>,

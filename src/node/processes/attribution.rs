@@ -16,7 +16,7 @@ use crate::totals::labels;
 pub struct Attribution {
     /// The cgroups that the process was last seen in.
     cgroups: Cgroups,
-    /// The container that has these cgroups, as found by the last look-up.
+    /// The container that has these cgroups, according to the last look-up.
     container: Option<Arc<Container>>,
     /// Whether the process has moved to other cgroups since the last look-up.
     is_outdated: bool,
@@ -51,7 +51,7 @@ impl Attribution {
         &self.cgroups
     }
 
-    /// Returns the container of the process, as found by the last look-up.
+    /// Returns the container of the process, according to the last look-up.
     pub fn container(&self) -> Option<&Arc<Container>> {
         self.container.as_ref()
     }
@@ -81,7 +81,7 @@ impl Attribution {
         self.is_logged
     }
 
-    /// Notes the cgroups that the process is in now.
+    /// Stores the cgroups that the process is in now.
     pub fn move_to(&mut self, cgroups: &Cgroups) {
         if self.cgroups != *cgroups {
             self.cgroups.clone_from(cgroups);
@@ -90,7 +90,7 @@ impl Attribution {
     }
 
     /// Looks up the container of the process. Returns whether the process is now in another container than
-    /// before. If so, it is no longer selected.
+    /// before. If so, the process is no longer selected.
     pub fn look_up(&mut self, index: &CgroupIndex) -> bool {
         self.is_outdated = false;
         let container = index.container_of(&self.cgroups).map(|place| place.container);
@@ -126,7 +126,7 @@ impl Attribution {
         container.is_some_and(|container| discovery.selects(container, labels::lossy(comm, scratch)))
     }
 
-    /// Notes that the process is not selected at the moment.
+    /// Marks the process as not selected at the moment.
     pub fn deselect(&mut self) {
         self.is_selected = false;
     }

@@ -10,10 +10,10 @@ pub struct Identity {
     /// The start time in the kernel's clock ticks since boot. In a recording, the inode number of the
     /// directory takes its place. `None` until `stat` is read.
     start_time: Option<u64>,
-    /// Whether the process is a kernel thread. Such a thread has no memory of its own and never changes its
+    /// Whether the process is a kernel thread. A kernel thread has no memory of its own and never changes its
     /// cgroup.
     is_kernel_thread: bool,
-    /// Whether the process is a zombie. Such a process maps nothing, and never will.
+    /// Whether the process is a zombie. A zombie maps nothing, and never will again.
     is_zombie: bool,
 }
 
@@ -43,7 +43,7 @@ impl Identity {
         self.is_zombie
     }
 
-    /// Notes whether `stat` shows that the process is a zombie.
+    /// Stores whether `stat` shows that the process is a zombie.
     pub fn note_zombie(&mut self, stat: Option<Stat>) {
         self.is_zombie = stat.is_some_and(|stat| stat.is_zombie);
     }

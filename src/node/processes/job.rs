@@ -1,8 +1,8 @@
-//! A job says which process to read, and what to read of it.
+//! The job that describes one read of a process.
 
 use super::change_check::Check;
 
-/// A read of a process that is to be done.
+/// A job: which process to read, and what to read of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Job {
     /// The pid of the process.
@@ -11,16 +11,17 @@ pub struct Job {
     pub inode: u64,
     /// What to read.
     pub detail: Detail,
-    /// Whether to read `stat` in any case. It shows whether the process has executed another program. The
-    /// exporter must notice that if it may keep the values for longer than one scrape.
+    /// Whether to read `stat` in addition to what `detail` says. `stat` shows whether the process has
+    /// executed another program. The exporter must notice that if the values of the process may be kept for
+    /// longer than one scrape.
     pub with_stat: bool,
 }
 
 /// What to read of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
-    /// Only `stat`. For a new process it shows the start time. For a process that keeps its values, it shows
-    /// whether the process still runs the program that the values belong to.
+    /// Only `stat`. For a new process, `stat` shows the start time. For a process that keeps its values,
+    /// `stat` shows whether the process still runs the program that the values belong to.
     Stat,
     /// Every mapping, from smaps, unless the change check shows that no mapping has changed.
     Mappings(Check),
@@ -29,8 +30,8 @@ pub enum Detail {
         /// The number of mappings, if it is known and need not be counted.
         known_count: Option<u64>,
     },
-    /// The kernel's sum over all mappings, which is shown as `[other]`. The sum is read if the mappings take
-    /// too long to print.
+    /// The kernel's sum over all mappings, which is shown as `[other]`. The sum is read if the kernel takes
+    /// too long to print the mappings.
     Other {
         /// How many mappings were printed before the read was cancelled. The process has at least this many
         /// mappings.

@@ -8,29 +8,30 @@ use super::job::Detail;
 use super::read_state::Pause;
 use crate::totals::reading::ReadingId;
 
-/// After a long read, the process rests for this many times the duration of the read. As a result, its
+/// After a long read, the process is not read for this many times the duration of the read. As a result, its
 /// memory-map lock is held at most 1% of the time.
 const REST: u32 = 100;
 
-/// One count of mappings serves this many further reads of the kernel's sum. The sum does not include the
-/// number of mappings, and counting them makes a read 50% more expensive.
+/// After the mappings of a process were counted, this many further reads of the kernel's sum use the same
+/// count. The kernel's sum does not include the number of mappings, and counting them makes a read take 50%
+/// longer.
 const MAX_COUNT_USES: u32 = 9;
 
 /// A program, identified by the start addresses of its code and its stack.
 pub type Program = [u64; 2];
 
-/// The cost of a read.
+/// The time and the CPU time that a read took.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
     /// When the read began.
     pub began_at: Instant,
     /// How long the read took.
     pub elapsed: Duration,
-    /// The CPU time that the thread has used for this read, and for everything else since its previous read.
+    /// The CPU time that the reading thread has used since its previous read, including this read.
     pub cpu_time: Duration,
 }
 
-/// What a read of the memory returned.
+/// What kind of values a read of the memory returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// Nothing was read, because nothing has changed.
@@ -39,30 +40,33 @@ pub enum Content {
     Mappings,
     /// The kernel's sum over all mappings.
     Sum,
-    /// The kernel's sum over all mappings. It was read because the mappings took too long to print.
+    /// The kernel's sum over all mappings. It was read because the kernel took too long to print the
+    /// mappings.
     SumOfSlow,
 }
 
-/// What a read returned, apart from the values.
+/// The results of a read of the memory, except for the values.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryRead {
     /// What was read.
     pub content: Content,
-    /// The number of mappings, or the least number that is known.
+    /// The number of mappings. If the kernel took too long to print them, a lower bound of that number.
     pub n_mappings: u64,
     /// The fingerprint that the change check took before the read, if it took one.
     pub fingerprint: Option<Fingerprint>,
-    /// The program that the memory belongs to, if `stat` was read and shows the program.
+    /// The program that the memory belongs to; `None` if `stat` was not read, or if `stat` does not show the
+    /// program.
     pub program: Option<Program>,
 }
 
-/// The last values of a process, and what is known from reading them.
+/// What is known from the last reads of a process, including its current values.
 #[derive(Debug, Default)]
 pub struct LastRead {
-    /// When the last read began, unless it found overlapping mappings. The values are from that time, unless
-    /// that read failed.
+    /// When the last read began, not counting reads that found overlapping mappings. If this read succeeded,
+    /// the values are from that time.
     at: Option<Instant>,
-    /// When the last read that found overlapping mappings began. Such a read keeps the previous values.
+    /// When the last read began that found overlapping mappings. After such a read, the previous values are
+    /// kept.
     torn_at: Option<Instant>,
     /// How long the read that returned the values took.
     took: Duration,
@@ -72,14 +76,14 @@ pub struct LastRead {
     maps_nothing: bool,
     /// The program that ran when the values were read, if it is known.
     program: Option<Program>,
-    /// Set if mappings are slow to print: the time until which the kernel's sum is read instead, and a number
-    /// of mappings that the process has at least.
+    /// `None` if the kernel prints the mappings fast enough. Otherwise, the time until which the kernel's sum
+    /// is read instead, and a lower bound of the number of mappings.
     summed_until: Option<(Instant, u64)>,
     count: MappingCount,
     check: ChangeCheck,
 }
 
-/// The number of mappings, and how many more reads of the sum may use that number.
+/// The number of mappings, and how many more reads of the kernel's sum may use that number.
 #[derive(Clone, Copy, Debug, Default)]
 struct MappingCount {
     n_mappings: u64,
@@ -87,7 +91,8 @@ struct MappingCount {
 }
 
 impl LastRead {
-    /// Returns when the last read began, even if it failed.
+    /// Returns the time at which the last read began, even if it failed. Reads that found overlapping
+    /// mappings are not included.
     pub fn at(&self) -> Option<Instant> {
         self.at
     }
@@ -97,12 +102,12 @@ impl LastRead {
         self.took
     }
 
-    /// Whether there are values.
+    /// Whether the process has values.
     pub fn has_values(&self) -> bool {
         self.reading.is_some()
     }
 
-    /// Whether it is known what the process maps, even if that is nothing.
+    /// Whether it is known what the process maps, even if the process maps nothing.
     pub fn is_known(&self) -> bool {
         self.has_values() || self.maps_nothing
     }
@@ -117,7 +122,7 @@ impl LastRead {
         self.reading.as_ref()
     }
 
-    /// Returns the values, to replace them.
+    /// Returns a mutable reference to the values.
     pub fn reading_mut(&mut self) -> &mut Option<ReadingId> {
         &mut self.reading
     }
@@ -127,18 +132,19 @@ impl LastRead {
         self.program
     }
 
-    /// Whether the mappings were slow to print since the process began to run its current program.
+    /// Whether the kernel took too long to print the mappings since the process began to run its current
+    /// program.
     pub fn was_slow(&self) -> bool {
         self.summed_until.is_some()
     }
 
-    /// Returns when the last read began, even if that read found overlapping mappings. Since then, the
-    /// process has been waiting for its next read.
+    /// Returns the time at which the last read began, even if that read found overlapping mappings. Since
+    /// that time, the process has been waiting for its next read.
     pub fn due_since(&self) -> Option<Instant> {
         self.at.max(self.torn_at)
     }
 
-    /// Returns what to read next.
+    /// Returns what the next read must read.
     pub fn next(&mut self, with_rollup: bool, always_reads: bool, now: Instant) -> Detail {
         match self.summed_until {
             Some((until, n_printed)) if now < until => Detail::Other { n_printed },
@@ -212,8 +218,8 @@ impl LastRead {
     }
 }
 
-/// Returns the pause after a read. The process rests if the read used more CPU time than a hundredth of
-/// `interval`.
+/// Returns the pause after a read. If the read used more CPU time than a hundredth of `interval`, the process
+/// rests.
 fn rest_after(cost: &Cost, interval: Duration) -> Pause {
     let is_long = REST * cost.cpu_time > interval;
     if is_long { Pause::Resting { until: end_of_rest(cost) } } else { Pause::None }

@@ -22,9 +22,9 @@ use crate::totals::reading::ReadingId;
 #[derive(Debug)]
 pub struct Process {
     identity: Identity,
-    /// The previous entry for this pid. If it has the same start time as this process, it is the same process
-    /// under an old inode number: after a shortage of memory, the kernel gives a new number to a process that
-    /// still runs.
+    /// The previous entry for this pid. If the entry has the same start time as this process, it is for the
+    /// same process under an old inode number: after a shortage of memory, the kernel gives a new number to a
+    /// process that still runs.
     previous: Option<Box<Process>>,
     attribution: Attribution,
     state: ReadState,
@@ -32,13 +32,14 @@ pub struct Process {
     last: LastRead,
     /// When a listing of proc first showed the process, or when it began to run another program.
     found_at: Instant,
-    /// Whether the last read found that the process has a new name. Such a read is repeated once.
+    /// Whether the last read found that the process has a new name. A read that finds a new name is repeated
+    /// once.
     has_new_name: bool,
 }
 
 impl Process {
-    /// Creates a process that a listing of proc shows for the first time. Returns `None` if no file shows its
-    /// cgroups, because it is a zombie or has ended since.
+    /// Creates a process that a listing of proc shows for the first time. Returns `None` if no file shows the
+    /// cgroups of the process, because it is a zombie or has already ended.
     pub fn find(entry: Entry, proc: &Proc, buffers: &mut Buffers, scratch: &mut Cgroups) -> Option<Self> {
         proc.cgroups(entry.pid, buffers, scratch).ok()?;
         Some(Self::new(entry, scratch.clone()))
@@ -73,7 +74,7 @@ impl Process {
         &self.identity
     }
 
-    /// Returns the identity of the process, to change it.
+    /// Returns a mutable reference to the identity of the process.
     pub fn identity_mut(&mut self) -> &mut Identity {
         &mut self.identity
     }
@@ -83,7 +84,7 @@ impl Process {
         Seen { pid: self.pid(), start_time: self.identity.start_time(), cgroups: self.attribution.cgroups() }
     }
 
-    /// Returns the container of the process, as found by the last look-up.
+    /// Returns the container of the process, according to the last look-up.
     pub fn container(&self) -> Option<&Arc<Container>> {
         self.attribution.container()
     }
@@ -118,18 +119,19 @@ impl Process {
         &self.last
     }
 
-    /// Returns when the values of the process were read; `None` if it has no values or is not selected.
+    /// Returns the time at which the values of the process were read; `None` if the process has no values or
+    /// is not selected.
     pub fn values_read_at(&self) -> Option<Instant> {
         self.last.at().filter(|_| self.is_selected() && self.last.has_values())
     }
 
-    /// Returns when the process was found, or when it began to run another program.
+    /// Returns the time at which the process was found, or began to run another program.
     pub fn found_at(&self) -> Instant {
         self.found_at
     }
 
     /// Returns the reading of the process and the readings of previous entries for its pid. The flag says
-    /// whether a reading is added to the sums. Only the first one is.
+    /// whether a reading is added to the sums. It is true only for the reading of the process itself.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
         let entries = std::iter::successors(Some((self, true)), |(process, _)| {
             Some((process.previous.as_deref()?, false))
@@ -142,8 +144,8 @@ impl Process {
         self.attribution.describe(self.pid())
     }
 
-    /// Takes the start time from `stat`. If the previous entry for the pid has the same start time, it is the
-    /// same process, and everything that is known about it is kept.
+    /// Takes the start time from `stat`. If the previous entry for the pid has the same start time, it is for
+    /// the same process, and everything that is known about the process is kept.
     pub fn identify(&mut self, stat: Option<Stat>) {
         self.identity.learn(stat);
         let start_time = self.identity.start_time();
@@ -158,7 +160,7 @@ impl Process {
         }
     }
 
-    /// Notes the cgroups that the process is in now.
+    /// Stores the cgroups that the process is in now.
     pub fn move_to(&mut self, cgroups: &Cgroups) {
         self.attribution.move_to(cgroups);
     }
@@ -197,16 +199,16 @@ impl Process {
         matches!((self.last.program(), program), (Some(before), Some(now)) if before != now)
     }
 
-    /// Starts over after the process has executed another program. What the reads of the previous program
-    /// cost no longer matters.
+    /// Drops what is known from reads of the previous program, because the process has executed another
+    /// program. A rest after a long read also ends.
     pub fn start_over(&mut self) {
         self.last.start_over();
         self.pause.end_rest();
         self.found_at = Instant::now();
     }
 
-    /// Whether the process keeps its state without a read, because it has values, or because it rests after a
-    /// long read. A stuck process does not.
+    /// Whether the process keeps its state when it is not read. That is true if it has values, or if it rests
+    /// after a long read. It is false if the process is stuck.
     pub fn keeps_values(&self) -> bool {
         let rests = matches!(self.pause, Pause::Resting { .. });
         !self.state.is_stuck() && (self.last.has_values() || rests)
@@ -217,12 +219,12 @@ impl Process {
         self.last.due_since().unwrap_or(self.found_at)
     }
 
-    /// Whether the next read of the process may begin in this scrape. Call this once per scrape.
+    /// Whether the next read of the process may begin in this scrape. This must be called once per scrape.
     pub fn can_begin_read(&mut self, now: Instant) -> bool {
         !self.state.is_detached() && self.pause.ends(now)
     }
 
-    /// Returns the next read of the process's memory.
+    /// Returns the job that reads the process's memory next.
     pub fn memory_job(
         &mut self,
         with_rollup: bool,
@@ -234,14 +236,14 @@ impl Process {
         Job { pid, inode, detail: self.last.next(with_rollup, always_reads, now), with_stat }
     }
 
-    /// Returns a read of `stat` alone.
+    /// Returns a job that reads only `stat`.
     pub fn stat_job(&self) -> Job {
         let Entry { pid, inode } = self.identity.entry();
         Job { pid, inode, detail: Detail::Stat, with_stat: true }
     }
 
-    /// Skips the process because it looks stuck. Returns whether it has begun to count as stuck. A process
-    /// outside the selected containers, such as a kernel thread, never counts as stuck.
+    /// Skips the process because it looks stuck. Returns whether the process counts as stuck from now on. A
+    /// process outside the selected containers, such as a kernel thread, never counts as stuck.
     pub fn skip(&mut self, now: Instant) -> bool {
         self.state.skip(now) && self.attribution.can_be_selected() && self.report_stuck()
     }
@@ -258,7 +260,7 @@ impl Process {
         self.state = ReadState::Detached;
     }
 
-    /// Counts the process as stuck, and drops its values. Returns whether it was not stuck before.
+    /// Marks the process as stuck, and drops its values. Returns whether the process was not stuck before.
     pub fn report_stuck(&mut self) -> bool {
         self.last.forget_values();
         let is_new = self.state.report_stuck();
@@ -283,8 +285,8 @@ impl Process {
 
     /// Returns whether a read must be repeated, because it found a new name. A process with a new name may
     /// run another program. After vfork, however, a process shares the memory of its parent until it executes
-    /// a program. So the read may have returned the memory of the parent. A repeated read is not repeated
-    /// again for its name.
+    /// a program. So the read may have returned the memory of the parent. A read that was itself repeated for
+    /// a new name is not repeated again.
     pub fn repeats_for_name(&mut self, is_renamed: bool) -> bool {
         self.has_new_name = is_renamed && !self.has_new_name;
         self.has_new_name
@@ -316,7 +318,7 @@ impl Process {
         self.last.drop_reading();
     }
 
-    /// Returns the values, to replace them, and the name of the process.
+    /// Returns a mutable reference to the values, and the name of the process.
     pub fn values_mut(&mut self) -> (&mut Option<ReadingId>, &[u8]) {
         (self.last.reading_mut(), self.attribution.comm())
     }

@@ -1,4 +1,4 @@
-//! The state of a process's reads: whether the current read returns, and the pause before the next one. This
+//! The state of a process's reads: whether the current read returns, and the pause before the next read. This
 //! module does no I/O.
 
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ pub enum ReadState {
     },
     /// A read of the process is detached.
     Detached,
-    /// A detached read does not return.
+    /// A read of the process is detached and does not return.
     Stuck,
 }
 
@@ -78,7 +78,7 @@ impl ReadState {
 /// The pause before the next read of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pause {
-    /// There is no pause.
+    /// The last read was long, so the process is not read for some time.
     #[default]
     None,
     /// The last read was long, so the process rests.
@@ -87,7 +87,8 @@ pub enum Pause {
         until: Instant,
     },
     /// The kernel refused the last reads. Each refusal may cause an audit record. So the process is read
-    /// again after 1 scrape, then after 2, then after 4, and so on, up to 64.
+    /// again after 1 scrape. While the kernel keeps refusing, the process is read after 2 more scrapes, then
+    /// after 4 more, and so on, up to 64.
     Refused {
         /// The number of refusals in a row.
         n_in_a_row: u32,

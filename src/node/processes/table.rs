@@ -1,10 +1,10 @@
 //! The table of the node's processes.
 //!
-//! At the end of each read of a selected process, its name and cgroups are read, too. If a selected process
-//! is not read, [`ProcessTable::refresh`] reads them. Of all other processes, each scrape reads the cgroups,
-//! and the names of those that a filter may select. Leaving out the selected processes here saves 4 us for
-//! each of them: 4% of a scrape of processes with 25 mappings. Checks between scrapes also leave out most of
-//! the other processes.
+//! Each read of a selected process also reads its name and cgroups. If a selected process is not read in a
+//! scrape, [`ProcessTable::refresh`] reads them. Of each other process, a scrape reads the cgroups while it
+//! lists proc, and then the name if a filter may select the process. While it lists proc, a scrape does not
+//! read the cgroups of selected processes, which saves 4 us for each of them: 4% of a scrape of processes
+//! with 25 mappings. Checks between scrapes also do not read the cgroups of most other processes.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -20,18 +20,19 @@ use crate::sources::recording::Writer;
 use crate::totals::reading::ReadingId;
 use crate::totals::snapshot::Snapshot;
 
-/// A first read takes 15 ms per GiB of resident memory, and 5 microseconds per mapping. The number of
-/// mappings is assumed to be 200, a usual number, because counting them would take the memory-map lock.
+/// The expected duration of a first read is 15 ms per GiB of resident memory, plus 5 microseconds per
+/// mapping. The number of mappings is assumed to be 200, a usual number, because counting them would take the
+/// memory-map lock.
 const READ_OF_GIB: Duration = Duration::from_millis(15);
 const READ_OF_MAPPINGS: Duration = Duration::from_micros(5 * 200);
 
 /// A new process soon leaves the cgroup in which it was forked. If a process was found longer ago than this,
-/// only one in eight checks reads its cgroups. Reading the cgroups of 120 unselected processes in every check
-/// took a third of the check's time.
+/// only one in eight checks reads its cgroups. When every check read the cgroups of 120 unselected processes,
+/// that took a third of the check's time.
 const SETTLING: Duration = Duration::from_secs(10);
 const N_CHECKS: u32 = 8;
 
-/// The processes, by pid.
+/// The processes of the node, sorted by pid.
 #[derive(Debug, Default)]
 #[expect(
     clippy::vec_box,
@@ -42,7 +43,8 @@ pub struct ProcessTable {
     /// The table of the previous scrape, while the new one is built.
     before: Vec<Box<Process>>,
     entries: Vec<Entry>,
-    /// The zombies, by pid. Their files are not read again: with 20,000 zombies, that took 18% of a core.
+    /// The zombies, sorted by pid. Their files are not read again, because with 20,000 zombies, that took 18%
+    /// of a core.
     zombies: Vec<Entry>,
     /// The zombies of the previous scrape, while the new list is built.
     zombies_before: Vec<Entry>,
@@ -55,8 +57,8 @@ pub struct ProcessTable {
 }
 
 impl ProcessTable {
-    /// Lists proc. Processes that have ended are dropped with their values, and new ones are added. A check
-    /// reads the cgroups of fewer processes than a scrape.
+    /// Lists proc. Processes that have ended are dropped together with their values, and new processes are
+    /// added. A check reads the cgroups of fewer processes than a scrape does.
     ///
     /// Fails if the directory cannot be read.
     pub fn list(&mut self, proc: &Proc, is_check: bool, now: Instant) -> io::Result<()> {
@@ -94,7 +96,8 @@ impl ProcessTable {
                     Box::new(process)
                 }),
             };
-            // On version 1, no file shows the cgroups of a zombie, so it is not among the processes.
+            // On version 1, no file shows the cgroups of a zombie, so a zombie is not among the processes
+            // there.
             if process.is_none() && proc.is_zombie(entry.pid, buffers) {
                 zombies.push(entry);
             }
@@ -136,7 +139,7 @@ impl ProcessTable {
         }
     }
 
-    /// Returns the container of each process that is in one, and whether a filter selects the process.
+    /// Returns, for each process in a container, the container and whether a filter selects the process.
     pub fn attributed(&self) -> impl Iterator<Item = (&Container, bool)> {
         self.iter().filter_map(|process| Some((&**process.container()?, process.is_selected())))
     }
@@ -155,9 +158,9 @@ impl ProcessTable {
         }
     }
 
-    /// Refreshes a process that keeps its values. If the process has a new name, the values are still kept
+    /// Refreshes a process that keeps its values. Even if the process has a new name, its values are kept
     /// until `stat` shows whether it runs another program. Otherwise a process could hide its memory by
-    /// changing its name. `stat` is read later, by a job, because that read can block.
+    /// changing its name. `stat` is read later, by a job, because reading `stat` can block.
     pub fn refresh_kept(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
         let Self { table, buffers, cgroups, lossy, .. } = self;
         let process = &mut table[i];
@@ -199,8 +202,8 @@ impl ProcessTable {
         dir.is_ok_and(|dir| dir.has_waiting_thread(&mut self.buffers))
     }
 
-    /// Returns how long a read of the process will probably take: as long as the last one. If the process was
-    /// never read, that is estimated from its resident memory.
+    /// Returns how long a read of the process will probably take: as long as its last read. If the process
+    /// was never read, the time is estimated from its resident memory.
     pub fn expected_read(&mut self, i: usize, proc: &Proc) -> Duration {
         let Self { table, buffers, .. } = self;
         let process = &table[i];
@@ -243,12 +246,12 @@ impl ProcessTable {
         Ok(n_recorded)
     }
 
-    /// Returns every process, by pid.
+    /// Returns all processes, sorted by pid.
     pub fn iter(&self) -> impl Iterator<Item = &Process> + Clone {
         self.table.iter().map(|process| &**process)
     }
 
-    /// Returns every process, by pid, to change the processes.
+    /// Returns an iterator over mutable references to all processes, sorted by pid.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Process> {
         self.table.iter_mut().map(|process| &mut **process)
     }
@@ -263,7 +266,7 @@ impl ProcessTable {
         self.table.get(i).map(|process| &**process)
     }
 
-    /// Returns the process at this position.
+    /// Returns a mutable reference to the process at this position.
     pub fn at(&mut self, i: usize) -> &mut Process {
         &mut self.table[i]
     }
@@ -280,15 +283,16 @@ impl ProcessTable {
         (self.table[i].identity().entry() == entry).then_some(i)
     }
 
-    /// Returns every reading of the processes, and whether it is added to the sums. A previous entry for a
-    /// pid keeps its reading until the start time of the new entry is known, because both may be the same
-    /// process.
+    /// Returns every reading of the processes, and whether the reading is added to the sums. A previous entry
+    /// for a pid keeps its reading until the start time of the new entry is known, because both entries may
+    /// be for the same process.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
         self.iter().flat_map(Process::readings)
     }
 
-    /// Registers the container of each process that has values. If a new listing has replaced a container by
-    /// another one with the same labels, its processes have kept their values.
+    /// Registers in `snapshot` the container of each process that has values. A new listing may have replaced
+    /// a container by another container with the same labels. In that case the processes have kept their
+    /// values, but the new container must be registered.
     pub fn register_containers(&self, snapshot: &mut Snapshot) {
         let mut last = None;
         for process in self.iter().filter(|process| process.last().has_values()) {
@@ -305,31 +309,32 @@ impl ProcessTable {
         self.iter().filter(|process| process.state().is_stuck()).count()
     }
 
-    /// Whether no read is detached except those that are stuck.
+    /// Whether every detached read is stuck.
     pub fn is_complete(&self) -> bool {
         self.iter().all(|process| process.state().is_stuck() || !process.state().is_detached())
     }
 
-    /// Returns how many selected processes the exporter may not read, and how many processes are selected.
+    /// Returns how many selected processes the kernel refuses to let the exporter read, and how many
+    /// processes are selected in total.
     pub fn refusals(&self) -> (usize, usize) {
         let selected = self.iter().filter(|process| process.is_selected());
         (selected.clone().filter(|process| process.is_refused()).count(), selected.count())
     }
 
-    /// Returns the duration of the slowest among the reads that returned the current values.
+    /// Returns the duration of the slowest of the reads that returned the current values.
     pub fn longest_read(&self) -> Duration {
         let with_values = self.iter().filter(|process| process.last().has_values());
         with_values.map(|process| process.last().took()).max().unwrap_or_default()
     }
 
-    /// Returns when the oldest values were read.
+    /// Returns the time at which the oldest of the current values were read.
     pub fn oldest(&self) -> Option<Instant> {
         let with_values = self.iter().filter(|process| process.last().has_values());
         with_values.filter_map(|process| process.last().at()).min()
     }
 
-    /// Creates a table of these processes, which must be sorted by pid. Each has a pid, a start time, and the
-    /// text of its cgroup file. For version 2, the path alone is enough.
+    /// Creates a table of these processes, which must be sorted by pid. Each process has a pid, a start time,
+    /// and the text of its cgroup file. For version 2, the path is enough.
     #[cfg(test)]
     pub(crate) fn of(processes: &[(u32, u64, &str)]) -> Self {
         let process = |&(pid, start_time, text): &(u32, u64, &str)| {
@@ -343,7 +348,7 @@ impl ProcessTable {
     }
 }
 
-/// Notes the cgroups that a process is in now. Returns whether the process still exists.
+/// Stores the cgroups that a process is in now. Returns whether the process still exists.
 fn locate(process: &mut Process, proc: &Proc, buffers: &mut Buffers, scratch: &mut Cgroups) -> bool {
     let is_there = proc.cgroups(process.pid(), buffers, scratch).is_ok();
     if is_there {

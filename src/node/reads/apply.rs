@@ -1,4 +1,5 @@
-//! Applies the result of a read: to the values of the process, to its next read, and to the counters.
+//! Applies the result of a read to the values of the process, to the time and kind of its next read, and to
+//! the counters.
 
 use log::debug;
 
@@ -13,8 +14,8 @@ use crate::procfs::Entry;
 use crate::procfs::errors::ReadError;
 use crate::totals::snapshot::{self, Snapshot};
 
-/// Applies the result of a read. This happens in the scrape that began the read. If the read was detached, it
-/// happens in a later scrape.
+/// Applies the result of a read. If the read was not detached, this happens in the scrape that began the
+/// read. Otherwise it happens in a later scrape.
 pub fn apply_read(
     reads: &mut Reads,
     node: &mut Node<'_>,
@@ -49,7 +50,7 @@ pub fn apply_read(
     }
 }
 
-/// Applies an outcome. Returns the memory if its values are to be kept.
+/// Applies an outcome to the process. Returns the memory that was read, if its values must be stored.
 fn apply_outcome<'f>(
     reads: &mut Reads,
     node: &mut Node<'_>,
@@ -106,8 +107,8 @@ fn apply_outcome<'f>(
 }
 
 /// Takes over the name and the cgroups that a read of the process has returned. Returns whether the read must
-/// be repeated, because it found a new name, or because it returned no values and the old ones were dropped
-/// with the old container.
+/// be repeated, because it found a new name, or because it returned no values although the old values were
+/// dropped with the old container.
 fn is_repeated(node: &mut Node<'_>, i: usize, memory: &Memory<'_>) -> bool {
     let is_renamed = node.processes.relocate(i, memory.comm, memory.cgroups, node.discovery);
     let process = node.processes.at(i);

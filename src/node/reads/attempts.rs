@@ -15,11 +15,11 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// Returns what to read after a failed attempt, or the error if this was the last attempt. `n_mappings`
-    /// is the number of mappings that the failed attempt has read.
+    /// Returns what the next attempt must read, or the error if the failed attempt was the last one.
+    /// `n_mappings` is the number of mappings that the failed attempt has read.
     pub fn next(&mut self, detail: Detail, error: ReadError, n_mappings: u64) -> Result<Detail, ReadError> {
         match error {
-            // The process now runs another program. That program is read at once.
+            // The process now runs another program. That program is read immediately.
             ReadError::Exec if !self.is_repeated => {
                 self.is_repeated = true;
                 self.n_execs += 1;

@@ -1,33 +1,34 @@
-//! The CPU time that scrapes may use, as a share of the elapsed time. If one scrape uses more than its share,
-//! later ones use less.
+//! Limits the CPU time of scrapes and checks to a fraction of one core. If a scrape uses more than that,
+//! later scrapes use less.
 //!
-//! The budget pays for everything: listing proc, reading, summing and rendering. If everything except the
-//! reads would take more than half of the budget, scrapes become rarer, so that half of the budget remains
-//! for reads.
+//! The CPU time includes everything: listing proc, reading, summing and rendering. If everything except the
+//! reads would take more than half of the budget, the time between scrapes is made longer, so that half of
+//! the budget remains for reads.
 
 use std::time::{Duration, Instant};
 
 use crate::credit::Credit;
 
-/// Credit is earned for at most this long. So with a budget of a quarter of a core, a scrape takes at most 15
-/// s of CPU time, even after an idle hour.
+/// The longest time for which a scrape earns credit. So with a budget of a quarter of a core, a scrape takes
+/// at most 15 s of CPU time, even after an idle hour.
 const MAX_ELAPSED: Duration = Duration::from_secs(60);
 
-/// The budget, in seconds of CPU time.
+/// The CPU time that scrapes and checks may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
     credit: Credit,
-    /// The cost of the last scrape, not counting its reads. The next scrape sets the same amount aside before
-    /// it reads.
+    /// The CPU time of the last scrape in seconds, not including its reads. The next scrape reserves the same
+    /// CPU time before it reads.
     overhead_seconds: f64,
     began_at: Option<Instant>,
-    /// The cost of the last check, not counting its reads.
+    /// The CPU time of the last check in seconds, not including its reads.
     check_seconds: f64,
     checked_at: Option<Instant>,
 }
 
 impl Budget {
-    /// Creates a budget of this fraction of one core; 0 means no limit. The first scrape is not limited.
+    /// Creates a budget of this fraction of one core; 0 means no limit. The first scrape may exceed the
+    /// budget.
     pub fn new(fraction: f64) -> Self {
         Self {
             credit: Credit::new(fraction),
@@ -45,8 +46,8 @@ impl Budget {
 
     /// Begins a scrape.
     ///
-    /// The CPU time that earlier scrapes used beyond the budget is subtracted first. Credit from before the
-    /// last scrape is lost, so an idle hour does not allow a long burst.
+    /// Before anything else, the CPU time that earlier scrapes have used beyond the budget is subtracted.
+    /// Credit from the time before the last scrape is lost, so an idle hour does not allow a long burst.
     pub fn begin_scrape(&mut self, now: Instant) {
         let before = self.began_at.replace(now);
         self.credit.earn(now, self.longest());
@@ -56,20 +57,21 @@ impl Budget {
         }
     }
 
-    /// Begins a check between two scrapes. The check may spend credit that was earned and not used yet.
+    /// Begins a check between two scrapes. The check may use credit that was earned and is still left.
     pub fn begin_check(&mut self, now: Instant) {
         self.checked_at = Some(now);
         self.credit.earn(now, self.longest());
     }
 
-    /// Charges the cost of a check, not counting its reads.
+    /// Ends a check, and subtracts its CPU time from the credit. `overhead` does not include the reads of the
+    /// check.
     pub fn end_check(&mut self, overhead: Duration) {
         self.check_seconds = overhead.as_secs_f64();
         self.credit.spend(self.check_seconds);
     }
 
-    /// Returns when the next check may begin. Checks may use a quarter of the budget for everything except
-    /// reads.
+    /// Returns the time at which the next check may begin. Not including their reads, checks may use a
+    /// quarter of the budget.
     pub fn next_check(&self) -> Option<Instant> {
         Some(self.checked_at? + self.credit.time_to_earn(4.0 * self.check_seconds))
     }
@@ -79,36 +81,37 @@ impl Budget {
         MAX_ELAPSED.max(self.least_distance())
     }
 
-    /// Whether another process may be read in this scrape.
+    /// Whether this scrape or check may read one more process.
     pub fn allows(&self) -> bool {
         self.credit.is_left()
     }
 
-    /// Charges the cost of a read.
+    /// Subtracts the CPU time of a read from the credit.
     pub fn spend(&mut self, cpu: Duration) {
         self.credit.spend(cpu.as_secs_f64());
     }
 
-    /// Charges the cost of a scrape, not counting its reads.
+    /// Ends a scrape, and subtracts its CPU time from the credit. `overhead` does not include the reads of
+    /// the scrape.
     pub fn end_scrape(&mut self, overhead: Duration) {
         let before = std::mem::replace(&mut self.overhead_seconds, overhead.as_secs_f64());
         self.credit.spend(self.overhead_seconds - before);
     }
 
-    /// Ends the first scrape, which was not limited. Its cost is not subtracted from what later scrapes may
-    /// use.
+    /// Ends the first scrape, which was not limited. Its CPU time is not subtracted from what later scrapes
+    /// may use.
     pub fn end_first_scrape(&mut self, overhead: Duration) {
         self.credit.limit(self.began_at);
         self.overhead_seconds = overhead.as_secs_f64();
     }
 
-    /// Returns when the next scrape may begin.
+    /// Returns the time at which the next scrape may begin.
     pub fn next_start(&self) -> Option<Instant> {
         Some(self.began_at? + self.least_distance())
     }
 
-    /// Returns the shortest time between two scrapes. In that time, half of the budget earns the cost of the
-    /// last scrape, not counting its reads.
+    /// Returns the shortest time between the beginnings of two scrapes. In that time, half of the budget
+    /// amounts to the CPU time of the last scrape, not including its reads.
     fn least_distance(&self) -> Duration {
         self.credit.time_to_earn(2.0 * self.overhead_seconds)
     }
@@ -118,8 +121,8 @@ impl Budget {
 mod tests {
     use super::*;
 
-    /// Runs scrapes one second apart. `costs` has the cost of reading each process, in milliseconds. Returns
-    /// how often each process was read.
+    /// Runs scrapes one second apart. `costs` has the CPU time of reading each process, in milliseconds.
+    /// Returns how often each process was read.
     fn run(fraction: f64, n_scrapes: usize, costs: &[u64]) -> Vec<usize> {
         let mut budget = Budget::new(fraction);
         let mut n_reads = vec![0; costs.len()];
@@ -240,8 +243,8 @@ mod tests {
         assert!(budget.allows());
     }
 
-    /// In each case, a scrape costs `overhead_ms`, not counting its reads. The CPU time of all scrapes must
-    /// stay within the budget. Reads must get at least half as much CPU time as everything else.
+    /// In each case, a scrape takes `overhead_ms` of CPU time, not including its reads. The CPU time of all
+    /// scrapes must stay within the budget. Reads must get at least half as much CPU time as everything else.
     #[test]
     fn total_stays_within_the_budget() {
         for overhead_ms in [0, 1, 20, 25, 80, 5000] {

@@ -10,8 +10,8 @@ use crate::node::processes::job::Job;
 use crate::node::processes::read_state::STUCK_AFTER;
 use crate::procfs::Entry;
 
-/// The maximum number of detached reads. Each of them occupies a thread. When this many reads are detached, a
-/// process that has a thread in state D is skipped.
+/// The maximum number of detached reads. Each detached read occupies a thread. While this many reads are
+/// detached, a process that has a thread in state D is skipped.
 pub const MAX_DETACHED: usize = 64;
 
 /// The detached reads.
@@ -22,8 +22,8 @@ pub struct DetachedReads(Vec<DetachedRead>);
 struct DetachedRead {
     job: Job,
     thread: u32,
-    /// When the thread was last seen to have used CPU time (`ran_at`), and how much it had used in total by
-    /// then.
+    /// When the thread was last seen to have used CPU time (`ran_at`), and the total CPU time that it had
+    /// used by then (`cpu_time`).
     ran_at: Instant,
     cpu_time: Duration,
     is_stuck: bool,
@@ -49,7 +49,8 @@ impl DetachedReads {
     }
 
     /// Returns a read that has become stuck since the last call, if there is one. `cpu_time_of` returns the
-    /// CPU time of a thread. There may be several such reads, so this must be called until it returns `None`.
+    /// CPU time of a thread. Several reads may have become stuck, so this must be called until it returns
+    /// `None`.
     pub fn next_stuck(&mut self, now: Instant, cpu_time_of: impl Fn(u32) -> Option<Duration>) -> Option<Job> {
         for read in self.0.iter_mut().filter(|read| !read.is_stuck) {
             let cpu_time = cpu_time_of(read.thread).unwrap_or(read.cpu_time);
@@ -103,7 +104,7 @@ mod tests {
             "a tenth of the time is not more than a tenth"
         );
         assert_eq!(stuck(&mut reads, start, 3000, [300, 6500]), [], "it is returned once");
-        // The read that was slow before now waits for a lock.
+        // The read of the second process was slow before. Now it waits for a lock.
         assert_eq!(stuck(&mut reads, start, 4999, [300, 6600]), []);
         assert_eq!(stuck(&mut reads, start, 5000, [300, 6600]), [2]);
         assert_eq!(reads.count(), 2);

@@ -13,7 +13,7 @@ pub struct Finding<'a> {
     pub cost: Cost,
     /// How many times the process executed another program during the read.
     pub n_execs: u64,
-    /// Whether the mappings took too long to print.
+    /// Whether the kernel took too long to print the mappings.
     pub was_slow: bool,
     /// What the read found, or the reason why it failed.
     pub result: Result<Found<'a>, ReadError>,
@@ -24,8 +24,8 @@ pub struct Finding<'a> {
 pub struct Found<'a> {
     /// The inode number of the directory through which the process was read.
     pub inode: u64,
-    /// The `stat` file. It is read if the job required it, if the inode number differs from the listed one,
-    /// or if the process maps nothing. A recording has no `stat`.
+    /// The `stat` file. It is read if the job required it, if the inode number differs from the one in the
+    /// job, or if the process maps nothing. A recording has no `stat`.
     pub stat: Option<Stat>,
     /// The memory, unless only `stat` was read.
     pub memory: Option<Memory<'a>>,
@@ -34,18 +34,19 @@ pub struct Found<'a> {
 /// The memory of a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory<'a> {
-    /// What was read of the memory.
+    /// The results of the read, except for the values.
     pub read: MemoryRead,
     /// The totals by path. They are empty for a zombie or a kernel thread, and if nothing has changed.
     pub process_sums: &'a ProcessSums,
-    /// The name of the process when the read ended.
+    /// The name of the process at the end of the read.
     pub comm: &'a [u8],
-    /// The cgroups of the process when the read ended; `None` for a zombie with unknown cgroups.
+    /// The cgroups of the process at the end of the read; `None` for a zombie with unknown cgroups.
     pub cgroups: Option<&'a Cgroups>,
 }
 
 impl Found<'_> {
-    /// Returns the program that the process runs, if `stat` was read and shows it.
+    /// Returns the program that the process runs; `None` if `stat` was not read, or if `stat` does not show
+    /// the program.
     pub fn program(&self) -> Option<Program> {
         match self.memory {
             Some(memory) => memory.read.program,

@@ -12,7 +12,7 @@ pub enum Outcome {
     Outdated,
     /// The mappings overlapped in two attempts in a row. The previous values are kept.
     Torn,
-    /// The read failed. There are no values.
+    /// The read failed. The process has no values any more.
     Failed,
     /// The pid now belongs to another process.
     Replaced,
@@ -29,15 +29,16 @@ pub enum Outcome {
     Read {
         /// Whether the process has executed another program since the previous read.
         has_executed: bool,
-        /// Whether the mappings must still be read. This is so if only the sum was read, because the mappings
-        /// of the program that ran before took too long to print.
+        /// Whether the mappings must still be read. That is true if only the sum was read, because the kernel
+        /// took too long to print the mappings of the previous program.
         needs_mappings: bool,
     },
 }
 
 /// Returns what the result of a read means. `process` is in the state before the result is applied.
 pub fn outcome(job: &Job, finding: &Finding<'_>, process: &Process) -> Outcome {
-    // If the read used CPU time for at least a tenth of its duration, it was stuck for a moment only.
+    // A read that was stuck for its whole duration has used CPU time for less than a tenth of that duration.
+    // If the read has used more, it was stuck for a moment only.
     if process.state().is_stuck() && finding.cost.cpu_time * 10 < finding.cost.elapsed {
         return Outcome::Outdated;
     }
@@ -48,7 +49,8 @@ pub fn outcome(job: &Job, finding: &Finding<'_>, process: &Process) -> Outcome {
     };
     let identity = process.identity();
     let is_new = job.detail == Detail::Stat && identity.start_time().is_none();
-    // With the same start time it is the same process, to which the kernel has given a new inode number.
+    // A process with the same start time is the same process, to which the kernel has given a new inode
+    // number.
     let is_same = || found.stat.is_some_and(|stat| Some(stat.start_time) == identity.start_time());
     if found.inode != identity.entry().inode && !is_new && !is_same() {
         return Outcome::Replaced;
@@ -85,7 +87,8 @@ mod tests {
     const MAPPINGS: Detail = Detail::Mappings(Check::ReadAll);
     const SLOW: Detail = Detail::Other { n_printed: 1 };
 
-    /// The result of a read: an error, or the inode number, `stat`, and (if memory was read) the program.
+    /// The result of a read in these tests: an error, or the inode number, `stat`, and (if memory was read)
+    /// the program.
     type Returned = Result<(u64, Option<Stat>, Option<Option<Program>>), ReadError>;
 
     fn cost(cpu_ms: u64) -> Cost {

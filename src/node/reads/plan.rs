@@ -3,8 +3,8 @@
 //! All containers with processes to read get equal shares of the read time (start-time fair queueing), so no
 //! container can starve another. Within the share of a container, processes without values get at most half
 //! of the time while processes with values wait. Without this rule, a workload that forks faster than the
-//! budget allows could keep its other processes from being read. Among processes of the same kind, the one
-//! that has waited longest is read first.
+//! budget allows could keep its other processes from being read. Of two processes in a container that both
+//! have values, or both have none, the process that has waited longer is read first.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -20,7 +20,7 @@ pub struct Due {
     pub position: u32,
     /// The container that is charged for the read.
     pub container: ContainerId,
-    /// Whether the process was never read.
+    /// Whether the process has not been read before.
     pub is_new: bool,
     /// The time since which the process has been waiting for a read.
     pub since: Instant,
@@ -35,14 +35,14 @@ pub struct Plan {
     waiting: BinaryHeap<Reverse<(Duration, usize)>>,
     /// The group of the process that was popped last.
     served: Option<usize>,
-    /// A process to pop next, before all others.
+    /// The process to pop next, before all others, if there is such a process.
     repeated: Option<u32>,
     shares: HashMap<ContainerId, Share>,
     clock: Duration,
 }
 
 /// The processes of one container, as two ranges in the list of all processes to read: processes that were
-/// read before (`old`), and processes that were not (`new`).
+/// read before (`old`), and processes that were not read before (`new`).
 #[derive(Debug)]
 struct Group {
     container: ContainerId,
@@ -50,21 +50,22 @@ struct Group {
     new: Range<usize>,
 }
 
-/// The share of the read time that a container has used.
+/// How much read time a container has used.
 #[derive(Debug, Default)]
 struct Share {
-    /// The position of the container on a clock that all containers share. Each read moves its container
-    /// forward by the cost of the read. The container with the lowest position is next.
+    /// The position of the container on a time line that all containers share. Each read moves the container
+    /// of the process forward by the CPU time of the read. The container with the lowest position is served
+    /// next.
     tag: Duration,
-    /// The time spent on processes that were read before (`old`), and on processes that were not (`new`).
-    /// Each scrape subtracts the smaller of the two from both, because only their difference matters.
+    /// The CPU time spent on processes that were read before (`old`), and on processes that were not read
+    /// before (`new`). Each scrape subtracts the smaller time from both, because only the difference matters.
     old: Duration,
     new: Duration,
     is_due: bool,
 }
 
 impl Plan {
-    /// Replaces the processes to read.
+    /// Replaces the list of processes to read.
     pub fn fill(&mut self, due: impl Iterator<Item = Due>) {
         let Self { due: all, groups, waiting, shares, .. } = self;
         all.clear();
@@ -91,12 +92,12 @@ impl Plan {
         all.shrink_to(2 * all.len());
     }
 
-    /// Makes the process at this position the next one to be read.
+    /// Makes the process at this position in the table of processes the next one to be read.
     pub fn repeat(&mut self, position: usize) {
         self.repeated = Some(position as u32);
     }
 
-    /// Charges a container for the read of one of its processes.
+    /// Adds the CPU time of a read to what the container of the process has used.
     pub fn charge(&mut self, container: ContainerId, is_new: bool, cost: Duration) {
         if let Some(share) = self.shares.get_mut(&container) {
             share.tag += cost;
@@ -104,7 +105,7 @@ impl Plan {
         }
     }
 
-    /// Returns the position of the process to read next.
+    /// Returns the position, in the table of processes, of the process to read next.
     pub fn pop(&mut self) -> Option<usize> {
         if let Some(position) = self.repeated.take() {
             return Some(position as usize);
@@ -134,13 +135,13 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// A process and the cost of its read.
+    /// A simulated process, and the CPU time of reading it.
     #[derive(Clone, Copy)]
     struct Process {
         container: ContainerId,
         cost: Duration,
-        /// Whether the process counts as new in each scrape, because it always executes another program, or
-        /// because another process always replaces it.
+        /// Whether the process is new in each scrape, because it always executes another program, or because
+        /// another process always replaces it.
         is_new: bool,
         read_at: Option<Instant>,
         n_reads: u32,
@@ -156,8 +157,8 @@ mod tests {
         }
     }
 
-    /// Runs one scrape per second. Each scrape spends `budget` on reads. Returns how many scrapes each
-    /// process has waited at most.
+    /// Runs one scrape per second. Each scrape spends `budget` on reads. Returns, for each process, the
+    /// largest number of scrapes between two reads.
     fn run(processes: &mut [Process], budget: Duration, n_scrapes: u32) -> Vec<u32> {
         let (mut plan, start) = (Plan::default(), Instant::now());
         let (mut waits, mut read_in) = (vec![0; processes.len()], vec![0; processes.len()]);
@@ -189,7 +190,7 @@ mod tests {
         (0..processes.len()).map(|i| waits[i].max(n_scrapes - read_in[i])).collect()
     }
 
-    /// Returns the total cost of reading a container's processes.
+    /// Returns the CPU time that all reads of a container's processes have used.
     fn spent(processes: &[Process], container: u32) -> Duration {
         processes.iter().filter(|p| p.container == ContainerId(container)).map(|p| p.cost * p.n_reads).sum()
     }
@@ -203,9 +204,9 @@ mod tests {
         assert_eq!(plan.pop(), None);
     }
 
-    /// In the first container, four processes are new in every scrape, and reading each costs 200 ms. In 40
-    /// other containers, there are ten processes each, and reading each costs 1 ms. Those 400 processes must
-    /// be read at least every four scrapes.
+    /// In the first container, four processes are new in every scrape, and reading each of them takes 200 ms.
+    /// In each of 40 other containers, there are ten processes, and reading each of them takes 1 ms. Those
+    /// 400 processes must each be read at least every four scrapes.
     #[test]
     fn containers_have_equal_shares() {
         let mut processes = vec![Process { is_new: true, ..process(0, 200) }; 4];
@@ -214,7 +215,7 @@ mod tests {
         assert!(waits[4..].iter().all(|&wait| wait <= 4), "{:?}", waits[4..].iter().max());
         let share = spent(&processes, 0).as_secs_f64() / (0.25 * 200.0);
         assert!(share < 0.3, "{share}");
-        // For either container, reading all its processes would take more than half of the time.
+        // In each of the two containers, reading all processes would take more than half of the time.
         let mut processes: Vec<Process> = (0..20).map(|i| process(i % 2, [10, 50][i as usize % 2])).collect();
         run(&mut processes, ms(100), 1000);
         let ratio = spent(&processes, 0).as_secs_f64() / spent(&processes, 1).as_secs_f64();

@@ -1,8 +1,8 @@
 //! Reads one process: first its memory, and then its name and cgroups, which belong to that memory.
 //!
-//! A read depends only on its job, and returns what it has found. What that means for the process is decided
-//! elsewhere. Some files of a process can block their reader forever. They are opened only here, so that a
-//! scrape can continue without a read that does not return:
+//! A read depends only on its job, and returns what it has found. The module `outcome` decides what that
+//! means for the process. Some files of a process can block their reader forever. These files are opened only
+//! here, so that a scrape can go on while a read does not return:
 //!
 //! | file | can block | on |
 //! | --- | --- | --- |
@@ -41,7 +41,7 @@ const MIN_READ_WITH_STAT: Duration = Duration::from_millis(1);
 pub struct Reader {
     memory: MemoryReader,
     buffers: Buffers,
-    /// Splits anonymous memory into parts; `None` if it is not split.
+    /// Splits anonymous memory into parts; `None` if anonymous memory is not split.
     parts: Option<Parts>,
     process_sums: ProcessSums,
     comm: Vec<u8>,
@@ -51,8 +51,8 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Creates a reader on the calling thread. The snapshot that it reads for may use at most `max_bytes` of
-    /// memory. `anon_parts` says whether the reader splits anonymous memory.
+    /// Creates a reader on the calling thread. The snapshot that gets the values may use at most `max_bytes`
+    /// of memory. `anon_parts` says whether the reader splits anonymous memory.
     pub fn new(anon_parts: bool, max_bytes: usize) -> Self {
         Self {
             parts: anon_parts.then(Parts::default),
@@ -151,8 +151,8 @@ impl Reader {
         };
         let is_sum = sum.is_some();
         // The process may have executed another program after its memory was read and before its name is
-        // read. If the mappings were read, `ensure_alive` notices that below. If the sum was read, its name
-        // must be the same as before that read.
+        // read. If the mappings were read, `ensure_alive` notices that below. If the sum was read, the name
+        // of the process must be the same as before the sum was read.
         if is_sum && process.comm(&mut self.buffers)? != self.comm {
             return Err(ReadError::Exec);
         }
@@ -163,7 +163,8 @@ impl Reader {
         Ok(MemoryRead { content, n_mappings: *n_mappings, fingerprint, program })
     }
 
-    /// Reads the kernel's sum over all mappings, if `detail` asks for it and the kernel has one.
+    /// Reads the kernel's sum over all mappings. Returns `None` if `detail` does not require the sum, or if
+    /// the kernel does not print it.
     fn read_sum(
         &mut self,
         process: &ProcessDir,
@@ -246,8 +247,7 @@ impl Reader {
         }
     }
 
-    /// Starts to measure the cost of the next read. The CPU time that the thread has used so far is not part
-    /// of that cost.
+    /// Starts to measure the CPU time of the next read. What the thread has used so far is not included.
     pub fn restart_clock(&mut self) {
         self.cpu_clock = thread_cpu_time();
     }
@@ -259,8 +259,8 @@ impl Reader {
     }
 }
 
-/// Takes the fingerprint of a process. Returns whether the memory is the same as in the fingerprint `before`,
-/// and the new fingerprint.
+/// Takes a new fingerprint of a process. Returns whether the memory is unchanged since the fingerprint
+/// `before`, and the new fingerprint.
 fn compare(
     process: &ProcessDir,
     before: Option<Fingerprint>,

@@ -18,8 +18,8 @@ use crate::procfs::this_process::cpu_time_of_thread;
 use crate::procfs::{Entry, Proc};
 use crate::totals::snapshot::Snapshot;
 
-/// The time until the container reaches a limit must be at least this many times the expected duration of a
-/// read. Otherwise the read does not begin.
+/// A read begins only if the time until its container reaches a limit is at least this many times the
+/// expected duration of the read.
 const MARGIN: u32 = 3;
 
 /// The parts of the node that a read needs.
@@ -37,8 +37,8 @@ pub struct Node<'a> {
 pub struct Bounds<'a> {
     /// The CPU time that reads may use.
     pub budget: &'a Budget,
-    /// Returns how long a container takes to reach its limit if it keeps growing; `None` if it does not grow,
-    /// or has no limit.
+    /// Returns how long a container takes to reach its limit if its memory use keeps growing; `None` if the
+    /// memory use does not grow, or if there is no limit.
     pub time_to_limit: &'a dyn Fn(ContainerId) -> Option<Duration>,
 }
 
@@ -46,7 +46,7 @@ pub struct Bounds<'a> {
 #[derive(Debug)]
 pub struct Reads {
     plan: Plan,
-    /// The read that the scrape is waiting for.
+    /// The read that the scrape is waiting for, if there is one.
     under_way: Option<UnderWay>,
     detached: DetachedReads,
     /// The positions of processes that keep their values and are not read in this scrape. At the end of the
@@ -54,7 +54,7 @@ pub struct Reads {
     kept: Vec<u32>,
     /// When a process was last skipped because the budget was used up.
     left_out_at: Option<Instant>,
-    /// The search for new processes has reached this position in the table.
+    /// The position in the table that the search for new processes has reached.
     n_searched: usize,
     interval: Duration,
     always_reads: bool,
@@ -99,7 +99,7 @@ impl Reads {
         }
     }
 
-    /// Makes every scrape read every process, even if nothing has changed. This is for measuring reads.
+    /// Makes every scrape read every process, even if nothing has changed. This is used to measure reads.
     pub fn always_read(&mut self) {
         self.always_reads = true;
     }
@@ -109,27 +109,27 @@ impl Reads {
         self.interval
     }
 
-    /// Returns how many reads have failed since the start, by reason.
+    /// Returns how many reads have failed since the exporter started, by reason.
     pub fn errors(&self) -> ReadErrors {
         self.errors
     }
 
-    /// Returns the numbers of failed reads, to change them.
+    /// Returns a mutable reference to the numbers of failed reads.
     pub fn errors_mut(&mut self) -> &mut ReadErrors {
         &mut self.errors
     }
 
-    /// Returns how many reads have succeeded since the start, by what was read.
+    /// Returns how many reads have succeeded since the exporter started, by what was read.
     pub fn counts(&self) -> ReadCounts {
         self.counts
     }
 
-    /// Returns the numbers of successful reads, to change them.
+    /// Returns a mutable reference to the numbers of successful reads.
     pub fn counts_mut(&mut self) -> &mut ReadCounts {
         &mut self.counts
     }
 
-    /// Begins a scrape, after the processes have been listed. Reports the detached reads that have become
+    /// Begins a scrape, after proc has been listed. Counts and logs the detached reads that have become
     /// stuck. `reads_sums` says that this scrape needs only the kernel's sums, so no mappings are read.
     pub fn begin(&mut self, processes: &mut ProcessTable, reads_sums: bool) {
         (self.n_searched, self.reads_sums) = (0, reads_sums);
@@ -141,7 +141,7 @@ impl Reads {
         }
     }
 
-    /// Returns a job that reads `stat` of the next new process on `thread`.
+    /// Returns a job that reads `stat` of the next new process. The job will run on `thread`.
     pub fn next_unknown(&mut self, node: &mut Node<'_>, thread: u32) -> Option<Job> {
         while let Some(process) = node.processes.get(self.n_searched) {
             let i = self.n_searched;
@@ -159,8 +159,8 @@ impl Reads {
     }
 
     /// Queues the selected processes for which `wanted` is true. Processes that rest, or that have a detached
-    /// read, are not queued. If they have values, their name and container are checked now. The program that
-    /// they run is checked when the queue is empty.
+    /// read, are not queued. If such a process has values, its name and container are checked now, and the
+    /// program that it runs is checked when the queue is empty.
     pub fn queue(&mut self, node: &mut Node<'_>, now: Instant, wanted: impl Fn(&Process) -> bool) {
         let Self { plan, kept, .. } = self;
         kept.clear();
@@ -188,10 +188,10 @@ impl Reads {
         self.under_way = None;
     }
 
-    /// Returns the next read on `thread`, or `None` if this scrape reads nothing more. A process is skipped
-    /// if the budget is used up, if its container may reach a limit during the read, or if it looks stuck. Of
-    /// a skipped process, the name and the cgroups are read. It keeps its values while they show the same
-    /// process.
+    /// Returns the next read, which will run on `thread`, or `None` if this scrape reads nothing more. A
+    /// process is skipped if the budget is used up, if its container may reach a limit during the read, or if
+    /// the process looks stuck. The name and the cgroups of a skipped process are read. The process keeps its
+    /// values unless its name or cgroups show that the values no longer belong to it.
     pub fn next(
         &mut self,
         node: &mut Node<'_>,
@@ -220,9 +220,9 @@ impl Reads {
         self.next_check(node, thread)
     }
 
-    /// Returns a read of `stat` for the next process that keeps its values, to check which program it runs.
-    /// `stat` can block on `exec_update_lock`. So it is read in the same way as memory: no lock is held, and
-    /// the read can be detached.
+    /// Returns a read of `stat` for the next process that keeps its values, to check which program the
+    /// process runs. Reading `stat` can block on `exec_update_lock`. So `stat` is read in the same way as
+    /// memory: no lock is held, and the read can be detached.
     fn next_check(&mut self, node: &mut Node<'_>, thread: u32) -> Option<Job> {
         while let Some(i) = self.kept.pop() {
             let i = i as usize;
@@ -241,8 +241,8 @@ impl Reads {
     }
 
     /// Begins a read of memory. The read includes `stat` only if processes are being skipped because the
-    /// budget is used up, so that values are kept for longer than one scrape. In other cases it does not,
-    /// because that would cost up to a twelfth of reading a small process.
+    /// budget is used up, so that values are kept for longer than one scrape. In other cases `stat` is left
+    /// out, because reading it would take up to a twelfth of the CPU time of reading a small process.
     fn begin_memory(&mut self, process: &mut Process, snapshot: &Snapshot, thread: u32) -> Job {
         let now = Instant::now();
         let is_short = self.left_out_at.is_some_and(|at| now.saturating_duration_since(at) < MAX_CONFIRMED);
@@ -260,8 +260,8 @@ impl Reads {
         job
     }
 
-    /// Whether a read of this process would probably not return. This is checked only while [`MAX_DETACHED`]
-    /// reads are detached.
+    /// Whether a read of this process would probably not return. The result is always false while fewer than
+    /// [`MAX_DETACHED`] reads are detached.
     fn looks_stuck(&mut self, node: &mut Node<'_>, i: usize) -> bool {
         let is_waiting =
             self.detached.count() >= MAX_DETACHED && node.processes.has_waiting_thread(i, node.proc);
@@ -276,18 +276,18 @@ impl Reads {
     }
 
     /// Keeps the values of a process that is not read in this scrape. If the name or the container of the
-    /// process shows that the values no longer belong to it, they are dropped.
+    /// process shows that the values no longer belong to the process, the values are dropped.
     pub fn keep(&mut self, node: &mut Node<'_>, i: usize) {
         self.kept.push(i as u32);
         node.processes.refresh_kept(i, node.proc, node.discovery);
     }
 
-    /// Makes the process at this position the next one to be read.
+    /// Makes the process at this position in the table of processes the next one to be read.
     pub fn repeat(&mut self, i: usize) {
         self.plan.repeat(i);
     }
 
-    /// Charges a container for the read of a process.
+    /// Adds the CPU time of a read to what the container of the process has used.
     pub fn charge(&mut self, container: ContainerId, is_new: bool, cost: Duration) {
         self.plan.charge(container, is_new, cost);
     }
@@ -301,8 +301,8 @@ impl Reads {
         }
     }
 
-    /// Notes that a read has ended. Returns whether it was the read that the scrape was waiting for, or a
-    /// detached one.
+    /// Notes that a read has ended. Returns true if the scrape was waiting for the read, or if the read was
+    /// detached.
     pub fn end(&mut self, job: &Job) -> bool {
         if self.under_way.take_if(|under_way| under_way.job == *job).is_some() {
             return true;

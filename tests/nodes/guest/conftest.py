@@ -7,10 +7,37 @@ pytest.register_assert_rewrite("node", "ooms")
 
 import pods
 from exporter import EVERYTHING, Exporter
-from node import NODE
+from node import CONTAINERD, IS_SHORT, NODE
+
+# Tests that the gate leaves out in one of its two machines, by the release that containerd comes from. A test
+# is named by a part of its name. Each of these tests runs in the other machine, which has the same code, the
+# same systemd and the same feature of the kernel.
+LEFT_OUT = {
+    "bookworm": (
+        "test_restarted_container_replaces_the_dead_one",
+        "test_surviving_containers_stay_and_new_ones_are_found[pod_recreated]",
+        "test_surviving_containers_stay_and_new_ones_are_found[restarted]",
+    ),
+    "sid": (
+        "test_jvm_parts_are_found[overcommit_memory=2]",
+        "test_v8_heap_is_found[overcommit_memory=2]",
+        "test_exporter_does_not_delay_containerds_stop",
+        "test_moved_processes_stay_attributed_to_their_container",
+        "test_surviving_containers_stay_and_new_ones_are_found[killed]",
+        "test_surviving_containers_stay_and_new_ones_are_found[stopped_for_a_while]",
+        "test_surviving_containers_stay_and_new_ones_are_found[systemd_executed_again]",
+        "test_surviving_containers_stay_and_new_ones_are_found[systemd_reloaded]",
+    ),
+}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]):
+def pytest_collection_modifyitems(config, items: list[pytest.Item]):
+    left_out = LEFT_OUT.get(CONTAINERD, ()) if IS_SHORT else ()
+    for name in left_out:
+        assert any(name in item.name for item in items), f"LEFT_OUT has {name}, which does not exist"
+    others = [item for item in items if any(name in item.name for name in left_out)]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
     # Runs the test modules that stop containerd after all others.
     items.sort(key=lambda item: item.path.name in ("test_events.py", "test_filter.py", "test_stop.py"))
 

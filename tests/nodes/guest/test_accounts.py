@@ -11,6 +11,7 @@ from exposition import Exposition
 from lab import Container, cri, kill, until
 from node import MEMORY_IMAGE, PROGRAMS
 from ooms import LIMIT, assert_leaked, leak, pids_of, records
+from sandbox import KERNEL
 
 MOUNTS = [cri.Mount(host_path=str(PROGRAMS), container_path="/programs", readonly=True)]
 
@@ -27,11 +28,15 @@ def test_cgroup_metrics_equal_the_files(node, record_property):
         node.remove_pod(pod)
     record_property("fields of a cgroup compared", len(values))
     assert (values["memory_max_bytes"], values["memory_limit_bytes"]) == (64 * MIB, 48 * MIB)
-    assert values["memory_stat_shmem_bytes"] >= 5 * MIB and len(values) >= (30 if IS_V2 else 24), values
+    # Before Linux 5.13, memory.stat lags behind by up to 32 pages for each CPU.
+    lag = 0 if KERNEL >= (5, 13) else 32 * os.cpu_count() * os.sysconf("SC_PAGE_SIZE")
+    assert values["memory_stat_shmem_bytes"] >= 5 * MIB - lag and len(values) >= (30 if IS_V2 else 24), values
 
 
 def test_parts_add_up_with_locked_swapped_and_freed_memory(node, record_property):
-    """The pod memory-0 has locked memory. The pod partly-0 has huge pages of which only one half is in use.
+    """The pod memory-0 has locked memory.
+
+    The pod partly-0 has huge pages of which only one half is in use.
     """
     pod = node.run_pod(
         "accounts", "partly-0", [Container("partly", ["/memory", "partly"], image=MEMORY_IMAGE)]

@@ -1,5 +1,5 @@
-// Usage: mappings N FILE... Has N mappings, and touches one page of each. Maps each file four times, like the
-// loader. The other mappings are anonymous.
+// mappings N FILE...: has N mappings, and touches one page of each. Like the loader, it maps each file four
+// times. The other mappings are anonymous. With BUSY in the environment, it touches a new page every second.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,6 +33,11 @@ int main(int argc, char **argv) {
     }
     puts("ready");
     fflush(stdout);
-    for (;;)
+    while (!getenv("BUSY"))
         pause();
+    for (;;) {
+        sleep(1);
+        madvise(start, page, MADV_DONTNEED);
+        start[0] = 1;
+    }
 }

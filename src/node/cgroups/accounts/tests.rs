@@ -137,7 +137,8 @@ fn the_cgroup_is_that_of_the_init_process_or_of_the_id() {
     }
 }
 
-/// The workload in container a creates a cgroup below its own, and names it after container b.
+/// The workload in container a creates a cgroup below the cgroup of container a, and names it after container
+/// b.
 #[test]
 fn no_workload_changes_the_account_of_another_container() {
     for pid in ["20", "-"] {

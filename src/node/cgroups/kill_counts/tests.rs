@@ -147,8 +147,8 @@ fn kills_are_not_attributed_to_another_container() {
     }
 }
 
-/// The container reaches its own limit first, and a second later that of its pod. The pod can reach its limit
-/// although the container does not, if an ended container has left shared memory.
+/// The container reaches its own limit first, and a second later the limit of its pod. The pod can reach its
+/// limit although the container does not, if an ended container has left shared memory.
 #[test]
 fn the_limit_hit_closest_to_the_kill_is_reported() {
     let mut node = Node::new();

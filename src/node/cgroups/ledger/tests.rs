@@ -37,7 +37,7 @@ fn ledger(node: &Node) -> Ledger {
     Ledger::new([Reads::Tops, Reads::Use].map(|reads| fs.memory(reads).unwrap()))
 }
 
-/// Returns the parts in KiB.
+/// Returns the name of each part, and its size in KiB.
 fn parts(ledger: &mut Ledger, node: &Node) -> Vec<(String, i64)> {
     ledger.read(&node.proc, 8, |_| None);
     let name = |labels: &str| labels.trim_start_matches("{part=\"").trim_end_matches("\"}").to_owned();

@@ -78,7 +78,8 @@ fn containers_outside_the_filters_count_for_a_selected_pod() {
     }
     let processes = [(10, 100, "/kubepods/x/c1"), (20, 100, "/kubepods/y/c2")];
     assert_eq!(read.scrape(&processes), [(POD.to_owned(), 25, None, Some(15))]);
-    // A cgroup that several pods share is not a pod's cgroup, and neither is one directly below the root.
+    // A cgroup that several pods share is not a pod's cgroup. A cgroup directly below the root is not a pod's
+    // cgroup either.
     let mut read = Read::new(
         "shared",
         &[("c1", "10", "shop", "a"), ("c2", "20", "bank", "b"), ("c3", "30", "shop", "c")],

@@ -2,6 +2,10 @@ use std::fs;
 
 use super::super::accounts::tests::{Node, Process, labels};
 use super::*;
+use crate::smaps::fields::values;
+use crate::smaps::{place::PlaceText, scanner::Mapping};
+use crate::totals::process_sums::ProcessSums;
+use crate::totals::snapshot;
 
 /// A node and the memory use of its containers.
 pub(crate) struct Checked {
@@ -32,10 +36,37 @@ impl Checked {
         self.node.write(name, text);
     }
 
+    /// Sums up processes that map this many bytes, one in each container.
+    fn map(&mut self, mapped: &[u64]) {
+        self.snapshot = Snapshot::new(usize::MAX, 0);
+        let mut readings = Vec::new();
+        for (container, &pss) in self.usage.accounts.containers().zip(mapped) {
+            let key = container.id.key();
+            self.snapshot.register(key, &container.labels);
+            let (mut sums, values) = (ProcessSums::new(usize::MAX), values(&[("pss", pss)]));
+            sums.add(&Mapping { path: b"[heap]", values: &values, place: PlaceText::default(), count: 1 });
+            let (process, mut id) = (snapshot::Process { container: key, comm: b"leak", pid: 1 }, None);
+            self.snapshot.record(process, &sums, &mut id);
+            readings.extend(id);
+        }
+        self.snapshot.sum(readings.iter().map(|id| (id, true)));
+    }
+
+    /// Returns the mapped bytes that are kept for an OOM record of each container.
+    fn take_kept(&mut self) -> Vec<Option<u64>> {
+        let readings = self.usage.accounts.iter_mut().map(|account| account.take_content().last_reading);
+        readings.map(|last| Some(last?.largest.pss)).collect()
+    }
+
     fn pass(&mut self, processes: &[Process], is_check: bool) -> Vec<Kill> {
+        self.pass_with(processes, is_check, |_| {})
+    }
+
+    /// Simulates a pass. Before its end, `then` happens.
+    fn pass_with(&mut self, processes: &[Process], is_check: bool, then: impl Fn(&mut Self)) -> Vec<Kill> {
         let processes = self.node.see(processes);
         self.now += Duration::from_secs(1);
-        let Self { node, usage, snapshot, now } = self;
+        let Self { node, usage, now, .. } = self;
         usage.watch.step(Proc::open(node.proc.path()).unwrap(), *now);
         usage.update(&processes, &node.discovery, &node.proc, *now);
         let kills = usage.take_kills();
@@ -43,6 +74,8 @@ impl Checked {
         if !is_check {
             usage.read(&node.proc)
         }
+        then(self);
+        let Self { node, usage, snapshot, now } = self;
         usage.join(snapshot, &processes, &node.proc, *now);
         kills
     }
@@ -105,6 +138,19 @@ fn a_container_is_read_from_86_percent_of_its_limit_on_while_it_grows() {
     }
 }
 
+/// A container may be listed only after it has used up most of its memory.
+#[test]
+fn a_container_that_is_close_to_its_limit_when_it_becomes_known_is_read() {
+    for (file, expected) in [("kubepods/pod/c1", &["a"][..]), ("kubepods/pod", &["a", "b"])] {
+        let (mut node, processes) = pod(&format!("known-{}", file.len()));
+        node.write("kubepods/pod/c1/memory.max", "1000\n");
+        node.write("kubepods/pod/memory.current", "1\n");
+        node.cgroup(file, 930);
+        assert_eq!(node.check(&processes).0, expected, "{file}");
+        assert_eq!(node.check(&processes).0, [""; 0], "{file}");
+    }
+}
+
 #[test]
 fn a_lowered_limit_is_noticed_at_the_next_measurement() {
     let (mut node, processes) = pod("lowered");
@@ -127,6 +173,45 @@ fn a_container_can_come_close_to_the_limit_of_its_pod() {
     for (current, expected) in [(859, &[][..]), (860, &["a", "b"]), (909, &[]), (910, &["a", "b"])] {
         node.write("kubepods/pod/memory.current", &format!("{current}\n"));
         assert_eq!(node.check(&processes).0, expected, "{current}");
+    }
+}
+
+/// A container that begins with much memory seems to grow that fast for five seconds.
+#[test]
+fn the_growth_of_a_container_decides_until_98_percent_of_its_limit() {
+    let (mut node, processes) = pod("start");
+    node.write("kubepods/pod/c1/memory.max", "1000\n");
+    node.write("kubepods/pod/c1/memory.stat", "inactive_file 0\n");
+    node.write("kubepods/pod/memory.max", "max\n");
+    node.cgroup("kubepods/pod/c1", 10);
+    node.scrape(&processes);
+    let id = node.usage.accounts.containers().next().unwrap().id;
+    for (current, tens_of_ms) in [(960, 8), (979, 4), (980, 0)] {
+        node.cgroup("kubepods/pod/c1", current);
+        node.check(&processes);
+        let time = node.usage.time_to_limit(id).map(|time| time.as_millis() / 10);
+        assert_eq!(time, Some(tens_of_ms), "{current}");
+    }
+}
+
+/// When several containers reach their limits at once, kills fall into most passes.
+#[test]
+fn a_kill_during_a_pass_leaves_the_readings_of_other_containers() {
+    for (file, expected) in [("c1", [910, 920]), ("other", [1, 920])] {
+        let (mut node, processes) = pod(&format!("intact-{file}"));
+        for container in ["c1", "c2"] {
+            node.write(&format!("kubepods/pod/{container}/memory.max"), "1000\n");
+            node.cgroup(&format!("kubepods/pod/{container}"), 950);
+        }
+        node.scrape(&processes);
+        node.map(&[910, 910]);
+        node.check(&processes);
+        node.pass_with(&processes, true, |node| {
+            node.oom_kills(8);
+            node.write(&format!("kubepods/pod/{file}/memory.events"), "oom 2\noom_kill 4\n");
+            node.map(&[1, 920]);
+        });
+        assert_eq!(node.take_kept(), expected.map(Some), "a kill in {file}");
     }
 }
 
@@ -261,8 +346,8 @@ fn kills_of_unselected_containers_are_not_counted() {
     assert_eq!(node.check(&processes[..1]).1, []);
 }
 
-/// If a container started after the exporter, kills in it count even if they happened before its counters
-/// were first read.
+/// If a container started after the exporter, the kills in the container are counted even if they happened
+/// before its counters were first read.
 #[test]
 fn kills_before_the_first_read_count_only_if_newer_than_the_exporter() {
     for (pid, start_time, path, of_container, of_pod, expected) in [

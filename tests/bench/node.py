@@ -1,0 +1,110 @@
+"""Measures the millicores that the exporter costs a node of 110 pods, beside those of process-exporter.
+
+usage: node.py [ROUNDS]
+
+250 containers have two processes each, of 60 and of 150 mappings: 500 processes and 52,500 mappings. The
+options are those of the DaemonSet. Both exporters run at once over the same processes, and are scraped every
+15 s, and then every 30 s, while the processes are quiet, and while each touches a new page every second.
+process-exporter runs with its own defaults and selects the same processes; it is left out where it is not
+installed.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import ExitStack, redirect_stdout
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "nodes"))
+
+from exporter import Exporter  # noqa: E402
+from lab import until  # noqa: E402
+from load import N_CONTAINERS, Live, shipped_options  # noqa: E402
+
+PROCESS_EXPORTER = shutil.which("prometheus-process-exporter") or shutil.which("process-exporter")
+PROCESS_EXPORTER_ADDRESS = "127.0.0.1:9256"
+N_MAPPINGS = (60, 150)
+# From its third scrape on, the exporter does not read again what has not changed.
+N_WARM_UP = 4
+
+
+def cpu_seconds(pid: int) -> float:
+    """Returns the CPU time of a process in nanoseconds' precision: its clock, see clock_getcpuclockid(3)."""
+    return time.clock_gettime(~pid << 3 | 2)
+
+
+def request(url: str) -> bytes:
+    headers = {"Accept-Encoding": "gzip", "User-Agent": "Prometheus/3.0.0"}
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as response:
+        return response.read()
+
+
+def millicores(urls: dict[int, str], seconds: float, n_periods: int) -> list[float]:
+    """Scrapes each exporter once per period. Returns the CPU time of each, in thousandths of a core."""
+    started_at, before = time.monotonic(), [cpu_seconds(pid) for pid in urls]
+    for n in range(1, n_periods + 1):
+        time.sleep(max(0.0, started_at + n * seconds - time.monotonic()))
+        for url in urls.values():
+            request(url)
+    elapsed = time.monotonic() - started_at
+    return [1000 * (cpu_seconds(pid) - was) / elapsed for pid, was in zip(urls, before)]
+
+
+def start_process_exporter(directory: Path) -> subprocess.Popen:
+    config = directory / "process-exporter.yml"
+    config.write_text("process_names:\n  - comm: [mappings]\n")
+    arguments = ["-config.path", config, "-web.listen-address", PROCESS_EXPORTER_ADDRESS]
+    return subprocess.Popen(
+        [PROCESS_EXPORTER, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def answers(url: str) -> Callable[[], bool]:
+    def check() -> bool:
+        try:
+            return bool(request(url))
+        except OSError:
+            return False
+
+    return check
+
+
+def measure(is_busy: bool, n_periods: int):
+    load = Live(Path(tempfile.mkdtemp(prefix="smaps-node-")), N_MAPPINGS, is_busy)
+    # The exporter's log is printed when it is closed.
+    with redirect_stdout(sys.stderr), ExitStack() as stack:
+        stack.callback(load.close)
+        options = ("--fixture", load.directory, *load.options, *shipped_options())
+        exporter = stack.enter_context(Exporter(*options))
+        urls = {exporter.process.pid: f"http://{exporter.address}/metrics"}
+        if PROCESS_EXPORTER:
+            other = start_process_exporter(load.directory)
+            stack.callback(other.wait)
+            stack.callback(other.kill)
+            urls[other.pid] = f"http://{PROCESS_EXPORTER_ADDRESS}/metrics"
+            until(answers(urls[other.pid]), 60, "process-exporter answers")
+        millicores(urls, 2, N_WARM_UP)
+        for seconds in (15, 30):
+            own, *others = millicores(urls, seconds, n_periods)
+            beside = f", process-exporter {others[0]:6.2f}" if others else ""
+            what = f"{'busy' if is_busy else 'quiet'}, scraped every {seconds} s"
+            line = f"  {what:<32}{own:6.2f} millicores{beside}"
+            print(line, file=sys.__stdout__, flush=True)
+
+
+def main(n_periods: int):
+    n_processes = len(N_MAPPINGS) * N_CONTAINERS
+    print(f"\na node of 110 pods, {n_processes} processes, as shipped, over {n_periods} periods", flush=True)
+    if not PROCESS_EXPORTER:
+        print("  process-exporter is not installed, so it is skipped")
+    for is_busy in (False, True):
+        measure(is_busy, n_periods)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
