@@ -95,7 +95,7 @@ fn promtool_tries_each_alert_in_each_situation() {
     }
 }
 
-/// Clusters have pods with the same addresses, hence the same `instance`.
+/// Pods of different clusters may have the same address, so their series have the same `instance`.
 #[test]
 fn series_of_two_clusters_are_never_matched() {
     for path in [RULES, "src/http/dashboard.json"] {

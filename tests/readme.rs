@@ -1,5 +1,5 @@
-//! What the pages and `src/kubernetes` tell users to apply works: the YAML parses, its parts fit together,
-//! commands and requests are valid, and every link leads somewhere.
+//! Tests the documents and the files in `src/kubernetes`: the YAML can be parsed, its parts fit together, the
+//! commands and requests are valid, and every link has a target.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,7 +15,7 @@ const MONITOR: &str = include_str!("../src/kubernetes/podmonitor.yaml");
 const RULES: &str = include_str!("../src/kubernetes/rules.yaml");
 const OPERATOR_RULES: &str = include_str!("../src/kubernetes/prometheusrule.yaml");
 
-/// Returns every page in Markdown, by its path in the repository.
+/// Returns the text of every Markdown page, by its path in the repository.
 fn pages() -> BTreeMap<PathBuf, String> {
     fn walk(root: &Path, directory: &Path, found: &mut BTreeMap<PathBuf, String>) {
         for entry in fs::read_dir(root.join(directory)).unwrap().map(Result::unwrap) {
@@ -35,7 +35,8 @@ fn pages() -> BTreeMap<PathBuf, String> {
     found
 }
 
-/// Returns the lines of a page, each with whether it is code: in a fenced block, or indented as a paragraph.
+/// Returns the lines of a page, each with a flag that says whether it is code. A line is code if it is in a
+/// fenced block or in an indented paragraph.
 fn lines(text: &str) -> impl Iterator<Item = (bool, &str)> {
     let (mut is_fenced, mut is_after_blank) = (false, true);
     text.lines().map(move |line| {
@@ -47,7 +48,7 @@ fn lines(text: &str) -> impl Iterator<Item = (bool, &str)> {
     })
 }
 
-/// Returns the documents of the manifests, and of every fenced YAML block of the pages.
+/// Returns the YAML documents of the manifests, and of every fenced YAML block in the pages.
 fn documents() -> Vec<Yaml> {
     let pages = pages();
     let blocks = pages.values().flat_map(|text| text.split("```yaml\n").skip(1));
@@ -106,7 +107,7 @@ fn every_args_list_is_valid() {
     }
 }
 
-/// Returns the program's arguments if this line of code runs it.
+/// Returns the arguments of the program, if this line of code runs the program.
 fn arguments_in(line: &str) -> Option<&str> {
     let (_, arguments) = line.split_once("smaps-container-exporter ").or_else(|| {
         line.split_once(concat!("localhost/smaps-container-exporter:", env!("CARGO_PKG_VERSION"), " "))
@@ -114,7 +115,8 @@ fn arguments_in(line: &str) -> Option<&str> {
     arguments.starts_with('-').then_some(arguments)
 }
 
-/// Checks all commands, including the one for the Go exporter with single dashes and those in containers.
+/// Checks all commands in the pages and in containers, including a command for the Go exporter, with single
+/// dashes.
 #[test]
 fn every_command_line_is_valid() {
     let joined: Vec<String> = pages().values().map(|text| text.replace("\\\n", " ")).collect();
@@ -144,7 +146,7 @@ fn every_request_is_valid() {
     }
 }
 
-/// Returns the anchors of a page's headings, as GitHub names them.
+/// Returns the anchors that GitHub gives to the headings of a page.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for (_, line) in lines(text).filter(|(is_code, line)| !is_code && line.starts_with('#')) {
@@ -160,13 +162,13 @@ fn anchors(text: &str) -> BTreeSet<String> {
 fn links(text: &str) -> Vec<String> {
     let prose = lines(text).filter(|(is_code, _)| !is_code).map(|(_, line)| format!("{line}\n"));
     let prose: String = prose.collect();
-    // Every second part is code.
+    // Every second part is code, because backquotes separate the parts.
     let prose: String = prose.split('`').step_by(2).collect();
     let targets = prose.split("](").skip(1).map(|rest| rest.split_once(')').expect("the link ends").0);
     targets.map(str::to_owned).collect()
 }
 
-/// A URL is checked by its syntax only; a file and a heading must exist.
+/// Files and headings that are link targets must exist. Of a URL, only the syntax is checked.
 fn assert_link(page: &Path, target: &str, pages: &BTreeMap<PathBuf, String>) {
     if let Some(url) = target.strip_prefix("https://").or_else(|| target.strip_prefix("http://")) {
         let host = url.split('/').next().unwrap();

@@ -23,7 +23,7 @@ const LIST_OF_METRICS: &str = "src/exposition/README.md";
 /// Compares `block` with the part of a page between `<!-- name -->` and `<!-- end -->`.
 #[track_caller]
 fn assert_block(page: &str, name: &str, block: &str) {
-    // With `BLESS=1`, several tests may write a page at the same time.
+    // With `BLESS=1`, several tests write the pages. Because of this lock, only one of them writes at a time.
     static PAGES: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _alone = PAGES.lock();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
@@ -246,8 +246,8 @@ fn resident_bytes(recording: &Path, args: &[&str]) -> u64 {
     resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// The columns of Prometheus series. Each row has the title of a column, and how the names of its families
-/// begin.
+/// The columns of the table of sizes that count Prometheus series. Each row has the title of a column, and
+/// the prefix of the names of its families.
 const COLUMNS: [(&str, &str); 5] = [
     ("smaps", "process_smaps_"),
     ("pods", "cgroup_pod_"),
@@ -267,7 +267,7 @@ fn count_series(text: &str) -> [usize; COLUMNS.len()] {
     counts
 }
 
-/// Returns a number with commas between thousands.
+/// Returns a number as text, with a comma before each group of three digits.
 fn with_commas(number: usize) -> String {
     match number {
         0..1000 => number.to_string(),
@@ -275,7 +275,7 @@ fn with_commas(number: usize) -> String {
     }
 }
 
-/// The settings in the table of sizes: how the table names them, and the arguments.
+/// The settings in the table of sizes. Each row has the name of a setting in the table, and its arguments.
 const SIZED: [(&str, &str); 7] = [
     ("the defaults of the command line", ""),
     ("`--omit-zero`", "--omit-zero"),
@@ -289,8 +289,8 @@ const SIZED: [(&str, &str); 7] = [
     ("`--group-by process`", "--group-by process"),
 ];
 
-/// The last column of the front page's table, resident memory, varies, so it is not compared. `make sizing`
-/// measures it with the static binary.
+/// The last column of the front page's table is resident memory. It varies, so it is not compared. `make
+/// sizing` measures it with the static binary.
 #[test]
 fn series_counts() {
     let recording = hundred_pods();
@@ -325,7 +325,8 @@ fn series_counts() {
         all_counts.push(counts);
     }
     assert_block(FRONT_PAGE, "counts", &table);
-    // The text also has the numbers for the defaults, for the manifest, and for the manifest by path.
+    // These numbers are also in the text of the page: for the defaults, for the manifest, and for the
+    // manifest by path.
     let [defaults, .., manifest, by_path, _] = &all_counts[..] else { panic!("{all_counts:?}") };
     let mut numbers = readme.split(|c: char| !c.is_ascii_digit() && c != ',').collect::<Vec<_>>();
     numbers.iter_mut().for_each(|number| *number = number.trim_end_matches(','));

@@ -95,8 +95,8 @@ impl Pending {
         self.compressing.is_some()
     }
 
-    /// Returns the time at which the request's wait for a scrape or a view must end. `None` means that
-    /// [`advance`](Self::advance) can be called now.
+    /// Returns the time until which the request may wait for a scrape or a view. Then
+    /// [`advance`](Self::advance) must be called. `None` means that it can be called now.
     pub fn waits_until(&self, site: &Site) -> Option<Instant> {
         if let Some(view) = &self.view {
             return (!view.view.is_answered()).then_some(view.next_try.min(view.deadline));

@@ -1,12 +1,12 @@
-"""Measures the millicores that the exporter costs a node of 110 pods, beside those of process-exporter.
+"""Measures how many millicores the exporter uses on a node of 110 pods. Compares it with process-exporter.
 
 usage: node.py [ROUNDS]
 
-250 containers have two processes each, of 60 and of 150 mappings: 500 processes and 52,500 mappings. The
-options are those of the DaemonSet. Both exporters run at once over the same processes, and are scraped every
-15 s, and then every 30 s, while the processes are quiet, and while each touches a new page every second.
-process-exporter runs with its own defaults and selects the same processes; it is left out where it is not
-installed.
+250 containers have two processes each, with 60 and with 150 mappings. This makes 500 processes and 52,500
+mappings. The options are those of the DaemonSet. Both exporters run at the same time and read the same
+processes. They are scraped every 15 s, and then every 30 s. This is done once while the processes are quiet,
+and once while each process touches a new page every second. process-exporter runs with its default options,
+and selects the same processes. It is left out if it is not installed.
 """
 
 import shutil
@@ -29,12 +29,13 @@ from load import N_CONTAINERS, Live, shipped_options  # noqa: E402
 PROCESS_EXPORTER = shutil.which("prometheus-process-exporter") or shutil.which("process-exporter")
 PROCESS_EXPORTER_ADDRESS = "127.0.0.1:9256"
 N_MAPPINGS = (60, 150)
-# From its third scrape on, the exporter does not read again what has not changed.
+# The number of scrapes before the measurement. From its third scrape on, the exporter skips processes that
+# have not changed.
 N_WARM_UP = 4
 
 
 def cpu_seconds(pid: int) -> float:
-    """Returns the CPU time of a process in nanoseconds' precision: its clock, see clock_getcpuclockid(3)."""
+    """Returns the CPU seconds that a process has used, from its CPU clock (clock_getcpuclockid(3))."""
     return time.clock_gettime(~pid << 3 | 2)
 
 
@@ -45,7 +46,7 @@ def request(url: str) -> bytes:
 
 
 def millicores(urls: dict[int, str], seconds: float, n_periods: int) -> list[float]:
-    """Scrapes each exporter once per period. Returns the CPU time of each, in thousandths of a core."""
+    """Scrapes each exporter once per period. Returns how many thousandths of a core each exporter used."""
     started_at, before = time.monotonic(), [cpu_seconds(pid) for pid in urls]
     for n in range(1, n_periods + 1):
         time.sleep(max(0.0, started_at + n * seconds - time.monotonic()))

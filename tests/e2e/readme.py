@@ -20,7 +20,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def scrape_jobs() -> list[dict]:
-    """Returns the scrape jobs for Prometheus: by kind, from the front page, and one namespace by path."""
+    """Returns the documented scrape jobs for Prometheus: all pods by kind, and one namespace by path."""
     texts = [block for page in (FRONT_PAGE, KUBERNETES_PAGE) for block in blocks(page, "yaml")]
     documents = [yaml.safe_load(text) for text in texts if text.startswith("scrape_configs:")]
     return [job for document in documents for job in document["scrape_configs"]]

@@ -233,7 +233,7 @@ def test_tasks_of_a_hung_shim_keep_their_pids(containerd, cgroups, exporter):
     assert processes(exporter.after()) == {"b": 1}
 
 
-# The documented bound: 4 MiB, plus 2.2 times the 12.8 MB that the default --max-samples allows.
+# The bound in the documents: 4 MiB, plus 2.2 times the 12.8 MB that the default --max-samples allows.
 DOCUMENTED = 4 * MIB + 2.2 * 12.8e6
 
 

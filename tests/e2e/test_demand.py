@@ -84,15 +84,16 @@ def assert_fresh(stored, n_servers: int):
     assert max(ages) < 1, "a result is fresh for one second"
 
 
-# The share of a core that an exporter may use without requests, by its groups of cgroup metrics.
+# The fraction of a core that an exporter may use without requests, for each value of --cgroup-metrics.
 MAX_IDLE = {"none": 0.0002, "memory": 0.01}
 
 
 @pytest.fixture(scope="module")
 def idle(node):
-    """Exporters that get no request for WATCH_SECONDS, at the same time.
+    """Exporters that get no request for WATCH_SECONDS. They run at the same time.
 
-    Each is given with its number of scrapes before, and the CPU seconds that it used.
+    For each exporter: the number of its scrapes before that time, and how many CPU seconds it used in that
+    time.
     """
     with ExitStack() as stack:
         exporters = {
@@ -113,7 +114,7 @@ def idle(node):
 
 @pytest.mark.parametrize("groups", MAX_IDLE)
 def test_no_scrapes_without_requests(idle, groups):
-    """Without requests, the exporter only checks memory use, and only if cgroup metrics are enabled."""
+    """Without requests, the exporter makes only checks, and only if cgroup metrics are enabled."""
     exporter, n_scrapes, spent = idle[groups]
     assert exporter.get("/healthz")[0] == 200
     assert exporter.get("/readyz")[0] == 200

@@ -31,7 +31,7 @@ def build(directory: Path) -> list[dict]:
 
 
 def program(*arguments: str) -> str:
-    """Return what the program prints."""
+    """Returns the output of the program."""
     return subprocess.run([BINARY, *arguments], stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
@@ -114,7 +114,7 @@ def test_the_program_prints_what_kustomize_builds(tmp_path, what, chosen):
 
 
 def made(what: str, image: str) -> str:
-    """Return what `make` prints for a user, who does not call it from another make."""
+    """Returns the output of `make` for a user, who does not call it from another make."""
     environment = {name: value for name, value in os.environ.items() if not re.match("MAKE|MFLAGS", name)}
     command = ["make", what, f"IMAGE={image}"]
     done = subprocess.run(
@@ -137,7 +137,7 @@ def test_make_prints_what_the_program_prints():
 
 
 def test_the_pages_commands_print_what_is_installed():
-    """Each command of a page that runs the image prints a file of this version, for that image."""
+    """Each documented command that runs an image prints a file of this version that names this image."""
     image = "registry.example/x:1"
     expected = {what: program("--print", what, "--image", image) for what in ("manifest", "podmonitor")}
     for page in (REPOSITORY / "README.md", readme.KUBERNETES / "README.md"):
@@ -245,7 +245,7 @@ def test_an_unknown_field_is_rejected():
 
 
 def test_the_examples_of_the_page_work(tmp_path):
-    """The page shows a kustomization of a user, with the base directory beside it, and a quota."""
+    """The page shows a user's kustomization with the base directory beside it, and a quota."""
     page = readme.KUBERNETES_PAGE.read_text()
     blocks = re.findall(r"^ *```yaml\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL)
     examples = [example for example in map(yaml.safe_load, blocks) if "kind" in example]

@@ -81,11 +81,11 @@ def test_a_kill_is_recorded_without_a_scrape(node, mounts):
 
 def test_ten_kills_at_once_are_recorded(node, mounts):
     with exporter_of(node) as exporter:
-        # The leaks begin when the containers have been listed, also on a busy machine.
+        # The leaks begin after three seconds. By then the containers are listed, even on a busy machine.
         containers = [leak(mounts, 60, 4 + i % 3, 80 * MIB, delay=3) for i in range(10)]
         pods = [node.run_pod("accounts", f"leak-{i}", [container]) for i, container in enumerate(containers)]
         try:
-            # On a busy machine, the first may be killed before the last has begun.
+            # On a busy machine, the first container may be killed before the last container has started.
             until(lambda: len(records(exporter)) == 10, 120, "all are recorded")
         finally:
             for made in pods:

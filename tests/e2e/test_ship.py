@@ -286,7 +286,7 @@ def test_prometheus_accepts_the_scrape_configuration(tmp_path):
 
 
 def test_sizes_and_times(built, ship_lab, capsys):
-    """Prints figures. Times and resident memory are those of a quiet machine only if this test runs alone."""
+    """Prints sizes and times. Times and resident memory are meaningful only if this test runs alone."""
     binary, archive = built
     assert binary.stat().st_size <= 3 * MIB, "expected a binary of at most 3 MiB"
 

@@ -22,7 +22,8 @@ from live_node import MIB, resident
 INTERVAL = 0.2
 OFTEN = ("--scrape-interval", f"{INTERVAL}s", *BY_PID)
 MAX_AGE = 2 * INTERVAL + 3
-# Longer than values may be old, and than the exporter takes to notice a stuck process.
+# How many seconds the exporter is observed. Values must never be as old as this. The exporter notices a stuck
+# process in less time.
 WATCHED = 5
 
 

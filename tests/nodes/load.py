@@ -140,7 +140,7 @@ class Live:
             raise
 
     def make_cgroup(self, root: Path, path: str) -> Path:
-        """Makes a cgroup and those above it, with the memory controller on version 2."""
+        """Makes a cgroup and the cgroups above it. With version 2, enables the memory controller in them."""
         cgroup = root
         for name in path.split("/"):
             control = cgroup / "cgroup.subtree_control"

@@ -28,7 +28,7 @@ class Machine:
 
         It configures the kernel, systemd and the tests in the machine.
         """
-        # The check of the timer at boot panics if the emulator gets no core for some milliseconds.
+        # At boot, the kernel checks the timer. It panics if the emulator gets no core for some milliseconds.
         terminal = "ttyS0 no_timer_check" if self.architecture == "amd64" else "ttyAMA0"
         hierarchy = "systemd.unified_cgroup_hierarchy=1"
         if self.cgroup == 1:

@@ -28,7 +28,7 @@ def test_cgroup_metrics_equal_the_files(node, record_property):
         node.remove_pod(pod)
     record_property("fields of a cgroup compared", len(values))
     assert (values["memory_max_bytes"], values["memory_limit_bytes"]) == (64 * MIB, 48 * MIB)
-    # Before Linux 5.13, memory.stat lags behind by up to 32 pages for each CPU.
+    # Before Linux 5.13, memory.stat may lack up to 32 pages for each CPU.
     lag = 0 if KERNEL >= (5, 13) else 32 * os.cpu_count() * os.sysconf("SC_PAGE_SIZE")
     assert values["memory_stat_shmem_bytes"] >= 5 * MIB - lag and len(values) >= (30 if IS_V2 else 24), values
 

@@ -14,7 +14,7 @@ from ooms import FOREVER, Instance, kills, limit_cgroup, pods_of, records, wait_
 pytestmark = pytest.mark.skipif(not IS_V2, reason="version 1 reports no events")
 # The number of seconds from the end of a container to its removal.
 AT_ONCE, LIKE_A_RUNTIME = 0, 0.02
-# Number of times that five containers are killed and removed at once.
+# How many times five containers are killed and removed at the same time.
 N_TIMES = 4 if IS_SHORT else 20
 SLEEP = f"exec sleep {FOREVER}"
 

@@ -1,5 +1,5 @@
-// mappings N FILE...: has N mappings, and touches one page of each. Like the loader, it maps each file four
-// times. The other mappings are anonymous. With BUSY in the environment, it touches a new page every second.
+// Usage: mappings N FILE... Has N mappings, and touches one page of each. Maps each file four times, like the
+// loader. The other mappings are anonymous. With BUSY in the environment, touches a new page every second.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
