@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks the words and the width of lines in every text file of the repository. Part of `make lint`.
+"""Checks the words and the width of lines in every text file of the repository, for `make lint`.
 
 The check fails on lines of more than 110 columns. It also fails on a short list of words that are nearly
 always wrong here, in comments, names and strings: see "Words" in CONTRIBUTING.md. Passing it does not make a

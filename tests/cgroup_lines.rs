@@ -1,4 +1,4 @@
-//! Tests that a process can be attributed by any line of its cgroup file. The lines are those of the
+//! Tests that a process can be attributed by any line of its cgroup file. The lines are taken from the
 //! hierarchies that runtimes and distributions create.
 
 use std::sync::Arc;

@@ -274,9 +274,9 @@ fn addresses_have_lower_case_hexadecimal_digits() {
             n_headers += expected.len();
         }
     }
-    // The line remains a header if one of 24 places has another one of the 16 digits, or if nothing is
-    // changed. A further minus or space near the end of an address shortens the address, but the line is
-    // still a header.
+    // The line remains a header if one of 24 places gets any of the 16 digits, or if the minus or the space
+    // is replaced by itself. A minus or space in place of one of the last digits of an address shortens the
+    // address, but the line is still a header.
     assert!((24 * 16 + 2..24 * 16 + 30).contains(&n_headers), "{n_headers}");
 }
 

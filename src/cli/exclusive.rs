@@ -3,8 +3,8 @@
 use super::table::OPTIONS;
 use super::usage_error::UsageError;
 
-/// Each entry is an option, and other options that have no effect if that option is given. Giving both is an
-/// error, because otherwise the other option would be ignored silently.
+/// Each entry has an option, and further options that have no effect beside the first one. Such a combination
+/// is an error. If it were accepted, a further option would be ignored silently.
 const EXCLUSIVE: [(&str, &[&str]); 4] = [
     ("once", &["record"]),
     ("fixture", &["proc-path", "containerd-sock", "containerd-namespace", "cri-sock", "container-logs"]),

@@ -111,12 +111,12 @@ impl Progress {
         std::mem::take(&mut self.is_first)
     }
 
-    /// Returns when the last scrape began.
+    /// Returns the time at which the last scrape began.
     pub fn began_at(&self) -> Option<Instant> {
         self.began_at
     }
 
-    /// Returns when the readings were last summed.
+    /// Returns the time at which the readings were last summed.
     pub fn summed_at(&self) -> Option<Instant> {
         self.summed_at
     }

@@ -1,4 +1,5 @@
-//! The threads that run scrapes and checks. One thread is active, another one stands by (see [`Handover`]).
+//! The threads that run scrapes and checks. One thread is active, and another thread stands by (see
+//! [`Handover`]).
 //!
 //! If a thread holds the mmap_lock of its process for good, one thread of this program stays blocked in the
 //! read of that process, and the process has no values. But no other read is delayed: this program holds no

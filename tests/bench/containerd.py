@@ -1,7 +1,8 @@
 """Measures how much CPU containerd and its shims use if the exporter is scraped once a second, with 50 pods.
 
-The script compares this with no requests at all, and with one Tasks.List per second. It also measures the
-cost of one listing by Tasks.List and by CRI. `SECONDS=0` measures only these listings.
+The script compares this with their CPU use without requests, and with one call of Tasks.List per second. It
+also measures the CPU time and the duration of one listing by Tasks.List and by CRI. `SECONDS=0` measures only
+these listings.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Tests search and the view by path on a busy node: with pointer and keyboard, at each width, accessibly."""
+"""Tests search and the view by path on a busy node: pointer, keyboard, accessibility, and each width."""
 
 from urllib.parse import quote
 

@@ -1,4 +1,4 @@
-"""Tests the ranking of growth: only what a container itself gains counts, seen by one exporter."""
+"""Tests the ranking of growth: it has only memory that a container itself gains, as seen by one exporter."""
 
 import re
 

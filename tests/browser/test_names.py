@@ -72,7 +72,7 @@ def test_hostile_names_are_text(hostile, page):
             if "path" not in step:
                 rows = exposition.children("pss", **step)
                 assert sorted(page.column("pss")) == sorted(value for _, value in rows)
-            # The tooltip shows names, too.
+            # The tooltip also shows names.
             page.tab.mouse.move(box["x"] + 60, box["y"] + 60)
             page.tab.mouse.move(box["x"] + 200, box["y"] + 200)
     page.screenshot("hostile")

@@ -1,6 +1,6 @@
 """Tests the queries that the page copies.
 
-A Prometheus that scrapes two nodes with the same pods has to answer them with the numbers of the page.
+A Prometheus scrapes two nodes with the same pods. Its answers must be the numbers on the page.
 """
 
 import json

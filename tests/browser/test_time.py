@@ -1,4 +1,4 @@
-"""Tests what changes while the page is open: growth, marks, pauses and ends.
+"""Tests what changes while the page is open: growth, marks, pauses, and exporters that end.
 
 Also tests empty states and large nodes.
 """
@@ -343,7 +343,7 @@ def test_page_recovers_after_a_restart_of_the_exporter(exporter, tmp_path, page)
     page.screenshot("gone")
     again = type(one)(node, tmp_path / "again.log", "--filter", "*/*/*/*", port=one.port)
     try:
-        # The page does not compare values of the new exporter with those of the old one.
+        # The page does not compare values of the new exporter with values of the old exporter.
         until("the new exporter", lambda: "Another exporter answers now (started at" in page.text("#note"))
         assert page.text("#state") == "Live" and page.value("#delta") == 0
     finally:

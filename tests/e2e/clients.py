@@ -1,4 +1,4 @@
-"""Runs HTTP clients and proxies, and strace, from Debian's packages: ab, wrk, nginx, haproxy."""
+"""Runs programs from Debian's packages: HTTP clients (ab, wrk), proxies (nginx, haproxy), and strace."""
 
 import contextlib
 import random

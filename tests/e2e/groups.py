@@ -2,12 +2,12 @@
 
 usage: groups.py [GROUP|waiting|alone]...    all groups by default
 
-Tests of a waiting group wait most of the time. So up to three of these groups run at once, each with a
-containerd of its own. The other groups run alone:
+Tests of a waiting group wait most of the time. So up to three waiting groups run at once, each with a
+containerd of its own. The other groups run alone. They have:
 
 - tests that measure CPU, latency or memory;
 - tests that compare PSS, shared or private bytes with the kernel's, because other processes change these;
-- tests that make stuck processes: ps, the lab and all others that read /proc/<pid>/cmdline block on them;
+- tests that make stuck processes, because ps, the lab and all others that read their cmdline then block;
 - tests with OOM kills, because the kernel counts the kills of the whole machine.
 """
 

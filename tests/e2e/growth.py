@@ -1,6 +1,7 @@
 """Measures how old exported values are, without using the exporter's own figure.
 
-The processes grow all the time. So if a value stays the same, its process has not been read again.
+The processes grow all the time. So if a value has not changed since the last scrape, its process was not read
+in this scrape.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""Makes container images without a builder or a registry: one layer of plain files, as from `docker save`."""
+"""Makes container images without a builder or a registry: one layer of files, as from `docker save`."""
 
 import hashlib
 import io

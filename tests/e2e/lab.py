@@ -1,7 +1,7 @@
 """A node for one test run: a real containerd with real CRI pods, without Kubernetes.
 
-`close()` removes all that the lab made: processes (each by its pid), mounts, the cgroups of pods, and the
-directory of the lab. Pods use the host's network, so they need no CNI plugin. If a test run was killed,
+`close()` removes everything that the lab made: processes (each by its pid), mounts, the cgroups of pods, and
+the directory of the lab. Pods use the host's network, so they need no CNI plugin. If a test run was killed,
 `lab.py close DIR` removes its lab.
 """
 

@@ -1,4 +1,4 @@
-"""Runs a real Prometheus server."""
+"""Runs a real Prometheus server for a test."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Finds in documents and manifests what users apply. Builds the pod that the kubelet would make of it."""
+"""Finds what users apply in documents and manifests. Builds the pod that the kubelet would make from it."""
 
 import re
 from pathlib import Path

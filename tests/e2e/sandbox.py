@@ -1,4 +1,4 @@
-"""System calls that an attacker inside the exporter would make, and a way to make its threads do them."""
+"""System calls that an attacker inside the exporter would make, and a way to run them in its threads."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""An exporter of a generated recording. The tests' clients attack this server."""
+"""An exporter that reads a generated recording, for tests whose clients attack it."""
 
 import http.client
 import os

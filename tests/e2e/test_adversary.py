@@ -1,6 +1,6 @@
 """Unprivileged processes in a container attack the exporter: they hide, use up its memory and time, or lie.
 
-In each case, the values of another container, by path, have to be exact and fresh. There is no containerd:
+In each test, the values of another container by path must stay exact and fresh. There is no containerd:
 the exporter reads a recording with a link to /proc, and the containers are cgroups with processes of the
 test. The exporter has the CPU budget and the --max-samples of the manifest, which are the defaults.
 """

@@ -1,4 +1,4 @@
-"""Tests alert rules, and queries that need series of other exporters, on made-up series with promtool."""
+"""Tests alert rules, and queries that need series of other exporters, by promtool with made-up series."""
 
 import subprocess
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Compares the parts of anonymous memory of live programs with the figures of their language runtimes.
 
-A part may exceed the runtime's figure by 5% or 2 MiB. It may fall short by no more than on the snapshots of
-fixtures/anonymous (see src/anonymous). The tests compare parts by kind, because paths differ on kernels that
-name mappings.
+A part may exceed the runtime's figure by 5% or 2 MiB. It may be smaller than the figure by at most as much as
+in the snapshots of fixtures/anonymous (see src/anonymous). The tests compare parts by kind, because paths
+differ on kernels that name mappings.
 """
 
 import json

@@ -1,6 +1,6 @@
 """containerd fails, restarts or sends large answers. Known containers must still be read, with little memory.
 
-A server of the test replaces containerd. The containers are cgroups with processes of the test.
+A server of the test takes the place of containerd. The containers are cgroups with processes of the test.
 """
 
 import re

@@ -1,11 +1,11 @@
 """Tests that skipping unchanged processes changes no value: samples always equal a direct read of smaps.
 
 There are four pairs of programs that change their memory at random, one step at a time. The programs pause
-while the test compares samples. The two programs of a pair share memory. For some time one of them is active
-and the other is idle. The exporter must notice if the memory of the idle program changes.
+while the test compares samples. The two programs of a pair share memory. For some time, one program of the
+pair is active and the other is idle. The exporter must notice if the memory of the idle program changes.
 
-EXACTNESS_STEPS sets the number of steps, and EXACTNESS_SEED the seed. The gate takes 300 steps with one seed,
-`make night` 3,000 steps with a new seed each time.
+EXACTNESS_STEPS sets the number of steps, and EXACTNESS_SEED the seed. The gate takes 300 steps, always with
+the same seed. `make night` takes 3,000 steps, each time with a new seed.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Tests that the exporter, under attack by HTTP clients, answers others in bounded time and memory.
+"""Tests that HTTP clients that attack the exporter cannot delay other clients or use up its memory.
 
 The node is a generated recording with an exposition of 10 MB, so these tests need no containerd.
 """

@@ -164,7 +164,7 @@ def test_only_the_prometheus_namespace_is_admitted():
 
 
 def closed(properties: dict, *required: str) -> dict:
-    """Returns the schema of an object that must not have other properties than these."""
+    """Returns the schema of an object that has these properties and no others."""
     return {
         "type": "object",
         "properties": properties,

@@ -1,6 +1,6 @@
 """Tests OOM kills without a scrape: records in /ooms, log lines and counters.
 
-Also tests the account's parts.
+Also tests the parts of a container's account.
 """
 
 import os
@@ -176,7 +176,7 @@ def test_each_part_of_the_account_has_its_size(node, mounts, tmp_path):
         cgroup = Cgroup(node, app)
         with cgroup.frozen():
             time.sleep(2)  # until the kernel has updated its counters
-            # The container has just grown. While this growth, if it went on, could soon reach the limit, the
+            # The container has just grown. If more of this growth could reach the limit during a read, the
             # exporter does not read the processes. So the test waits until they are read.
             account, unmapped, mapped = until(
                 lambda: (found := parts(exporter))[1] and found, 20, "its processes are read"

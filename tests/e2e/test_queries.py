@@ -1,4 +1,4 @@
-"""Tests that Prometheus answers each query of QUERIES.md, and that the exporter answers each request."""
+"""Tests that Prometheus answers each query in QUERIES.md, and the exporter each request."""
 
 import re
 from urllib.parse import urlsplit

@@ -1,6 +1,7 @@
 """Tests each row of the table of rights in src/kubernetes/README.md.
 
-With the rights of a row, the exporter reads all containers, and code in its process can do what the row says.
+With the rights in a row, the exporter can read all containers, and code in its process can do what the row
+says.
 """
 
 import os

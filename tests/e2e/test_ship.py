@@ -1,4 +1,6 @@
-"""Tests the image with the manifest's settings, queries for growth, and sizes and times."""
+"""Tests the image with the settings of the manifest.
+
+Also tests queries for growth, and measures sizes and times."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Tests slow reads: they hold a process's mmap_lock at most 1% of the time, and delay no other reads."""
+"""Tests that slow reads hold a process's mmap_lock at most 1% of the time and delay no other reads."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Tests that a process whose memory-map lock is held forever loses only its own values.
+"""Tests that only the values of a process are lost if its mmap_lock is held for good.
 
 These tests must not read smaps, maps, cmdline or environ of a stuck process. As long as there is a stuck
 process, every ps and pgrep on the machine blocks. So a guardian (programs/stuck.c) frees each stuck process

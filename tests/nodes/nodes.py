@@ -3,10 +3,10 @@
 usage: nodes.py [NODE...]             boots machines of machines.py: by default all except arm64
        nodes.py prepare [NODE...]     only builds the disks that they boot from
 
-NODES_TESTS has arguments for pytest in the machines, such as "-k 'rights or takeover'". NODES_RECORDS is how
-often each leak of test_oom_records.py runs: `make night` sets 10, which takes hours. With NODES_SHORT=1, the
-tests that guest/conftest.py lists are left out of bookworm and sid. With BLESS=1, the smaps that these
-kernels print are copied into fixtures/smaps.
+NODES_TESTS has arguments for pytest in the machines, such as "-k 'rights or takeover'". NODES_RECORDS is the
+number of runs of each leak in test_oom_records.py: `make night` sets 10, which takes hours. With
+NODES_SHORT=1, the tests that guest/conftest.py lists are left out of bookworm and sid. With BLESS=1, the
+smaps that these kernels print are copied into fixtures/smaps.
 """
 
 import os

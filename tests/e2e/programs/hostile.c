@@ -1,6 +1,6 @@
 // Usage: hostile NAME FILE... Sets its name to NAME, which may have any bytes, maps the files, prints "ready"
-// and waits. With these names, it does something else in addition:
-//   leaderless FILE...   ends the first thread and waits in another one
+// and waits. With these names, it also does the following:
+//   leaderless FILE...   ends the first thread and waits in a second thread
 //   many N               has N mappings
 //   fork N               has N children
 //   leapfrog             maps memory ahead of a reader of its smaps and unmaps it behind, forever

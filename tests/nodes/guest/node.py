@@ -1,4 +1,4 @@
-"""The containerd of the machine, with the chosen cgroup driver. Either systemd or the lab runs it."""
+"""The containerd of the machine, with the chosen cgroup driver. It is run by systemd or by the lab."""
 
 import os
 import subprocess

@@ -1,7 +1,7 @@
 """Compares the parts of anonymous memory on this kernel with the figures of language runtimes.
 
-Each test runs twice. The second time, `vm.overcommit_memory` is 2. Then the kernel does not set the flag
-`nr`, and some rules find nothing.
+Each test runs twice. In the second run, `vm.overcommit_memory` is 2. With this setting, the kernel does not
+set the flag `nr`, and some rules find nothing.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Restarts containerd, systemd and pods under two exporters. They must keep old pods and find new ones."""
+"""Restarts containerd, systemd and pods. Two exporters must keep the old pods and find the new pods."""
 
 import os
 import re

@@ -1,6 +1,6 @@
 """Tests that the filter of system calls refuses all calls that the exporter does not make, on each kernel.
 
-It must refuse no call that the exporter makes. The exporter runs outside of pods.
+The filter must not refuse any call that the exporter makes. The exporter runs outside of pods.
 """
 
 import os

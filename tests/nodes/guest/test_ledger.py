@@ -1,4 +1,4 @@
-"""Tests that the parts of the node's memory add up to all of it, whatever uses the memory."""
+"""Tests that the parts of the node's memory add up to MemTotal, whatever uses the memory."""
 
 import os
 import re

@@ -1,6 +1,6 @@
 """Tests that the machine has the kernel features of its definition.
 
-Otherwise, the results would be misleading.
+Without these features, the results of the other tests would be misleading.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Tests that a container has all processes in and below the cgroup with its id, wherever they were moved."""
+"""Tests that all processes in or below the cgroup with a container's id are attributed to this container."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Tests that OOM records explain leaks without scrapes, and that reading causes no more OOM kills."""
+"""Tests that OOM records explain leaks without scrapes, and that reads cause no additional OOM kills."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Tests that OOM kills are counted in the same cgroups as by the kernel, and that records name the limit."""
+"""Tests that OOM kills are counted in the cgroups in which the kernel counts them. Records name the limit."""
 
 import os
 import subprocess
