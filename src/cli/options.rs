@@ -42,7 +42,7 @@ pub struct Options {
     pub filters: Vec<Filter>,
     /// A recorded node to read instead of containerd and the live proc.
     pub fixture: Option<PathBuf>,
-    /// The directory to which the program writes a recording before it exits. `once` is false then.
+    /// The directory to which the program writes a recording before it exits. If it is set, `once` is false.
     pub record: Option<PathBuf>,
     /// Whether to print one exposition and exit.
     pub once: bool,
@@ -68,8 +68,7 @@ pub struct Options {
     pub allowed_hosts: Vec<String>,
     /// Whether the program drops unneeded capabilities and system calls once all files and sockets are open.
     pub sandbox: bool,
-    /// The name of the file to print, for example `manifest`. The text of the file contains the name of the
-    /// local image.
+    /// The text of the file that `--print` prints. It contains the name of the local image.
     pub print: Option<String>,
     /// The name of the image that replaces the name of the local image in the printed file.
     pub image: String,

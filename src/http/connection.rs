@@ -40,9 +40,9 @@ pub enum State {
     Pending(Pending),
     /// A response is being sent. `progress` is the time of the last successful write.
     Writing { response: Response, progress: Instant },
-    /// The last response on this connection is written. The bytes that the client still sends are discarded.
-    /// If they were not received, the kernel would reset the connection, and the client might lose the
-    /// response.
+    /// The last response on this connection is written. Bytes that the client still sends are received and
+    /// discarded. If they were not received, the kernel would reset the connection, and the client might lose
+    /// the response.
     Closing,
     /// The connection is closed.
     Ended,

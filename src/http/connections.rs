@@ -85,7 +85,8 @@ impl Connections {
     }
 
     /// Sorts ready connections into the order of their turns. Connections of addresses that hold fewer slots
-    /// come first. Among these, the connection that entered its state first comes first.
+    /// come first. If two addresses hold equally many slots, the connection that entered its state first
+    /// comes first.
     pub fn sort_by_turn(&self, ready: &mut [usize]) {
         let n_slots = self.n_slots_by_address();
         ready.sort_by_key(|&i| (n_slots.get(&self.open[i].peer), self.open[i].since));

@@ -131,7 +131,7 @@ fn list(value: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
 mod tests {
     use super::*;
 
-    /// Parses a complete head. Also checks that each prefix of the head gives a result that fits.
+    /// Parses a complete head. Also checks that the result for each prefix of the head agrees with this.
     fn parse(head: &str) -> Parsed<'_> {
         let bytes = head.as_bytes();
         let whole = parse_head(bytes);

@@ -49,9 +49,9 @@ impl Buffer {
         Some(lock(&self.bytes)).filter(|bytes| bytes.len() == self.n_bytes)
     }
 
-    /// Empties the buffer and returns its memory to the kernel. The buffer is first shrunk to one byte. Only
-    /// freeing a large buffer is not enough: glibc would then allocate further buffers of that size from its
-    /// heap, and keep their memory.
+    /// Empties the buffer and returns its memory to the kernel. The buffer is first shrunk to one byte. If a
+    /// large buffer were freed as a whole, glibc would allocate further buffers of that size from its heap, and
+    /// keep their memory.
     pub fn take(&self) {
         let mut bytes = lock(&self.bytes);
         bytes.clear();
@@ -241,7 +241,8 @@ mod tests {
         buffer.bytes().map_or(0, |bytes| bytes.len())
     }
 
-    /// Publishes a text of this length. Returns its buffer, which thereby counts as held by a connection.
+    /// Publishes a text of this length. Returns its buffer. The caller holds the buffer, as a connection does
+    /// while it sends the text.
     fn publish_held(publisher: &mut Publisher, published: &Published, len: usize) -> Arc<Buffer> {
         publish(publisher, &vec![b'x'; len]);
         published.latest().unwrap().text

@@ -55,7 +55,7 @@ impl Throttle {
     }
 
     /// Returns how long responses must wait for credit. This is 5 ms longer than necessary, because waking up
-    /// for a very small credit takes more CPU time than it gains.
+    /// earlier would use more CPU time than the credit that is then left.
     pub fn pause(&self) -> Duration {
         self.credits[Account::Responses as usize].time_to_next() + Duration::from_millis(5)
     }

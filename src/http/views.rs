@@ -2,7 +2,7 @@
 //!
 //! The HTTP thread parses such a request, and puts its view into a queue. When the next scrape ends, the
 //! scrape thread renders and compresses the view. All views together may take as much memory as one more
-//! exposition. The memory of a view counts until the response with the view is sent.
+//! exposition. This includes a view until the response with the view is sent.
 
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
