@@ -1,6 +1,6 @@
 //! Limits CPU time by credit. Credit is CPU time that may be spent, and grows with the elapsed time. If more
-//! is spent than was left, the credit becomes negative. Nothing more may be spent until the credit is positive
-//! again.
+//! is spent than was left, the credit becomes negative. Nothing more may be spent until the credit is
+//! positive again.
 
 use std::time::{Duration, Instant};
 

@@ -50,8 +50,8 @@ impl Buffer {
     }
 
     /// Empties the buffer and returns its memory to the kernel. The buffer is first shrunk to one byte. If a
-    /// large buffer were freed as a whole, glibc would allocate further buffers of that size from its heap, and
-    /// keep their memory.
+    /// large buffer were freed as a whole, glibc would allocate further buffers of that size from its heap,
+    /// and keep their memory.
     pub fn take(&self) {
         let mut bytes = lock(&self.bytes);
         bytes.clear();

@@ -125,7 +125,7 @@ impl Scraper {
     }
 
     /// Begins a scrape or a check by listing the processes. If `needs_paths` is true, every mapping is read.
-    /// Otherwise only the kernel's sums are read if they are enough for `/metrics`.
+    /// If it is false, a scrape reads only the kernel's sums, provided that they are enough for `/metrics`.
     ///
     /// Fails if proc cannot be listed. The error is a one-line message.
     pub fn begin(&mut self, pass: Pass, needs_paths: bool) -> Result<(), String> {
