@@ -34,7 +34,7 @@ def below(page, place):
 
 
 def largest(exposition, depth, field="pss"):
-    """Returns a place of this depth: the largest namespace, its largest pod, and so on."""
+    """Returns a place of this depth: in the largest pod, the largest container of this pod, and so on."""
     place = {}
     for _ in range(depth):
         place = exposition.children(field, **place)[0][0]

@@ -493,8 +493,7 @@ def pids() -> list[int]:
 
 
 def read_proc(pid: int, name: str) -> bytes:
-    """Returns the content of a file of a process. Returns b"" if the process has ended or must not be read.
-    """
+    """Returns the content of a file of a process. Returns b"" if the file is gone or may not be read."""
     try:
         return Path(f"/proc/{pid}/{name}").read_bytes()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
