@@ -196,7 +196,7 @@ image-tar: static
 # Prints one of the files for users: the manifest for IMAGE, the PodMonitor, the alert rules or the Grafana
 # dashboard.
 # make manifest IMAGE=registry.example/smaps-container-exporter:0.2.0 | kubectl apply -f -
-PRINTED = manifest manifest-without-socket podmonitor rules dashboard
+PRINTED = manifest manifest-without-socket podmonitor prometheusrule rules dashboard
 .PHONY: $(PRINTED)
 $(PRINTED): protoc
 	@$(CARGO) run --quiet --release --locked -- --print $@ --image $(IMAGE)

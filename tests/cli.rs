@@ -54,6 +54,7 @@ fn print_writes_the_file_and_exits_with_0() {
     let cases = [
         ("manifest", manifest.replace(image, "registry.example/x:1")),
         ("podmonitor", include_str!("../src/kubernetes/podmonitor.yaml").into()),
+        ("prometheusrule", include_str!("../src/kubernetes/prometheusrule.yaml").into()),
         ("rules", include_str!("../src/kubernetes/rules.yaml").into()),
         ("dashboard", include_str!("../src/http/dashboard.json").into()),
     ];

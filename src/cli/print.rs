@@ -3,8 +3,8 @@
 
 use std::ffi::OsStr;
 
-pub(super) const EXPECTED: &str =
-    "\"manifest\", \"manifest-without-socket\", \"podmonitor\", \"rules\" or \"dashboard\"";
+pub(super) const EXPECTED: &str = "\"manifest\", \"manifest-without-socket\", \"podmonitor\", \
+    \"prometheusrule\", \"rules\" or \"dashboard\"";
 
 const MANIFEST: &str = include_str!("../kubernetes/daemonset.yaml");
 
@@ -14,6 +14,7 @@ pub(super) fn file(name: &OsStr) -> Option<String> {
         "manifest" => MANIFEST.into(),
         "manifest-without-socket" => without_socket(),
         "podmonitor" => include_str!("../kubernetes/podmonitor.yaml").into(),
+        "prometheusrule" => include_str!("../kubernetes/prometheusrule.yaml").into(),
         "rules" => include_str!("../kubernetes/rules.yaml").into(),
         "dashboard" => include_str!("../http/dashboard.json").into(),
         _ => return None,

@@ -228,7 +228,7 @@ pub(super) const OPTIONS: &[Spec] = &[
     Spec {
         name: "print",
         value: "WHAT",
-        help: "manifest, manifest-without-socket, podmonitor, rules or dashboard; exit",
+        help: "manifest[-without-socket], podmonitor, prometheusrule, rules or dashboard; exit",
         expected: print::EXPECTED,
         set: |options, value| put(print::file(value).map(Some), &mut options.print),
         ..UNSET
@@ -306,7 +306,7 @@ mod tests {
             ("allowed-host", "a host name without a port", vec!["", "a:80", "a/b", "*"]),
             ("anon-parts", r#""on" or "off""#, vec!["", "On"]),
             ("sandbox", r#""on" or "off""#, vec!["", "On", "1"]),
-            ("print", print::EXPECTED, vec!["", "Manifest", "prometheusrule"]),
+            ("print", print::EXPECTED, vec!["", "Manifest", "alerts"]),
             (
                 "image",
                 r#"an image such as "registry.example/smaps-container-exporter:1.0""#,

@@ -90,9 +90,9 @@ pub(super) fn node(value: &OsStr) -> Option<String> {
     ((1..=253).contains(&name.len()) && !name.contains(char::is_control)).then(|| name.into())
 }
 
-/// Accepts a reference to an image that the kubelet accepts. Rejects a URL, and a reference with an
-/// upper-case letter before the tag or digest. None of the accepted characters needs escaping in a quoted
-/// YAML string.
+/// Accepts a reference to an image. Rejects a URL and upper-case letters in the name, which no kubelet
+/// accepts. Only the registry, the tag and the digest may have such letters. None of the accepted characters
+/// needs escaping in a quoted YAML string.
 pub(super) fn image(value: &OsStr) -> Option<String> {
     let name = value.to_str()?;
     let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/:@".contains(&byte);
@@ -100,8 +100,10 @@ pub(super) fn image(value: &OsStr) -> Option<String> {
         part.starts_with(|first: char| first.is_ascii_alphanumeric())
             && part.ends_with(|last: char| last.is_ascii_alphanumeric())
     };
-    let (_, last) = name.rsplit_once('/').unwrap_or(("", name));
-    let is_lower_case = !last.split([':', '@']).next()?.contains(|char: char| char.is_ascii_uppercase());
+    let (first, rest) = name.split_once('/').unwrap_or(("", name));
+    let is_registry = first.contains(['.', ':']) || first == "localhost";
+    let path = if is_registry { rest } else { name };
+    let is_lower_case = !path.split([':', '@']).next()?.contains(|char: char| char.is_ascii_uppercase());
     (is_lower_case && name.bytes().all(is_valid) && name.split('/').all(is_part)).then(|| name.into())
 }
 
@@ -229,8 +231,21 @@ mod tests {
         for name in ["x", "x:1", "localhost/x:0.2.0-RC1", "registry.example:5000/a/b_c@sha256:0f"] {
             assert_eq!(image(name.as_ref()).as_deref(), Some(name));
         }
-        let refused =
-            ["", "x y", "a\"b", "a\nb", "$(NODE)", "/x", "x/", "x:", "https://a/x:1", "a//x", "a/X:1", "-x"];
+        let refused = [
+            "",
+            "x y",
+            "a\"b",
+            "a\nb",
+            "$(NODE)",
+            "/x",
+            "x/",
+            "x:",
+            "https://a/x:1",
+            "a//x",
+            "a/X:1",
+            "-x",
+            "x.io/A/b",
+        ];
         for name in refused {
             assert_eq!(image(name.as_ref()), None, "{name:?}");
         }

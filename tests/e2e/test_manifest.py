@@ -126,7 +126,14 @@ def made(what: str, image: str) -> str:
 def test_make_prints_what_the_program_prints():
     image = "registry.example/x:1"
     [kinds] = re.findall(r"^PRINTED = (.*)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
-    assert kinds.split() == ["manifest", "manifest-without-socket", "podmonitor", "rules", "dashboard"]
+    assert kinds.split() == [
+        "manifest",
+        "manifest-without-socket",
+        "podmonitor",
+        "prometheusrule",
+        "rules",
+        "dashboard",
+    ]
     for what in kinds.split():
         text = made(what, image)
         assert text == program("--print", what, "--image", image), what

@@ -137,7 +137,7 @@ impl Growth {
         self.read_at.map_or(part_of(limit, CLOSE), |read_at| read_at + part_of(limit, STEP))
     }
 
-    /// Whether the processes were due to be read, and the use has not fallen since.
+    /// Whether the processes were due to be read, and the memory use has not fallen below [`FAR`] since.
     pub fn is_close(&self) -> bool {
         self.read_at.is_some()
     }
@@ -153,7 +153,9 @@ impl Growth {
         if self.hit_at.is_some_and(|hit_at| now < hit_at + MAX_INTERVAL) {
             return Some(Duration::ZERO);
         }
-        self.time_to(self.limit?, self.last?.1, now)
+        let (measured_at, measurement) = self.last?;
+        let time = self.time_to(self.limit?, measurement, now)?;
+        Some(time.saturating_sub(now.saturating_duration_since(measured_at)))
     }
 
     /// Whether the cgroup may reach its limit before the next measurement.

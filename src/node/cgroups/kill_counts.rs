@@ -117,7 +117,7 @@ struct InContainer {
     pod: Option<Box<[u8]>>,
     /// The number of kills that [`KillCounts::settle`] has not returned yet.
     n_new: u64,
-    /// Whether a kill was counted since the last [`KillCounts::begin_pass`].
+    /// Whether a kill was counted since the last [`KillCounts::begin_pass`], or was not settled at that time.
     has_kill_in_pass: bool,
     gone_at: Option<Instant>,
 }
@@ -197,14 +197,13 @@ impl KillCounts {
 
     /// Begins a pass over the processes, during which [`KillCounts::is_intact`] looks out for kills.
     pub fn begin_pass(&mut self) {
-        self.containers.values_mut().for_each(|known| known.has_kill_in_pass = false);
+        self.containers.values_mut().for_each(|known| known.has_kill_in_pass = known.n_new > 0);
     }
 
-    /// Whether a container exists and no kill in it was counted since the pass began. A container without
-    /// counters counts as not intact.
+    /// Returns true if the container exists, and no kill in it was counted since the pass began. Without
+    /// counters for the container, returns false.
     pub fn is_intact(&self, id: ContainerId) -> bool {
-        let is_intact = |known: &InContainer| !known.has_kill_in_pass && known.n_new == 0;
-        self.containers.get(&id).is_some_and(|known| known.gone_at.is_none() && is_intact(known))
+        self.containers.get(&id).is_some_and(|known| known.gone_at.is_none() && !known.has_kill_in_pass)
     }
 
     /// Returns the path of the cgroup of the container's pod.
@@ -242,7 +241,7 @@ impl KillCounts {
             counter: Counter::new(counts),
             pod: pod.map(Into::into),
             n_new,
-            has_kill_in_pass: false,
+            has_kill_in_pass: n_new > 0,
             gone_at: None,
         };
         self.containers.insert(container.container.id, container);

@@ -133,8 +133,8 @@ impl LimitWatch {
         self.new_at = Some(now);
         if is_held || pod.is_some() {
             let levels = Levels { own: (&*place.path).into(), pod: pod.map(Into::into) };
-            self.containers.insert(id, levels);
-            if self.growths(id).any(Growth::is_close) {
+            let is_new = self.containers.insert(id, levels).is_none();
+            if is_new && self.growths(id).any(Growth::is_close) {
                 self.due.insert(id);
             }
         }
@@ -243,11 +243,23 @@ impl LimitWatch {
         changed.has_new()
     }
 
-    fn schedule(&mut self, is_all: bool, is_soon: bool, cost: Duration, now: Instant) {
-        let pause = match self.cpu_budget {
+    /// Charges CPU time to the budget: the next measurement waits until the share is kept.
+    pub fn charge(&mut self, cost: Duration, now: Instant) {
+        self.cpu_time += cost;
+        let earliest = now + self.pause(cost);
+        self.next_at = self.next_at.map(|next_at| next_at.max(earliest));
+    }
+
+    /// Returns how long to wait after this CPU time, so that the share of the budget is kept.
+    fn pause(&self, cost: Duration) -> Duration {
+        match self.cpu_budget {
             0.0 => Duration::ZERO,
             fraction => cost.div_f64(MAX_SHARE * fraction),
-        };
+        }
+    }
+
+    fn schedule(&mut self, is_all: bool, is_soon: bool, cost: Duration, now: Instant) {
+        let pause = self.pause(cost);
         if is_all {
             self.all_at = Some(now + pause.max(MAX_INTERVAL));
         }

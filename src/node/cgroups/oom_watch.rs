@@ -25,6 +25,7 @@ use crate::cgroupfs::files::CgroupFs;
 use crate::demand::{Demand, Wake};
 use crate::node::containers::table::{Container, ContainerId};
 use crate::procfs::Proc;
+use crate::procfs::this_process::thread_cpu_time;
 
 /// The stack size of the watching thread, which needs only a small stack.
 const STACK: usize = 64 << 10;
@@ -62,7 +63,9 @@ impl State {
         // missing in the reading.
         self.take_kills();
         let measured = self.limit_watch.measure(now);
+        let clock = thread_cpu_time();
         self.read_moments(measured.at_limit, now);
+        self.limit_watch.charge(thread_cpu_time().saturating_sub(clock), now);
         measured.is_due || measured.has_new || !self.found.is_empty()
     }
 

@@ -209,6 +209,7 @@ fn a_kill_during_a_pass_leaves_the_readings_of_other_containers() {
         node.pass_with(&processes, true, |node| {
             node.oom_kills(8);
             node.write(&format!("kubepods/pod/{file}/memory.events"), "oom 2\noom_kill 4\n");
+            node.usage.watch.read_all();
             node.map(&[1, 920]);
         });
         assert_eq!(node.take_kept(), expected.map(Some), "a kill in {file}");
