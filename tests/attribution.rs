@@ -66,8 +66,8 @@ const RECORDINGS: &[(&str, &[&str])] = &[
             "web-0/nginx uses 2000000 of 4000000",
         ],
     ),
-    // These cgroups have the same kind of names, but version 1. In hierarchies that systemd does not use, a
-    // cgroup with such a name is directly below the root.
+    // As in `colon`, the names of the containers' cgroups are like `<slice>:cri-containerd:<id>`, but the
+    // cgroups have version 1. In hierarchies that systemd does not use, they are directly below the root.
     (
         "colon-version-1",
         &[

@@ -27,8 +27,8 @@ fn serve_for(hosts: Vec<String>) -> (Publisher, SocketAddr) {
     (publisher, addr)
 }
 
-/// Starts a server for which one scrape has ended. The result of the scrape stays fresh for `interval`. The
-/// caller must publish the exposition of this scrape.
+/// Starts a server, and tells it that a scrape has just ended. The server takes the result of this scrape as
+/// fresh for `interval`. The caller must publish an exposition as the result.
 fn serve_on_demand(interval: Duration, hosts: Vec<String>) -> (Publisher, SocketAddr, Arc<Demand>) {
     let (publisher, published) = publisher();
     let server = Server::bind("127.0.0.1:0").unwrap();

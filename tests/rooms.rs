@@ -11,8 +11,8 @@ const IO: [&str; 7] =
 /// Paths of `std::io` that do no I/O, because they only write into a buffer.
 const NO_IO: [&str; 3] = ["std::io::Write", "std::io::self", "std::io"];
 
-/// Each row has a room, the rooms or modules that the room must not mention, and whether the room is pure. A
-/// pure room does no I/O.
+/// A room is a folder of src. Each row has a room, the rooms or modules that the room must not mention, and
+/// whether the room is pure. A pure room does no I/O.
 const ROOMS: [(&str, &[&str], bool); 13] = [
     ("smaps", PURE, true),
     ("totals", PURE, true),

@@ -117,7 +117,7 @@ fn mapping_printed_again_counts_once() {
         (&["7f0000000000-7f0000021000", "7f0000020000-7f0004000000"], None),
         (&["7f0000000000-7f0000021000", "7f0000021000-7f0000022000", "7f0000000000-7f0000023000"], None),
         (&["7f0000000000-7f0000021000", "7effffff0000-7f0000022000"], None),
-        // These addresses have more or fewer than twelve digits.
+        // The next cases have addresses with more or fewer than twelve digits.
         (&["ffff0000-100000000", "100000000-100001000"], Some(&[0, 1])),
         (&["ffff0000-100001000", "100000000-100002000"], None),
         (&["ffff0000-100001000", "ffff0000-100000000"], Some(&[1])),

@@ -325,8 +325,8 @@ fn series_counts() {
         all_counts.push(counts);
     }
     assert_block(FRONT_PAGE, "counts", &table);
-    // These numbers are also in the text of the page: for the defaults, for the manifest, and for the
-    // manifest by path.
+    // Some numbers of the table are also in the text of the page: those for the defaults, for the manifest,
+    // and for the manifest by path.
     let [defaults, .., manifest, by_path, _] = &all_counts[..] else { panic!("{all_counts:?}") };
     let mut numbers = readme.split(|c: char| !c.is_ascii_digit() && c != ',').collect::<Vec<_>>();
     numbers.iter_mut().for_each(|number| *number = number.trim_end_matches(','));

@@ -120,9 +120,9 @@ fn path_of(name: &str, recording: &Option<Directory>) -> PathBuf {
     recording.as_ref().map_or_else(|| fixture(name), |recording| recording.path().to_owned())
 }
 
-/// Compares the output of the program with a golden file, for each of these shapes and with this
-/// `--max-samples`. Each line of the file has a recording, the options, and the length and the hash of the
-/// output.
+/// Compares the output of the program with a golden file, for each shape in `shapes`. The option
+/// `--max-samples` is set to `max_samples`. Each line of the file has a recording, the options, and the
+/// length and the hash of the output.
 fn assert_printed(golden: &str, shapes: &[Vec<&str>], max_samples: &str, min_lines: usize) {
     let recordings = recordings();
     if std::env::var_os("BLESS").is_some() {

@@ -44,10 +44,11 @@ pub struct Run {
 }
 
 impl Run {
-    /// Returns a run with this mapping as its first mapping, or `None` if no run can begin with it. A single
-    /// mapping in the mmap area is never a run. Together with
-    /// [`depends_on_above`](super::rules::Spot::depends_on_above), this condition reduces the time for an
-    /// anonymous mapping from 80 ns to 25 ns.
+    /// Returns a run with this mapping as its first mapping, or `None` if no run can begin with it.
+    ///
+    /// In the mmap area, a single mapping is never a run, so `None` is returned at once. This shortcut and
+    /// [`depends_on_above`](super::rules::Spot::depends_on_above) together reduce the time for an anonymous
+    /// mapping from 80 ns to 25 ns.
     pub fn beginning(place: &Place, below: Option<Below>) -> Option<Self> {
         if place.is_in_mmap_area() && !place.is_followed {
             return None;

@@ -323,7 +323,7 @@ impl CgroupFs {
     }
 
     /// Calls `each` with every file that a recording of the cgroup at `paths` needs, and with the limits of
-    /// the cgroups above. `each` gets the file's path in the recording, and its text.
+    /// the cgroups above. The arguments of `each` are the path of a file in the recording, and its text.
     ///
     /// Fails if `each` fails.
     pub fn record(

@@ -173,8 +173,8 @@ impl MemoryFs {
         }
     }
 
-    /// Calls `each` with every file that a scrape reads from the cgroup at `path`. `each` gets the path of
-    /// the file in a recording, and its text.
+    /// Calls `each` with every file that a scrape reads from the cgroup at `path`. The arguments of
+    /// `each` are the path of the file in a recording, and its text.
     ///
     /// Fails if `each` fails.
     pub fn record(

@@ -8,7 +8,7 @@ use crate::cgroupfs::account::{PARTS, parts};
 use crate::cgroupfs::fields::{CURRENT, LIMIT, PEAK, Values};
 use crate::totals::largest::{Largest, Part};
 
-/// What is known of a kill that only the pod's cgroup has counted, so that its container is not known.
+/// Details of kills whose container is unknown, because only the pod's cgroup has counted the kills.
 #[derive(Clone, Copy, Debug)]
 pub struct PodKill<'a> {
     /// The names of containers in which the kill may have happened, because they were removed at about that
@@ -36,7 +36,7 @@ pub struct Record<'a> {
     pub time: SystemTime,
     /// The names of the namespace, pod and container. The container's name is empty if only the pod is known.
     pub container: [&'a str; 3],
-    /// What is known of a kill whose container is not known; `None` if the container is known.
+    /// The containers in which the kills may have happened; `None` if it is certain which container it was.
     pub pod: Option<PodKill<'a>>,
     /// How many processes were killed.
     pub n_kills: u64,

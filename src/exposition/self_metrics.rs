@@ -35,11 +35,11 @@ pub struct Report {
     pub n_samples: u64,
     /// The number of scrapes since the start.
     pub n_scrapes: u64,
-    /// The successful reads.
+    /// The numbers of successful and skipped reads, by kind.
     pub reads: Reads,
     /// The CPU time that was used for reading processes.
     pub read_time: Duration,
-    /// The failed reads.
+    /// The numbers of failed reads, by reason.
     pub read_errors: ReadErrors,
     /// How many processes are stuck.
     pub n_stuck: u64,
@@ -61,37 +61,37 @@ pub struct Report {
     pub max_open_files: Option<u64>,
 }
 
-/// How many reads of processes succeeded, counted by what was read.
+/// How many reads of processes succeeded, counted by what was read, and how many were skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reads {
-    /// Reads of all mappings of a process (smaps).
+    /// The number of reads of all mappings of a process (smaps).
     pub smaps: u64,
-    /// Reads of the sums that the kernel computes (smaps_rollup).
+    /// The number of reads of the sums that the kernel computes (smaps_rollup).
     pub rollup: u64,
-    /// Reads that were skipped, because nothing had changed since the last read of the process.
+    /// The number of reads that were skipped, because nothing had changed since the last read of the process.
     pub unchanged: u64,
-    /// Reads that were postponed, because the container might have reached its limit during the read. The
-    /// values of the last read were kept.
+    /// The number of reads that were postponed, because the container might have reached its limit during the
+    /// read. The values of the last read were kept.
     pub deferred: u64,
 }
 
 /// How many reads of processes failed, counted by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadErrors {
-    /// The kernel refused permission to open smaps.
+    /// The number of reads for which the kernel refused permission to open smaps.
     pub denied: u64,
-    /// The process executed another program during the read.
+    /// How often the process executed another program while it was read, which may be twice in one read.
     pub exec: u64,
-    /// The process ended during the read.
+    /// The number of reads that failed because the process had ended.
     pub gone: u64,
-    /// The mappings changed during the read, and again during a second read. The values of the last complete
-    /// read were kept.
+    /// The number of reads that failed because the mappings changed while they were read, also in a second
+    /// attempt. The values of the last complete read were kept.
     pub torn: u64,
-    /// Reading all mappings took too long. The sums that the kernel computes were read instead.
+    /// The number of reads in which reading all mappings took too long. The kernel's sums were read instead.
     pub slow: u64,
-    /// The read has not returned, because the process is stuck.
+    /// How many times a process was found to be stuck: reads of such a process do not return.
     pub stuck: u64,
-    /// Any other error.
+    /// The number of reads that failed with any other error.
     pub io: u64,
 }
 

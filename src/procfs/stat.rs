@@ -1,7 +1,7 @@
 //! The contents of `/proc/<pid>/stat` (man 5 proc_pid_stat).
 
-/// The work that a process has done since it started, as far as `stat` shows it. In a recording, the fields
-/// describe the smaps file instead.
+/// The activity of a process since it started, as far as `stat` shows it. In a recording, the fields describe
+/// the smaps file instead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     /// The numbers of minor and major page faults.

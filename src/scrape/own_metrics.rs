@@ -27,7 +27,7 @@ pub struct OwnMetrics {
 }
 
 impl OwnMetrics {
-    /// Creates the metrics as they are before the first scrape has ended.
+    /// Creates the metrics. Until the first scrape has ended, the report has only default values.
     pub fn new(metrics: SelfMetrics) -> Self {
         Self {
             metrics,

@@ -18,7 +18,7 @@ pub struct StateLog {
 }
 
 impl StateLog {
-    /// Creates the state before anything was logged.
+    /// Creates the state in which no condition has been logged yet.
     pub fn new(is_recording: bool) -> Self {
         Self {
             selection: SelectionLog::Nothing,

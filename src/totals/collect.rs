@@ -32,8 +32,8 @@ struct Current {
 }
 
 impl Collector {
-    /// Fills `rows` with the commands for which `selects` returns true. `selects` gets the container's label
-    /// text without the closing brace, and the command's escaped name.
+    /// Fills `rows` with the commands for which `selects` returns true. The arguments of `selects` are
+    /// the container's label text without the closing brace, and the command's escaped name.
     pub(super) fn collect(
         &mut self,
         rows: &mut Rows,

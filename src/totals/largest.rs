@@ -30,7 +30,7 @@ pub struct Largest {
 /// of command and path, and the path's proportional bytes.
 pub type Sizes = Vec<(u64, u64)>;
 
-/// The memory of one path in one command.
+/// The memory that the processes of one command map from one path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Part {
     /// The command's name.
@@ -39,7 +39,8 @@ pub struct Part {
     pub path: String,
     /// The proportional bytes.
     pub pss: u64,
-    /// How much the path has grown since the sizes that [`Largest::compare`] got; `None` before that call.
+    /// How much larger the path is than in the earlier sizes that were passed to [`Largest::compare`]; `None`
+    /// before that call.
     pub growth: Option<i64>,
 }
 

@@ -45,15 +45,15 @@ impl View {
     }
 
     /// Computes the view from the current sums, and folds what exceeds the limit. Only the commands for which
-    /// `selects` returns true are shown. `selects` gets the container's label text without the closing brace,
-    /// and the command's escaped name.
+    /// `selects` returns true are shown. The arguments of `selects` are the container's label text without
+    /// the closing brace, and the command's escaped name.
     pub fn update(&mut self, summed: Summed<'_>, selects: impl Fn(&str, &str) -> bool) {
         self.collector.collect(&mut self.rows, summed, selects);
         self.folding.fold(&mut self.rows, summed);
     }
 
-    /// Returns the series in the order of their label texts. `summed` must be the value that
-    /// [`update`](Self::update) got.
+    /// Returns the series in the order of their label texts. `summed` must be the value that was passed to
+    /// the last call of [`update`](Self::update).
     pub fn series<'a>(&'a self, summed: Summed<'a>) -> impl Iterator<Item = Series<'a>> {
         let rows = self.rows.rows.iter().filter(|row| self.rows.is_shown(row));
         rows.map(move |row| Series { labels: self.rows.labels(summed.table, row), view: self, summed, row })

@@ -11,7 +11,8 @@ use crate::scrapes::Scrapes;
 /// The first argument of a process that only runs scrapes and prints its resident memory.
 pub const ROLE: &str = "scrapes";
 
-/// Starts a process that only scrapes. Returns its resident bytes after each of these numbers of scrapes.
+/// Starts a process that only scrapes. For each number in `n_scrapes`, returns the resident bytes of the
+/// process after that number of scrapes.
 pub fn bytes_after<const N: usize>(
     fixture: &Path,
     options: &[&str],

@@ -155,9 +155,10 @@ impl Account {
         std::mem::take(&mut self.is_seen)
     }
 
-    /// Finds the container's cgroup. If the cgroups in which the init process was first seen are known, the
-    /// container's cgroup is found from them. Otherwise the cgroup that [`Account::see`] has found is used.
-    /// Returns whether the start time of the init process has become known or has changed.
+    /// Finds the container's cgroup from the cgroups in which the init process was first seen. If they do not
+    /// show it, the cgroup that [`Account::see`] has found is kept.
+    ///
+    /// Also updates the start time of the init process. Returns whether the start time differs from before.
     pub fn locate(&mut self, discovery: &Discovery, processes: &ProcessTable) -> bool {
         let tracked = discovery.find(&self.container);
         if !self.is_located() {

@@ -87,7 +87,7 @@ impl Ledger {
         }
     }
 
-    /// Reads the node's memory. `known` gets the path of a pod, and returns the pod's memory use if that has
+    /// Reads the node's memory. Given the path of a pod, `known` returns the pod's memory use if that has
     /// just been read. The files of at most `max_open` top-level cgroups and of at most `max_open` pods stay
     /// open.
     pub fn read(&mut self, proc: &Proc, max_open: usize, known: impl Fn(&[u8]) -> Option<u64>) {

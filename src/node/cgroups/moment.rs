@@ -136,8 +136,8 @@ impl Moments {
         }
     }
 
-    /// Whether a container was full when it was last read, so that dropping page cache could not prevent a
-    /// kill.
+    /// Whether a container was full when it was last read. If it was, the kernel could not have prevented a
+    /// kill by dropping page cache.
     pub fn is_full(&self, id: ContainerId) -> bool {
         let tried = self.read.get(&id);
         tried.is_some_and(|tried| tried.moment.as_ref().is_some_and(|(at, _)| *at == tried.at))

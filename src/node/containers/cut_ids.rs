@@ -1,6 +1,6 @@
 //! Completes container ids that were cut off. The kubelet cuts the names of its links at 255 bytes. The
-//! container id is at the end of a name, so only the first digits of some ids are known. Such an id is
-//! completed if exactly one id in the cgroup paths of processes begins with these digits.
+//! container id is at the end of a name, so the last digits of some ids are missing. Such an id is
+//! completed if exactly one id in the cgroup paths of processes begins with the remaining digits.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -13,24 +13,24 @@ use crate::sources::Container;
 /// The number of hexadecimal digits in a container id. It is the same for every runtime.
 const ID_LEN: usize = 64;
 
-/// The containers of a listing: those with a whole id, and those with a cut id.
+/// The containers of a listing: those with a complete id, and those with a cut id.
 #[derive(Debug, Default)]
 pub struct CutIds {
-    /// The containers with a whole id, sorted by id. The list is empty while no id is cut.
+    /// The containers with a complete id, sorted by id. The list is empty while no id is cut.
     listed: Vec<Container>,
-    /// The containers with a cut id, sorted by the known digits.
+    /// The containers with a cut id, sorted by the remaining digits of the ids.
     cut: Vec<Container>,
-    /// The whole id of each container with a cut id. It is known if exactly one id in the cgroup paths begins
-    /// with the known digits.
+    /// The complete id of each container in `cut`. It is `None` unless exactly one id in the cgroup paths
+    /// begins with the remaining digits.
     whole: Vec<Option<Box<str>>>,
     n_ambiguous: u64,
     has_reported: bool,
 }
 
 impl CutIds {
-    /// Replaces the containers by those of a new listing: `listed` have a whole id, and `cut` have a cut id.
-    /// Returns the containers whose whole id is known, sorted by id. Containers with cut ids are among them
-    /// if their ids were completed before.
+    /// Replaces the containers by those of a new listing: `listed` have a complete id, and `cut` have a
+    /// cut id. Returns the containers whose complete id is known, sorted by id. Containers with cut ids are
+    /// among them if their ids were completed before.
     pub fn take(&mut self, listed: Vec<Container>, mut cut: Vec<Container>) -> Vec<Container> {
         if cut.is_empty() {
             *self = Self { has_reported: self.has_reported, ..Self::default() };
@@ -46,8 +46,8 @@ impl CutIds {
         self.containers()
     }
 
-    /// Completes the cut ids from the cgroups of all processes. Returns the containers whose whole id is
-    /// known, sorted by id, or `None` if these containers are the same as before.
+    /// Completes the cut ids from the cgroups of all processes. Returns the containers whose complete
+    /// id is known, sorted by id, or `None` if these containers are the same as before.
     pub fn complete<'a>(&mut self, processes: impl Iterator<Item = &'a Cgroups>) -> Option<Vec<Container>> {
         if self.cut.is_empty() {
             return None;
@@ -63,13 +63,13 @@ impl CutIds {
         (std::mem::replace(&mut self.whole, whole) != self.whole).then(|| self.containers())
     }
 
-    /// Returns how many containers with a cut id have an ambiguous id: more than one id matches the known
-    /// digits, or the matching id also matches another container.
+    /// Returns how many containers with a cut id have an ambiguous id: more than one id matches the
+    /// remaining digits, or the matching id also matches another container.
     pub fn n_ambiguous(&self) -> u64 {
         self.n_ambiguous
     }
 
-    /// Returns the number of containers that still have no whole id.
+    /// Returns the number of containers whose complete id is not known yet.
     pub fn n_incomplete(&self) -> usize {
         self.whole.iter().filter(|whole| whole.is_none()).count()
     }
@@ -118,7 +118,7 @@ impl CutIds {
     }
 }
 
-/// Returns the whole container id in a component of a cgroup path, if there is one.
+/// Returns the complete container id in a component of a cgroup path, if there is one.
 fn whole_id(component: &[u8]) -> Option<&str> {
     let id = std::str::from_utf8(id_of(component)).ok()?;
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn cut_id_is_completed_if_exactly_one_id_matches() {
         let (listed, a, b) = (id("1", '1'), id("aaaaaaaaaaaa", '0'), id("aaaaaaaaaaaa", '1'));
-        // Each case has the known digits, the paths of the processes, the names of the containers whose ids
+        // Each case has the cut ids, the paths of the processes, the names of the containers whose ids
         // are completed, and the number of ambiguous ids.
         type Case<'a> = (&'a [&'a str], Vec<String>, &'a [&'a str], u64);
         let cases: [Case; 9] = [
@@ -157,8 +157,8 @@ mod tests {
                 0,
             ),
             (&["aaaaaaaaaaaa"], vec![format!("/pod1/{a}"), format!("/pod2/{b}")], &[], 1),
-            // Two containers have the same known digits, or the digits of one begin with the digits of the
-            // other.
+            // Two containers have the same remaining digits, or the digits of one begin with the digits of
+            // the other.
             (&["aaaaaaaaaaaa", "aaaaaaaaaaaa"], vec![format!("/pod1/{a}")], &[], 2),
             (&["aaaaaaaaaaaa", "aaaaaaaaaaaa0"], vec![format!("/pod1/{a}"), format!("/pod2/{b}")], &[], 2),
             // Inside another container's cgroup, the workload chooses the names. So an id in such a name does

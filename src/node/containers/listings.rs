@@ -30,7 +30,7 @@ pub struct Listings {
 }
 
 impl Listings {
-    /// Creates the state before the first listing. Listings come from `source`.
+    /// Creates the listings of `source`. The first listing has not begun yet.
     pub fn new(source: Box<dyn Source>) -> Self {
         let schedule = Schedule::default();
         Self { source, schedule, is_up: false, has_listed: false, n_errors: 0, last_error: None }

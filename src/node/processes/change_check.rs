@@ -1,7 +1,8 @@
 //! The change check decides whether a process must be read again. It does no I/O.
 //!
 //! A process is read again only if its values may have changed:
-//! 1. If `stat` shows that the process has worked (page faults, CPU time, size, resident pages), it is read.
+//! 1. If a number in `stat` has changed (page faults, CPU time, size, resident pages), the process was
+//!    active, so it is read.
 //! 2. Otherwise other processes may have changed its memory. `smaps_rollup` shows the sums over its mappings,
 //!    and `maps` shows their layout. If both files are the same as before, the last reading is confirmed.
 //! 3. In all other cases the process is read.
@@ -18,8 +19,9 @@ use crate::procfs::stat::Work;
 /// A process is read in full at least this often, even if every check confirms its values.
 pub const MAX_CONFIRMED: Duration = Duration::from_secs(300);
 
-/// If this many checks in a row find that a process has worked, the process is read without a check in the
-/// next [`N_UNCHECKED`] scrapes. A check takes a twelfth of the CPU time of reading a small process.
+/// If this many checks in a row find that a process was active since its last read, the process is read
+/// without a check in the next [`N_UNCHECKED`] scrapes. A check takes a twelfth of the CPU time of reading a
+/// small process.
 const MIN_BUSY: u32 = 3;
 const N_UNCHECKED: u32 = 15;
 
@@ -32,10 +34,10 @@ const MIN_COSTLY: u32 = 3;
 /// What the kernel showed about a process just before its last read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint {
-    /// The work that the process had done.
+    /// The activity of the process since it started.
     pub work: Work,
     /// The hashes of what the kernel printed about the memory of the process. `None` if nothing was hashed
-    /// because the process had worked, or if the values of the read do not add up to what the kernel printed.
+    /// because the process was active, or if the values of the read do not add up to what the kernel printed.
     pub hashes: Option<Hashes>,
 }
 
@@ -58,7 +60,7 @@ pub struct ChangeCheck {
     read_at: Option<Instant>,
     /// The CPU time of the last full read, not including the check.
     read_cost: Duration,
-    /// The number of checks in a row that found that the process had worked.
+    /// How many checks in a row found that the process was active since its last read.
     busy_streak: u32,
     /// How many more scrapes read the process without a check.
     n_unchecked_left: u32,

@@ -78,10 +78,10 @@ impl ReadState {
 /// The pause before the next read of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pause {
-    /// The last read was long, so the process is not read for some time.
+    /// The process may be read at any time.
     #[default]
     None,
-    /// The last read was long, so the process rests.
+    /// The last read was long, so the process is not read for some time.
     Resting {
         /// When the next read may begin.
         until: Instant,

@@ -82,7 +82,7 @@ impl Bounds<'_> {
 }
 
 impl Reads {
-    /// Creates the state before the first scrape. `interval` is the time between scrapes.
+    /// Creates the reads of a node on which no scrape has begun yet. `interval` is the time between scrapes.
     pub fn new(interval: Duration) -> Self {
         Self {
             plan: Plan::default(),
@@ -119,12 +119,12 @@ impl Reads {
         &mut self.errors
     }
 
-    /// Returns how many reads have succeeded since the exporter started, by what was read.
+    /// Returns how many reads have succeeded or were skipped since the exporter started, by kind.
     pub fn counts(&self) -> ReadCounts {
         self.counts
     }
 
-    /// Returns a mutable reference to the numbers of successful reads.
+    /// Returns a mutable reference to the numbers of successful and skipped reads.
     pub fn counts_mut(&mut self) -> &mut ReadCounts {
         &mut self.counts
     }
