@@ -25,10 +25,11 @@ pub const MAX_CONFIRMED: Duration = Duration::from_secs(300);
 const MIN_BUSY: u32 = 3;
 const N_UNCHECKED: u32 = 15;
 
-/// After this many checks have confirmed the values, the process is read without a check if even the cheapest
-/// of these checks took more than three quarters of the CPU time of a full read. Only the cheapest check is
-/// compared, because other work on the CPU makes a check take up to three times as long: when three costly
-/// checks in a row were enough, 50 of 50 quiet processes were read in full on a busy machine.
+/// After this many checks have confirmed the values, the process is read without a check for
+/// [`MAX_CONFIRMED`] if even the cheapest of these checks took more than three quarters of the CPU time of a
+/// full read. Only the cheapest check is compared, because other work on the CPU makes a check take up to
+/// three times as long: when three costly checks in a row were enough, 50 of 50 quiet processes were read in
+/// full on a busy machine.
 const MIN_COSTLY: u32 = 3;
 
 /// What the kernel showed about a process just before its last read.
@@ -66,18 +67,27 @@ pub struct ChangeCheck {
     n_unchecked_left: u32,
     /// The number of checks that confirmed the values (`n_confirmed`), and the CPU time of the cheapest of
     /// these checks (`cheapest`). If a process has few mappings, or large mappings, a check takes nearly as
-    /// much CPU time as a full read.
+    /// much CPU time as a full read. Both begin again when the process has worked, because its memory may
+    /// then have another size.
     n_confirmed: u32,
     cheapest: Duration,
+    /// Until when the process is read without a check because its checks are costly. Full reads do not
+    /// postpone this time. Then the checks are measured again.
+    costly_until: Option<Instant>,
 }
 
 impl ChangeCheck {
     /// Returns how the next read finds out whether the process must be read in full.
     pub fn next(&mut self, now: Instant) -> Check {
-        if self.read_at.is_some_and(|at| now.saturating_duration_since(at) >= MAX_CONFIRMED) {
+        let is_old = self.read_at.is_some_and(|at| now.saturating_duration_since(at) >= MAX_CONFIRMED);
+        if is_old || self.costly_until.is_some_and(|until| now >= until) {
             *self = Self { busy_streak: self.busy_streak, ..Self::default() };
         }
         if self.n_confirmed >= MIN_COSTLY && 4 * self.cheapest > 3 * self.read_cost {
+            self.n_confirmed = 0;
+            self.costly_until = Some(now + MAX_CONFIRMED);
+        }
+        if self.costly_until.is_some() {
             return Check::ReadAll;
         }
         if self.n_unchecked_left > 0 {
@@ -107,6 +117,7 @@ impl ChangeCheck {
         if fingerprint.is_none_or(|fingerprint| fingerprint.hashes.is_none()) {
             // Usually no hashes were computed here, so `cost` is the CPU time of the full read alone.
             self.read_cost = cost;
+            self.n_confirmed = 0;
             if has_compared {
                 self.busy_streak += 1;
                 self.n_unchecked_left = if self.busy_streak < MIN_BUSY { 0 } else { N_UNCHECKED };
@@ -115,9 +126,10 @@ impl ChangeCheck {
         self.fingerprint = fingerprint;
     }
 
-    /// Drops the fingerprint, because the values that it confirms are gone.
+    /// Drops the fingerprint, because the values that it confirms are gone. Also drops the costs, because the
+    /// process may run another program.
     pub fn forget(&mut self) {
-        self.fingerprint = None;
+        *self = Self::default();
     }
 }
 
@@ -179,6 +191,75 @@ mod tests {
             let later = check.next(now + MAX_CONFIRMED);
             assert_eq!(later, Check::CompareWith(None), "its cost may have changed");
         }
+    }
+
+    /// Returns the check of a quiet process. Three of its checks took `check` microseconds, and a full read
+    /// took `read` microseconds.
+    fn confirmed(read: u64, check: u64, now: Instant) -> ChangeCheck {
+        let mut quiet = ChangeCheck::default();
+        become_quiet(&mut quiet, Check::CompareWith(None), read, check, now);
+        quiet
+    }
+
+    /// Reads the process in full after the check `first`, which finds that it has worked. Then the process is
+    /// quiet, and three checks confirm its values.
+    fn become_quiet(quiet: &mut ChangeCheck, first: Check, read: u64, check: u64, now: Instant) {
+        quiet.note_read(first, AT_WORK, us(read), now);
+        let next = quiet.next(now);
+        assert_eq!(next, Check::CompareWith(AT_WORK));
+        quiet.note_read(next, QUIET, us(read + check), now);
+        for _ in 0..MIN_COSTLY {
+            assert_eq!(quiet.next(now), Check::CompareWith(QUIET));
+            quiet.note_confirmed(us(check));
+        }
+    }
+
+    #[test]
+    fn costly_check_is_tried_again_after_five_minutes_of_full_reads() {
+        let now = Instant::now();
+        let mut check = confirmed(1000, 800, now);
+        for round in 0..3 {
+            let began = now + round * MAX_CONFIRMED;
+            for seconds in 0..300 {
+                let now = began + Duration::from_secs(seconds);
+                assert_eq!(check.next(now), Check::ReadAll);
+                check.note_read(Check::ReadAll, None, us(if seconds == 7 { 9000 } else { 1000 }), now);
+            }
+            let now = began + MAX_CONFIRMED;
+            let next = check.next(now);
+            assert_eq!(next, Check::CompareWith(None));
+            become_quiet(&mut check, next, 1000, 800, now);
+        }
+        let now = now + 3 * MAX_CONFIRMED;
+        assert_eq!(check.next(now), Check::ReadAll);
+        let next = check.next(now + MAX_CONFIRMED);
+        assert_eq!(next, Check::CompareWith(None));
+        become_quiet(&mut check, next, 1000, 300, now);
+        assert_eq!(check.next(now), Check::CompareWith(QUIET), "its checks have become cheap");
+    }
+
+    #[test]
+    fn costs_are_measured_again_when_the_process_has_worked() {
+        let now = Instant::now();
+        for (before, after, expected) in [
+            ((2000, 600), (200, 60), Check::CompareWith(QUIET)), // it has freed memory
+            ((200, 60), (2000, 1600), Check::ReadAll),           // it has grown
+        ] {
+            let mut check = confirmed(before.0, before.1, now);
+            let next = check.next(now);
+            assert_eq!(next, Check::CompareWith(QUIET));
+            become_quiet(&mut check, next, after.0, after.1, now);
+            assert_eq!(check.next(now), expected);
+        }
+    }
+
+    #[test]
+    fn costs_are_measured_again_when_the_process_runs_another_program() {
+        let now = Instant::now();
+        let mut check = confirmed(1000, 800, now);
+        assert_eq!(check.next(now), Check::ReadAll);
+        check.forget();
+        assert_eq!(check.next(now), Check::CompareWith(None));
     }
 
     #[test]
