@@ -92,8 +92,8 @@ page-test:
 browser: build page-test
 	tests/browser/run
 
-# Runs the benchmarks, which print ratios between figures of the same run. If the user is root, also measures
-# how much CPU time the exporter makes containerd use.
+# Runs the benchmarks, which print ratios between figures of the same run. If the user is root, also runs the
+# three benchmarks below, which take ten minutes more.
 .PHONY: bench
 bench: protoc
 	$(CARGO) bench --locked --bench bench

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "nodes"))
 
 from exporter import Exporter  # noqa: E402
-from lab import until  # noqa: E402
+from lab import cpu_seconds, until  # noqa: E402
 from load import N_CONTAINERS, Live, shipped_options  # noqa: E402
 
 PROCESS_EXPORTER = shutil.which("prometheus-process-exporter") or shutil.which("process-exporter")
@@ -32,12 +32,6 @@ N_MAPPINGS = (60, 150)
 # The number of scrapes before the measurement. From its third scrape on, the exporter skips processes that
 # have not changed.
 N_WARM_UP = 4
-
-
-def cpu_seconds(pid: int) -> float:
-    """Returns the CPU seconds that a process has used, from its CPU clock (clock_getcpuclockid(3))."""
-    return time.clock_gettime(~pid << 3 | 2)
-
 
 def request(url: str) -> bytes:
     headers = {"Accept-Encoding": "gzip", "User-Agent": "Prometheus/3.0.0"}
@@ -89,6 +83,7 @@ def measure(is_busy: bool, n_periods: int):
             stack.callback(other.kill)
             urls[other.pid] = f"http://{PROCESS_EXPORTER_ADDRESS}/metrics"
             until(answers(urls[other.pid]), 60, "process-exporter answers")
+            assert other.poll() is None, f"another program listens on {PROCESS_EXPORTER_ADDRESS}"
         millicores(urls, 2, N_WARM_UP)
         for seconds in (15, 30):
             own, *others = millicores(urls, seconds, n_periods)

@@ -492,6 +492,11 @@ def pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
+def cpu_seconds(pid: int) -> float:
+    """Returns the CPU seconds that a process has used, from its CPU clock (see clock_getcpuclockid(3))."""
+    return time.clock_gettime(~pid << 3 | 2)
+
+
 def read_proc(pid: int, name: str) -> bytes:
     """Returns the content of a file of a process. Returns b"" if the file is gone or may not be read."""
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lab import until
 
-KERNEL = tuple(int(number) for number in os.uname().release.split("-")[0].split(".")[:2])
+KERNEL = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
 EPERM, EACCES = -1, -13
 AT_FDCWD, O_RDONLY, O_WRONLY, O_RDWR, O_CREAT, O_TRUNC = -100, 0, 1, 2, 0o100, 0o1000
 # The numbers of system calls on x86-64 and on arm64.

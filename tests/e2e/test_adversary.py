@@ -17,11 +17,10 @@ import pytest
 from exporter import EVERYTHING, Exporter, once
 from exposition import Exposition
 from kernel import sum_by_path
-from lab import WATCH_SECONDS, until
+from lab import WATCH_SECONDS, cpu_seconds, until
 from live_node import MIB, Cgroup, resident, roots
 
 SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", 20))
-TICKS = os.sysconf("SC_CLK_TCK")
 INTERVAL = 1.0
 
 
@@ -95,12 +94,6 @@ def scrape_with_exact_bystanders(node: Node, exporter: Exporter) -> Exposition:
         time.sleep(INTERVAL)
     assert exported == after
     return exposition
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
 
 def observe(node: Node, exporter: Exporter, seconds: float) -> tuple[float, int, float]:
     """Scrapes every second, and asserts that the values of the bystanders are exact.

@@ -4,13 +4,12 @@ import http.client
 import threading
 import time
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
 from exporter import EVERYTHING, Exporter
 from exposition import Exposition
-from lab import WATCH_SECONDS, Container, until
+from lab import WATCH_SECONDS, Container, cpu_seconds, until
 from prometheus import Prometheus
 
 SCRAPES = "smaps_exporter_scrapes_total"
@@ -19,14 +18,6 @@ ENDED = "smaps_exporter_last_scrape_timestamp_seconds"
 # Prometheus's scrape interval in seconds. It is longer than the second for which an exposition stays fresh.
 INTERVAL = 2
 N_SCRAPES = 12
-
-
-def cpu_seconds(pid: int) -> float:
-    """Returns the CPU seconds that all threads of a process have used, from a counter of nanoseconds."""
-    return (
-        sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir())
-        / 1e9
-    )
 
 
 @pytest.fixture(scope="module")

@@ -147,7 +147,7 @@ def test_the_pages_commands_print_what_is_installed():
     """Each documented command that runs an image prints a file of this version that names this image."""
     image = "registry.example/x:1"
     expected = {what: program("--print", what, "--image", image) for what in ("manifest", "podmonitor")}
-    for page in (REPOSITORY / "README.md", readme.KUBERNETES / "README.md"):
+    for page in (readme.FRONT_PAGE, readme.KUBERNETES_PAGE):
         commands = re.findall(r"docker run --rm IMAGE (--print \S+.*?) \|\s+kubectl", page.read_text())
         assert commands, f"{page} does not install from the image"
         for command in commands:

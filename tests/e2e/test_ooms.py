@@ -18,7 +18,7 @@ from cgroups import CONTAINER, IS_V2, MIB, Cgroup, pod
 from conftest import FOREVER
 from exporter import EVERYTHING, Exporter, once
 from exposition import Exposition
-from lab import Container, Lab, cri, kill, read_proc, until
+from lab import Container, Lab, cpu_seconds, cri, kill, read_proc, until
 from live_node import rmdir
 from ooms import (
     LIMIT,
@@ -427,8 +427,3 @@ def counted(exporter: Exporter, full: list[Instance]) -> bool:
 
 def pids_in(instance: Instance) -> list[str]:
     return (instance.directory / "cgroup.procs").read_text().split()
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

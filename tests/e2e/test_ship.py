@@ -23,6 +23,7 @@ from exporter import REPOSITORY, Client
 from exposition import errors_without_gone
 from lab import BOOKWORM, CONTAINER, HERE, POD, Container, Lab, cri, read_proc, until
 from prometheus import Prometheus
+from sandbox import KERNEL
 
 COMMAND = ("namespace", "pod", "container", "comm")
 EXPORTER_POD = ("smaps-exporter", "smaps-container-exporter-x7k2p")
@@ -30,7 +31,6 @@ OWN = (*EXPORTER_POD, "exporter", "smaps-container")  # comm has at most 15 byte
 UNPRIVILEGED = cri.LinuxContainerSecurityContext(
     run_as_user=cri.Int64Value(value=65534), readonly_rootfs=True
 )
-KERNEL = tuple(int(number) for number in os.uname().release.split("-")[0].split(".")[:2])
 MIB = 1 << 20
 
 

@@ -9,7 +9,6 @@ Each is measured with the options of the DaemonSet, and with a series for each p
 
 import gzip
 import itertools
-import os
 import re
 import shutil
 import signal
@@ -24,14 +23,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
 
 from exporter import EVERYTHING, REPOSITORY, Exporter  # noqa: E402
-from lab import mounts, read_proc, until  # noqa: E402
+from lab import cpu_seconds, mounts, read_proc, until  # noqa: E402
 
 N_PODS, N_CONTAINERS = 110, 250
 # The numbers of mappings of the six processes of each container. Their sum is 1,600, so the whole node has
 # 400,000 mappings.
 N_MAPPINGS = (40, 80, 120, 200, 360, 800)
 INTERVAL_SECONDS = 15
-TICKS = os.sysconf("SC_CLK_TCK")
 # How many bytes of memory the live load needs for each process and for each mapping. A mapping needs one
 # page, and the memory in which the kernel describes the mapping.
 PROCESS_BYTES, MAPPING_BYTES = 200_000, 4096 + 300
@@ -176,12 +174,6 @@ def rmdir(cgroup: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = read_proc(pid, "stat").rpartition(b") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
 
 def rss_bytes(pid: int, key: str = "VmRSS") -> int:
     return int(re.search(rf"{key}:\s+(\d+) kB".encode(), read_proc(pid, "status"))[1]) << 10

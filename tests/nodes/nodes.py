@@ -5,8 +5,9 @@ usage: nodes.py [NODE...]             boots machines of machines.py: by default 
 
 NODES_TESTS has arguments for pytest in the machines, such as "-k 'rights or takeover'". NODES_RECORDS is the
 number of runs of each leak in test_oom_records.py: `make night` sets 10, which takes hours. With
-NODES_SHORT=1, the tests that guest/conftest.py lists are left out of bookworm and sid. With BLESS=1, the
-smaps that these kernels print are copied into fixtures/smaps.
+NODES_SHORT=1, as in the gate, each machine leaves out the tests that guest/conftest.py lists for its release
+of containerd, and fewer containers are killed and removed at once. With BLESS=1, the smaps that these kernels
+print are copied into fixtures/smaps.
 """
 
 import os

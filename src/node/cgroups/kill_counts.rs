@@ -195,7 +195,7 @@ impl KillCounts {
         self.containers.get(&id).is_some_and(|known| known.n_new > 0)
     }
 
-    /// Begins a pass over the processes, during which [`KillCounts::is_intact`] looks out for kills.
+    /// Begins a pass over the processes, during which [`KillCounts::is_intact`] notices kills.
     pub fn begin_pass(&mut self) {
         self.containers.values_mut().for_each(|known| known.has_kill_in_pass = known.n_new > 0);
     }

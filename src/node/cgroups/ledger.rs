@@ -176,7 +176,7 @@ impl Ledger {
         let open = |fs: &mut MemoryFs, path, keeps_open| Counted::new(path).filter_read(fs, keeps_open);
         let top_paths = top_paths.into_iter().enumerate();
         tops.extend(top_paths.filter_map(|(i, path)| open(tops_fs, path, i < max_open)));
-        // Each read gets the memory use of most pods from `known`, so the files of pods need not stay open.
+        // If pods are exported, most of their memory use is in `known`. So their files need not stay open.
         pods.extend(pod_paths.into_iter().filter_map(|path| open(pods_fs, path, false)));
         self.name_parts();
     }

@@ -133,8 +133,8 @@ impl LimitWatch {
         self.new_at = Some(now);
         if is_held || pod.is_some() {
             let levels = Levels { own: (&*place.path).into(), pod: pod.map(Into::into) };
-            let is_new = self.containers.insert(id, levels).is_none();
-            if is_new && self.growths(id).any(Growth::is_close) {
+            let is_added = self.containers.insert(id, levels).is_none();
+            if is_added && self.growths(id).any(Growth::is_close) {
                 self.due.insert(id);
             }
         }

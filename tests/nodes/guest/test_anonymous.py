@@ -5,7 +5,6 @@ set the flag `nr`, and some rules find nothing.
 """
 
 import json
-import os
 import re
 import socket
 from pathlib import Path
@@ -16,12 +15,12 @@ from anon_parts import JavaMemory, assert_close, resident_by, start_ready
 from lab import until
 from live_node import MIB, Node, roots
 from node import PROGRAMS, command
+from sandbox import KERNEL
 
 SCRIPTS = Path("/lab/tests/e2e/programs")
 ROOT = Path("/runtimes")
 IN_ROOT = ("busybox", "chroot", ROOT)
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
-KERNEL = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
 # The expected recall of stacks. Since Linux 6.7, the mappings of stacks have the flag `nh`. On older kernels,
 # stacks of an unusual size are found only if at least two stacks have this size.
 STACKS = 0.99 if KERNEL >= (6, 7) else 0.9

@@ -1,6 +1,5 @@
 """Tests what the image reads and logs with the rights of the manifest, and with other rights."""
 
-import os
 import re
 
 import pytest
@@ -10,9 +9,9 @@ from in_pod import OWN, InPod
 from kernel import COMMAND
 from lab import read_proc, until
 from node import SYSTEMD, settled
+from sandbox import KERNEL
 
 pytestmark = pytest.mark.skipif(not SYSTEMD, reason="there is neither AppArmor nor the exporter's image here")
-KERNEL = tuple(int(number) for number in os.uname().release.split("-")[0].split("+")[0].split(".")[:2])
 # With this interval, a dozen scrapes take about a second. With the default interval, they take about a dozen
 # seconds.
 OFTEN = ("--scrape-interval=100ms",)

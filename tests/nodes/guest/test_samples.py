@@ -9,8 +9,8 @@ import kernel
 from exporter import EVERYTHING, once
 from exposition import Exposition
 from lab import read_proc, until
+from sandbox import KERNEL
 
-KERNEL = tuple(int(number) for number in os.uname().release.split("-")[0].split("+")[0].split(".")[:2])
 # The workload has memory of each of these kinds, so that the compared values of these fields are not 0.
 NOT_ZERO = set(
     """size rss pss shared_clean shared_dirty private_clean private_dirty referenced anonymous lazyfree
