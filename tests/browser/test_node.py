@@ -45,8 +45,9 @@ def test_the_page_opens_with_the_node(busy, page):
         and label.endswith("free 1.76 GiB")
     )
     # The widths of the bar's segments stand for the parts. The smallest parts are only in the bar's text.
-    widths = page.tab.eval_on_selector_all(
-        "#node-bar i", "all => all.map(e => e.getBoundingClientRect().width)"
+    # One call finds and measures the segments. A redraw between two calls would replace them.
+    widths = page.tab.evaluate(
+        "() => [...document.querySelectorAll('#node-bar i')].map(e => e.getBoundingClientRect().width)"
     )
     assert len(widths) == sum(v > 0 for v in ledger.parts.values())
     assert (
