@@ -166,12 +166,11 @@ def test_a_record_shows_what_was_outside_containers(busy, page):
     charged(page, charges_of, records, ledger=ledger_of)
     page.open(busy)
     until("the records", lambda: page.tab.locator("#kills summary").count() == 2)
-    first, second = page.tab.eval_on_selector_all(
-        "#kills .use",
-        """all => all.map(bar => {
+    first, second = page.tab.evaluate(
+        """() => [...document.querySelectorAll('#kills .use')].map(bar => {
             const colours = [...bar.children].map(part => part.style.background);
             return [bar.ariaLabel, colours.includes('var(--outside)')];
-        })""",
+        })"""
     )
     label, has_colour = first
     assert label.startswith("200 MiB in use, 100\u2009% of the limit of 200 MiB: anonymous ")
