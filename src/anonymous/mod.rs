@@ -1,6 +1,6 @@
 //! Infers what a process uses its anonymous memory for, from the layout of its mappings. This does no I/O.
 //!
-//! The kernel gives names to only a few anonymous mappings. Most others can be told apart by their address,
+//! The kernel gives names to only a few anonymous mappings. The use of most others shows in their address,
 //! their permissions, five flags, and the mappings next to them. A part is the memory with one use, such as
 //! thread stacks. Each of the [`rules`] looks at a single mapping, and may claim the mapping for a part. Each
 //! rule in [`runs`] claims adjacent mappings that belong together. A mapping that no rule claims stays

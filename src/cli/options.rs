@@ -35,7 +35,7 @@ pub struct Options {
     pub cri_sock: Option<PathBuf>,
     /// The directory with the kubelet's links to log files. The names of the links name the containers.
     pub container_logs: Option<PathBuf>,
-    /// The containerd namespaces whose containers are listed. There is at least one, and no duplicate.
+    /// The namespaces of containerd in which containers are listed. There is at least one, and no duplicate.
     pub containerd_namespaces: Vec<String>,
     /// The filters. A process is selected if at least one filter matches it. There is at least one filter,
     /// and no duplicate.

@@ -205,7 +205,7 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// Returns a demand whose first scrape ran from 0 to 100 ms, and the time that is 0 ms.
+    /// Returns a demand after its first scrape, which ran from 0 to 100 ms, and the time that is 0 ms.
     fn demand() -> (Demand, Instant) {
         let start = Instant::now();
         let demand = Demand::new(INTERVAL, start).unwrap();

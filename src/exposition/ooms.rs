@@ -8,7 +8,7 @@ use crate::cgroupfs::account::{PARTS, parts};
 use crate::cgroupfs::fields::{CURRENT, LIMIT, PEAK, Values};
 use crate::totals::largest::{Largest, Part};
 
-/// Details of kills whose container is unknown, because only the pod's cgroup has counted the kills.
+/// Details of kills that only the pod's cgroup has counted. The container with the kills is unknown.
 #[derive(Clone, Copy, Debug)]
 pub struct PodKill<'a> {
     /// The names of containers in which the kill may have happened, because they were removed at about that
@@ -174,8 +174,8 @@ impl Record<'_> {
         text.push(']');
     }
 
-    /// Returns the memory uses and limits of the container and of the cgroup whose limit was hit, each with
-    /// its name.
+    /// Returns the memory use and the limit, of the container and of the cgroup that hit its limit. Each
+    /// number comes with its name.
     fn numbers(&self) -> [(&'static str, Option<u64>); 6] {
         [
             ("hit_limit_bytes", self.hit.limit),

@@ -21,15 +21,15 @@ pub struct Report {
     pub containerd_up: Option<bool>,
     /// The number of listings that have failed.
     pub containerd_errors: u64,
-    /// How many of the kubelet's links to log files do not match exactly one container. A link whose name
-    /// contains only the beginning of a container's id may match more than one. `None` if containers are not
+    /// How many of the kubelet's links to log files do not match exactly one container. If a link's name has
+    /// only the beginning of a container's id, the link may match more than one. `None` if containers are not
     /// listed by links.
     pub n_unmatched_links: Option<u64>,
     /// The number of running containers.
     pub n_containers: u64,
-    /// The number of processes whose values are exported.
+    /// The number of processes with exported values.
     pub n_processes: u64,
-    /// The number of mappings of the processes whose values are exported.
+    /// The number of mappings of the processes with exported values.
     pub n_mappings: u64,
     /// The number of `process_smaps_*` samples in the exposition.
     pub n_samples: u64,

@@ -95,13 +95,13 @@ impl<'a> Family<'a> {
         let _ = writeln!(self.text, " {}", kind.name());
     }
 
-    /// Writes a sample whose value is a whole number. `labels` has the pieces of the label text, with braces.
+    /// Writes a sample with a whole number. `labels` has the pieces of the label text, with braces.
     pub(super) fn sample(&mut self, labels: &[&str], value: u64) {
         self.begin_sample(labels);
         push_value(self.text, value);
     }
 
-    /// Writes a sample whose value is a whole number that may be negative.
+    /// Writes a sample with a whole number that may be negative.
     pub(super) fn signed_sample(&mut self, labels: &[&str], value: i64) {
         self.begin_sample(labels);
         let _ = writeln!(self.text, " {value}"); // writing to a Vec cannot fail
@@ -116,7 +116,7 @@ impl<'a> Family<'a> {
         }
     }
 
-    /// Writes a sample whose value is a time in seconds. The time is passed in nanoseconds.
+    /// Writes a sample with a time in seconds. The time is passed in nanoseconds.
     pub(super) fn sample_of_time(&mut self, labels: &[&str], nanoseconds: u64) {
         self.begin_sample(labels);
         let _ = writeln!(self.text, " {}", nanoseconds as f64 / 1e9); // writing to a Vec cannot fail

@@ -41,8 +41,8 @@ impl Connections {
     /// head, then those with a response. Within each of these groups, the connection that entered its state
     /// first is tried first.
     ///
-    /// A connection whose response makes progress is closed only if its address holds more slots than the
-    /// address `newcomer` would hold with a new connection. Returns whether a connection was closed.
+    /// A connection that makes progress with its response is closed only if its address holds more slots than
+    /// the address `newcomer` would hold with a new connection. Returns whether a connection was closed.
     pub fn evict(&mut self, newcomer: Option<IpAddr>, now: Instant) -> bool {
         let n_slots = self.n_slots_by_address();
         let n_wanted = newcomer.map(|peer| n_slots.get(&peer).map_or(1, |n| n + 1));
@@ -72,8 +72,8 @@ impl Connections {
         n_slots
     }
 
-    /// Removes the connections whose deadline has passed. If too many connections are closing or without a
-    /// slot, removes the oldest of them.
+    /// Removes the connections that have passed their deadline. If too many connections are closing or
+    /// without a slot, removes the oldest of them.
     pub fn expire(&mut self, now: Instant) {
         self.open.retain(|connection| now < connection.deadline());
         let mut others: Vec<_> = self.open.iter().filter(|c| c.is_surplus()).map(|c| c.since).collect();
@@ -118,8 +118,8 @@ mod tests {
         (Connection::new(stream, peer.ip(), now).unwrap(), client)
     }
 
-    /// Connects from an address that ends in `last`, and sends a request whose response the client does not
-    /// read.
+    /// Connects from an address that ends in `last`, and sends a request. The client does not read the
+    /// response.
     fn connect_and_stall(site: &Site, last: u8, now: Instant) -> (Connection, TcpStream) {
         let (mut connection, client) = connect(now, LARGE_REQUEST);
         (0..2).for_each(|_| connection.turn(site, now));

@@ -76,7 +76,7 @@ pub struct Exposition {
     pub number: u64,
 }
 
-/// A sample whose value is an age. The value grows until the exposition is served.
+/// A sample with an age, which grows until the exposition is served.
 #[derive(Clone, Copy, Debug)]
 pub struct Age {
     /// The text of the sample's family up to the value.

@@ -29,9 +29,10 @@ use crate::procfs::this_process::thread_cpu_time;
 
 /// The stack size of the watching thread, which needs only a small stack.
 const STACK: usize = 64 << 10;
-/// A container that may soon reach its limit has reached it from this many thousandths of the limit on:
-/// version 1 does not report it. Below that, its growth decides whether its processes are read. The growth
-/// may be that of its start: leaks of 5 MB/s into 80 MB that began with 60 MB were not read above 91%.
+/// From this many thousandths of its limit on, a full container is treated as if it had reached the limit,
+/// because version 1 does not report that. Below this number, the growth of the container decides whether its
+/// processes are read. A lower number would not do: a container that begins with much memory seems to grow
+/// fast. Leaks of 5 MB/s into 80 MB that began with 60 MB were then not read above 91%.
 const HIT: u64 = 980;
 
 /// The watched cgroups. The watching thread and the scraping thread share them.

@@ -3,7 +3,7 @@
 
 const CGROUP = new RegExp('cgroup_((pod_)?memory_(current|limit|working_set|account|unmapped'
 	+ '|outside_containers)|node_memory)_bytes\\{', 'y');
-// The parts whose sum is the use of a container or pod, in the order in which its bar shows them.
+// The parts that add up to the use of a container or pod, in the order in which its bar shows them.
 const PARTS = ('anon anon_unmapped page_cache shmem hugetlb slab page_tables sec_page_tables '
 	+ 'kernel_stacks percpu vmalloc zswap '
 	+ 'kernel_other sockets rest outside remainder').split(' ');
@@ -41,7 +41,7 @@ function tileOf(tile) {
 		: nameOfPart(part)];
 }
 
-// Maps the labels of a container or pod, as JSON, to its account. The key `[]` stands for the node, whose
+// Maps the labels of a container or pod, as JSON, to its account. The key `[]` stands for the node. Its
 // account is also `ofNode`. `accounts` has the accounts on display. `reading` collects the accounts of the
 // exposition that is being read.
 let accounts = new Map(), reading = new Map(), ofNode;
@@ -175,7 +175,7 @@ function fill(name, help, summed, owners) {
 	for (const n of nodes) if (LEVELS.indexOf(n.level) > 2 && next[n.up.i] >= 0) next[n.i] = pss[n.i];
 	for (const a of owners) for (const [tile, v] of a.tiles) next[tile.i] = v;
 }
-// excesses() returns the displayed accounts whose tiles have a larger sum than the use of the account.
+// excesses() returns the displayed accounts that have tiles with a larger sum than their use.
 const isShown = a => layer === NODE ? a.isInPod !== false : a.names.length > 2;
 const excesses = () => [ofNode, ...accounts.values()].filter(a => a?.over > 0 && isShown(a));
 

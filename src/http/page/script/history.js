@@ -26,8 +26,8 @@ function remember(t) {
 		s.points = p.filter((_, k) => k % 2 === 0 || k === p.length - 1);
 	}
 }
-// `identity` tells one run of an exporter from another. If the exporter has restarted, or if another exporter
-// answers behind a forwarded port, the values cannot be compared with earlier values.
+// `identity` is different for each run of an exporter. If the exporter has restarted, or if a forwarded port
+// now leads to another exporter, the values cannot be compared with earlier values.
 let identity = '', hasBegunAgain = false;
 function identify(id) {
 	if (identity && identity !== id) {
