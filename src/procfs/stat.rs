@@ -1,4 +1,10 @@
-//! The contents of `/proc/<pid>/stat` (man 5 proc_pid_stat).
+//! The contents of `/proc/<pid>/stat` (man 5 proc_pid_stat) and of `/proc/<pid>/schedstat`
+//! (Documentation/scheduler/sched-stats.rst).
+
+use std::os::fd::AsFd as _;
+
+use super::files::read_file;
+use super::{Buffers, ProcessDir};
 
 /// The activity of a process since it started, as far as `stat` shows it. In a recording, the fields describe
 /// the smaps file instead.
@@ -11,6 +17,8 @@ pub struct Work {
     pub cpu_ticks: [u64; 2],
     /// The size in bytes, and the number of resident pages.
     pub size: [u64; 2],
+    /// The number of threads.
+    pub n_threads: u64,
     /// The start addresses of code and stack. Different programs have different addresses. Forks of one
     /// program have the same addresses.
     pub program: [u64; 2],
@@ -59,9 +67,35 @@ impl Stat {
         let start_time = next(22 - 21)?;
         let size = [next(0)?, next(0)?];
         let program = [next(1).unwrap_or_default(), next(1).unwrap_or_default()];
-        let work = Work { faults, cpu_ticks, size, program, is_recorded: false };
+        let work = Work { faults, cpu_ticks, size, n_threads, program, is_recorded: false };
         let is_zombie = matches!(state, "Z" | "X") && n_threads <= 1;
         Some(Self { start_time, is_kernel_thread: flags & PF_KTHREAD != 0, is_zombie, work })
+    }
+}
+
+/// What the scheduler has counted for the first thread of a process: the time on a CPU and the time in a run
+/// queue, both in nanoseconds, and how often the thread began to run. If all three are the same as before,
+/// the thread has not run in between. The time on a CPU alone would not show that, because the kernel adds to
+/// it only at clock ticks and when the thread stops running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Runs([u64; 3]);
+
+impl Runs {
+    /// Parses the text of a `schedstat` file. Returns `None` if the text is malformed. Also returns `None`
+    /// for zeros, which a kernel prints that does not count.
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
+        let mut numbers = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
+        let mut next = || numbers.next()?.parse::<u64>().ok();
+        let runs = [next()?, next()?, next()?];
+        (runs != [0; 3]).then_some(Self(runs))
+    }
+}
+
+impl ProcessDir {
+    /// Returns how often the first thread has run; `None` if the kernel does not show it. Reading this file
+    /// cannot block.
+    pub fn runs(&self, buffers: &mut Buffers) -> Option<Runs> {
+        Runs::parse(read_file(self.dir.as_fd(), "schedstat", &mut buffers.text).ok()?)
     }
 }
 
@@ -94,6 +128,7 @@ mod tests {
                 faults: [10, 12],
                 cpu_ticks: [14, 15],
                 size: [2_445_312, 202],
+                n_threads: 1,
                 program: [26, 28],
                 is_recorded: false,
             };
@@ -110,6 +145,13 @@ mod tests {
             "42 (x) S 1 42 42 0 -1 1 2 3 4 5 6 7 8 9 20 0 1 0 7788 9",
         ] {
             assert_eq!(Stat::parse(text.as_bytes()), None, "{text:?}");
+        }
+    }
+    #[test]
+    fn schedstat_is_parsed() {
+        assert_eq!(Runs::parse(b"1245634 897727 2\n"), Some(Runs([1_245_634, 897_727, 2])));
+        for text in ["", "0 0 0\n", "1 2", "1 2 x\n", "-1 2 3\n"] {
+            assert_eq!(Runs::parse(text.as_bytes()), None, "{text:?}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Starts live processes with known mappings. Each of them is another process of the bench itself.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, PipeWriter, Read, Write};
 use std::os::unix::fs::symlink;
@@ -73,10 +73,12 @@ impl Workload {
         let (mut ready, stdout) = io::pipe()?;
         let mut workload = Self::empty(name, input)?;
         let files = workload.recording.directory.join("files");
+        let program = own_copy(&workload.recording.directory.join("image"))?;
         for i in 0..n_processes {
             let (comm, maps_files) = role(i, &files);
             let files = files.join(i.to_string());
-            let child = Command::new(std::env::current_exe()?)
+            let child = Command::new(&program[0])
+                .args(&program[1..])
                 .arg(ROLE)
                 .arg(comm)
                 .arg(n_touched.to_string())
@@ -159,6 +161,35 @@ impl Drop for Workload {
             let _ = fs::remove_dir(cgroup);
         }
     }
+}
+
+/// Copies this program and its libraries into a new `directory`. Returns the command that runs the copy.
+/// Processes in containers use the files of their image. If the workload used the libraries of the node, each
+/// program that starts or ends on the node would change the PSS of the workload.
+fn own_copy(directory: &Path) -> io::Result<Vec<OsString>> {
+    fs::create_dir_all(directory)?;
+    let copy = |from: &Path| {
+        let to = directory.join(from.file_name().expect("it is a file"));
+        fs::copy(from, &to).map(|_| to)
+    };
+    let program = copy(&std::env::current_exe()?)?;
+    let maps = fs::read_to_string("/proc/self/maps")?;
+    let mut libraries: Vec<_> =
+        maps.lines().filter_map(|line| line.find('/').map(|at| Path::new(&line[at..]))).collect();
+    libraries.retain(|path| path.to_string_lossy().contains(".so"));
+    libraries.dedup();
+    let mut loader = None;
+    for library in libraries {
+        let is_loader = library.to_string_lossy().contains("/ld-");
+        let library = copy(library)?;
+        loader = if is_loader { Some(library) } else { loader };
+    }
+    Ok(match loader {
+        Some(loader) => {
+            vec![loader.into(), "--library-path".into(), directory.into(), program.into()]
+        }
+        None => vec![program.into()], // the program is static
+    })
 }
 
 /// Returns the mount points of the hierarchies that attribution uses: version 2, and the memory controller of

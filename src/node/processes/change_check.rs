@@ -5,6 +5,8 @@
 //!    active, so it is read.
 //! 2. Otherwise other processes may have changed its memory. `smaps_rollup` shows the sums over its mappings,
 //!    and `maps` shows their layout. If both files are the same as before, the last reading is confirmed.
+//!    `maps` is read only once a minute if `schedstat` shows that the process has not run, because the layout
+//!    changes by system calls of the process. Others can only rename or delete a file that it maps.
 //! 3. In all other cases the process is read.
 //!
 //! `smaps_rollup` and `maps` are hashed just before a full read. The hashes are kept only if the values of
@@ -14,10 +16,14 @@
 use std::time::{Duration, Instant};
 
 use crate::procfs::memory::Hashes;
-use crate::procfs::stat::Work;
+use crate::procfs::stat::{Runs, Work};
 
 /// A process is read in full at least this often, even if every check confirms its values.
 pub const MAX_CONFIRMED: Duration = Duration::from_secs(300);
+
+/// `maps` is read at least this often, even if the process does not run. In a check of 200 small mappings, it
+/// takes a third of the CPU time.
+const MAX_MAPS_AGE: Duration = Duration::from_secs(60);
 
 /// If this many checks in a row find that a process was active since its last read, the process is read
 /// without a check in the next [`N_UNCHECKED`] scrapes. A check takes a twelfth of the CPU time of reading a
@@ -40,6 +46,9 @@ pub struct Fingerprint {
     /// The hashes of what the kernel printed about the memory of the process. `None` if nothing was hashed
     /// because the process was active, or if the values of the read do not add up to what the kernel printed.
     pub hashes: Option<Hashes>,
+    /// How often the process had run before `maps` was read. `None` if the process has several threads, or if
+    /// the kernel does not count runs. If the count is the same later, `maps` is not read again.
+    pub runs: Option<Runs>,
 }
 
 /// How a read finds out whether the process must be read in full.
@@ -59,6 +68,8 @@ pub struct ChangeCheck {
     fingerprint: Option<Fingerprint>,
     /// When the process was last read in full.
     read_at: Option<Instant>,
+    /// When `maps` was last read.
+    maps_at: Option<Instant>,
     /// The CPU time of the last full read, not including the check.
     read_cost: Duration,
     /// How many checks in a row found that the process was active since its last read.
@@ -94,11 +105,26 @@ impl ChangeCheck {
             self.n_unchecked_left -= 1;
             return Check::ReadAll;
         }
-        Check::CompareWith(self.fingerprint)
+        let has_old_maps = self.maps_at.is_none_or(|at| now.saturating_duration_since(at) >= MAX_MAPS_AGE);
+        Check::CompareWith(self.fingerprint.map(|fingerprint| Fingerprint {
+            runs: fingerprint.runs.filter(|_| !has_old_maps),
+            ..fingerprint
+        }))
     }
 
-    /// Notes that a check confirmed the last reading. `cost` is the CPU time of the check.
-    pub fn note_confirmed(&mut self, cost: Duration) {
+    /// Notes that a check confirmed the last reading. `fingerprint` was taken by this check, and `cost` is its
+    /// CPU time.
+    pub fn note_confirmed(
+        &mut self,
+        check: Check,
+        fingerprint: Option<Fingerprint>,
+        cost: Duration,
+        now: Instant,
+    ) {
+        // An equal count of runs means that `maps` was not read.
+        if check != Check::CompareWith(fingerprint) {
+            (self.fingerprint, self.maps_at) = (fingerprint, Some(now));
+        }
         self.busy_streak = 0;
         self.cheapest = if self.n_confirmed == 0 { cost } else { cost.min(self.cheapest) };
         self.n_confirmed = self.n_confirmed.saturating_add(1);
@@ -112,7 +138,7 @@ impl ChangeCheck {
         cost: Duration,
         now: Instant,
     ) {
-        self.read_at = Some(now);
+        (self.read_at, self.maps_at) = (Some(now), Some(now));
         let has_compared = matches!(check, Check::CompareWith(Some(_)));
         if fingerprint.is_none_or(|fingerprint| fingerprint.hashes.is_none()) {
             // Usually no hashes were computed here, so `cost` is the CPU time of the full read alone.
@@ -137,11 +163,17 @@ impl ChangeCheck {
 mod tests {
     use super::*;
 
-    const WORK: Work =
-        Work { faults: [1, 2], cpu_ticks: [3, 4], size: [5, 6], program: [7, 8], is_recorded: false };
-    const AT_WORK: Option<Fingerprint> = Some(Fingerprint { work: WORK, hashes: None });
+    const WORK: Work = Work {
+        faults: [1, 2],
+        cpu_ticks: [3, 4],
+        size: [5, 6],
+        n_threads: 1,
+        program: [7, 8],
+        is_recorded: false,
+    };
+    const AT_WORK: Option<Fingerprint> = Some(Fingerprint { work: WORK, hashes: None, runs: None });
     const QUIET: Option<Fingerprint> =
-        Some(Fingerprint { work: WORK, hashes: Some(Hashes { rollup: 1, maps: 2 }) });
+        Some(Fingerprint { work: WORK, hashes: Some(Hashes { rollup: 1, maps: 2 }), runs: None });
 
     fn us(us: u64) -> Duration {
         Duration::from_micros(us)
@@ -158,7 +190,7 @@ mod tests {
         check.note_read(next, QUIET, us(1000), now);
         for seconds in 0..300 {
             assert_eq!(check.next(now + us(seconds * 1_000_000)), Check::CompareWith(QUIET));
-            check.note_confirmed(us(280));
+            check.note_confirmed(Check::CompareWith(QUIET), QUIET, us(280), now);
         }
         assert_eq!(check.next(now + MAX_CONFIRMED), Check::CompareWith(None));
     }
@@ -186,7 +218,9 @@ mod tests {
             let (mut check, now) = (ChangeCheck::default(), Instant::now());
             check.note_read(Check::CompareWith(None), AT_WORK, us(1000), now);
             check.note_read(Check::CompareWith(AT_WORK), QUIET, us(1900), now);
-            costs.iter().for_each(|&cost| check.note_confirmed(us(cost)));
+            for &cost in costs {
+                check.note_confirmed(Check::CompareWith(QUIET), QUIET, us(cost), now);
+            }
             assert_eq!(check.next(now), expected, "{costs:?}");
             let later = check.next(now + MAX_CONFIRMED);
             assert_eq!(later, Check::CompareWith(None), "its cost may have changed");
@@ -210,7 +244,7 @@ mod tests {
         quiet.note_read(next, QUIET, us(read + check), now);
         for _ in 0..MIN_COSTLY {
             assert_eq!(quiet.next(now), Check::CompareWith(QUIET));
-            quiet.note_confirmed(us(check));
+            quiet.note_confirmed(Check::CompareWith(QUIET), QUIET, us(check), now);
         }
     }
 
@@ -260,6 +294,28 @@ mod tests {
         assert_eq!(check.next(now), Check::ReadAll);
         check.forget();
         assert_eq!(check.next(now), Check::CompareWith(None));
+    }
+
+    #[test]
+    fn maps_of_a_process_that_does_not_run_is_read_once_a_minute() {
+        let seconds = Duration::from_secs;
+        let ran = |n| Runs::parse(format!("1 2 {n}").as_bytes());
+        let quiet = |runs| QUIET.map(|quiet| Fingerprint { runs, ..quiet });
+        let (mut check, began) = (ChangeCheck::default(), Instant::now());
+        check.note_read(Check::CompareWith(None), AT_WORK, us(1000), began);
+        check.note_read(Check::CompareWith(AT_WORK), quiet(ran(5)), us(1200), began);
+        let mut confirm = |now, runs, expected| {
+            let next = check.next(now);
+            assert_eq!(next, Check::CompareWith(quiet(expected)), "{:?}", now - began);
+            check.note_confirmed(next, quiet(runs), us(100), now);
+        };
+        for second in 0..60 {
+            confirm(began + seconds(second), ran(5), ran(5)); // does not read maps
+        }
+        confirm(began + seconds(60), ran(5), None); // reads maps, because it is old
+        confirm(began + seconds(90), ran(6), ran(5)); // reads maps, because the process has run
+        confirm(began + seconds(149), ran(6), ran(6));
+        confirm(began + seconds(150), ran(6), None);
     }
 
     #[test]

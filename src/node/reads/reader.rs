@@ -268,12 +268,18 @@ fn compare(
     buffers: &mut Buffers,
 ) -> Result<(bool, Option<Fingerprint>), ReadError> {
     let Some(work) = process.work(buffers)? else { return Ok((false, None)) };
-    let busy = Some(Fingerprint { work, hashes: None });
+    let busy = Some(Fingerprint { work, hashes: None, runs: None });
     match before {
         Some(before) if before.work == work && work.is_recorded => Ok((true, busy)),
         Some(before) if before.work == work => {
-            let hashes = memory.hashes(process)?;
-            Ok((hashes.is_some() && hashes == before.hashes, Some(Fingerprint { work, hashes })))
+            // The count is of the first thread, so it shows only for a single thread that the process has
+            // not run.
+            let runs = (work.n_threads == 1).then(|| process.runs(buffers)).flatten();
+            let has_run = runs.is_none() || runs != before.runs;
+            let known_maps = before.hashes.filter(|_| !has_run).map(|hashes| hashes.maps);
+            let hashes = memory.hashes(process, known_maps)?;
+            let is_unchanged = hashes.is_some() && hashes == before.hashes;
+            Ok((is_unchanged, Some(Fingerprint { work, hashes, runs })))
         }
         _ => Ok((false, busy)),
     }

@@ -11,9 +11,11 @@
 enum { BLOCK = 64 << 10 }; // for larger blocks, malloc may use mmap instead of the arena
 static int n_blocks;
 static char *volatile large; // without volatile, the compiler would remove the unused block
-static pthread_barrier_t filled;
+// Malloc arenas are mapped after all stacks. Otherwise chance decides which stacks are beside an arena.
+static pthread_barrier_t has_stacks, filled;
 
 static void *fill(void *ignored) {
+	pthread_barrier_wait(&has_stacks);
 	for (int i = 0; i < n_blocks; i++) {
 		char *block = malloc(BLOCK - 16);
 		if (!block) abort();
@@ -29,6 +31,7 @@ int main(int argc, char **argv) {
 	if (n_threads < 1) return 2;
 	n_blocks = atoi(argv[2]) * ((1 << 20) / BLOCK);
 	mallopt(M_ARENA_MAX, n_threads + 1);
+	pthread_barrier_init(&has_stacks, NULL, n_threads);
 	pthread_barrier_init(&filled, NULL, n_threads + 1);
 	for (int i = 0; i < n_threads; i++) {
 		pthread_t thread;

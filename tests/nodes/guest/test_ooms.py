@@ -208,7 +208,10 @@ def test_nested_cgroups_group_kills_and_a_full_node_are_counted(made):
         {"kinds/s-nested": 1, "kinds/s-group": int(counted["oom_kill"]), "kinds/s-node": 1, "kinds/": 0},
     )
     limits = [record_of(exporter, "kinds", f"s-{name}")["limit"] for name in ("nested", "group", "node")]
-    assert limits == ["container", "container", "node"] and int(counted["oom_group_kill"]) == 1
+    assert limits == ["container", "container", "node"]
+    # only Linux 5.17 and newer count kills of groups
+    counts_groups = tuple(map(int, os.uname().release.split(".")[:2])) >= (5, 17)
+    assert counted.get("oom_group_kill") == ("1" if counts_groups else None)
 
 
 def test_kills_at_an_outer_limit_are_counted_for_the_victims_containers(made):
