@@ -87,8 +87,8 @@ impl Ledger {
         }
     }
 
-    /// Reads the node's memory. `known` takes the path of a pod's cgroup. It returns the pod's memory use if
-    /// the caller has just read that. The files of at most `max_open` top-level cgroups and of at most
+    /// Reads the node's memory. `known` takes the path of a pod's cgroup, and returns the pod's memory use if
+    /// the caller has just read that pod. The files of at most `max_open` top-level cgroups and of at most
     /// `max_open` pods stay open.
     pub fn read(&mut self, proc: &Proc, max_open: usize, known: impl Fn(&[u8]) -> Option<u64>) {
         self.bytes.clear();
