@@ -168,7 +168,7 @@ impl Counters {
         }
         self.read(now, |held, _| held.pace.is_read());
         if self.settle_at.is_some_and(|at| now >= at) {
-            // First, the cgroups above containers are read, except those whose files are polled at the
+            // First, the cgroups above containers are read, except those with files that are polled at the
             // moment. Then, if a pod has counted kills that no container has counted, the containers of that
             // pod are read.
             self.read(now, |held, counts| match &held.which {

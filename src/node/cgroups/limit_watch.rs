@@ -228,8 +228,8 @@ impl LimitWatch {
             let has_changed = |level: &mut Level| level.read_limit().then_some(level.limit_file);
             differing.extend(levels.values_mut().filter_map(has_changed));
         }
-        // The reports are taken after the limits were read. So the report of each write that has changed one
-        // of these limits is among them.
+        // The kernel's reports are taken after the limits were read. So if a write has changed one of these
+        // limits, its report is among them.
         let changed = changes.take();
         if differing.iter().any(|&file| !changed.includes(file)) {
             changes.stop();
