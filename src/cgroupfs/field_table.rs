@@ -20,7 +20,7 @@ const fn line(file: &'static str, key: &'static str, factor: u64) -> Place {
     Place { file, key, factor }
 }
 
-/// Returns the table row of a field that is alone in its file, as one number.
+/// Returns the table row of a field that has a file of its own. That file contains only the field's value.
 const fn one(
     name: &'static str,
     unit: Unit,

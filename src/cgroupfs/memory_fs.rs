@@ -158,9 +158,10 @@ impl MemoryFs {
         smallest
     }
 
-    /// Adds to a recording what marks the recorded root as the node's root cgroup. On version 1, that is a
-    /// file: `each` is called with its path and its text. On version 2, no file is needed, and `each` is not
-    /// called.
+    /// Adds a file to a recording, which is a copy of the kernel's files. The file shows that the root of the
+    /// copy is the node's root cgroup, and not the root of a cgroup namespace. On version 1 this file is
+    /// `cgroup.sane_behavior`, and `each` is called with its path and its text. On version 2 the root is the
+    /// cgroup without `memory.current`, so no file is needed and `each` is not called.
     ///
     /// Fails if `each` fails.
     pub fn record_root(
@@ -173,8 +174,8 @@ impl MemoryFs {
         }
     }
 
-    /// Calls `each` with every file that a scrape reads from the cgroup at `path`. The arguments of
-    /// `each` are the path of the file in a recording, and its text.
+    /// Calls `each` with every file that a scrape reads from the cgroup at `path`. The arguments of `each`
+    /// are the path of the file in the recording, and the text of the file.
     ///
     /// Fails if `each` fails.
     pub fn record(

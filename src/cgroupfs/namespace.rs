@@ -31,7 +31,8 @@ fn find(root: &Path, seen: &[u8], pid: &str) -> Vec<u8> {
         let pids = fs::read_to_string(root.join(directory).join("cgroup.procs")).unwrap_or_default();
         pids.lines().any(|line| line == pid)
     };
-    // On the node itself, the process is in the first directory, so no other directory is searched.
+    // The first path to try is `seen` itself. Outside a cgroup namespace, `seen` is the process's path below
+    // `root`, so no other directory is searched.
     let mut directories = VecDeque::from([seen.to_owned(), PathBuf::new()]);
     while let Some(directory) = directories.pop_front() {
         if directory.ends_with(seen) && is_in(&directory) {
@@ -73,9 +74,9 @@ pub(super) fn resolve(namespace_root: &[u8], path: &[u8], resolved: &mut Vec<u8>
 /// cgroup is the directory above. Returns `None` if that directory is the root.
 ///
 /// Also returns `None` for a name like `<slice>:cri-containerd:<id>`. Such a name appears when the kubelet
-/// uses the systemd cgroup driver and containerd does not: runc then takes the name for a path below
-/// containerd's cgroup, in which runc itself is. In that case the pod's cgroup, the slice, is elsewhere and
-/// is empty.
+/// uses the systemd cgroup driver and containerd uses the cgroupfs driver. runc then creates a cgroup with
+/// exactly this name in its own cgroup, which is also containerd's. The pod's cgroup, the slice, is in
+/// another place and contains no process.
 pub(super) fn pod_of(resolved: &[u8]) -> Option<&[u8]> {
     let slash = resolved.iter().rposition(|&b| b == b'/')?;
     (!resolved[slash..].contains(&b':')).then_some(&resolved[..slash])

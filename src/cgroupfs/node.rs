@@ -59,10 +59,10 @@ fn resident_bytes(values: &Values) -> u64 {
     [ANON, FILE].into_iter().filter_map(|field| values.get(field)).fold(0, u64::saturating_add)
 }
 
-/// Returns the charged kernel memory that the node's counters also contain. The result does not include
-/// network buffers, because their pages do not come from the slab: when they were included in a test, a part
-/// was wrong by 110 MB. On version 1 the kernel prints only the sum of all kernel memory, so that sum is
-/// returned.
+/// Returns the charged kernel memory that the node's counters also contain. Network buffers are left out:
+/// their pages do not come from the slab, so the node's counters do not contain them. In a test that included
+/// network buffers, one part of the node's memory was wrong by 110 MB. On version 1 the kernel prints only
+/// the sum of all kernel memory, so that sum is returned.
 fn kernel_bytes(values: &Values) -> u64 {
     let kinds = [SLAB, KERNEL_STACK, PAGETABLES, SEC_PAGETABLES, PERCPU, VMALLOC];
     let kinds = kinds.into_iter().filter_map(|field| values.get(field));

@@ -25,8 +25,8 @@ const CLOSE: u64 = 850;
 const HALF: u64 = 500;
 /// The time after which the sizes of the largest mapped paths are stored again.
 const STEP: Duration = Duration::from_secs(15);
-/// How long the stored sizes of the largest mapped paths are kept. An OOM record shows how they have grown
-/// within up to a minute.
+/// How long the stored sizes of the largest mapped paths are kept. An OOM record compares the last sizes with
+/// stored sizes that are up to a minute older.
 const MAX_AGE: Duration = Duration::from_secs(75);
 
 /// The account of a container.
@@ -50,9 +50,11 @@ pub struct Account {
     /// Whether the container's kills are counted.
     is_watched: bool,
     shmem: MappedShmem,
-    /// The last reading of the container, if the container was close to its limit at that time.
+    /// What the last read of the container's processes has shown; `None` if the container was not close to
+    /// its limit.
     last_reading: Option<LastReading>,
-    /// The stored sizes of the largest mapped paths, the oldest first.
+    /// The sizes of the largest mapped paths, stored every [`STEP`]. Each element has all sizes at one time.
+    /// The oldest element comes first.
     earlier: VecDeque<Earlier>,
 }
 
@@ -81,9 +83,9 @@ impl Account {
         &self.container
     }
 
-    /// Whether a filter can select a process of the container. If not, the account is read only if a pod
-    /// needs it. The kills in the container are counted in any case. Otherwise they would be attributed to
-    /// its pod.
+    /// Whether a filter can select a process of the container. If no filter can, the account is read only if
+    /// a pod needs its values. The kills in the container are always counted, because they would otherwise be
+    /// attributed to the pod.
     pub fn is_selected(&self) -> bool {
         self.container.is_selected
     }
@@ -128,8 +130,8 @@ impl Account {
         self.shares_labels = shares_labels;
     }
 
-    /// Notes that this process is in the container. If the container's cgroup is not known yet, the cgroups
-    /// of the process may show it.
+    /// Notes that this process is in the container. Until the container's cgroup is known, this function also
+    /// searches for that cgroup in the cgroup paths of the process.
     pub fn see(&mut self, process: &Process, index: &CgroupIndex) {
         if !std::mem::replace(&mut self.is_seen, true) {
             (self.pid, self.has_unselected) = (process.pid(), false);
@@ -155,8 +157,8 @@ impl Account {
         std::mem::take(&mut self.is_seen)
     }
 
-    /// Finds the container's cgroup from the cgroups in which the init process was first seen. If they do not
-    /// show it, the cgroup that [`Account::see`] has found is kept.
+    /// Searches for the container's cgroup in the paths of the cgroups in which the container's init process
+    /// was first seen. If nothing is found there, the paths that [`Account::see`] has found are kept.
     ///
     /// Also updates the start time of the init process. Returns whether the start time differs from before.
     pub fn locate(&mut self, discovery: &Discovery, processes: &ProcessTable) -> bool {
@@ -190,14 +192,14 @@ impl Account {
         Paths { memory, others }
     }
 
-    /// Returns the memory cgroup of a container on version 1 if only the paths of other controllers contain
-    /// the container's id, as on ECS. If the first cgroups of the init process are known, the result is the
-    /// memory cgroup among them. Otherwise the result is the memory cgroup of one of the container's
-    /// processes, provided that all its other processes are in the same cgroup or in cgroups below that
-    /// cgroup.
+    /// Finds the memory cgroup of a container if the path of that cgroup does not contain the container's id.
+    /// On version 1 this happens on ECS, where only the paths of other controllers contain the id.
     ///
-    /// Returns `None` if no cgroup meets these conditions, or if a process outside the container is in the
-    /// same cgroup.
+    /// `first` has the cgroups in which the container's init process was first seen. If these cgroups are
+    /// known, the result is the memory cgroup among them. Otherwise the result is the outermost memory cgroup
+    /// of the container's processes, provided that all of these processes are in that cgroup or below it.
+    ///
+    /// Returns `None` if there is no such cgroup, or if a process outside the container is in it or below it.
     fn unnamed_memory<'a>(
         &self,
         first: Option<&'a Cgroups>,
@@ -264,9 +266,11 @@ impl Account {
         &mut self.shmem
     }
 
-    /// Stores the sizes of the largest paths that the container maps now, if the container uses at least half
-    /// of its limit and no other running container has the same labels. `permille` is the memory use in
-    /// thousandths of the limit. From [`CLOSE`] on, the sizes are also stored as the last reading.
+    /// Stores how large the container's largest mapped paths are now, for a later OOM record. `permille` is
+    /// the memory use in thousandths of the limit. If `permille` is at least [`HALF`], the sizes are stored
+    /// every [`STEP`]. If `permille` is at least [`CLOSE`], each call also replaces the last reading, which
+    /// has the paths, their sizes and the values of the cgroup. Nothing is stored while another running
+    /// container has the same labels.
     pub fn keep_reading(
         &mut self,
         permille: u64,
@@ -299,21 +303,22 @@ impl Account {
         }
     }
 
-    /// Updates the time of the oldest reading of a process in the container. `read_at` is the time of another
-    /// reading.
+    /// Updates the time of the oldest reading of a process in the container. `read_at` is the time at which
+    /// one of the processes was read.
     pub fn note_read_at(&mut self, read_at: Instant) {
         if let Some(last) = &mut self.last_reading {
             last.oldest = last.oldest.into_iter().chain([read_at]).min();
         }
     }
 
-    /// Makes the account forget that some processes of the container are unselected.
+    /// Marks all processes of the container as selected. A test needs this, because the unmapped tmpfs of a
+    /// container is exported only if all its processes are selected.
     #[cfg(test)]
     pub fn forget_unselected(&mut self) {
         self.has_unselected = false;
     }
 
-    /// Takes out what is stored about the memory of the container before a kill.
+    /// Removes and returns what is stored about the container's memory, for the record of a kill.
     pub fn take_content(&mut self) -> Content {
         Content {
             values: self.values.unwrap_or_default(),

@@ -33,7 +33,7 @@ pub struct NewContainer<'a> {
     pub is_new_pod: bool,
 }
 
-/// A cgroup whose counters are read.
+/// A cgroup with counters that are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Which {
     /// The cgroup at this path, which is above containers.
@@ -69,7 +69,7 @@ pub struct Counters {
     /// The cgroups that have reported since the last call of [`Counters::take_at_limit`] that a limit was
     /// reached: their own limit, or the limit of a cgroup below them.
     at_limit: Vec<Which>,
-    /// One container of each pod whose cgroup was removed.
+    /// The pods with a cgroup that was removed. Each pod is represented by one of its containers.
     gone_pods: Vec<Arc<Container>>,
     /// Whether a container was added or a cgroup was removed since the last search for pods without
     /// containers.
@@ -168,7 +168,7 @@ impl Counters {
         }
         self.read(now, |held, _| held.pace.is_read());
         if self.settle_at.is_some_and(|at| now >= at) {
-            // First, the cgroups above containers are read, except those whose files are polled at the
+            // First, the cgroups above containers are read, except those with files that are polled at the
             // moment. Then, if a pod has counted kills that no container has counted, the containers of that
             // pod are read.
             self.read(now, |held, counts| match &held.which {
@@ -240,12 +240,13 @@ impl Counters {
         self.settle();
     }
 
-    /// Begins a pass over the processes.
+    /// Notes that a scrape or a check begins. [`Counters::intact`] refers to the last call of this function.
     pub fn begin_pass(&mut self) {
         self.counts.begin_pass();
     }
 
-    /// Reads all counters, and returns the containers that exist and had no kill since the pass began.
+    /// Reads all counters. Returns the containers with a cgroup that still exists and with no kill since the
+    /// last call of [`Counters::begin_pass`].
     pub fn intact(&mut self, now: Instant) -> BTreeSet<ContainerId> {
         self.read(now, |_, _| true);
         let id = |held: &Held| match held.which {
@@ -255,8 +256,8 @@ impl Counters {
         self.containers.iter().filter_map(id).filter(|&id| self.counts.is_intact(id)).collect()
     }
 
-    /// Reads the counters of a container. Returns whether the container has a kill that is not in the list of
-    /// [`Counters::take`] yet.
+    /// Reads the counters of a container. Returns whether the container has a kill that is so recent that
+    /// [`Counters::take`] does not return it yet.
     pub fn has_kill(&mut self, id: ContainerId, now: Instant) -> bool {
         self.read(now, |held, _| held.which == Which::Container(id));
         self.counts.has_new(id)
@@ -273,7 +274,8 @@ impl Counters {
         std::mem::take(&mut self.found)
     }
 
-    /// Returns one container of each pod whose cgroup was removed since the last call.
+    /// Returns the pods with a cgroup that was removed since the last call, so that the caller can drop their
+    /// kill counts. Each pod is represented by one of its containers.
     pub fn take_gone_pods(&mut self) -> Vec<Arc<Container>> {
         std::mem::take(&mut self.gone_pods)
     }

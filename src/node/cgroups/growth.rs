@@ -10,8 +10,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// The processes are read when the memory use reaches this many thousandths of the limit, and again after
-/// each further [`STEP`] of memory use. An OOM record shows mapped memory, which is a little less than the
-/// memory use. When reads began at 850, the records of 6 in 86 leaks showed just under 85% of the limit.
+/// each further [`STEP`] of memory use. An OOM record should show mapped memory of at least 85% of the limit,
+/// but mapped memory is a little less than the memory use. When reads began at 850 thousandths, the records
+/// of 6 in 86 leaks showed just under 85%.
 const CLOSE: u64 = 860;
 const STEP: u64 = 50;
 /// If the memory use falls below this many thousandths of the limit, the next read is due when the memory use
@@ -19,8 +20,9 @@ const STEP: u64 = 50;
 const FAR: u64 = 800;
 /// How long a measured growth rate is kept. The growth rate of a cgroup is the highest rate that is kept.
 const WINDOW: Duration = Duration::from_secs(5);
-/// The kernel charges memory in pieces of up to a huge page. So a cgroup that grows and lacks no more than
-/// this to its limit may reach it at any moment: a leak of 1 MB/s into 256 MB was not seen at its limit.
+/// The kernel charges memory in pieces of up to a huge page. So a growing cgroup may reach its limit at any
+/// moment if its memory use is no further than this below the limit. In a test with a limit of 256 MB, no
+/// measurement saw a leak of 1 MB/s at the limit.
 const PIECE: u64 = 2 << 20;
 /// The longest time between two measurements.
 pub const MAX_INTERVAL: Duration = Duration::from_secs(1);
@@ -237,8 +239,9 @@ mod tests {
         }
     }
 
-    /// For three seconds, the memory use stays at 70% of the limit. Then it grows. The processes must be read
-    /// so late that an OOM record can explain the growth.
+    /// For three seconds, the memory use stays at 70% of the limit. Then it grows. An OOM record shows what
+    /// was read last before the kill. So the processes must not be read too early, because a record would
+    /// then lack the rest of the growth.
     #[test]
     fn a_leak_is_read_between_86_percent_and_the_limit() {
         for limit in [64.0, 256.0, 1000.0] {

@@ -41,7 +41,7 @@ pub enum Place {
     Container(Arc<Container>),
     /// A pod that has a selected container. The container in which the kill happened is unknown.
     Pod {
-        /// Any container of the pod.
+        /// One of the pod's containers. The namespace and the name of the pod are taken from it.
         of: Arc<Container>,
         /// The names of the selected containers of the pod that were removed in the ten seconds before the
         /// kill.
@@ -70,9 +70,9 @@ struct Counter {
     last: EventCounts,
     /// The time of the last kill.
     kill_at: Option<Instant>,
-    /// The time of the last `oom` event that was caused by the limit of the cgroup itself.
+    /// The time of the last `oom` event that was caused by the limit of this cgroup itself.
     own_oom_at: Option<Instant>,
-    /// The time of the last `oom` event that was caused by the limit of a cgroup below it.
+    /// The time of the last `oom` event that was caused by the limit of a cgroup below this cgroup.
     oom_at: Option<Instant>,
 }
 
@@ -81,8 +81,8 @@ impl Counter {
         Self { last, kill_at: None, own_oom_at: None, oom_at: None }
     }
 
-    /// Returns the time of the last `oom` event, whether the limit of the cgroup itself or the limit of a
-    /// cgroup below it was hit.
+    /// Returns the time of the last `oom` event. The event may have been caused by the limit of this cgroup,
+    /// or by the limit of a cgroup below this cgroup.
     fn oom_or_own(&self) -> Option<Instant> {
         self.oom_at.max(self.own_oom_at)
     }
@@ -117,7 +117,8 @@ struct InContainer {
     pod: Option<Box<[u8]>>,
     /// The number of kills that [`KillCounts::settle`] has not returned yet.
     n_new: u64,
-    /// Whether a kill was counted since the last [`KillCounts::begin_pass`], or was not settled at that time.
+    /// Whether a kill was counted since the last scrape or check began ([`KillCounts::begin_pass`]), or was
+    /// counted earlier but was not returned by [`KillCounts::settle`] by then.
     has_kill_in_pass: bool,
     gone_at: Option<Instant>,
 }
@@ -131,17 +132,18 @@ struct Above {
     has_unselected: bool,
     /// Whether the cgroup contains containers of different pods. If so, it is not the cgroup of a pod.
     is_shared: bool,
-    /// How many kills the cgroup has counted since it was added.
+    /// The number of kills that the cgroup has counted since it was added.
     n_kills: u64,
-    /// How many of the kills in `n_kills` the containers of the pod have counted as well.
+    /// The part of `n_kills` that the cgroups of the pod's containers have counted, too.
     n_in_containers: u64,
-    /// How many of the kills in `n_kills` were returned as kills in the pod.
+    /// The part of `n_kills` that no container has counted and that [`KillCounts::settle`] has already
+    /// returned as kills in the pod.
     n_returned: u64,
 }
 
 impl Above {
-    /// Returns how many kills this cgroup has counted and no container has counted. Kills that were returned
-    /// before are not included.
+    /// Returns how many kills this cgroup has counted, but no container. Kills that [`KillCounts::settle`]
+    /// has already returned are not included.
     fn n_unexplained(&self) -> u64 {
         self.n_kills.saturating_sub(self.n_in_containers + self.n_returned)
     }
@@ -163,7 +165,8 @@ pub struct KillCounts {
 }
 
 impl KillCounts {
-    /// Creates an empty table. If `knows_limits` is false, kills are returned without a limit.
+    /// Creates an empty table. If `knows_limits` is false, the limit that was hit is unknown: the field
+    /// `limit` of each [`FoundKill`] is `None`.
     pub fn new(knows_limits: bool) -> Self {
         Self { containers: BTreeMap::new(), above: BTreeMap::new(), knows_limits }
     }
@@ -195,13 +198,14 @@ impl KillCounts {
         self.containers.get(&id).is_some_and(|known| known.n_new > 0)
     }
 
-    /// Begins a pass over the processes, during which [`KillCounts::is_intact`] notices kills.
+    /// Notes that a scrape or a check begins. [`KillCounts::is_intact`] refers to the last call of this
+    /// function.
     pub fn begin_pass(&mut self) {
         self.containers.values_mut().for_each(|known| known.has_kill_in_pass = known.n_new > 0);
     }
 
-    /// Returns true if the container exists, and no kill in it was counted since the pass began. Without
-    /// counters for the container, returns false.
+    /// Whether the cgroup of the container still exists, and no kill in it was counted since the last call of
+    /// [`KillCounts::begin_pass`]. If the container was not added, returns false.
     pub fn is_intact(&self, id: ContainerId) -> bool {
         self.containers.get(&id).is_some_and(|known| known.gone_at.is_none() && !known.has_kill_in_pass)
     }
@@ -305,7 +309,8 @@ impl KillCounts {
         self.above.values_mut().for_each(|above| above.n_returned += above.n_unexplained());
     }
 
-    /// Drops containers that were removed so long ago that they cannot be candidates any more.
+    /// Drops the containers that were removed more than [`CANDIDATE`] ago, because OOM records of their pods
+    /// do not name them any more.
     pub fn forget(&mut self, now: Instant) {
         self.containers.retain(|_, known| known.gone_at.is_none_or(|gone_at| now < gone_at + CANDIDATE));
     }
@@ -325,11 +330,16 @@ impl KillCounts {
         names
     }
 
-    /// Returns the limit that was hit. It belongs to the cgroup with the `oom` event that is closest in time
-    /// to the kill. If two cgroups are equally close, the lower cgroup is used. `counter` is the counter of
-    /// the container or pod with the kill. `oom_at` is the time of the last `oom` event in the container, or
-    /// in a container of the pod. Also returns the path of the cgroup with the limit, if that cgroup is above
-    /// containers.
+    /// Returns the limit that was hit. If that limit is on a cgroup above containers, also returns the path
+    /// of the cgroup.
+    ///
+    /// The limit that was hit belongs to the cgroup with the `oom` event that is closest in time to the kill.
+    /// If two cgroups are equally close, the lower one is used. If no event is closer than [`NEARBY`], the
+    /// node had no memory left.
+    ///
+    /// A kill is attributed to a container, or to a pod if no container has counted the kill. `counter` is
+    /// the counter of that container or pod. `oom_at` is the time of the last `oom` event in that container,
+    /// or in any container of that pod. `pod` is the path of the pod's cgroup.
     fn limit(
         &self,
         counter: &Counter,

@@ -12,10 +12,10 @@ use crate::totals::labels;
 
 /// The names that the kubelet gives to the top-level cgroup of all pods, one for each cgroup driver.
 const KUBEPODS: [&[u8]; 2] = [b"kubepods.slice", b"kubepods"];
-/// The maximum number of top-level cgroups that have a part of their own. A node has about a dozen top-level
-/// cgroups, unless a program makes one for each of its jobs. The part `other_cgroups` contains all other
-/// top-level cgroups: those whose names come later in alphabetical order, and those whose names are not
-/// UTF-8.
+/// The maximum number of top-level cgroups that are exported as separate parts. A node has about a dozen
+/// top-level cgroups, unless a program makes one for each of its jobs. The part `other_cgroups` contains all
+/// other top-level cgroups: those with names that come later in alphabetical order, and those with names that
+/// are not UTF-8.
 const MAX_PARTS: usize = 64;
 
 /// A part of the node's memory.
@@ -87,9 +87,9 @@ impl Ledger {
         }
     }
 
-    /// Reads the node's memory. Given the path of a pod, `known` returns the pod's memory use if that has
-    /// just been read. The files of at most `max_open` top-level cgroups and of at most `max_open` pods stay
-    /// open.
+    /// Reads the node's memory. `known` takes the path of a pod's cgroup, and returns the pod's memory use if
+    /// the caller has just read that pod. The files of at most `max_open` top-level cgroups and of at most
+    /// `max_open` pods stay open.
     pub fn read(&mut self, proc: &Proc, max_open: usize, known: impl Fn(&[u8]) -> Option<u64>) {
         self.bytes.clear();
         if self.is_stale || self.directories.iter().any(Directory::has_changed) {
@@ -164,7 +164,7 @@ impl Ledger {
             for path in children_of(kubepods) {
                 match uid_of(&path) {
                     Some(_) => pod_paths.push(path),
-                    // A cgroup whose name contains no uid belongs to a quality-of-service class. It contains
+                    // A cgroup without a uid in its name belongs to a quality-of-service class. It contains
                     // the cgroups of pods.
                     None => {
                         pod_paths.extend(children_of(&path).into_iter().filter(|path| uid_of(path).is_some()))
@@ -176,7 +176,8 @@ impl Ledger {
         let open = |fs: &mut MemoryFs, path, keeps_open| Counted::new(path).filter_read(fs, keeps_open);
         let top_paths = top_paths.into_iter().enumerate();
         tops.extend(top_paths.filter_map(|(i, path)| open(tops_fs, path, i < max_open)));
-        // If pods are exported, most of their memory use is in `known`. So their files need not stay open.
+        // The files of pods are closed again. If pods are exported, the argument `known` of [`Ledger::read`]
+        // already has the memory use of most pods. So the ledger rarely reads the files of a pod itself.
         pods.extend(pod_paths.into_iter().filter_map(|path| open(pods_fs, path, false)));
         self.name_parts();
     }
@@ -250,9 +251,9 @@ impl Counted {
         KUBEPODS.contains(&self.path.as_slice())
     }
 
-    /// Returns the name of the part for the top-level cgroup at position `i`, if the cgroup has a part of its
-    /// own. A cgroup with a name that is not UTF-8 has no such part, because two such names could become the
-    /// same label.
+    /// Returns the name under which the top-level cgroup at position `i` is exported as a separate part.
+    /// Returns `None` if the cgroup is not such a part. Names that are not UTF-8 are left out, because two of
+    /// them could become the same label.
     fn name(&self, i: usize) -> Option<&str> {
         let name = std::str::from_utf8(&self.path).ok()?;
         (i < MAX_PARTS && !self.is_kubepods()).then_some(name)

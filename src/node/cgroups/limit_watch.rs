@@ -21,9 +21,9 @@ const N_FILES: usize = 3;
 /// The fraction of the CPU budget that measurements may use. If measurements take more CPU time, the pauses
 /// between them become longer.
 const MAX_SHARE: f64 = 0.25;
-/// The time between two reads of all limits, which check whether the kernel reports writes. If a limit has
-/// changed without a report, the kernel does not report writes to limits. All limits are then read once a
-/// second.
+/// The time between two reads of all limits. These reads check whether the kernel reports writes to the files
+/// with the limits. If a limit has changed without a report, the kernel does not report such writes. From
+/// then on, all limits are read once a second.
 const ALL_LIMITS: Duration = Duration::from_secs(10);
 /// If no cgroup was created for this long, the node is considered calm. By then, every container has its
 /// first process.
@@ -228,8 +228,8 @@ impl LimitWatch {
             let has_changed = |level: &mut Level| level.read_limit().then_some(level.limit_file);
             differing.extend(levels.values_mut().filter_map(has_changed));
         }
-        // The reports are taken after the limits were read. So the report of each write that has changed one
-        // of these limits is among them.
+        // The kernel's reports are taken after the limits were read. So if a write has changed one of these
+        // limits, its report is among them.
         let changed = changes.take();
         if differing.iter().any(|&file| !changed.includes(file)) {
             changes.stop();
@@ -243,14 +243,16 @@ impl LimitWatch {
         changed.has_new()
     }
 
-    /// Charges CPU time to the budget: the next measurement waits until the share is kept.
+    /// Adds `cost` to the CPU time of the measurements. Delays the next measurement for so long that
+    /// measurements use at most the fraction [`MAX_SHARE`] of the CPU budget.
     pub fn charge(&mut self, cost: Duration, now: Instant) {
         self.cpu_time += cost;
         let earliest = now + self.pause(cost);
         self.next_at = self.next_at.map(|next_at| next_at.max(earliest));
     }
 
-    /// Returns how long to wait after this CPU time, so that the share of the budget is kept.
+    /// Returns how long to wait after using this CPU time, so that measurements use at most the fraction
+    /// [`MAX_SHARE`] of the CPU budget.
     fn pause(&self, cost: Duration) -> Duration {
         match self.cpu_budget {
             0.0 => Duration::ZERO,

@@ -21,8 +21,8 @@ use crate::procfs::{Buffers, Proc};
 
 /// The time between two reads of a container that stays at its limit.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// How long the last name and memory of a process are kept after the process has ended while its container
-/// was at the limit. A kill is found in less time.
+/// If a process ends in a container at its limit, the last name and memory of the process are kept for this
+/// long, because the kernel may have killed the process. A kill is found in less time.
 const KEPT: Duration = Duration::from_secs(2);
 /// If a container was read longer ago than this, what was read is not used to explain a kill.
 const MAX_AGE: Duration = Duration::from_secs(10);
@@ -62,18 +62,20 @@ pub struct Moment {
     pub pod: UseAndLimit,
     /// The processes of the container, the largest first.
     pub members: Vec<Member>,
-    /// The processes that ended in the two seconds before this moment, each with the memory that it last had.
+    /// The processes that ended in the two seconds before this moment. Each has the time at which the process
+    /// was last read, and the memory that it had at that time.
     pub ended: Vec<(Instant, Member)>,
 }
 
-/// The circumstances of a kill in a container or a pod.
+/// What was read about a container or a pod at the time of a kill.
 #[derive(Debug, Default)]
 pub struct End {
     /// The time at which the container was last read at its limit, and what it held then.
     pub moment: Option<(Instant, Moment)>,
-    /// The processes in `moment` that have ended after that moment, the largest first.
+    /// The processes in `moment` that have ended by now, the largest first. At most one process per kill is
+    /// listed.
     pub victims: Vec<Member>,
-    /// The memory use and the limit of the cgroup whose limit was hit.
+    /// The memory use and the limit of the cgroup with the limit that was hit.
     pub hit: UseAndLimit,
     /// Whether an OOM kill in the container kills all processes of the container at once.
     pub kills_group: Option<bool>,
@@ -107,14 +109,16 @@ impl Moments {
     }
 
     /// Replaces the list of processes by `processes`, and moves the previous list into `processes`, so that
-    /// the caller can reuse its buffer. Drops the moments of containers that were last read too long ago.
+    /// the caller can reuse its buffer. Also drops what was read about a container more than [`MAX_AGE`] ago.
     pub fn set_processes(&mut self, processes: &mut Vec<(ContainerId, u32)>, now: Instant) {
         std::mem::swap(&mut self.processes, processes);
         self.processes.sort_unstable();
         self.read.retain(|_, tried| now < tried.at + MAX_AGE);
     }
 
-    /// Reads what a container holds, unless it was read a short time ago. The container may be at its limit.
+    /// Reads the memory and the processes of a container that may be at its limit. Does nothing if the
+    /// container was read less than [`INTERVAL`] ago. If the container is not at its limit, the result is not
+    /// stored.
     pub fn read(&mut self, id: ContainerId, limit_watch: &LimitWatch, now: Instant) {
         if self.read.get(&id).is_some_and(|tried| now < tried.at + INTERVAL) {
             return;
@@ -158,7 +162,8 @@ impl Moments {
         members
     }
 
-    /// Returns the circumstances of a kill, and drops the moment of the container with the kill.
+    /// Returns what was read about the container or the pod of a kill. Drops what was read about the
+    /// container, so that it cannot be used for a later kill.
     pub fn end(&mut self, kill: &FoundKill, limit_watch: &LimitWatch) -> End {
         let id = match &kill.place {
             Place::Container(container) => container.id,
@@ -184,8 +189,8 @@ impl Moments {
         End { moment, victims, hit, kills_group }
     }
 
-    /// Returns the processes in `moment` that have ended after that moment, the largest first. Returns at
-    /// most `n_kills` processes.
+    /// Returns the processes in `moment` that have ended by now, the largest first. Returns at most `n_kills`
+    /// processes. `moment` is what the container held when it was last read at its limit.
     fn victims(&mut self, moment: &Moment, n_kills: u64) -> Vec<Member> {
         let Self { proc, buffers, .. } = self;
         let gone = moment.members.iter().filter(|member| is_gone(member, proc.as_deref(), buffers));
@@ -197,9 +202,12 @@ impl Moments {
     }
 }
 
-/// Returns the processes that have ended since the moment `before`, and the processes in `before.ended`.
-/// Processes that ended more than two seconds ago are left out. A process in `members` that is ending has no
-/// memory any more. Its memory is set to what the process had in `before`.
+/// Compares the processes that a container has now (`members`) with what the container held when it was last
+/// read (`before`, read at the time `at`). Returns the processes that have ended since then, together with
+/// those in `before.ended`. Processes that were last read more than two seconds ago are left out.
+///
+/// A process that is just ending is still in `members`, but has no memory any more. Its memory in `members`
+/// is set to what it had in `before`.
 fn carry_over(members: &mut [Member], at: Instant, before: Moment, now: Instant) -> Vec<(Instant, Member)> {
     let mut ended = before.ended;
     for old in before.members {
@@ -221,8 +229,8 @@ fn is_full(of: UseAndLimit, inactive: u64) -> bool {
     current >= part_of(limit, USED) && inactive <= part_of(limit, INACTIVE)
 }
 
-/// Whether a process has ended, or will end because it was sent SIGKILL. If there is now another name under
-/// the pid of the process, the process has ended.
+/// Whether a process has ended, or will end because it was sent SIGKILL. If the pid now has another name, the
+/// process has ended and its pid was reused.
 fn is_gone(member: &Member, proc: Option<&Proc>, buffers: &mut Buffers) -> bool {
     let status = proc.map(|proc| proc.status(member.pid, buffers));
     let is_other = |now: Status| now.is_killed || now.rss.is_none() || now.name != member.name;

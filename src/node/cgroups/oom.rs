@@ -32,7 +32,7 @@ pub struct Earlier {
     pub sizes: Sizes,
 }
 
-/// What is known about the memory that a container held before a kill.
+/// What is stored about the memory that a container held before a kill.
 #[derive(Debug)]
 pub struct Content {
     /// The values of the container's cgroup when they were last read.
@@ -51,9 +51,9 @@ pub struct Content {
 pub struct Kill {
     /// The container or pod, the number of kills, and the limit that was hit.
     pub found: FoundKill,
-    /// The circumstances of the kills.
+    /// What was read about the container or the pod at the time of the kills.
     pub end: End,
-    /// What is known about the memory of the container; `None` for a pod, and for a container that has no
+    /// What is stored about the memory of the container; `None` for a pod, and for a container that has no
     /// account.
     pub content: Option<Content>,
     /// How many bytes are charged to the pod but to none of its running containers; `None` if the limit that

@@ -29,10 +29,14 @@ use crate::procfs::this_process::thread_cpu_time;
 
 /// The stack size of the watching thread, which needs only a small stack.
 const STACK: usize = 64 << 10;
-/// From this many thousandths of its limit on, a full container is treated as if it had reached the limit,
-/// because version 1 does not report that. Below this number, the growth of the container decides whether its
-/// processes are read. A lower number would not do: a container that begins with much memory seems to grow
-/// fast. Leaks of 5 MB/s into 80 MB that began with 60 MB were then not read above 91%.
+/// A full container that uses at least this many thousandths of its limit is treated as if it had reached the
+/// limit, because version 1 does not report that. The smaps of its processes are then not read. Below this
+/// number, the growth of the container decides whether they are read.
+///
+/// The number is this high because a container that begins with much memory seems to grow fast for a few
+/// seconds. With a lower number, such a container would be treated as if it had reached its limit although
+/// there is still time to read its processes. In a test with a lower number, leaks of 5 MB/s into 80 MB that
+/// began with 60 MB were not read above 91%.
 const HIT: u64 = 980;
 
 /// The watched cgroups. The watching thread and the scraping thread share them.
@@ -51,7 +55,7 @@ struct State {
     counters: Counters,
     limit_watch: LimitWatch,
     moments: Moments,
-    /// The kills that were found, each with its circumstances.
+    /// The kills that were found, each with what was read about its container or pod.
     found: Vec<(FoundKill, End)>,
 }
 
@@ -94,7 +98,7 @@ impl State {
         }
     }
 
-    /// Moves the kills from the counters to `found`, and adds their circumstances.
+    /// Moves the kills from the counters to `found`, and adds what was read about their containers or pods.
     fn take_kills(&mut self) {
         let Self { counters, limit_watch, moments, found } = self;
         found.extend(counters.take().into_iter().map(|kill| {
@@ -166,26 +170,29 @@ impl OomWatch {
         self.0.lock().counters.read_all(Instant::now());
     }
 
-    /// Begins a pass over the processes.
+    /// Notes that a scrape or a check begins. [`OomWatch::intact`] refers to the last call of this function.
     pub fn begin_pass(&self) {
         self.0.lock().counters.begin_pass();
     }
 
-    /// Reads all counters, and returns the containers that exist and had no kill since the pass began.
+    /// Reads all counters. Returns the containers with a cgroup that still exists and with no kill since the
+    /// last call of [`OomWatch::begin_pass`].
     pub fn intact(&self) -> BTreeSet<ContainerId> {
         let intact = self.0.lock().counters.intact(Instant::now());
         self.0.changed.wake(); // The thread has to return the kills that were found now.
         intact
     }
 
-    /// Returns the kills that were found since the last call, and their circumstances.
+    /// Returns the kills that were found since the last call, with what was read about their containers or
+    /// pods.
     pub fn take(&self) -> Vec<(FoundKill, End)> {
         let mut state = self.0.lock();
         state.take_kills();
         std::mem::take(&mut state.found)
     }
 
-    /// Returns one container of each pod whose cgroup was removed since the last call.
+    /// Returns the pods with a cgroup that was removed since the last call. Each pod is represented by one of
+    /// its containers.
     pub fn take_gone_pods(&self) -> Vec<Arc<Container>> {
         self.0.lock().counters.take_gone_pods()
     }

@@ -1,5 +1,5 @@
-//! Decides for each file of memory events when to poll it, when to read it repeatedly, and when to leave it
-//! alone for a pause. This module does no I/O: the time is passed in.
+//! Decides for each file of memory events when to poll the file, when to read it repeatedly, and when not to
+//! poll it for a while. This module does no I/O: the time is passed in.
 //!
 //! The kernel counts an event at once, but notifies at most once in about 12 ms for each file. So a kill
 //! right after the first notification is found only if the file is read again. Page cache can keep a
@@ -8,13 +8,13 @@
 
 use std::time::{Duration, Instant};
 
-/// How long a file is read repeatedly after a notification. Each event that shows that the limit was reached
-/// again starts this time from the beginning.
+/// How long a file is read repeatedly after a notification. This time starts again when a read shows that the
+/// limit was reached again.
 const READING: Duration = Duration::from_millis(30);
 /// The maximum time for which a file is read repeatedly, even if the limit is reached again and again. In 588
 /// trials, the time from the first event at the limit to the kill was at most 626 ms. The median was 25 ms.
 const MAX_READING: Duration = Duration::from_secs(1);
-/// The shortest pause: how long a file is not polled after it was read.
+/// The shortest pause. A pause is the time for which a file is not polled after it was read repeatedly.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause. It is used for a file that keeps showing events at the limit, but no kill.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
@@ -83,7 +83,8 @@ impl Pace {
         if self.paused_until.is_some_and(|until| now > until + MAX_PAUSE) {
             self.pause = Duration::ZERO;
         }
-        // After the longest pause, the file is read only once. Repeated reads would rarely find a kill.
+        // A file gets the longest pause if it keeps showing that the limit is reached, but no kill. Repeated
+        // reads of such a file would rarely find a kill, so the file is read only once.
         let reading = if self.pause == MAX_PAUSE { Duration::ZERO } else { READING };
         self.state = State::Read { since: now, until: now + reading, has_kill: false };
     }
@@ -94,9 +95,9 @@ impl Pace {
         match moved {
             Moved::Nothing => {}
             Moved::Kill => *has_kill = true,
-            // After a kill, or after a pause that was longer than the shortest pause, reading is not
-            // extended. Otherwise a loop of kills, or a container that stays at its limit, would be read all
-            // the time.
+            // After a kill, reading is not extended, because a loop of kills would be read all the time. It
+            // is not extended either if the last pause was longer than the shortest one. Such a pause means
+            // that the limit is reached again and again, so the file would be read all the time.
             Moved::Limit if *has_kill || self.pause > MIN_PAUSE => {}
             Moved::Limit => *until = (*until).max((now + READING).min(*since + MAX_READING)),
         }
@@ -122,9 +123,9 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Wakes the file at `now`, and reads it every 2 ms. The first reads show the elements of `moved`, and
-    /// all further reads show the last element. Returns how long the file is read, and how long it then
-    /// pauses.
+    /// Simulates a notification at `now`, and then a read every 2 ms. The results of the first reads are the
+    /// elements of `moved`, and all further reads have the last element as their result. Returns how long the
+    /// file is read, and the length of the pause after that.
     fn read(pace: &mut Pace, now: Instant, moved: &[Moved]) -> (Duration, Duration) {
         pace.tick(now);
         assert!(pace.is_polled());

@@ -117,9 +117,9 @@ impl Pods {
         }
     }
 
-    /// Reads how much memory is now charged to the pod of a container, but to none of its running containers.
-    /// The result can explain a kill that has already happened, because a kill does not free the memory that
-    /// an ended container has left.
+    /// Reads how much memory is now charged to the pod of a container, but to none of the pod's running
+    /// containers. Part of it can be memory that containers left behind when they ended. A kill does not free
+    /// this memory, so the result can explain a kill that has already happened.
     pub fn outside_now(&self, of: &Container, accounts: &Accounts, fs: &mut CgroupFs) -> Option<u64> {
         let labels = labels::pod(&of.listed.namespace, &of.listed.pod);
         let pod = self.table.iter().find(|pod| pod.labels == labels)?;

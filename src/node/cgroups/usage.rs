@@ -49,7 +49,7 @@ pub struct CgroupUsage {
     /// The memory of the node; `None` if the node is not exported.
     ledger: Option<Ledger>,
     watch: OomWatch,
-    /// The containers that the current pass reads first, because they come close to a limit.
+    /// The containers that the current scrape or check reads first, because they come close to a limit.
     due: BTreeSet<ContainerId>,
     totals: KillTotals,
     /// The latest start time among the processes in the first update. A process with a later start time
@@ -129,7 +129,7 @@ impl CgroupUsage {
         }
     }
 
-    /// Begins to count the kills of containers whose cgroup has just become known.
+    /// Begins to count the kills of containers with a cgroup that has just become known.
     fn watch_new(&mut self, processes: &ProcessTable) {
         let start_times = || processes.seen().map(|process| process.start_time.unwrap_or(0));
         if self.latest_start.is_none() {
@@ -171,8 +171,9 @@ impl CgroupUsage {
         pods.iter_mut().for_each(|pods| pods.update(accounts, fs));
         accounts.read(fs, |_| true);
         accounts.log_missing(fs);
-        // The pods need four open files for each pod. The node needs two open files for each top-level
-        // cgroup, and one for each pod. Together these are at most a ninth of the limit of open files.
+        // `max_open` is a 64th of the limit of open files, because `accounts.max_open` is an eighth. `pods`
+        // keeps four files open for each pod. `ledger` keeps two files open for each top-level cgroup and one
+        // for each pod. Together they keep at most 7/64 of the limit open.
         let max_open = accounts.max_open / 8;
         pods.iter_mut().for_each(|pods| pods.read(accounts, max_open));
         if let Some(ledger) = ledger {
@@ -199,7 +200,8 @@ impl CgroupUsage {
         self.accounts.read(&mut self.fs, |id| due.contains(&id));
     }
 
-    /// Whether the process is in a container whose processes this check reads.
+    /// Whether the process is in a container that comes close to a limit, so that this check reads the
+    /// process.
     pub fn is_due(&self, process: &Process) -> bool {
         process.container().is_some_and(|container| self.due.contains(&container.id))
     }
@@ -215,8 +217,9 @@ impl CgroupUsage {
     pub fn join(&mut self, snapshot: &Snapshot, processes: &ProcessTable, proc: &Proc, now: Instant) {
         let Self { accounts, watch, totals, buffers, order, .. } = self;
         find_mapped_shmem(accounts, (snapshot, processes), (proc, buffers), now);
-        // If a process was killed during this pass, the sums already lack it, so its container keeps the
-        // previous reading. When ten containers reach their limits at once, kills fall into most passes.
+        // If a process was killed during this scrape or check, the sums already lack its memory. So the
+        // container of that process keeps its previous reading. The other containers get a new reading,
+        // because there is a kill during most checks when ten containers reach their limits at once.
         let has_kills = totals.n_on_node() != proc.oom_kills(buffers);
         let intact = has_kills.then(|| watch.intact());
         let is_intact = |id: ContainerId| intact.as_ref().is_none_or(|intact| intact.contains(&id));
@@ -239,8 +242,9 @@ impl CgroupUsage {
         let Self { fs, accounts, pods, watch, totals, .. } = self;
         let with_content = |(found, end): (FoundKill, End)| {
             let (Place::Container(of) | Place::Pod { of, .. }) = &found.place;
-            // The memory that an ended container has left may explain that the pod's limit was hit. Version 1
-            // does not show which limit was hit, so it may have been the pod's.
+            // Memory that ended containers have left behind in the pod can be the reason that the pod's limit
+            // was hit. So this memory is read for such a kill. It is also read if the limit that was hit is
+            // unknown, as on version 1, because that limit may be the pod's.
             let may_be_pods = matches!(found.limit, Some(Limit::Pod) | None);
             let pods = pods.as_ref().filter(|_| may_be_pods);
             let outside_containers = pods.and_then(|pods| pods.outside_now(of, accounts, fs));

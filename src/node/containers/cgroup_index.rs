@@ -1,14 +1,15 @@
-//! Attribution finds the container of a process from its cgroup paths. The PID namespace is not used.
+//! Finds the container of a process from the cgroup paths of the process. The PID namespace is not used.
 //!
-//! A container has every cgroup at or below the path component that equals its id. Where its init process is
-//! now does not matter: systemd and Docker move init into a child cgroup. If a container's id is in no path,
-//! the container has every cgroup at or below the first one in which its init process was seen. The root
-//! belongs to no container, because the whole node would be in it. In a cgroup namespace, however, `/` is the
-//! exporter's own cgroup, and the root is a path of only `..`.
+//! If a component of a path is a container's id, the cgroup at this component and all cgroups below it belong
+//! to the container. It does not matter where the init process is now: systemd and Docker move init into a
+//! child cgroup. If no path contains the id, the cgroup in which the container's init process was first seen
+//! belongs to the container, with all cgroups below it. The root belongs to no container, because the whole
+//! node would be in it. In a cgroup namespace, however, `/` is the exporter's own cgroup, and the root is a
+//! path of only `..`.
 //!
-//! A workload may name one of its own cgroups after another container. So an id below a container's cgroup is
-//! used only if the runtime has placed the other container there: the other container's init process was
-//! first seen there. If no init process is listed for it, its id must be in no path outside other containers.
+//! A workload may name one of its own cgroups after another container. So an id inside the cgroup of a
+//! container is used only if the init process of the container with this id was first seen there. If no such
+//! init process is listed, the id is used only if it was never seen outside the cgroups of other containers.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::procfs::cgroup::Cgroups;
 pub struct CgroupIndex {
     by_id: HashMap<Box<[u8]>, Listed>,
     by_path: ByPath,
-    /// The ids that were seen in paths outside the cgroups of other containers.
+    /// The ids of listed containers that were seen in a path outside the cgroups of all other containers.
     placed: HashSet<Box<[u8]>>,
     /// Whether the exporter sees processes from inside a cgroup namespace.
     is_inside: bool,
@@ -30,15 +31,15 @@ pub struct CgroupIndex {
     includes_ended: bool,
 }
 
-/// The containers whose id is in no path, by the first cgroup of their init process. The value is `None` if
-/// containers of different pods share that cgroup.
+/// The containers with an id that is in no path. The key is the cgroup in which the init process was first
+/// seen. The value is `None` if containers of different pods share that cgroup.
 type ByPath = HashMap<Box<[u8]>, Option<Arc<Container>>>;
 
 /// A listed container, and the cgroups in which its init process was first seen, if it was seen.
 #[derive(Debug)]
 struct Listed {
     container: Arc<Container>,
-    /// The container's pod, if containers of the pod share their processes.
+    /// The pod that the processes are attributed to, if containers of the pod share their processes.
     pod: Option<Arc<Container>>,
     first: Option<Cgroups>,
 }
@@ -52,7 +53,7 @@ impl Listed {
 /// A container and its cgroup. The path is the one that proc prints.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a, 'p> {
-    /// The container at this place.
+    /// The container that the cgroup belongs to.
     pub container: &'a Arc<Container>,
     /// The path of the container's own cgroup, on which its limits are set.
     pub cgroup: &'p [u8],
@@ -64,8 +65,9 @@ impl CgroupIndex {
         Self { includes_ended, ..Self::default() }
     }
 
-    /// Learns from the cgroups of all processes whether the exporter is in a cgroup namespace, and which ids
-    /// are in paths outside other containers. Returns whether a process may now be in another container.
+    /// Learns from the cgroup paths of all processes whether the exporter is in a cgroup namespace. Also
+    /// learns which ids are in a path outside the cgroups of other containers. Returns whether the
+    /// attribution of a process may have changed.
     pub fn observe<'a>(&mut self, processes: impl Iterator<Item = &'a Cgroups>) -> bool {
         let Self { by_id, by_path, placed, .. } = self;
         let needs_placing = by_id.values().any(|listed| listed.first.is_none());
@@ -84,7 +86,8 @@ impl CgroupIndex {
         is_new | (std::mem::replace(&mut self.is_inside, is_inside) != is_inside)
     }
 
-    /// Returns the listed ids in the paths of these processes, without ids below another container's cgroup.
+    /// Returns the listed ids in the cgroup paths of these processes. An id inside the cgroup of another
+    /// container is left out.
     pub fn ids_of<'p>(&self, processes: impl Iterator<Item = &'p Cgroups>) -> HashSet<&'p [u8]> {
         let is_listed = |id: &[u8]| self.by_id.contains_key(id);
         let paths = processes.flat_map(Cgroups::paths);
@@ -103,8 +106,8 @@ impl CgroupIndex {
         placed.retain(|id| by_id.contains_key(id));
     }
 
-    /// Adds a container under its id. `first` has the first cgroups of its init process. If none of their
-    /// paths contains the id, the container is also added under the main path of `first`.
+    /// Adds a container under its id. `first` has the cgroups in which its init process was first seen. If
+    /// none of their paths contains the id, the container is also added under the path [`Cgroups::main`].
     ///
     /// If `pod` is given, the container's processes are attributed to that pod. Returns true if containers of
     /// different pods have the same cgroup. That cgroup then belongs to none of them.
@@ -134,8 +137,8 @@ impl CgroupIndex {
         known.is_none()
     }
 
-    /// Returns the container of a process with these cgroups. If a path in any hierarchy contains a listed
-    /// id, that path decides. Otherwise the main path decides.
+    /// Returns the container of a process in these cgroups. The first path with a listed id is used, in any
+    /// hierarchy. If no path contains a listed id, the path from [`Cgroups::main`] is used.
     pub fn container_of<'a, 'p>(&'a self, cgroups: &'p Cgroups) -> Option<Place<'a, 'p>> {
         let by_id = cgroups.paths().find_map(|path| match self.find(path) {
             (place, true) => Some(place),
@@ -149,11 +152,10 @@ impl CgroupIndex {
         self.find(path).0
     }
 
-    /// Follows `path` from the root inwards. Returns the container that has the cgroup at the end of `path`,
-    /// and whether `path` contains a listed id.
+    /// Returns the container that the cgroup at `path` belongs to, and whether `path` contains a listed id.
     ///
-    /// Only whole components match. No path below `..` is below `/`: inside a cgroup namespace, `/../x` is
-    /// outside `/`.
+    /// Only whole components match. Inside a cgroup namespace, `/../x` is outside `/`. So a container that
+    /// was found before a `..` is dropped.
     fn find<'a, 'p>(&'a self, path: &'p [u8]) -> (Option<Place<'a, 'p>>, bool) {
         let (mut place, mut has_id) = (None::<Place<'a, 'p>>, false);
         for (component, above) in components(path) {
@@ -185,7 +187,7 @@ impl CgroupIndex {
     }
 }
 
-/// Whether the cgroup at `path` is the first cgroup of a container whose id is in no path.
+/// Whether the cgroup at `path` belongs to a container although its path does not contain the id.
 fn is_first(by_path: &ByPath, path: &[u8]) -> bool {
     matches!(by_path.get(path), Some(Some(_)))
 }
@@ -266,8 +268,7 @@ mod tests {
         assert_eq!(id_at(&index, "/a/b"), Some("b"));
     }
 
-    /// Containers of different pods may share a cgroup, such as the runtime's own. It belongs to none of
-    /// them.
+    /// Containers of different pods may share a cgroup, such as the runtime's own.
     #[test]
     fn cgroup_of_different_pods_belongs_to_no_container() {
         let path = at("/system.slice/containerd.service");
@@ -356,8 +357,7 @@ mod tests {
         }
     }
 
-    /// In a container on version 2, the exporter's own cgroup is `/`, and the paths of all other cgroups
-    /// begin with `..`.
+    /// In a container on version 2, the exporter's own cgroup is `/`. All other paths begin with `/..`.
     #[test]
     fn root_is_the_exporters_container_inside_a_cgroup_namespace() {
         let mut index = CgroupIndex::default();

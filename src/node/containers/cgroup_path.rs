@@ -24,10 +24,10 @@ pub fn named_cgroup<'a>(id: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
     found.map(|(_, above)| above)
 }
 
-/// Returns the container id in a component of a cgroup path, or the whole component if it contains no id.
-/// These forms are known: `<id>`, `cri-containerd-<id>.scope`, `crio-<id>` from CRI-O's cgroupfs driver, and
-/// `<slice>:cri-containerd:<id>`. runc makes the last form when the kubelet uses the systemd driver and
-/// containerd does not.
+/// Returns the container id in a component of a cgroup path, or the whole component if it contains no id. The
+/// function recognizes the forms `<id>`, `cri-containerd-<id>.scope`, `crio-<id>` from CRI-O's cgroupfs
+/// driver, and `<slice>:cri-containerd:<id>`. runc makes the last form when the kubelet uses the systemd
+/// driver and containerd does not.
 ///
 /// An id with other text around it is not recognized: CRI-O's `crio-conmon-<id>.scope` is the cgroup of the
 /// container's monitor.
@@ -40,8 +40,9 @@ pub fn id_of(component: &[u8]) -> &[u8] {
     RUNTIMES.iter().find_map(|runtime| name.strip_prefix(*runtime)).unwrap_or(component)
 }
 
-/// Returns the outermost id in `path` for which `is_listed` is true. Returns `None` if a cgroup further out
-/// in `path` belongs to a container whose id is in no path. `is_first` is true for such a cgroup.
+/// Returns the outermost id in `path` that is the id of a listed container, as `is_listed` says. `is_first`
+/// says whether a cgroup belongs to a container although its path does not contain the container's id. If
+/// such a cgroup is further out in `path` than the id, returns `None`.
 pub fn outermost_id(
     path: &[u8],
     is_listed: impl Fn(&[u8]) -> bool,

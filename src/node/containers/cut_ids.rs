@@ -1,6 +1,7 @@
 //! Completes container ids that were cut off. The kubelet cuts the names of its links at 255 bytes. The
-//! container id is at the end of a name, so the last digits of some ids are missing. Such an id is
-//! completed if exactly one id in the cgroup paths of processes begins with the remaining digits.
+//! container id is at the end of a name, so a link with a long name has only the first digits of the id. The
+//! missing digits are found in the cgroup paths of processes, if exactly one id in these paths begins with
+//! the same digits.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -13,24 +14,25 @@ use crate::sources::Container;
 /// The number of hexadecimal digits in a container id. It is the same for every runtime.
 const ID_LEN: usize = 64;
 
-/// The containers of a listing: those with a complete id, and those with a cut id.
+/// The containers of a listing. Some of them may have a cut id, which has only the first digits.
 #[derive(Debug, Default)]
 pub struct CutIds {
-    /// The containers with a complete id, sorted by id. The list is empty while no id is cut.
+    /// The containers that were listed with a complete id, sorted by id. If no container has a cut id, the
+    /// list stays empty, because there is no id to complete.
     listed: Vec<Container>,
-    /// The containers with a cut id, sorted by the remaining digits of the ids.
+    /// The containers that were listed with a cut id, sorted by the digits that are left.
     cut: Vec<Container>,
     /// The complete id of each container in `cut`. It is `None` unless exactly one id in the cgroup paths
-    /// begins with the remaining digits.
+    /// begins with the digits in `cut`.
     whole: Vec<Option<Box<str>>>,
     n_ambiguous: u64,
     has_reported: bool,
 }
 
 impl CutIds {
-    /// Replaces the containers by those of a new listing: `listed` have a complete id, and `cut` have a
-    /// cut id. Returns the containers whose complete id is known, sorted by id. Containers with cut ids are
-    /// among them if their ids were completed before.
+    /// Replaces the containers by those of a new listing. The ids in `listed` are complete. The ids in `cut`
+    /// have only their first digits. Returns the containers with a complete id, sorted by id. A container in
+    /// `cut` is among them if its id was completed before.
     pub fn take(&mut self, listed: Vec<Container>, mut cut: Vec<Container>) -> Vec<Container> {
         if cut.is_empty() {
             *self = Self { has_reported: self.has_reported, ..Self::default() };
@@ -46,8 +48,8 @@ impl CutIds {
         self.containers()
     }
 
-    /// Completes the cut ids from the cgroups of all processes. Returns the containers whose complete
-    /// id is known, sorted by id, or `None` if these containers are the same as before.
+    /// Finds the missing digits of cut ids in the cgroup paths of all processes. Returns the containers with
+    /// a complete id, sorted by id. Returns `None` if these containers are the same as before.
     pub fn complete<'a>(&mut self, processes: impl Iterator<Item = &'a Cgroups>) -> Option<Vec<Container>> {
         if self.cut.is_empty() {
             return None;
@@ -63,13 +65,14 @@ impl CutIds {
         (std::mem::replace(&mut self.whole, whole) != self.whole).then(|| self.containers())
     }
 
-    /// Returns how many containers with a cut id have an ambiguous id: more than one id matches the
-    /// remaining digits, or the matching id also matches another container.
+    /// Returns the number of containers with an ambiguous id. Such an id is cut, and the digits that are left
+    /// do not identify the container: several ids in the cgroup paths begin with these digits, or one id in
+    /// the paths matches several containers.
     pub fn n_ambiguous(&self) -> u64 {
         self.n_ambiguous
     }
 
-    /// Returns the number of containers whose complete id is not known yet.
+    /// Returns the number of containers with an id that has not been completed yet.
     pub fn n_incomplete(&self) -> usize {
         self.whole.iter().filter(|whole| whole.is_none()).count()
     }
@@ -141,8 +144,9 @@ mod tests {
     #[test]
     fn cut_id_is_completed_if_exactly_one_id_matches() {
         let (listed, a, b) = (id("1", '1'), id("aaaaaaaaaaaa", '0'), id("aaaaaaaaaaaa", '1'));
-        // Each case has the cut ids, the paths of the processes, the names of the containers whose ids
-        // are completed, and the number of ambiguous ids.
+        // Each case begins with cut ids, which have only their first digits, and with the cgroup paths of the
+        // processes. Then follow the names of the containers with ids that can be completed, and the number
+        // of ambiguous ids.
         type Case<'a> = (&'a [&'a str], Vec<String>, &'a [&'a str], u64);
         let cases: [Case; 9] = [
             (&["aaaaaaaaaaaa"], vec![], &[], 0),
@@ -157,12 +161,12 @@ mod tests {
                 0,
             ),
             (&["aaaaaaaaaaaa"], vec![format!("/pod1/{a}"), format!("/pod2/{b}")], &[], 1),
-            // Two containers have the same remaining digits, or the digits of one begin with the digits of
-            // the other.
+            // One id in a path matches two containers. Both containers have the same digits, or the digits of
+            // one begin with the digits of the other.
             (&["aaaaaaaaaaaa", "aaaaaaaaaaaa"], vec![format!("/pod1/{a}")], &[], 2),
             (&["aaaaaaaaaaaa", "aaaaaaaaaaaa0"], vec![format!("/pod1/{a}"), format!("/pod2/{b}")], &[], 2),
-            // Inside another container's cgroup, the workload chooses the names. So an id in such a name does
-            // not complete a cut id.
+            // Inside a container's cgroup, the workload chooses the names of cgroups. So the ids in these
+            // names are not used to complete other ids.
             (
                 &["aaaaaaaaaaaa", "bbbbbbbbbbbb"],
                 vec![

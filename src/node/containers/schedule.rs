@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-/// A listing explains a change only if it begins at least this long after the change was seen. A listing that
-/// begins earlier may not include a new container yet, although the container's first process already exists.
+/// Proc may show a change that the listed containers do not explain, such as a process in an unknown cgroup.
+/// The containers are then listed again, until a listing begins at least this long after the change. A
+/// listing that begins earlier may lack a new container, although the container's first process already
+/// exists.
 const LAG: Duration = Duration::from_secs(2);
 /// The longest time between two listings.
 const MAX_AGE: Duration = Duration::from_secs(60);
@@ -15,7 +17,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 /// When the next listing is due.
 #[derive(Debug, Default)]
 pub struct Schedule {
-    /// When a change was last seen that the listed containers did not explain.
+    /// The last time at which proc showed a change that the listed containers do not explain, such as a
+    /// process in an unknown cgroup. A listing with a container that has not started yet counts as such a
+    /// change.
     unexplained_since: Option<Instant>,
     /// When the last successful listing began.
     listed_at: Option<Instant>,

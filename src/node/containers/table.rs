@@ -71,7 +71,8 @@ pub struct Seen<'a> {
 pub struct Tracked {
     /// The container.
     pub container: Arc<Container>,
-    /// The container's pod, if other containers of the pod share the container's processes.
+    /// The container's pod, if the container shares its processes with other containers of the pod, as with
+    /// gVisor and Kata Containers. The processes are then attributed to the pod.
     pub pod: Option<Arc<Container>>,
     /// The cgroups in which the init process was first seen.
     pub first_cgroups: Option<Cgroups>,
@@ -113,7 +114,7 @@ impl Containers {
         self.tracked.len()
     }
 
-    /// Returns what is known about a container, if it is still listed.
+    /// Returns what is stored about a container, if it is still listed.
     pub fn find(&self, container: &Container) -> Option<&Tracked> {
         self.position(container).map(|i| &self.tracked[i])
     }
@@ -123,8 +124,9 @@ impl Containers {
         self.tracked.binary_search_by(|known| known.container.listed.id.as_str().cmp(id)).ok()
     }
 
-    /// Replaces the containers with the containers of a new listing. If a container is unchanged, what is
-    /// known about it is kept. `includes_ended` says that the listing may name containers that have ended.
+    /// Replaces the containers with the containers of a new listing. What is stored about a container is kept
+    /// if the container is unchanged. `includes_ended` says that the listing may name containers that have
+    /// ended.
     pub fn replace_listing(
         &mut self,
         listed: Vec<sources::Container>,
@@ -158,7 +160,8 @@ impl Containers {
         self.inits.sort_unstable();
     }
 
-    /// Stores which init processes exist. Returns whether the first cgroups of a container have become known.
+    /// Stores which init processes exist. When the init process of a container is seen for the first time,
+    /// the cgroups of the process are stored as well. Returns whether that has happened for any container.
     pub fn see_inits<'a>(&mut self, processes: impl Iterator<Item = Seen<'a>>) -> bool {
         let mut has_news = false;
         self.tracked.iter_mut().for_each(|tracked| tracked.init_is_there = false);
@@ -199,9 +202,10 @@ impl Containers {
         has_news
     }
 
-    /// Sets the pod of each container, in the order of [`Containers::iter`]. `pod_of` returns the pod. The
-    /// second argument of `pod_of` is the number of container ids used so far. If `pod_of` makes a new
-    /// container for the pod, it increases that number.
+    /// Calls `pod_of` for each container, in the order of [`Containers::iter`], and stores the pod that it
+    /// returns. A pod is represented by a [`Container`] with an empty name. The second argument of `pod_of`
+    /// is the number of container ids used so far. `pod_of` increases this number when it gives an id to a
+    /// new pod.
     pub fn set_pods(&mut self, mut pod_of: impl FnMut(&Container, &mut u32) -> Option<Arc<Container>>) {
         for tracked in &mut self.tracked {
             tracked.pod = pod_of(&tracked.container, &mut self.n_ids);

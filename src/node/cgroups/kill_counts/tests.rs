@@ -147,8 +147,9 @@ fn kills_are_not_attributed_to_another_container() {
     }
 }
 
-/// The container reaches its own limit first, and a second later the limit of its pod. The pod can reach its
-/// limit although the container does not, if an ended container has left shared memory.
+/// The first kill happens at the limit of the container. A second later, another kill happens at the limit of
+/// the pod, while the container stays below its own limit. This is possible because shared memory of an ended
+/// container can stay charged to the pod.
 #[test]
 fn the_limit_hit_closest_to_the_kill_is_reported() {
     let mut node = Node::new();

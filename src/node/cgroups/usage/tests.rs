@@ -62,7 +62,7 @@ impl Checked {
         self.pass_with(processes, is_check, |_| {})
     }
 
-    /// Simulates a pass. Before its end, `then` happens.
+    /// Simulates a check, or a scrape if `is_check` is false. `then` is called just before the end.
     fn pass_with(&mut self, processes: &[Process], is_check: bool, then: impl Fn(&mut Self)) -> Vec<Kill> {
         let processes = self.node.see(processes);
         self.now += Duration::from_secs(1);
@@ -176,7 +176,8 @@ fn a_container_can_come_close_to_the_limit_of_its_pod() {
     }
 }
 
-/// A container that begins with much memory seems to grow that fast for five seconds.
+/// The memory use jumps from 1% to 96% of the limit. For five seconds after the jump, the container seems to
+/// keep growing at the same rate. From 98% on, the container is treated as if it had reached its limit.
 #[test]
 fn the_growth_of_a_container_decides_until_98_percent_of_its_limit() {
     let (mut node, processes) = pod("start");
@@ -194,7 +195,8 @@ fn the_growth_of_a_container_decides_until_98_percent_of_its_limit() {
     }
 }
 
-/// When several containers reach their limits at once, kills fall into most passes.
+/// When several containers reach their limits at once, there is a kill during most checks. A kill in one
+/// container must not prevent new readings of the others.
 #[test]
 fn a_kill_during_a_pass_leaves_the_readings_of_other_containers() {
     for (file, expected) in [("c1", [910, 920]), ("other", [1, 920])] {
