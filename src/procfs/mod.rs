@@ -223,8 +223,8 @@ impl ProcessDir {
     /// another thread are used.
     ///
     /// For a thread that has exited, a version 1 hierarchy prints `/` (kernel/cgroup/cgroup.c,
-    /// `proc_cgroup_show`). If that path were used, a container whose init process is a zombie would get the
-    /// memory of the whole node.
+    /// `proc_cgroup_show`). If that path were used, a container with a zombie as its init process would get
+    /// the memory of the whole node.
     ///
     /// Fails with [`ReadError::Gone`] if no thread shows where the process is.
     pub fn cgroups(&self, buffers: &mut Buffers, cgroups: &mut Cgroups) -> Result<(), ReadError> {

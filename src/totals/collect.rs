@@ -25,7 +25,7 @@ pub(super) struct Collector {
     kinds: [Totals; N_KINDS],
 }
 
-/// The command whose rows are being collected: its position in the view, and the position of its row
+/// The command to which rows are being added: its position in the view, and the position of its row
 /// `[other]`, once there is such a row.
 struct Current {
     command: usize,
