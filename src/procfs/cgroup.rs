@@ -47,7 +47,7 @@ impl Cgroups {
         !lines.is_empty()
     }
 
-    /// Whether no path is known.
+    /// Whether there are no paths.
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }
@@ -70,12 +70,12 @@ impl Cgroups {
         self.first(MEMORY)
     }
 
-    /// Returns the path that locates the process if no path contains a container's id. It is the first of
-    /// these paths that exists: the path of the `memory` controller, the path of `name=systemd`, and the path
-    /// in the `0::` line. If version 1 accounts memory, the `0::` line means nothing and is left out.
+    /// Returns the path that locates the process if no path contains a container's id. The first choice is
+    /// the path of the `memory` controller, then the path of `name=systemd`, and then the path in the `0::`
+    /// line. If version 1 accounts memory, the `0::` line is ignored, because it means nothing then.
     ///
-    /// Any other path takes precedence over `/`. The reason is that on version 1, a service is in the root of
-    /// `memory` unless systemd accounts the memory of that service.
+    /// The root `/` is returned only if the lines that are not ignored have no other path. The reason is that
+    /// on version 1, a service is in the root of `memory` unless systemd accounts the memory of that service.
     pub fn main(&self) -> Option<&[u8]> {
         let unified = self.first(UNIFIED).filter(|_| self.memory().is_none());
         let paths = || [self.memory(), self.first(SYSTEMD), unified].into_iter().flatten();

@@ -113,8 +113,8 @@ impl Entries {
     }
 }
 
-/// Takes the place of the buffer on systems other than Linux. There the program only reads recordings, so a
-/// listing may allocate memory.
+/// Takes the place of the listing buffer on systems other than Linux. There the program only reads
+/// recordings, so a listing may allocate memory for each name.
 #[cfg(not(target_os = "linux"))]
 #[derive(Debug, Default)]
 pub struct Entries;

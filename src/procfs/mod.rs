@@ -195,9 +195,9 @@ impl ProcessDir {
         Ok(Stat::parse(text).ok_or(Errno::INVAL)?)
     }
 
-    /// Returns the work that the process has done, according to `stat`. A recording has no `stat`, so there
-    /// the result describes the smaps file. It is `None` if that file was changed in the last two seconds:
-    /// file systems record times in steps of up to a second, so a further change could go unnoticed.
+    /// Returns how active the process has been, according to `stat`. A recording has no `stat`, so there the
+    /// result describes the smaps file. It is `None` if that file was changed in the last two seconds: file
+    /// systems record times in steps of up to a second, so a further change could go unnoticed.
     pub fn work(&self, buffers: &mut Buffers) -> Result<Option<Work>, ReadError> {
         match self.stat(buffers) {
             Ok(stat) => return Ok(Some(stat.work)),
@@ -223,8 +223,8 @@ impl ProcessDir {
     /// another thread are used.
     ///
     /// For a thread that has exited, a version 1 hierarchy prints `/` (kernel/cgroup/cgroup.c,
-    /// `proc_cgroup_show`). If that path were used, a container whose init process is a zombie would get the
-    /// memory of the whole node.
+    /// `proc_cgroup_show`). If that path were used, a container with a zombie as its init process would get
+    /// the memory of the whole node.
     ///
     /// Fails with [`ReadError::Gone`] if no thread shows where the process is.
     pub fn cgroups(&self, buffers: &mut Buffers, cgroups: &mut Cgroups) -> Result<(), ReadError> {
@@ -247,8 +247,9 @@ impl ProcessDir {
         if cgroups.paths().any(|path| path != b"/") { Ok(()) } else { Err(ReadError::Gone) }
     }
 
-    /// Whether the first thread has exited. If so, the process continues in other threads, or is a zombie.
-    /// This is false in a recording, which has no `status`, but whose cgroup files are always correct.
+    /// Whether the first thread has exited, so that the cgroup file of the process may be wrong. The process
+    /// then continues in other threads, or is a zombie. In a recording, which has no `status`, the result is
+    /// false, because a recorded cgroup file is always correct.
     fn leader_has_exited(&self, buffers: &mut Buffers) -> bool {
         read_file(self.dir.as_fd(), "status", &mut buffers.text)
             .is_ok_and(|text| state_of(text) == Some(b'Z'))

@@ -44,7 +44,7 @@ pub struct Stat {
     pub is_kernel_thread: bool,
     /// Whether the process is a zombie without other threads. Such a process maps nothing and never will.
     pub is_zombie: bool,
-    /// The work that the process has done.
+    /// How active the process has been since it started, and which program it runs.
     pub work: Work,
 }
 

@@ -1,4 +1,5 @@
-//! Collects the commands and rows of a view from the readings and their sums. Folding comes later.
+//! Collects the commands and rows of a view from the readings and their sums. A view is one way to show the
+//! readings. Small rows are summed as `[other]` only afterwards, in [`fold`](super::fold).
 
 use std::ops::Range;
 
@@ -13,18 +14,18 @@ use super::table;
 /// Buffers that are reused for each view. Collecting then allocates no memory.
 #[derive(Debug, Default)]
 pub(super) struct Collector {
-    /// The processes in the sums, if each process has its own series. An entry is the position of the
-    /// process's command, a number by which pids are sorted as texts, and the number of the process's
-    /// reading.
+    /// The processes that the sums include. The list is filled only if each process has its own series. An
+    /// entry is the position of the process's command, a key that sorts pids like their decimal texts, and
+    /// the id of the process's reading.
     processes: Vec<(u32, u64, u32)>,
-    /// The series of one reading. An entry is the position of the series in the sort order, the number of the
+    /// The series of one reading. An entry is the position of the series in the sort order, the id of the
     /// series, and the position of its totals in the reading.
     entries: Vec<(u32, u32, u32)>,
     /// The totals of one command or process, by kind.
     kinds: [Totals; N_KINDS],
 }
 
-/// The command whose rows are being collected: its position in the view, and the position of its row
+/// The command to which rows are being added: its position in the view, and the position of its row
 /// `[other]`, once there is such a row.
 struct Current {
     command: usize,
@@ -212,7 +213,8 @@ impl Collector {
         }
     }
 
-    /// Adds the command `[other]` to a container, if commands may be folded into it.
+    /// Adds the command `[other]` to a container, unless the number of samples is not limited. To stay within
+    /// the limit, small commands of the container may later be summed in that command.
     fn add_other(&mut self, rows: &mut Rows, summed: Summed<'_>, container: u32) {
         if rows.shape.max_samples == 0 {
             return;
@@ -264,8 +266,8 @@ fn begin(rows: &mut Rows, container: u32, id: Option<u32>, label_len: usize) -> 
     Current { command, other: None }
 }
 
-/// Adds the row of a path. If paths may be folded, also adds the row `[other]` where it belongs in the sort
-/// order.
+/// Adds the row of a path. If small paths may be summed as `[other]`, also adds the row `[other]` at its
+/// place in the sort order.
 fn add_path(
     rows: &mut Rows,
     summed: Summed<'_>,
@@ -302,7 +304,7 @@ fn end(rows: &mut Rows, current: &mut Current) {
     (command.rows.end, command.other) = (n_rows, current.other);
 }
 
-/// Returns a number by which pids are sorted like their decimal texts: 1, 10, 2.
+/// Returns a key that sorts pids like their decimal texts: 1, 10, 2.
 fn order_as_text(pid: u32) -> u64 {
     let (mut digits, mut n_digits, mut rest) = (0, 0, pid);
     loop {

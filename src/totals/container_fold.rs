@@ -1,8 +1,9 @@
-//! Folds the commands and paths of one container until its samples are within its share.
+//! Folds commands and paths of one container into `[other]` until its samples are within its share of
+//! `--max-samples`. Folding means that their values are shown only as a part of the sum `[other]`.
 //!
-//! The largest commands keep their names: as many as fit into the share with one row each. The other commands
-//! are folded into `comm="[other]"`. What is left of the share goes to the largest paths of the named
-//! commands. The other paths of a command are folded into its `path="[other]"`.
+//! The largest commands keep their names. They are as many as fit into the share with one row each. All other
+//! commands are folded into `comm="[other]"`. The rest of the share goes to the largest paths of the named
+//! commands. All other paths of a command are folded into its `path="[other]"`.
 
 use std::ops::Range;
 
@@ -11,14 +12,16 @@ use super::other::{Candidate, merge_smallest};
 use super::row::{Command, Label, Outline, Source};
 use super::rows::{OTHER_PATH, Rows, Summed};
 
-/// A container of a view, how many samples it counts as, and how much of it is folded.
+/// A container of a view, and how far it is folded.
 #[derive(Debug)]
 pub(super) struct ContainerFold {
     pub(super) container: u32,
     /// The positions of the container's commands in the view.
     pub(super) commands: Range<usize>,
+    /// How many samples of the limit the container uses. A series with a long label text counts as several
+    /// samples.
     pub(super) cost: usize,
-    /// How many paths are folded.
+    /// How many paths are folded into `[other]`.
     pub(super) n_folded: u64,
 }
 
@@ -36,8 +39,8 @@ impl Scratch {
     }
 }
 
-/// Returns how many samples a command's rows count as if as much as possible is folded. All paths can be
-/// folded into one row. Kinds cannot be folded.
+/// Returns the lowest possible cost of a command's rows, in samples. Paths cost least if all of them are
+/// folded into one row `[other]`. Kinds cannot be folded.
 fn least_cost(rows: &Rows, command: &Command) -> usize {
     if rows.shape.group_by == GroupBy::Path {
         return rows.shape.cost(command.label_len + OTHER_PATH.len(), &command.fold.sum);
@@ -45,13 +48,13 @@ fn least_cost(rows: &Rows, command: &Command) -> usize {
     rows_cost(rows, command)
 }
 
-/// Returns how many samples a command's rows count as if nothing is folded.
+/// Returns the cost of a command's rows before any of them is folded, in samples.
 fn rows_cost(rows: &Rows, command: &Command) -> usize {
     rows.rows[command.rows.clone()].iter().map(|row| rows.cost_of(row)).sum()
 }
 
 impl ContainerFold {
-    /// Folds until the container is within its share, or until nothing more can be folded.
+    /// Folds until the container uses at most `share` samples, or until nothing more can be folded.
     pub(super) fn fold(&mut self, rows: &mut Rows, summed: Summed<'_>, share: usize, scratch: &mut Scratch) {
         self.fold_commands(rows, summed, share, scratch);
         if rows.shape.group_by == GroupBy::Path {
@@ -59,8 +62,8 @@ impl ContainerFold {
         }
     }
 
-    /// Folds the smallest commands until the other commands would fit into the share if all their paths were
-    /// folded.
+    /// Folds the smallest commands into the command `[other]`. Stops when the lowest possible cost of the
+    /// remaining commands is within `share`. Their paths are folded later.
     fn fold_commands(&mut self, rows: &mut Rows, summed: Summed<'_>, share: usize, scratch: &mut Scratch) {
         let Scratch { candidates, n_named } = scratch;
         candidates.clear();
@@ -131,7 +134,7 @@ impl ContainerFold {
         other.fold.sum.add(&sum);
     }
 
-    /// Folds the smallest paths until the container is within its share.
+    /// Folds the smallest paths until the container uses at most `share` samples.
     fn fold_paths(
         &mut self,
         rows: &mut Rows,
@@ -157,8 +160,9 @@ impl ContainerFold {
         }
     }
 
-    /// If the row `[other]` of a command stands for a single path, shows that path under its name instead.
-    /// Keeps `[other]` if the container would then have more samples than its share.
+    /// If the row `[other]` of a command stands for a single path, shows that path under its name instead. A
+    /// long path counts as more samples than `[other]`. So the row `[other]` is kept if the container would
+    /// otherwise exceed `share`.
     fn unfold_single(&mut self, rows: &mut Rows, summed: Summed<'_>, position: usize, share: usize) {
         let command = &rows.commands[position];
         let Some(other) = command.other.filter(|_| command.fold.n_paths == 1) else { return };

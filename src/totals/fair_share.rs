@@ -20,7 +20,8 @@ impl FairShare {
         self.left / self.n_left.max(1)
     }
 
-    /// Reduces what is left of the limit by `used`, which is what the next container really uses.
+    /// Subtracts `used` from what is left of the limit. `used` is the amount that the next container really
+    /// uses.
     pub(super) fn take(&mut self, used: usize) {
         self.left = self.left.saturating_sub(used);
         self.n_left -= 1;

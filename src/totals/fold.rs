@@ -15,10 +15,12 @@ use super::table::Table;
 /// Folded paths are reported for at most this many containers.
 const MAX_REPORTED: usize = 100;
 
-/// The containers for which folded paths are reported, and memory that is reused for the next view.
+/// The containers that are reported with the number of their folded paths, and memory that is reused for the
+/// next view.
 #[derive(Debug, Default)]
 pub(super) struct Folding {
-    /// The number of each reported container, and how many paths of the container are folded or merged.
+    /// The reported containers. An entry is the id of the container in the table, and how many of its paths
+    /// are summed as `[other]`.
     reported: Vec<(u32, u64)>,
     containers: Vec<ContainerFold>,
     scratch: Scratch,
@@ -46,7 +48,7 @@ impl Folding {
         self.choose_reported(rows, summed.table);
     }
 
-    /// Computes how many samples each container and each command counts as.
+    /// Computes the cost of each container and each command: how many samples of the limit each of them uses.
     fn measure(&mut self, rows: &mut Rows) {
         for position in 0..rows.commands.len() {
             let command = &rows.commands[position];

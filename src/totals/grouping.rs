@@ -11,14 +11,15 @@ pub enum GroupBy {
     Path,
     /// One kind of mapping (file, anonymous, heap, ...) of one command.
     Kind,
-    /// All mappings of one command.
+    /// Everything that one command maps, without a split by path or kind. A command is all processes with one
+    /// name in a container, or a single process if each process has its own series.
     Process,
 }
 
 /// The number of kinds.
 pub(super) const N_KINDS: usize = 15;
 
-/// The label of each kind, in alphabetical order. The first kind is for mappings whose paths are unknown.
+/// The label of each kind, in alphabetical order. The first kind is for mappings with unknown paths.
 pub(super) const KIND_LABELS: [&str; N_KINDS] = [
     r#",kind="[other]"}"#,
     r#",kind="anon"}"#,
@@ -44,8 +45,9 @@ pub(super) fn kind_position(path: &str) -> u8 {
     KIND_LABELS.iter().position(is_label_of).expect("every kind has a label") as u8
 }
 
-/// Returns the position of the kind under which a path of this kind is shown. If anonymous memory is not
-/// split into parts, all its parts are shown as one kind.
+/// Returns the position in [`KIND_LABELS`] of the label that a view shows for the kind at position `kind`. If
+/// the view does not split anonymous memory by its use (`anon_parts`), all kinds of anonymous memory are
+/// shown as `anon`.
 pub(super) fn shown_kind(kind: u8, anon_parts: bool) -> usize {
     const ANON: usize = 1;
     match usize::from(kind) {
@@ -54,8 +56,8 @@ pub(super) fn shown_kind(kind: u8, anon_parts: bool) -> usize {
     }
 }
 
-/// Returns the value of the label `kind` for a path. The kernel defines the names of mappings that are not
-/// files; the tests give the source file of each name.
+/// Returns the value of the label `kind` for a path. A mapping without a file has a name instead of a path.
+/// The tests below cite the source file that defines each of these names.
 pub fn kind(path: &[u8]) -> &'static str {
     let begins = |beginnings: &[&str]| beginnings.iter().any(|b| path.starts_with(b.as_bytes()));
     match path {
@@ -74,8 +76,8 @@ pub fn kind(path: &[u8]) -> &'static str {
     }
 }
 
-/// Returns the part that a name stands for, if the name shows the use. The program itself has given its
-/// memory this name.
+/// Returns the use of anonymous memory to which a program has given a name (PR_SET_VMA_ANON_NAME). Returns
+/// `None` if the name does not show what the memory is used for.
 fn named_part(path: &[u8]) -> Option<AnonPart> {
     let begins = |beginning: &str| path.starts_with(beginning.as_bytes());
     match path {
@@ -100,9 +102,9 @@ mod tests {
     #[test]
     fn every_kernel_name_has_its_kind() {
         for (path, expected) in [
-            // fs/proc/task_mmu.c, get_vma_name, prints these names: for a mapping without a file and a name,
-            // for a name set by PR_SET_VMA_ANON_NAME, for the heap, and for the main thread's stack. Up to
-            // Linux 4.4, it also prints names for the stacks of other threads.
+            // fs/proc/task_mmu.c, get_vma_name, prints these names. They stand for a mapping without a file
+            // and a name, for a name set by PR_SET_VMA_ANON_NAME, for the heap, and for the main thread's
+            // stack. Up to Linux 4.4, it also prints names for the stacks of other threads.
             ("", "anon"),
             ("[anon]", "anon"),
             ("[anon:glibc: malloc]", "anon"),
@@ -129,15 +131,16 @@ mod tests {
             ("[heap]", "heap"),
             ("[stack]", "stack"),
             ("[stack:42]", "stack"),
-            // fs/hugetlbfs/inode.c, hugetlb_file_setup, names memory of MAP_ANONYMOUS | MAP_HUGETLB, a System
-            // V segment, and a memfd. The fourth path is a file on hugetlbfs.
+            // fs/hugetlbfs/inode.c, hugetlb_file_setup, gives the first three names: to memory that is mapped
+            // with MAP_ANONYMOUS | MAP_HUGETLB, to a System V segment, and to a memfd. The fourth path is a
+            // file on hugetlbfs.
             ("/anon_hugepage (deleted)", "anon"),
             ("/SYSV0000002a (deleted)", "shm"),
             ("/memfd:x (deleted)", "shm"),
             ("/dev/hugepages/x", "shm"),
             ("/anon_hugepage", "file"),
-            // mm/shmem.c, shmem_zero_setup, names memory of MAP_SHARED | MAP_ANONYMOUS, and /dev/zero mapped
-            // shared.
+            // mm/shmem.c, shmem_zero_setup, gives this name to memory that is mapped with MAP_SHARED |
+            // MAP_ANONYMOUS, and to a shared mapping of /dev/zero.
             ("/dev/zero (deleted)", "shm"),
             // drivers/char/mem.c, mmap_zero: a private mapping of /dev/zero is anonymous memory
             ("/dev/zero", "anon"),

@@ -1,4 +1,5 @@
-//! Limits the memory of commands, series and readings. No workload can use up the exporter's memory.
+//! Limits the memory of commands, series and readings. A reading is the stored result of a process's last
+//! read. No workload can use up the exporter's memory.
 //!
 //! While all containers together are below the limit, everything is kept. Above the limit, each container has
 //! a fair share. If a container exceeds its share, its smallest paths are merged into `[other]`, in the table
@@ -32,8 +33,9 @@ pub(super) fn admits_path(table: &Table, command: u32, value: &str, totals: &Tot
         || command.series.contains_key(value)
 }
 
-/// Allows new paths of any size again. If at least half of the memory is free, this applies to all
-/// containers, otherwise only to containers that use less than half of their share.
+/// Allows new paths of any size to keep their names again (see [`admits_path`]). If at least half of the
+/// memory is free, this applies to all containers. Otherwise it applies only to containers that use at most
+/// half of their fair share of the memory.
 pub(super) fn forget_merged(table: &mut Table, max_bytes: usize) {
     let share =
         if table.n_bytes <= max_bytes / 2 { max_bytes } else { max_bytes / (table.containers.len() + 1) };
@@ -42,8 +44,9 @@ pub(super) fn forget_merged(table: &mut Table, max_bytes: usize) {
     }
 }
 
-/// Measures the memory of all containers. If the memory exceeds `max_bytes`, merges the smallest paths of the
-/// containers above their share. The table must contain the sums of the readings.
+/// Measures the memory of each container. If all containers together use more than `max_bytes`, each
+/// container that uses more than its fair share is reduced: its smallest paths are merged into `[other]`. The
+/// table must contain the current sums, because the sums show which paths are the smallest.
 pub(super) fn keep_within(table: &mut Table, readings: &mut Slab<Reading>, max_bytes: usize) {
     measure(table, readings);
     if table.n_bytes <= max_bytes {

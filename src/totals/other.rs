@@ -17,11 +17,12 @@ pub const OTHER: &str = "[other]";
 
 /// How many bytes all containers together may use for each sample that may be exported.
 const BYTES_PER_SAMPLE: usize = 128;
-/// The minimum of the memory limit, which is the limit for 100,000 samples. Paths are kept even if few
-/// samples are exported, because other views and OOM records need them.
+/// The memory limit of commands, series and readings is never lower than this, which is the limit for 100,000
+/// samples. Even if fewer samples are exported, the exporter keeps more paths in memory, because other views
+/// and OOM records need them.
 const MIN_BYTES: usize = 12_800_000;
-/// The memory limit if the number of samples is not limited. This is far more than programs need, and far
-/// less than hostile paths could use.
+/// The memory limit of commands, series and readings if `--max-samples` is 0, which means that the number of
+/// samples is not limited. This is far more than programs need, and far less than hostile paths could use.
 const BYTES_WITHOUT_LIMIT: usize = 256 << 20;
 
 /// Returns the memory limit for the commands, series and readings of all containers, given `--max-samples`.

@@ -28,8 +28,9 @@ pub struct ProcessSums {
     last: usize,
     /// The maximum memory of `text` and `sums`.
     max_bytes: usize,
-    /// Hashes of the values that were merged. If another mapping has one of these values, that mapping is
-    /// merged, too. So the sums of all other values are complete.
+    /// Hashes of the values that were merged into [`OTHER`]. A further mapping with such a value is also
+    /// merged, so it does not begin a new sum for the value. Therefore each sum except [`OTHER`] includes all
+    /// mappings with its value.
     merged: HashSet<u64>,
     /// The largest number of sums and of text bytes since memory was last freed.
     most: (usize, usize),

@@ -3,7 +3,7 @@
 
 use super::sums::Totals;
 
-/// The number of a reading in a [`Snapshot`](super::snapshot::Snapshot). The caller keeps this number with
+/// The id of a reading in a [`Snapshot`](super::snapshot::Snapshot). The caller keeps the id together with
 /// the process that was read.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ReadingId(pub(super) u32);
@@ -19,15 +19,15 @@ pub(super) struct Reading {
     packed: Vec<u8>,
 }
 
-/// Whether a process still has the reading, and whether the sums include the reading.
+/// Whether a process still has the id of a reading, and whether the sums include the reading.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum State {
-    /// No process has the number of this reading any more.
+    /// No process has the id of this reading any more, so the reading can be removed.
     #[default]
     Unused,
-    /// A process has the number of this reading, but the sums do not include it at the moment.
+    /// A process has the id of this reading, but the reading is not added to the sums at the moment.
     Kept,
-    /// A process has the number of this reading, and the sums include it.
+    /// A process has the id of this reading, and the reading is added to the sums.
     Counted,
 }
 
@@ -112,8 +112,8 @@ impl Reading {
         self.packed.push(number as u8);
     }
 
-    /// Calls `each` with the position, the number and the totals of every series, in the order in which they
-    /// were pushed. A series may come twice. The position is for [`Reading::totals_at`].
+    /// Calls `each` for every series, in the order in which the series were pushed. The arguments are the
+    /// position of the series in this reading, the id of the series, and its totals. A series may come twice.
     pub(super) fn for_each(&self, mut each: impl FnMut(u32, u32, &Totals)) {
         let mut packed = &self.packed[..];
         while !packed.is_empty() {
@@ -123,7 +123,8 @@ impl Reading {
         }
     }
 
-    /// Returns the totals at a position from [`Reading::for_each`].
+    /// Returns the totals of the series at the position `at`. [`Reading::for_each`] passes such positions to
+    /// `each`.
     pub(super) fn totals_at(&self, at: u32) -> Totals {
         unpack(&mut &self.packed[at as usize..]).1
     }

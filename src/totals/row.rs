@@ -5,8 +5,9 @@ use std::ops::Range;
 use super::sums::{Size, Totals};
 use crate::smaps::fields::FieldMask;
 
-/// What a view shows under one label text. A row without mappings is not shown, but other rows may be folded
-/// into such a row.
+/// What a view shows under one label text. A row without mappings is not shown. The row `[other]` may have no
+/// mappings at first, and get them when other rows are folded into it, which means that their values are
+/// added.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
     /// The position of the command in the view.
@@ -16,14 +17,14 @@ pub(super) struct Row {
     pub(super) label: Label,
     pub(super) source: Source,
     pub(super) outline: Outline,
-    /// Whether the row is folded into another one.
+    /// Whether the values of the row were added to another row, so that this row is not shown.
     pub(super) is_folded: bool,
 }
 
 /// What a row stands for within its command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Label {
-    /// The path of the series with this number.
+    /// The path of the series with this id.
     Path(u32),
     /// All paths that are not shown by name.
     Other,
@@ -36,15 +37,15 @@ pub(super) enum Label {
 /// Where the totals of a row are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// Nothing is summed.
+    /// All totals are 0.
     Nothing,
-    /// The totals are in the table, in the series with this number. This series is the sum over all
-    /// processes.
+    /// The totals are in the table, in the series with this id. This series is the sum over all processes.
     Series(u32),
-    /// The totals are in the reading `id`, at the position `at`: what one process adds to a series. They are
-    /// unpacked only when needed. 1,500 processes have 90,000 such totals, which would take 17 MB unpacked.
+    /// The totals are in the reading `id`, at the position `at`. They are what one process adds to a series.
+    /// They are unpacked only when needed, because 1,500 processes have 90,000 such totals, which would take
+    /// 17 MB unpacked.
     Reading { id: u32, at: u32 },
-    /// The totals are in the view, at this position of [`Rows::sums`](super::rows::Rows::sums).
+    /// The totals are at this position of [`Rows::sums`](super::rows::Rows::sums).
     Sum(u32),
 }
 
@@ -59,7 +60,7 @@ pub(super) struct Outline {
 }
 
 impl Outline {
-    /// Returns the outline of these totals.
+    /// Returns the outline of these totals: their size, the number of mappings, and which fields they have.
     pub(super) fn of(totals: &Totals) -> Self {
         let bits = totals.values.bytes.iter().enumerate();
         let nonzero = bits.fold(0, |mask, (i, &value)| mask | FieldMask::from(value != 0) << i);
@@ -67,7 +68,8 @@ impl Outline {
         Self { size: totals.size(), n_mappings: totals.n_mappings, present, nonzero }
     }
 
-    /// Adds another outline. The result is the outline of the sum of both totals.
+    /// Adds another outline. Adding up the two totals first, and then making the outline, gives the same
+    /// result.
     pub(super) fn add(&mut self, other: &Self) {
         self.size = (self.size.0.saturating_add(other.size.0), self.size.1.saturating_add(other.size.1));
         self.n_mappings += other.n_mappings;
@@ -80,8 +82,8 @@ impl Outline {
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) container: u32,
-    /// The number of the command in the table. `None` if the command has no processes, and exists only
-    /// because other commands may be folded into it.
+    /// The id of the command in the table. `None` if the command is an `[other]` without processes of its
+    /// own, which was added to the view only to be the sum of small commands.
     pub(super) id: Option<u32>,
     /// If the command is a single process: the range of the view's text that has the label `pid`.
     pub(super) pid: Range<usize>,
@@ -90,26 +92,28 @@ pub(super) struct Command {
     pub(super) n_processes: u64,
     /// The rows of the command, in the order of their label texts.
     pub(super) rows: Range<usize>,
-    /// The position of the row `[other]`, if paths may be folded.
+    /// The position of the row `[other]`, if small paths may be summed in such a row.
     pub(super) other: Option<usize>,
     /// The position of the first command with the same name in the container. If each process has its own
     /// series, several commands can have the same name.
     pub(super) first_of_name: usize,
-    /// Whether this is the command `[other]`, into which other commands of the container may be folded.
+    /// Whether this is the command `[other]`, to which small commands of the container may be added.
     pub(super) is_other: bool,
-    /// Whether the command is folded into `[other]`.
+    /// Whether the command was added to the command `[other]`, so that it is not shown itself.
     pub(super) is_folded: bool,
     pub(super) fold: CommandFold,
 }
 
-/// What folding has to know about each command.
+/// What folding has to know about a command. Folding sums small paths and commands as `[other]`.
 #[derive(Debug, Default)]
 pub(super) struct CommandFold {
-    /// How many paths of the command are folded, and the position of the row that was folded last.
+    /// How many paths of the command are folded.
     pub(super) n_paths: u64,
+    /// The position of the row that was folded last.
     pub(super) last_path: usize,
-    /// How many samples the command's rows count as, and the outline of the sum of its rows.
+    /// How many samples of the limit the command's rows use.
     pub(super) cost: usize,
+    /// What the rows of the command add up to (see [`Outline`]).
     pub(super) sum: Outline,
 }
 

@@ -1,4 +1,5 @@
-//! The commands and rows of a view, in the order of their label texts.
+//! The commands and rows of a view, in the order of their label texts. A command is all processes with one
+//! name in a container, or a single process. A row is one series of a command.
 
 use super::grouping::KIND_LABELS;
 use super::reading::Reading;
@@ -8,9 +9,9 @@ use super::slab::Slab;
 use super::sums::Totals;
 use super::table::Table;
 
-/// The label of the command into which other commands are folded.
+/// The label of the command in which small commands are summed.
 pub(super) const OTHER_COMMAND: &str = r#",comm="[other]""#;
-/// The label of the row into which other paths are folded.
+/// The label of the row in which small paths are summed.
 pub(super) const OTHER_PATH: &str = r#",path="[other]"}"#;
 
 /// The readings of all processes, and their sums by path. Views are made from these readings and sums.
@@ -32,7 +33,7 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Removes everything for the next view. Keeps the memory that the last view used.
+    /// Removes the commands and rows of the last view. Keeps their memory for the next view.
     pub(super) fn clear(&mut self) {
         let Self { commands, rows, sums, text, .. } = self;
         commands.shrink_to(2 * commands.len());
@@ -96,7 +97,8 @@ impl Rows {
         }
     }
 
-    /// Appends a row to a command, which must be the last one. `len` is the length of the row's own label.
+    /// Appends a row to the last command. `command` is the position of that command, and `len` is the length
+    /// of the row's own label.
     pub(super) fn push(
         &mut self,
         command: usize,
@@ -110,7 +112,7 @@ impl Rows {
         self.rows.push(Row { command, label_len, label, source, outline, is_folded: false });
     }
 
-    /// Appends a row with these totals to a command.
+    /// Appends a row with these totals to the last command. `command` is the position of that command.
     pub(super) fn push_sum(&mut self, command: usize, label: Label, len: usize, totals: &Totals) {
         let source = Source::Sum(self.sums.len() as u32);
         self.sums.push(*totals);
@@ -132,7 +134,8 @@ impl Rows {
         row.outline = Outline::of(&self.sums[i]);
     }
 
-    /// Returns how many samples a row counts as when the samples are compared with `--max-samples`.
+    /// Returns how many samples of the limit `--max-samples` a row uses. A row with a long label text counts
+    /// as several samples.
     pub(super) fn cost_of(&self, row: &Row) -> usize {
         self.shape.cost(row.label_len as usize, &row.outline)
     }
@@ -152,7 +155,7 @@ impl Rows {
         })
     }
 
-    /// Returns how many samples the whole view counts as when the samples are compared with `--max-samples`.
+    /// Returns how many samples of the limit the whole view uses (see [`cost_of`](Self::cost_of)).
     pub(super) fn cost(&self, table: &Table) -> usize {
         let shown = self.rows.iter().filter(|row| self.is_shown(row));
         shown.map(|row| self.cost_of(row)).sum::<usize>() + self.processes(table).count()

@@ -4,9 +4,9 @@ use super::grouping::GroupBy;
 use super::row::Outline;
 use crate::smaps::fields::{FieldMask, NOT_IN_ROLLUP};
 
-/// A series whose label text is longer than this many bytes counts as several samples towards
-/// `--max-samples`, because each of its samples repeats the text. So the labels in an exposition of N samples
-/// take at most N times this many bytes.
+/// A series with a label text of more than this many bytes counts as several samples towards `--max-samples`,
+/// because each of its samples repeats the text. So the labels in an exposition of N samples take at most N
+/// times this many bytes.
 const LABEL_BYTES_PER_SAMPLE: usize = 512;
 
 /// What the series of a view stand for, and which samples of them are exported.
@@ -14,7 +14,7 @@ const LABEL_BYTES_PER_SAMPLE: usize = 512;
 pub struct Shape {
     /// What one series stands for.
     pub group_by: GroupBy,
-    /// Whether the kinds split anonymous memory into parts.
+    /// Whether anonymous memory is shown as several kinds, by its use, instead of the one kind `anon`.
     pub anon_parts: bool,
     /// Whether each process has its own series.
     pub by_pid: bool,
@@ -22,8 +22,8 @@ pub struct Shape {
     pub fields: FieldMask,
     /// Whether samples of value 0 are omitted.
     pub omit_zero: bool,
-    /// The maximum number of samples; 0 means no limit. Paths and commands are folded to stay within the
-    /// maximum.
+    /// The maximum number of samples; 0 means no limit. To stay within the maximum, small paths and commands
+    /// are summed as `[other]`.
     pub max_samples: usize,
 }
 

@@ -120,13 +120,13 @@ impl Snapshot {
         self.readings.get(id.0)
     }
 
-    /// Whether paths of this reading were merged into `[other]`. The next read may keep their names.
+    /// Whether paths of this reading were merged into `[other]`. Only a new read can separate them again.
     pub fn has_merged(&self, id: &ReadingId) -> bool {
         self.reading(id).n_merged() > 0
     }
 
-    /// Sums the readings. `owned` has each reading that still belongs to a process, with true if the sums
-    /// include the reading. All other readings are removed.
+    /// Sums the readings. `owned` lists the readings of all processes, each with a flag. A reading with the
+    /// flag false is kept, but not added to the sums. Readings that are not listed are removed.
     pub fn sum<'a>(&mut self, owned: impl Iterator<Item = (&'a ReadingId, bool)>) {
         self.readings.iter_mut().for_each(|reading| reading.state = State::Unused);
         for (id, counts) in owned {
@@ -381,7 +381,7 @@ mod tests {
         assert_eq!(node.snapshot.table.series.len(), 301);
     }
 
-    /// A container whose commands use more than its share of the memory gets no further commands.
+    /// If the commands of a container take too much memory, processes with new names count as `[other]`.
     #[test]
     fn commands_without_room_are_other() {
         let mut node = Node::new(1 << 20);

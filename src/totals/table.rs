@@ -43,8 +43,9 @@ pub(super) struct Command {
     pub(super) labels: Box<str>,
     /// The position of the command among all commands, sorted by label text.
     pub(super) position: u32,
-    /// How many processes the sums include, and how many readings the command has.
+    /// How many processes of the command the sums include.
     pub(super) n_processes: u64,
+    /// How many readings the command has. A reading is the stored result of a process's last read.
     pub(super) n_readings: u32,
     /// The number of each series of the command, by path.
     pub(super) series: HashMap<Box<str>, u32>,
@@ -55,7 +56,7 @@ pub(super) struct Command {
 }
 
 /// A path that the processes of a command map, or `[other]`, which stands for all paths of the command that
-/// are not known by name.
+/// have not kept their names.
 #[derive(Debug)]
 pub struct Series {
     /// The whole label text, with its braces.
@@ -74,7 +75,7 @@ pub struct Series {
     pub(super) is_other: bool,
 }
 
-/// The containers, commands and series. Looking up a known container, command or series allocates no memory.
+/// The containers, commands and series. Looking up one of them that is in the table allocates no memory.
 #[derive(Debug, Default)]
 pub struct Table {
     /// The maximum length of a path in bytes; 0 means no limit. Paths are cut, because long-term stores
@@ -108,7 +109,7 @@ impl Command {
         comm.strip_prefix(",comm=\"").and_then(|rest| rest.strip_suffix('"')).unwrap_or_default()
     }
 
-    /// Returns the memory of a command whose label text has this length. The label text is kept twice.
+    /// Returns the memory of a command with a label text of this length. The label text is kept twice.
     pub(super) fn n_bytes(label_len: usize) -> usize {
         size_of::<Self>() + 2 * label_len + ENTRY_BYTES
     }
@@ -189,8 +190,8 @@ impl Table {
         Some(self.insert_command(container, comm == OTHER))
     }
 
-    /// Returns the number of the command `[other]`, for processes whose own command does not fit into the
-    /// memory.
+    /// Returns the id of the command `[other]`. It is used for a process if there is no memory for a command
+    /// with the name of that process.
     pub(super) fn other_command(&mut self, container: u32) -> u32 {
         self.text.clear();
         labels::command(&mut self.text, &self.containers.get(container).labels, OTHER);

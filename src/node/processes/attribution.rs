@@ -31,9 +31,9 @@ pub struct Attribution {
 /// How the selection of a process has changed after its name was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The process is selected under the same name as before.
+    /// Nothing has changed. A filter selected the process before, and the process still has the same name.
     None,
-    /// A filter selects the process. It was not selected before, or only under another name.
+    /// A filter selects the process now. Before, no filter selected the process, or it had another name.
     Selected,
     /// No filter selects the process.
     Deselected,
@@ -106,7 +106,7 @@ impl Attribution {
         !is_same
     }
 
-    /// Decides whether a filter selects the process under this name.
+    /// Decides whether a filter selects the process, which has this name now.
     pub fn select(&mut self, comm: &[u8], discovery: &Discovery, scratch: &mut String) -> Change {
         if self.is_selected && self.comm == comm {
             return Change::None;
@@ -120,7 +120,7 @@ impl Attribution {
         Change::Selected
     }
 
-    /// Whether a filter would select the process under this name.
+    /// Whether a filter would select the process if it had this name.
     pub fn would_be_selected(&self, comm: &[u8], discovery: &Discovery, scratch: &mut String) -> bool {
         let container = self.container.as_ref();
         container.is_some_and(|container| discovery.selects(container, labels::lossy(comm, scratch)))

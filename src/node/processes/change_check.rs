@@ -31,11 +31,11 @@ const MAX_MAPS_AGE: Duration = Duration::from_secs(60);
 const MIN_BUSY: u32 = 3;
 const N_UNCHECKED: u32 = 15;
 
-/// After this many checks have confirmed the values, the process is read without a check for
-/// [`MAX_CONFIRMED`] if even the cheapest of these checks took more than three quarters of the CPU time of a
-/// full read. Only the cheapest check is compared, because other work on the CPU makes a check take up to
-/// three times as long: when three costly checks in a row were enough, 50 of 50 quiet processes were read in
-/// full on a busy machine.
+/// How many checks must have confirmed the values before the cost of a check is compared with the cost of a
+/// full read. If even the cheapest check took more than three quarters of the CPU time of a full read, the
+/// process is read without a check for [`MAX_CONFIRMED`]. Only the cheapest check is compared, because other
+/// work on the CPU makes a check take up to three times as long. An earlier rule required only three costly
+/// checks in a row. With that rule, 50 of 50 quiet processes were read in full on a busy machine.
 const MIN_COSTLY: u32 = 3;
 
 /// What the kernel showed about a process just before its last read.
@@ -76,14 +76,14 @@ pub struct ChangeCheck {
     busy_streak: u32,
     /// How many more scrapes read the process without a check.
     n_unchecked_left: u32,
-    /// The number of checks that confirmed the values (`n_confirmed`), and the CPU time of the cheapest of
-    /// these checks (`cheapest`). If a process has few mappings, or large mappings, a check takes nearly as
-    /// much CPU time as a full read. Both begin again when the process has worked, because its memory may
-    /// then have another size.
+    /// How many checks have confirmed the values. The count begins again at 0 when the process has been
+    /// active, because its memory may then have another size, and a check may have another cost.
     n_confirmed: u32,
+    /// The CPU time of the cheapest of these checks. If a process has few mappings, or large mappings, a
+    /// check takes nearly as much CPU time as a full read.
     cheapest: Duration,
-    /// Until when the process is read without a check because its checks are costly. Full reads do not
-    /// postpone this time. Then the checks are measured again.
+    /// The time until which the process is read without a check, because its checks are costly. Full reads do
+    /// not postpone this time. After this time, checks are made again, and their CPU time is measured again.
     costly_until: Option<Instant>,
 }
 
@@ -227,16 +227,16 @@ mod tests {
         }
     }
 
-    /// Returns the check of a quiet process. Three of its checks took `check` microseconds, and a full read
-    /// took `read` microseconds.
+    /// Returns the state after a full read, and after three checks that confirmed its values. The full read
+    /// took `read` microseconds of CPU time, and each of the checks took `check` microseconds.
     fn confirmed(read: u64, check: u64, now: Instant) -> ChangeCheck {
         let mut quiet = ChangeCheck::default();
         become_quiet(&mut quiet, Check::CompareWith(None), read, check, now);
         quiet
     }
 
-    /// Reads the process in full after the check `first`, which finds that it has worked. Then the process is
-    /// quiet, and three checks confirm its values.
+    /// Notes a full read after the check `first`, which found that the process was active. Then notes a
+    /// second full read, and three checks that confirm its values.
     fn become_quiet(quiet: &mut ChangeCheck, first: Check, read: u64, check: u64, now: Instant) {
         quiet.note_read(first, AT_WORK, us(read), now);
         let next = quiet.next(now);

@@ -59,14 +59,15 @@ pub struct MemoryRead {
     pub program: Option<Program>,
 }
 
-/// What is known from the last reads of a process, including its current values.
+/// What the last reads of a process have found: its current memory values, when they were read, how long that
+/// took, and what the next read must read.
 #[derive(Debug, Default)]
 pub struct LastRead {
     /// When the last read began, not counting reads that found overlapping mappings. If this read succeeded,
     /// the values are from that time.
     at: Option<Instant>,
-    /// When the last read began that found overlapping mappings. After such a read, the previous values are
-    /// kept.
+    /// The beginning of the last read that found overlapping mappings. Such a read returns no values, so the
+    /// process keeps its previous values.
     torn_at: Option<Instant>,
     /// How long the read that returned the values took.
     took: Duration,
@@ -74,7 +75,8 @@ pub struct LastRead {
     reading: Option<ReadingId>,
     /// Whether the last read found that the process maps nothing.
     maps_nothing: bool,
-    /// The program that ran when the values were read, if it is known.
+    /// The program that ran when the values were read; `None` if that read has not seen the program in
+    /// `stat`.
     program: Option<Program>,
     /// `None` if the kernel prints the mappings fast enough. Otherwise, the time until which the kernel's sum
     /// is read instead, and a lower bound of the number of mappings.
@@ -107,7 +109,7 @@ impl LastRead {
         self.reading.is_some()
     }
 
-    /// Whether it is known what the process maps, even if the process maps nothing.
+    /// Whether a read has shown what the process maps. This is also true if the process maps nothing.
     pub fn is_known(&self) -> bool {
         self.has_values() || self.maps_nothing
     }
@@ -127,13 +129,14 @@ impl LastRead {
         &mut self.reading
     }
 
-    /// Returns the program that ran when the values were read, if it is known.
+    /// Returns the program that ran when the values were read; `None` if that read has not seen the program
+    /// in `stat`.
     pub fn program(&self) -> Option<Program> {
         self.program
     }
 
-    /// Whether the kernel took too long to print the mappings since the process began to run its current
-    /// program.
+    /// Whether the kernel has ever taken too long to print the mappings of the program that the process runs
+    /// now.
     pub fn was_slow(&self) -> bool {
         self.summed_until.is_some()
     }
@@ -204,8 +207,8 @@ impl LastRead {
         (self.reading, self.maps_nothing) = (None, false);
     }
 
-    /// Drops the values of a process that is no longer selected. If a filter selects it again later, it
-    /// counts as new.
+    /// Drops the values of a process that is no longer selected. If a filter selects the process again later,
+    /// the process counts as new.
     pub fn forget(&mut self) {
         (self.at, self.torn_at) = (None, None);
         self.forget_values();
@@ -218,8 +221,8 @@ impl LastRead {
     }
 }
 
-/// Returns the pause after a read. If the read used more CPU time than a hundredth of `interval`, the process
-/// rests.
+/// Returns the pause after a read. If the read used more CPU time than a hundredth of `interval`, the pause
+/// is [`REST`] times as long as the read took. Otherwise there is no pause.
 fn rest_after(cost: &Cost, interval: Duration) -> Pause {
     let is_long = REST * cost.cpu_time > interval;
     if is_long { Pause::Resting { until: end_of_rest(cost) } } else { Pause::None }

@@ -22,9 +22,9 @@ use crate::totals::reading::ReadingId;
 #[derive(Debug)]
 pub struct Process {
     identity: Identity,
-    /// The previous entry for this pid. If the entry has the same start time as this process, it is for the
-    /// same process under an old inode number: after a shortage of memory, the kernel gives a new number to a
-    /// process that still runs.
+    /// The previous entry for this pid. If both entries have the same start time, they are for the same
+    /// process: after a shortage of memory, the kernel gives a new inode number to the directory of a process
+    /// that still runs.
     previous: Option<Box<Process>>,
     attribution: Attribution,
     state: ReadState,
@@ -59,7 +59,7 @@ impl Process {
         }
     }
 
-    /// Keeps the previous entry for the pid until the start time of this process is known.
+    /// Keeps the previous entry for the pid until `stat` has shown the start time of this process.
     pub fn set_previous(&mut self, previous: Option<Box<Process>>) {
         self.previous = previous;
     }
@@ -130,8 +130,10 @@ impl Process {
         self.found_at
     }
 
-    /// Returns the reading of the process and the readings of previous entries for its pid. The flag says
-    /// whether a reading is added to the sums. It is true only for the reading of the process itself.
+    /// Returns the readings that must be kept, each with a flag that says whether the sums include it. A
+    /// reading is the stored result of a read. The flag is true only for the reading of the process itself.
+    /// The readings of previous entries for the pid are also kept, because a previous entry may be for the
+    /// same process.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
         let entries = std::iter::successors(Some((self, true)), |(process, _)| {
             Some((process.previous.as_deref()?, false))
@@ -144,8 +146,8 @@ impl Process {
         self.attribution.describe(self.pid())
     }
 
-    /// Takes the start time from `stat`. If the previous entry for the pid has the same start time, it is for
-    /// the same process, and everything that is known about the process is kept.
+    /// Takes the start time from `stat`. If the previous entry for the pid has the same start time, both
+    /// entries are for the same process. Then everything that the previous entry contains is kept.
     pub fn identify(&mut self, stat: Option<Stat>) {
         self.identity.learn(stat);
         let start_time = self.identity.start_time();
@@ -199,16 +201,16 @@ impl Process {
         matches!((self.last.program(), program), (Some(before), Some(now)) if before != now)
     }
 
-    /// Drops what is known from reads of the previous program, because the process has executed another
-    /// program. A rest after a long read also ends.
+    /// Drops the results of earlier reads, because the process has executed another program. Also ends the
+    /// pause after a long read, if there is one.
     pub fn start_over(&mut self) {
         self.last.start_over();
         self.pause.end_rest();
         self.found_at = Instant::now();
     }
 
-    /// Whether the process keeps its state when it is not read. That is true if it has values, or if it rests
-    /// after a long read. It is false if the process is stuck.
+    /// Whether something must be kept if the process is not read in this scrape: its values, or the pause
+    /// after a long read. The result is false if the process is stuck.
     pub fn keeps_values(&self) -> bool {
         let rests = matches!(self.pause, Pause::Resting { .. });
         !self.state.is_stuck() && (self.last.has_values() || rests)
@@ -242,8 +244,9 @@ impl Process {
         Job { pid, inode, detail: Detail::Stat, with_stat: true }
     }
 
-    /// Skips the process because it looks stuck. Returns whether the process counts as stuck from now on. A
-    /// process outside the selected containers, such as a kernel thread, never counts as stuck.
+    /// Skips the process because it looks stuck: a read of its memory would probably not return. Returns
+    /// whether the process counts as stuck from now on. A process outside the selected containers, such as a
+    /// kernel thread, never counts as stuck.
     pub fn skip(&mut self, now: Instant) -> bool {
         self.state.skip(now) && self.attribution.can_be_selected() && self.report_stuck()
     }
@@ -255,7 +258,7 @@ impl Process {
         }
     }
 
-    /// Notes that a read of the process is now detached.
+    /// Notes that a read of the process is now detached, which means that the scrape no longer waits for it.
     pub fn detach_read(&mut self) {
         self.state = ReadState::Detached;
     }
@@ -273,8 +276,8 @@ impl Process {
         is_new
     }
 
-    /// Notes that a read of the process has returned. `is_detached` says that another read of it is still
-    /// detached.
+    /// Notes that a read of the process has returned. `is_detached` says that another read of the process is
+    /// still detached: it has not returned either, and the scrape no longer waits for it.
     pub fn end_read(&mut self, is_detached: bool) {
         let was_stuck = self.state.is_stuck();
         self.state.end_read(is_detached);
@@ -283,10 +286,10 @@ impl Process {
         }
     }
 
-    /// Returns whether a read must be repeated, because it found a new name. A process with a new name may
-    /// run another program. After vfork, however, a process shares the memory of its parent until it executes
-    /// a program. So the read may have returned the memory of the parent. A read that was itself repeated for
-    /// a new name is not repeated again.
+    /// Returns whether a read must be repeated because the process has a new name. A new name may mean that
+    /// the process has executed a program during the read. If the process was created by vfork, it shared the
+    /// memory of its parent until then. So the read may have returned the memory of the parent. A read that
+    /// was itself repeated for a new name is not repeated again.
     pub fn repeats_for_name(&mut self, is_renamed: bool) -> bool {
         self.has_new_name = is_renamed && !self.has_new_name;
         self.has_new_name

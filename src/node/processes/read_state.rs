@@ -1,28 +1,30 @@
-//! The state of a process's reads: whether the current read returns, and the pause before the next read. This
-//! module does no I/O.
+//! The state of a process's reads: whether the current read is stuck, and when the next read may begin. A
+//! stuck read does not return, because it waits for a lock. This module does no I/O.
 
 use std::time::{Duration, Instant};
 
-/// A read that has used no CPU time for this long is stuck. A process that has looked stuck for this long
-/// counts as stuck.
+/// A read that has used almost no CPU time for this long is stuck. A process that was skipped for this long,
+/// because it looks stuck, also counts as stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(2);
 
 /// The state of the current read of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReadState {
-    /// The process can be read, and none of its reads is detached.
+    /// The process can be read. No read of the process is detached. A detached read is a read that has not
+    /// returned, and that the scrape no longer waits for.
     #[default]
     Idle,
-    /// The process is not read because it looks stuck. After [`STUCK_AFTER`] it counts as stuck.
+    /// The process is not read, because it looks stuck: a read would probably not return. After
+    /// [`STUCK_AFTER`], the process counts as stuck.
     Skipped {
         /// When the process was first skipped.
         since: Instant,
         /// Whether the process counts as stuck by now.
         is_reported: bool,
     },
-    /// A read of the process is detached.
+    /// A read of the process is detached: it has not returned, and the scrape no longer waits for it.
     Detached,
-    /// A read of the process is detached and does not return.
+    /// A read of the process is detached, and is stuck: it waits for a lock and does not return.
     Stuck,
 }
 
@@ -32,7 +34,7 @@ impl ReadState {
         matches!(self, Self::Stuck | Self::Skipped { is_reported: true, .. })
     }
 
-    /// Whether a read of the process is detached.
+    /// Whether a read of the process is detached, which means that the scrape no longer waits for it.
     pub fn is_detached(self) -> bool {
         matches!(self, Self::Detached | Self::Stuck)
     }
@@ -68,8 +70,8 @@ impl ReadState {
         true
     }
 
-    /// Notes that a read of the process has returned. `is_detached` says that another read of it is still
-    /// detached.
+    /// Notes that a read of the process has returned. `is_detached` says that another read of the process is
+    /// still detached: it has not returned either, and the scrape no longer waits for it.
     pub fn end_read(&mut self, is_detached: bool) {
         *self = if is_detached { Self::Detached } else { Self::Idle };
     }
@@ -98,7 +100,8 @@ pub enum Pause {
 }
 
 impl Pause {
-    /// Whether the process may be read in this scrape. This must be called once per scrape.
+    /// Whether the pause has ended, so that the process may be read in this scrape. This must be called once
+    /// per scrape, because each call counts one of the scrapes that a refused process is skipped for.
     pub fn ends(&mut self, now: Instant) -> bool {
         match self {
             Self::None | Self::Refused { n_scrapes_left: 0, .. } => true,
@@ -117,7 +120,7 @@ impl Pause {
         *self = Self::Refused { n_in_a_row: n_before + 1, n_scrapes_left };
     }
 
-    /// Ends the rest after a long read.
+    /// Ends the pause after a long read. A pause after refused reads continues.
     pub fn end_rest(&mut self) {
         if let Self::Resting { .. } = self {
             *self = Self::None;

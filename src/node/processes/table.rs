@@ -1,10 +1,13 @@
 //! The table of the node's processes.
 //!
-//! Each read of a selected process also reads its name and cgroups. If a selected process is not read in a
-//! scrape, [`ProcessTable::refresh`] reads them. Of each other process, a scrape reads the cgroups while it
-//! lists proc, and then the name if a filter may select the process. While it lists proc, a scrape does not
-//! read the cgroups of selected processes, which saves 4 us for each of them: 4% of a scrape of processes
-//! with 25 mappings. Checks between scrapes also do not read the cgroups of most other processes.
+//! The name and the cgroups of a selected process are read together with its memory. If a scrape does not
+//! read the memory of a selected process, [`ProcessTable::refresh`] reads the name and the cgroups.
+//!
+//! While a scrape lists proc, it reads the cgroups of the processes that are not selected. After that, it
+//! reads the name of such a process if a filter may select the process. Listing proc does not read the
+//! cgroups of selected processes. That saves 4 us for each of them, which is 4% of a scrape of processes with
+//! 25 mappings. A check, which looks at memory use between scrapes, also does not read the cgroups of most
+//! other processes.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -26,9 +29,10 @@ use crate::totals::snapshot::Snapshot;
 const READ_OF_GIB: Duration = Duration::from_millis(15);
 const READ_OF_MAPPINGS: Duration = Duration::from_micros(5 * 200);
 
-/// A new process soon leaves the cgroup in which it was forked. If a process was found longer ago than this,
-/// only one in eight checks reads its cgroups. When every check read the cgroups of 120 unselected processes,
-/// that took a third of the check's time.
+/// Every check between scrapes reads the cgroups of a process that was found less than this time ago, because
+/// a new process soon leaves the cgroup in which it was forked. The cgroups of an older process that is not
+/// selected are read in only one of [`N_CHECKS`] checks. Reading the cgroups of 120 such processes in every
+/// check took a third of the check's time.
 const SETTLING: Duration = Duration::from_secs(10);
 const N_CHECKS: u32 = 8;
 
@@ -96,8 +100,8 @@ impl ProcessTable {
                     Box::new(process)
                 }),
             };
-            // On version 1, no file shows the cgroups of a zombie, so a zombie is not among the processes
-            // there.
+            // With cgroup version 1, no file shows the cgroups of a zombie, so a zombie is not among the
+            // processes there.
             if process.is_none() && proc.is_zombie(entry.pid, buffers) {
                 zombies.push(entry);
             }
@@ -309,7 +313,8 @@ impl ProcessTable {
         self.iter().filter(|process| process.state().is_stuck()).count()
     }
 
-    /// Whether every detached read is stuck.
+    /// Whether every detached read is stuck. A detached read is a read that the scrape no longer waits for.
+    /// If all of them are stuck, waiting longer would not complete the values.
     pub fn is_complete(&self) -> bool {
         self.iter().all(|process| process.state().is_stuck() || !process.state().is_detached())
     }

@@ -14,8 +14,8 @@ use crate::procfs::Entry;
 use crate::procfs::errors::ReadError;
 use crate::totals::snapshot::{self, Snapshot};
 
-/// Applies the result of a read. If the read was not detached, this happens in the scrape that began the
-/// read. Otherwise it happens in a later scrape.
+/// Applies the result of a read. The result of a detached read, which the scrape no longer waited for, is
+/// applied in a later scrape.
 pub fn apply_read(
     reads: &mut Reads,
     node: &mut Node<'_>,
@@ -50,7 +50,8 @@ pub fn apply_read(
     }
 }
 
-/// Applies an outcome to the process. Returns the memory that was read, if its values must be stored.
+/// Applies an outcome to the process. Returns the result of the read if its values must be stored as the new
+/// values of the process.
 fn apply_outcome<'f>(
     reads: &mut Reads,
     node: &mut Node<'_>,
@@ -107,8 +108,9 @@ fn apply_outcome<'f>(
 }
 
 /// Takes over the name and the cgroups that a read of the process has returned. Returns whether the read must
-/// be repeated, because it found a new name, or because it returned no values although the old values were
-/// dropped with the old container.
+/// be repeated. A read is repeated if the process has a new name. A read is also repeated if it returned no
+/// values because nothing has changed, but the process has lost its old values. For example, the old values
+/// are dropped when the process moves to another container.
 fn is_repeated(node: &mut Node<'_>, i: usize, memory: &Memory<'_>) -> bool {
     let is_renamed = node.processes.relocate(i, memory.comm, memory.cgroups, node.discovery);
     let process = node.processes.at(i);

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use crate::credit::Credit;
 
-/// The longest time for which a scrape earns credit. So with a budget of a quarter of a core, a scrape takes
-/// at most 15 s of CPU time, even after an idle hour.
+/// Credit is the CPU time that scrapes and checks may spend. It grows with the time since the last scrape,
+/// but time beyond this limit adds no credit. So with a budget of a quarter of a core, a scrape takes at most
+/// 15 s of CPU time, even after an idle hour.
 const MAX_ELAPSED: Duration = Duration::from_secs(60);
 
 /// The CPU time that scrapes and checks may use.
@@ -76,7 +77,8 @@ impl Budget {
         Some(self.checked_at? + self.credit.time_to_earn(4.0 * self.check_seconds))
     }
 
-    /// Returns the longest time for which credit is earned at once.
+    /// Returns the longest time that can add credit (see [`MAX_ELAPSED`]). It is at least the shortest time
+    /// between two scrapes, so that a scrape always gets the credit for its own CPU time.
     fn longest(&self) -> Duration {
         MAX_ELAPSED.max(self.least_distance())
     }
@@ -110,8 +112,9 @@ impl Budget {
         Some(self.began_at? + self.least_distance())
     }
 
-    /// Returns the shortest time between the beginnings of two scrapes. In that time, half of the budget
-    /// amounts to the CPU time of the last scrape, not including its reads.
+    /// Returns the shortest time between the beginnings of two scrapes. It is the time in which half of the
+    /// budget pays for the CPU time of a scrape without its reads, as measured in the last scrape. The other
+    /// half remains for the reads.
     fn least_distance(&self) -> Duration {
         self.credit.time_to_earn(2.0 * self.overhead_seconds)
     }

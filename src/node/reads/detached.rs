@@ -83,8 +83,9 @@ mod tests {
         Job { pid, inode: 7, detail: Detail::Mappings(Check::ReadAll), with_stat: false }
     }
 
-    /// Returns the pids of the processes whose reads have become stuck at this time. The time and the CPU
-    /// times of both threads are in milliseconds.
+    /// Returns the pids of the processes with a read that has become stuck by the time `ms` after `start`.
+    /// `cpu_ms` is the CPU time that each of the two reading threads has used by then. All times are in
+    /// milliseconds.
     fn stuck(reads: &mut DetachedReads, start: Instant, ms: u64, cpu_ms: [u64; 2]) -> Vec<u32> {
         let cpu_time = |thread: u32| Some(Duration::from_millis(cpu_ms[thread as usize]));
         let now = start + Duration::from_millis(ms);

@@ -8,7 +8,8 @@ use crate::procfs::errors::ReadError;
 /// What the result of a read means for its process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The process counted as stuck during the read, so the values may be older than the end of the read.
+    /// The read was stuck, which means that it did not return for a while. Its values are not used, because
+    /// they may be older than the end of the read.
     Outdated,
     /// The mappings overlapped in two attempts in a row. The previous values are kept.
     Torn,
@@ -18,7 +19,8 @@ pub enum Outcome {
     Replaced,
     /// The `stat` of a new process was read.
     Identified,
-    /// The `stat` of a process with kept values was read.
+    /// The process kept its values in this scrape, because its memory was not read. Its `stat` was read
+    /// instead, to find out whether the values still belong to the program that the process runs.
     Checked {
         /// Whether the process has executed another program since the values were read.
         has_executed: bool,
@@ -29,8 +31,9 @@ pub enum Outcome {
     Read {
         /// Whether the process has executed another program since the previous read.
         has_executed: bool,
-        /// Whether the mappings must still be read. That is true if only the sum was read, because the kernel
-        /// took too long to print the mappings of the previous program.
+        /// Whether the mappings must still be read. That is true if only the sum over all mappings was read,
+        /// because the kernel took too long to print the mappings of the program that the process ran before.
+        /// The mappings of the new program may be printed faster.
         needs_mappings: bool,
     },
 }

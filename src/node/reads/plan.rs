@@ -31,7 +31,8 @@ pub struct Due {
 pub struct Plan {
     due: Vec<Due>,
     groups: Vec<Group>,
-    /// The groups that have processes left, each with the tag in the [`Share`] of its container.
+    /// The groups that still have processes to read, by position in `groups`. The first group to come out is
+    /// the group of the container that has used the least read time, according to `tag` in its [`Share`].
     waiting: BinaryHeap<Reverse<(Duration, usize)>>,
     /// The group of the process that was popped last.
     served: Option<usize>,
@@ -215,7 +216,9 @@ mod tests {
         assert!(waits[4..].iter().all(|&wait| wait <= 4), "{:?}", waits[4..].iter().max());
         let share = spent(&processes, 0).as_secs_f64() / (0.25 * 200.0);
         assert!(share < 0.3, "{share}");
-        // In each of the two containers, reading all processes would take more than half of the time.
+        // In each of the two containers, reading every process once takes at least 100 ms of CPU time. A
+        // scrape may spend only 100 ms on both containers together, so each container could use more than
+        // half of that time.
         let mut processes: Vec<Process> = (0..20).map(|i| process(i % 2, [10, 50][i as usize % 2])).collect();
         run(&mut processes, ms(100), 1000);
         let ratio = spent(&processes, 0).as_secs_f64() / spent(&processes, 1).as_secs_f64();

@@ -4,11 +4,12 @@
 //! means for the process. Some files of a process can block their reader forever. These files are opened only
 //! here, so that a scrape can go on while a read does not return:
 //!
-//! | file | can block | on |
-//! | --- | --- | --- |
-//! | `smaps`, `smaps_rollup`, `maps` | yes | the memory-map lock; before it, `exec_update_lock` of an exec |
-//! | `stat` | yes | `exec_update_lock`, to decide what it may show (Linux 6.18) |
-//! | `comm`, `cgroup`, `status`, lists of proc and `task` | no | no holder of their locks waits for memory |
+//! - Reading `smaps`, `smaps_rollup` or `maps` can block on the memory-map lock. Before that, it can block on
+//!   `exec_update_lock`, which the kernel holds while the process executes another program.
+//! - Reading `stat` can block on `exec_update_lock`, which the kernel takes to decide what `stat` may show
+//!   (Linux 6.18).
+//! - Reading `comm`, `cgroup` or `status`, or listing proc or `task`, cannot block, because the kernel never
+//!   waits for memory while it holds the locks of these files.
 
 use std::time::{Duration, Instant};
 
@@ -28,8 +29,8 @@ use crate::smaps::place::PlaceText;
 use crate::smaps::scanner::Mapping;
 use crate::totals::process_sums::ProcessSums;
 
-/// A read that takes longer than this is cancelled. In that time, the kernel has printed hundreds of
-/// megabytes, mostly names.
+/// A read that takes longer than this is cancelled. In this time, the kernel prints hundreds of megabytes.
+/// Text of that length consists mostly of the paths of mapped files, which a workload can make very long.
 const MAX_READ: Duration = Duration::from_secs(10);
 
 /// A read that has taken this long also reads `stat`, to find out which program the values belong to. Reading
@@ -238,7 +239,9 @@ impl Reader {
         self.comm.clear();
         self.comm.extend_from_slice(process.comm(&mut self.buffers)?);
         match process.cgroups(&mut self.buffers, &mut self.cgroups) {
-            // A zombie maps nothing, so its cgroups do not matter.
+            // No thread shows the cgroups of this process, and the process maps nothing, so it is probably a
+            // zombie. The cgroups only decide which container gets the memory of a process. A zombie has
+            // none, so the read succeeds without the cgroups.
             Err(ReadError::Gone) if self.process_sums.is_empty() && content != Content::Unchanged => {
                 self.cgroups.clear();
                 Ok(())

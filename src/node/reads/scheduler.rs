@@ -1,6 +1,6 @@
 //! Decides which process is read next. The scrape takes a job, runs it without holding a lock, and applies
-//! its result (see [`apply`](super::apply)). If the read is slow, it is detached, and its result is applied
-//! later.
+//! its result (see [`apply`](super::apply)). If the read is slow, it is detached, which means that the scrape
+//! goes on without waiting for it. Then the result is applied later.
 
 use std::time::{Duration, Instant};
 
@@ -130,7 +130,8 @@ impl Reads {
     }
 
     /// Begins a scrape, after proc has been listed. Counts and logs the detached reads that have become
-    /// stuck. `reads_sums` says that this scrape needs only the kernel's sums, so no mappings are read.
+    /// stuck. A detached read is a read that no scrape waits for any more. `reads_sums` says that this scrape
+    /// needs only the kernel's sums, so no mappings are read.
     pub fn begin(&mut self, processes: &mut ProcessTable, reads_sums: bool) {
         (self.n_searched, self.reads_sums) = (0, reads_sums);
         let now = Instant::now();
@@ -158,9 +159,11 @@ impl Reads {
         None
     }
 
-    /// Queues the selected processes for which `wanted` is true. Processes that rest, or that have a detached
-    /// read, are not queued. If such a process has values, its name and container are checked now, and the
-    /// program that it runs is checked when the queue is empty.
+    /// Queues the selected processes for which `wanted` is true. A process is not queued during the pause
+    /// after a long or refused read. It is also not queued while it has a detached read, which has not
+    /// returned and which the scrape no longer waits for. A process that is not queued may keep its values.
+    /// So its name and container are checked now, and the program that it runs is checked when the queue is
+    /// empty.
     pub fn queue(&mut self, node: &mut Node<'_>, now: Instant, wanted: impl Fn(&Process) -> bool) {
         let Self { plan, kept, .. } = self;
         kept.clear();
@@ -222,7 +225,7 @@ impl Reads {
 
     /// Returns a read of `stat` for the next process that keeps its values, to check which program the
     /// process runs. Reading `stat` can block on `exec_update_lock`. So `stat` is read in the same way as
-    /// memory: no lock is held, and the read can be detached.
+    /// memory: the exporter holds no lock, and the scrape can go on without waiting for the read.
     fn next_check(&mut self, node: &mut Node<'_>, thread: u32) -> Option<Job> {
         while let Some(i) = self.kept.pop() {
             let i = i as usize;
@@ -260,8 +263,10 @@ impl Reads {
         job
     }
 
-    /// Whether a read of this process would probably not return. The result is always false while fewer than
-    /// [`MAX_DETACHED`] reads are detached.
+    /// Whether a read of this process would probably not return, so that it would occupy a thread for good.
+    /// This is checked only if [`MAX_DETACHED`] reads are detached already, which means that no scrape waits
+    /// for them any more. While fewer reads are detached, the result is false, because a thread is free for
+    /// one more read that does not return.
     fn looks_stuck(&mut self, node: &mut Node<'_>, i: usize) -> bool {
         let is_waiting =
             self.detached.count() >= MAX_DETACHED && node.processes.has_waiting_thread(i, node.proc);
@@ -292,7 +297,7 @@ impl Reads {
         self.plan.charge(container, is_new, cost);
     }
 
-    /// Detaches the read that the scrape is waiting for.
+    /// Detaches the read that the scrape is waiting for, so that the scrape goes on without it.
     pub fn detach(&mut self, processes: &mut ProcessTable) {
         let Some(UnderWay { job, thread, began_at }) = self.under_way.take() else { return };
         self.detached.add(job, thread, began_at, cpu_time_of_thread(thread).unwrap_or_default());
@@ -310,7 +315,8 @@ impl Reads {
         self.detached.end(job)
     }
 
-    /// Whether a read of the process is detached.
+    /// Whether the process has a detached read, which has not returned and which no scrape waits for any
+    /// more.
     pub fn has_detached(&self, process: Entry) -> bool {
         self.detached.of(process).next().is_some()
     }
