@@ -1,4 +1,5 @@
-//! Sums the anonymous mappings of one process by part.
+//! Sums the anonymous mappings of one process by part. A part is the memory with one use, such as thread
+//! stacks.
 
 use super::rules::{RULES, Spot, USUAL_STACKS, is_stack_above_guard};
 use super::runs::{Below, Run};
@@ -11,16 +12,18 @@ use crate::totals::sums::Totals;
 /// The index of the sum of all mappings that no rule claims. It comes after the parts in [`AnonPart::ALL`].
 const REST: usize = AnonPart::ALL.len();
 
-/// The anonymous memory of one process by part. This takes 4 KiB, however many mappings there are.
+/// The anonymous memory of one process, summed by its use. This takes 4 KiB, however many mappings there are.
 #[derive(Debug, Default)]
 pub struct Parts {
     sums: [Totals; REST + 1],
     /// The last mapping, or `None` if the last mapping has a name.
     last: Option<Place>,
-    /// The last mapping, if it is not summed yet, because its rule depends on the mapping above it. The tuple
-    /// has the place of the mapping, the place of the unnamed mapping directly below it, and its values.
+    /// A mapping that is not summed yet, because the mapping above it may decide to which part it belongs.
+    /// The tuple has the address range and flags of this mapping, those of the unnamed mapping directly below
+    /// it, and the values of this mapping.
     waiting: Option<(Place, Option<Place>, Values)>,
-    /// Two entries: what lies directly below the last mapping, and what lies directly below the next mapping.
+    /// The first entry says what lies directly below the last mapping. The second entry says what lies
+    /// directly below the next mapping.
     below: [Option<Below>; 2],
     run: Option<Run>,
     /// The totals of the mappings that look like stacks, by size. There is room for eight sizes. Mappings of
@@ -73,8 +76,8 @@ impl Parts {
         sums.filter(|(_, sum)| sum.n_mappings > 0).for_each(|(path, sum)| each(path, sum));
     }
 
-    /// Remembers what a mapping with a name shows: what lies below the next mapping, and whether the process
-    /// is a JVM.
+    /// Handles a mapping that has a name. The mapping is not summed, but its name may show that the process
+    /// is a JVM. Some rules also need to know what lies directly below the next mapping.
     fn note_named(&mut self, mapping: &Mapping<'_>) {
         self.sum_waiting(None);
         self.last = None;
@@ -122,7 +125,8 @@ impl Parts {
         sum.add_values(values, 1);
     }
 
-    /// Adds the current run to the sum of its part.
+    /// Ends the current run of adjacent mappings. Adds its writable mappings to the sum for the use that the
+    /// rules infer, or to the sum of all mappings that no rule claims.
     fn end_run(&mut self) {
         if let Some(run) = self.run.take() {
             let part = run.part(self.has_named_heap);

@@ -21,9 +21,9 @@ pub struct Spot<'a> {
 }
 
 impl Spot<'_> {
-    /// Whether the rules for this mapping may depend on the mapping above it. Only [`is_malloc_arena`] and
-    /// [`is_jemalloc`] look at the mapping above. All other mappings are summed at once, which saves copying
-    /// their values.
+    /// Whether a rule may have to see the mapping above this one before it can decide. Only
+    /// [`is_malloc_arena`] and [`is_jemalloc`] look at the mapping above. Any other mapping is added to the
+    /// sums as soon as it is read. So its values need not be copied and kept until the next mapping is read.
     pub fn depends_on_above(&self) -> bool {
         let place = self.place;
         let reaches_arena = || place.begin.wrapping_sub(1) / ARENA != place.end / ARENA;
@@ -46,7 +46,8 @@ pub const RULES: [(Rule, AnonPart); 6] = [
 ];
 
 /// Whether the mapping is code that the process has made at run time, as JVMs, V8 and PyPy do. No other
-/// private memory is executable. Precision 100%. Recall 97%: a JVM also has tables beside its code.
+/// private memory is executable. Precision 100%. Recall 97%, because a JVM also has tables beside its code,
+/// and the tables are not executable.
 fn is_jit_code(spot: &Spot<'_>) -> bool {
     spot.place.permissions[2] == b'x'
 }
@@ -108,9 +109,9 @@ fn is_mimalloc(&Spot { place, .. }: &Spot<'_>) -> bool {
     is_aligned && place.is_writable() && place.has(NO_RESERVE) && place.size() >= MIB
 }
 
-/// Whether the mapping is memory of jemalloc. jemalloc maps memory with MAP_NORESERVE only to use it
-/// immediately (src/pages.c), so no reserved memory lies above the mapping. Precision 100%. The recall is
-/// given at [`is_mimalloc`].
+/// Whether the mapping is memory of jemalloc. When jemalloc maps memory with MAP_NORESERVE, it makes all of
+/// the memory usable immediately (src/pages.c). So no inaccessible reserved memory lies above such a mapping.
+/// Precision 100%. The recall is given at [`is_mimalloc`].
 fn is_jemalloc(&Spot { place, above, .. }: &Spot<'_>) -> bool {
     let has_flags = place.has(NO_RESERVE) && place.lacks(ACCOUNTED | NOT_FORKED);
     let has_reserve = above.is_some_and(|above| above.is_inaccessible() && above.has(NO_RESERVE));

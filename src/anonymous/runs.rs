@@ -33,9 +33,12 @@ pub struct Run {
     begin: u64,
     pub end: u64,
     is_writable: bool,
-    /// Whether the permissions change at an address at which neither Go nor HotSpot would change them.
+    /// Whether the permissions change at an address at which the language runtime would not change them. Go
+    /// changes permissions at multiples of 4 MiB, and HotSpot, a JVM, at multiples of 64 KiB.
     has_odd_steps: bool,
-    /// Whether a chunk in use begins above a chunk that still has room.
+    /// Whether a writable mapping begins above inaccessible memory, at a multiple of 4 MiB that is not the
+    /// start of another area of 64 MiB. The metaspace of a JVM looks like this, because it begins to use a
+    /// chunk of 4 MiB while the chunk below still has room.
     has_chunks: bool,
     pub is_below_archive: bool,
     n_reserved: u64,
@@ -46,7 +49,8 @@ pub struct Run {
 impl Run {
     /// Returns a run with this mapping as its first mapping, or `None` if no run can begin with it.
     ///
-    /// In the mmap area, a single mapping is never a run, so `None` is returned at once. This shortcut and
+    /// In the mmap area, where the kernel itself chooses addresses, a run has at least two adjacent mappings.
+    /// So a mapping in this area cannot begin a run if nothing lies directly above it. This shortcut and
     /// [`depends_on_above`](super::rules::Spot::depends_on_above) together reduce the time for an anonymous
     /// mapping from 80 ns to 25 ns.
     pub fn beginning(place: &Place, below: Option<Below>) -> Option<Self> {
@@ -92,8 +96,9 @@ impl Run {
         !self.is_of_go && begin != self.begin && (begin == 4 * GIB || is_aligned || ends_space)
     }
 
-    /// Returns the part to which the writable mappings belong, or `None` if no rule claims them. In a process
-    /// that is no JVM, the caller sums Java's parts as memory that no rule claims.
+    /// Returns what the writable mappings are used for, or `None` if no rule claims them. This function does
+    /// not check that the process is a JVM. In a process that is no JVM, the caller later moves the memory of
+    /// Java's parts to the memory that no rule claims.
     pub fn part(&self, has_named_heap: bool) -> Option<AnonPart> {
         let is_java_heap = |run| is_java_heap(run) || !has_named_heap && is_uncompressed_java_heap(run);
         match self.is_of_go {
@@ -104,17 +109,18 @@ impl Run {
     }
 }
 
-/// Whether the run is Go's heap. This heap consists of whole arenas, which become usable in steps of 4 MiB
-/// (runtime/mheap.go). Precision 100%. Recall 98%: the rest belongs to Go's runtime. Without the condition on
-/// steps, memory of Chromium's PartitionAlloc was claimed.
+/// Whether the run is Go's heap. This heap consists of whole arenas of 64 MiB. Go makes the memory of an
+/// arena usable in steps of 4 MiB (runtime/mheap.go). Precision 100%. Recall 98%, because the rule does not
+/// find the memory that Go's runtime uses for itself. If the rule did not check the steps, it would also
+/// claim memory of PartitionAlloc, the allocator of Chromium.
 fn is_go_heap(run: &Run) -> bool {
     !run.has_odd_steps && (run.begin | run.end).is_multiple_of(ARENA) && run.end <= GO.end
 }
 
 /// Whether the run is the class space of a JVM. The class space is a reservation directly above the archive
 /// of classes. Without an archive, it begins at the address 4 GiB, directly above the heap (metaspace.cpp).
-/// Precision 100%. Together with [`is_metaspace`], recall 77%: of JDK 8 and 11, only the class space is
-/// found.
+/// Precision 100%. Recall 77% together with [`is_metaspace`], because the rules find the class space of JDK 8
+/// and 11, but not their metaspace.
 fn is_class_space(run: &Run) -> bool {
     let is_aligned = run.begin.is_multiple_of(CHUNK) && (run.end - run.begin).is_multiple_of(ARENA);
     let is_above = |below| run.below == Some(below);
@@ -123,10 +129,10 @@ fn is_class_space(run: &Run) -> bool {
 }
 
 /// Whether the run is metaspace of a JVM, from JDK 16 on. Metaspace consists of areas of 64 MiB, which become
-/// usable in steps of 64 KiB (metaspaceSettings.hpp). The first area is directly below the archive of
-/// classes, and may have merged with memory below it. In any other area, a chunk in use must lie above a
-/// chunk that still has room. Without this condition, 31 MB of G1's marks for a heap of 4 GiB were claimed.
-/// Precision 100%.
+/// usable in steps of 64 KiB (metaspaceSettings.hpp). The first area lies directly below the archive of
+/// classes, and may have merged with memory below it. Any other area is recognized only if a chunk of 4 MiB
+/// is in use above a chunk that still has room. Without this condition, the rule would claim 31 MB of marks
+/// that the garbage collector G1 keeps for a heap of 4 GiB. Precision 100%.
 fn is_metaspace(run: &Run) -> bool {
     let size = run.end - run.begin;
     let has_chunks = run.has_chunks && !run.is_writable && size.is_multiple_of(ARENA) && size <= 4 * ARENA;
@@ -134,18 +140,21 @@ fn is_metaspace(run: &Run) -> bool {
     is_reservation && (has_chunks || run.is_below_archive && size <= ARENA)
 }
 
-/// Whether the run is the heap of a JVM with compressed pointers, which ends below 32 GiB. Nothing else lies
-/// below 32 GiB, except a program that is not position-independent. Precision 100%. Together with
-/// [`is_uncompressed_java_heap`], recall 85%.
+/// Whether the run is the heap of a JVM with compressed pointers. Such a heap ends below 32 GiB. Nothing else
+/// lies below 32 GiB, except a program that is not position-independent. Precision 100%. Recall 85% together
+/// with [`is_uncompressed_java_heap`].
 fn is_java_heap(run: &Run) -> bool {
     run.end <= 32 * GIB && run.below != Some(Below::File)
 }
 
-/// Whether the run is the heap of a JVM without compressed pointers: a reservation of at least 32 GiB. No
-/// snapshot has such a heap. ZGC also reserves at least 32 GiB, but its heap is a memfd. Two kinds of Java
-/// heaps are not recognized: a heap that is usable as a whole, and a heap below 32 GiB with
+/// Whether the run is the heap of a JVM without compressed pointers. Such a heap is a reservation of at least
+/// 32 GiB. None of the snapshots from which the rules were made has such a heap. ZGC also reserves at least
+/// 32 GiB, but its heap is a memfd.
+///
+/// Two kinds of Java heaps are not recognized. One kind is a heap that the JVM has made usable as a whole, so
+/// that no memory is only reserved. The other kind is a heap of less than 32 GiB with
 /// `-XX:-UseCompressedOops`. Three snapshots have heaps of these two kinds, which is the only reason why the
-/// recall is below 100%.
+/// recall at [`is_java_heap`] is below 100%.
 fn is_uncompressed_java_heap(run: &Run) -> bool {
     is_mmap_address(run.begin) && run.n_reserved >= 32 * GIB
 }

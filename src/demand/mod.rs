@@ -35,8 +35,8 @@ pub struct Demand {
 pub enum Freshness {
     /// The last result is fresh.
     Fresh,
-    /// A scrape is needed and has been requested. The request can be answered as soon as more scrapes than
-    /// this number have succeeded.
+    /// A scrape is needed and has been requested. The request can be answered as soon as the number of
+    /// successful scrapes is larger than this number.
     WaitFor(u64),
 }
 
@@ -53,8 +53,9 @@ struct State {
     is_running: bool,
     /// The time before which the CPU budget allows no scrape.
     not_before: Option<Instant>,
-    /// The time until which scrapes read paths, and a number of scrapes. The last result has paths if more
-    /// scrapes than this number have succeeded.
+    /// Set by a request for paths. The time says until when scrapes read paths. The number says how many
+    /// scrapes succeed before the first one that reads paths. So the last result has paths if `n_succeeded`
+    /// is larger than this number.
     paths: Option<(Instant, u64)>,
     /// Whether a request needs a further scrape, which begins only after the running scrape has ended.
     is_another_requested: bool,
@@ -205,7 +206,7 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// Returns a demand after its first scrape, which ran from 0 to 100 ms, and the time that is 0 ms.
+    /// Returns a demand after its first scrape, which took 100 ms, and the time at which that scrape began.
     fn demand() -> (Demand, Instant) {
         let start = Instant::now();
         let demand = Demand::new(INTERVAL, start).unwrap();

@@ -1,4 +1,5 @@
-//! Writes the memory accounts of containers as Prometheus text: the families `cgroup_*`.
+//! Writes the memory accounts of containers as Prometheus text: the families `cgroup_*`. An account is the
+//! memory that is charged to a container, split into parts.
 
 use super::text::{Family, Kind};
 use crate::cgroupfs::account::{Exported, PARTS, parts};
@@ -11,7 +12,8 @@ pub const ACCOUNT: &str =
 pub const UNMAPPED: &str =
     "Page cache, tmpfs and shared memory that are charged to the container but that no process maps.";
 
-/// For each part of an account, the end of its sample's label text: the label `part` and the closing brace.
+/// How the labels of each sample of `cgroup_memory_account_bytes` end. There is one text for each part of the
+/// charged memory: the label `part` and the closing brace.
 const PART_LABELS: [&str; PARTS.len()] = [
     ",part=\"anon\"}",
     ",part=\"anon_unmapped\"}",
@@ -30,12 +32,13 @@ const PART_LABELS: [&str; PARTS.len()] = [
     ",part=\"remainder\"}",
 ];
 
-/// For each value in [`Exported::unmapped`], the end of its sample's label text: the label `part` and the
-/// closing brace.
+/// How the labels of the two samples of `cgroup_memory_unmapped_bytes` end, in the order of
+/// [`Exported::unmapped`].
 const UNMAPPED_LABELS: [&str; 2] = [",part=\"page_cache\"}", ",part=\"shmem\"}"];
 
-/// Appends the families of these groups to `text`. A family without samples is left out. The samples of a
-/// family have the same order as the accounts.
+/// Appends the families `cgroup_*` of containers to `text`. `groups` selects families, for example those of
+/// memory or CPU. `accounts` has the values of each container, and each family lists the containers in this
+/// order. A family without samples is omitted.
 pub fn render<'a>(
     text: &mut Vec<u8>,
     groups: GroupMask,

@@ -23,7 +23,7 @@ pub const IDLE: Duration = Duration::from_secs(120);
 pub const HEAD: Duration = Duration::from_secs(5);
 /// How long sending a response may take.
 pub const RESPONSE: Duration = Duration::from_secs(30);
-/// How long a response may make no progress before its connection may be closed, to free the slot for a new
+/// How long a response may make no progress before its connection may be closed, to make room for a new
 /// connection. A slow client still makes progress: if it reads 20 KB/s, TCP lets the server send 64 KiB every
 /// 3 s.
 pub const STALLED: Duration = Duration::from_secs(5);
@@ -36,7 +36,7 @@ pub enum State {
     Idle,
     /// The connection waits for the head of a request to arrive completely.
     ReadingHead,
-    /// The request waits for a scrape, for compression, or for credit.
+    /// The request waits for a scrape, for compression, or until CPU time may be spent on responses.
     Pending(Pending),
     /// A response is being sent. `progress` is the time of the last successful write.
     Writing { response: Response, progress: Instant },
@@ -53,7 +53,7 @@ pub struct Connection {
     stream: TcpStream,
     /// The client's address.
     pub peer: IpAddr,
-    /// Whether the client is local, and whether the connection has a slot.
+    /// Whether the client is local, and whether the connection has one of the slots for open connections.
     pub client: Client,
     /// The current state.
     pub state: State,
@@ -81,8 +81,8 @@ impl Connection {
         Ok(Self { stream, peer, client, state, since: now, received, may_hold_request: false })
     }
 
-    /// Whether the connection takes one of the slots. A connection that waits for a scrape takes none,
-    /// because waiting uses no CPU time.
+    /// Whether the connection takes one of the slots, which limit the number of open connections. A
+    /// connection that waits for a scrape takes no slot, because waiting uses no CPU time.
     pub fn takes_slot(&self) -> bool {
         let is_scraping = matches!(&self.state, State::Pending(pending) if pending.is_scraping());
         !self.is_surplus() && !is_scraping
@@ -94,7 +94,7 @@ impl Connection {
         !self.client.has_slot || matches!(self.state, State::Closing | State::Ended)
     }
 
-    /// Returns the account to which the CPU time of the next turn is charged.
+    /// Returns whether the CPU time of the next turn counts as time for requests or for responses.
     pub fn account(&self) -> Account {
         match self.state {
             State::Pending(_) | State::Writing { .. } => Account::Responses,
@@ -102,14 +102,15 @@ impl Connection {
         }
     }
 
-    /// Whether the next turn must wait until there is credit for responses.
+    /// Whether the next turn, which is the next step of the connection, must wait until CPU time may be spent
+    /// on responses. Compression that has begun does not wait.
     pub fn needs_credit(&self) -> bool {
         let is_compressing = matches!(&self.state, State::Pending(pending) if pending.is_compressing());
         self.account() == Account::Responses && !is_compressing
     }
 
-    /// Returns the socket events that the connection waits for. When such an event occurs, the connection has
-    /// a turn.
+    /// Returns the socket events that the connection waits for. When such an event occurs, the connection
+    /// makes its next step.
     pub fn interest(&self) -> PollFlags {
         match self.state {
             State::Writing { .. } => PollFlags::OUT,
@@ -119,7 +120,7 @@ impl Connection {
         }
     }
 
-    /// Returns the time at which the connection must have its next turn, even without a socket event. This is
+    /// Returns the time at which the connection must make its next step, even without a socket event. This is
     /// the deadline of its state, or an earlier time. It may be in the past.
     pub fn next_turn(&self, site: &Site) -> Instant {
         match &self.state {
@@ -146,7 +147,7 @@ impl Connection {
     /// at most one request, and makes at most one write.
     pub fn turn(&mut self, site: &Site, now: Instant) {
         // A turn fails if the client has closed the connection. It also fails if the bytes of the response
-        // were taken away to make room for the next scrape.
+        // were freed to make room for the next scrape.
         if self.try_turn(site, now).is_err() {
             self.state = State::Ended;
         }
@@ -257,8 +258,8 @@ impl Connection {
         }
     }
 
-    /// Whether the connection may be closed to free its slot: no complete request has arrived, or the
-    /// response makes no progress.
+    /// Whether the connection may be closed to make room for a new one. This is the case if no complete
+    /// request has arrived, or if the response makes no progress.
     pub fn can_be_evicted(&mut self, now: Instant) -> bool {
         match self.state {
             State::Idle | State::ReadingHead => {

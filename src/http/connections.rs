@@ -1,5 +1,5 @@
 //! Manages the open connections. Decides how many connections may be open, which one is closed for a new one,
-//! and which one has the next turn.
+//! and which one is served next.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -12,8 +12,8 @@ use super::connection::{Connection, State};
 pub struct Connections {
     /// The connections, in no particular order.
     pub open: Vec<Connection>,
-    /// The number of slots. A connection takes a slot unless it waits for a scrape, is closing, or was
-    /// accepted when no slot was free.
+    /// The number of slots, which are the places for open connections. A connection takes a slot unless it
+    /// waits for a scrape, is closing, or was accepted when no slot was free.
     n_slots: usize,
     /// How many connections may be closing or have no slot. If there are more, the oldest of them is closed.
     /// Its client sees an error if it has not yet received the response.
@@ -27,7 +27,8 @@ impl Connections {
     }
 
     /// Adds a connection. If all slots are taken, tries to close another connection. Returns whether the
-    /// added connection has a slot. A connection without a slot gets an answer only to a probe.
+    /// added connection has a slot. A connection without a slot gets only one response, which is an error
+    /// unless the request is a probe.
     pub fn admit(&mut self, mut connection: Connection, now: Instant) -> bool {
         let n_taken = self.open.iter().filter(|connection| connection.takes_slot()).count();
         connection.client.has_slot = n_taken < self.n_slots || self.evict(Some(connection.peer), now);
@@ -36,10 +37,10 @@ impl Connections {
         has_slot
     }
 
-    /// Closes one connection to free its slot. Connections of the address that holds most slots are tried
-    /// first. Among connections of one address, the order is: idle connections, then those that receive a
-    /// head, then those with a response. Within each of these groups, the connection that entered its state
-    /// first is tried first.
+    /// Closes one connection to free its slot. Connections from the address that holds most slots are tried
+    /// first. Connections from one address are tried in this order: idle connections, then those that receive
+    /// the head of a request, then those with a response. In each of these groups, the connection that has
+    /// been in its state for the longest time is tried first.
     ///
     /// A connection that makes progress with its response is closed only if its address holds more slots than
     /// the address `newcomer` would hold with a new connection. Returns whether a connection was closed.
@@ -72,8 +73,9 @@ impl Connections {
         n_slots
     }
 
-    /// Removes the connections that have passed their deadline. If too many connections are closing or
-    /// without a slot, removes the oldest of them.
+    /// Removes the connections that have passed their deadline. Connections that are closing, or that were
+    /// accepted when no slot was free, have a limit of their own. If there are too many of them, removes the
+    /// oldest.
     pub fn expire(&mut self, now: Instant) {
         self.open.retain(|connection| now < connection.deadline());
         let mut others: Vec<_> = self.open.iter().filter(|c| c.is_surplus()).map(|c| c.since).collect();
@@ -84,9 +86,10 @@ impl Connections {
         }
     }
 
-    /// Sorts ready connections into the order of their turns. Connections of addresses that hold fewer slots
-    /// come first. If two addresses hold equally many slots, the connection that entered its state first
-    /// comes first.
+    /// Sorts ready connections into the order in which they are served. A slot is a place for one open
+    /// connection. Connections from addresses that hold fewer slots come first. Among addresses with equally
+    /// many slots, the connection that has been in its state (such as receiving a request) for the longest
+    /// time comes first.
     pub fn sort_by_turn(&self, ready: &mut [usize]) {
         let n_slots = self.n_slots_by_address();
         ready.sort_by_key(|&i| (n_slots.get(&self.open[i].peer), self.open[i].since));

@@ -19,8 +19,8 @@ impl Hosts {
         Hosts(allowed)
     }
 
-    /// Whether a request may name this host. Requests from other machines may name any host. An empty host is
-    /// allowed, because only a browser can be used for the attack, and browsers always name a host.
+    /// Whether a request may have this `Host` header. Requests from other machines may name any host. An
+    /// empty host is allowed, because DNS rebinding needs a browser, and browsers always name a host.
     pub fn allow(&self, is_local: bool, host: &[u8]) -> bool {
         !is_local || host.is_empty() || str::from_utf8(host).is_ok_and(|host| self.is_ours(name_of(host)))
     }
@@ -80,8 +80,8 @@ mod tests {
         assert!(!hosts("a").allow(true, b"\xff"));
     }
 
-    /// This test checks only the text. tests/http.rs checks that the command line accepts the option in the
-    /// text.
+    /// This test checks only the text of the refusal. tests/http.rs checks that the command line accepts the
+    /// option `--allowed-host` as that text spells it.
     #[test]
     fn other_hosts_are_refused_with_advice() {
         let refuse = |host: &str, advised: Option<&str>| {

@@ -22,8 +22,9 @@ const USUAL_PATIENCE: Duration = Duration::from_secs(5);
 pub const MAX_PATIENCE: Duration = Duration::from_secs(30);
 /// The wait for a scrape ends this long before the client's timeout, so that the response arrives in time.
 const SPARE: Duration = Duration::from_millis(500);
-/// How long a request waits for its view of the last scrape, after it has waited too long for the next
-/// scrape.
+/// If the next scrape takes too long, the request gets its view of the last scrape instead. A view is the
+/// exposition that the parameters of the request describe. The request waits at most this long until the view
+/// is rendered.
 const GRACE: Duration = Duration::from_millis(400);
 /// How often a waiting request wakes the scrape thread to render its view.
 const TRY_INTERVAL: Duration = Duration::from_millis(250);
@@ -63,7 +64,8 @@ impl Pending {
     /// requests already wait.
     pub fn new(site: &Site, request: &Head<'_>, now: Instant) -> Self {
         let scrape = match site.demand.request(now) {
-            // The site holds one of the clones, which does not belong to a waiting request.
+            // `strong_count` is larger by one than the number of waiting requests, because `site` holds a
+            // clone, too.
             Freshness::WaitFor(n_succeeded) if Arc::strong_count(&site.wait_slots) <= MAX_WAITING => {
                 let deadline = now + patience(request.scrape_timeout);
                 Some(Wait { n_succeeded, deadline, _slot: site.wait_slots.clone() })
@@ -89,8 +91,8 @@ impl Pending {
         self.scrape.is_some() || self.view.is_some()
     }
 
-    /// Whether the exposition is being compressed for this request. Compression that has begun continues
-    /// without credit, because the next scrape may take the text away.
+    /// Whether the exposition is being compressed for this request. Compression that has begun continues even
+    /// if no CPU time may be spent on responses, because the next scrape may free the text.
     pub fn is_compressing(&self) -> bool {
         self.compressing.is_some()
     }
@@ -148,7 +150,7 @@ impl Pending {
     }
 }
 
-/// Returns the response to a request whose view is refused.
+/// Returns the response to a request for a view that is refused.
 pub fn refused(form: Form, refusal: Refusal) -> Response {
     match refusal {
         Refusal::Invalid(line) => Response::new(form, 400, &[PLAIN], (line + "\n").into_bytes()),

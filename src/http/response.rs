@@ -1,4 +1,4 @@
-//! A response: its head, which `tiny_http` prints, and its body.
+//! A response has a head, which `tiny_http` prints, and a body.
 
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, IoSlice, Write};
@@ -45,8 +45,9 @@ pub struct Response {
     /// The text of an exposition or its gzipped bytes. They are shared with other responses, not copied.
     /// `None` in other responses.
     pub exposition: Option<Arc<Buffer>>,
-    /// The body, or the rest of the body after `exposition`. After an exposition, this is its last sample,
-    /// which depends on the time of the response.
+    /// The body, or the end of the body if there is an `exposition`. The last sample of an exposition is an
+    /// age, which depends on the time of the response. So that sample is made for each response, and stored
+    /// here.
     pub text: Cow<'static, [u8]>,
     n_written: usize,
     /// Whether the connection stays open for another request.
@@ -59,7 +60,7 @@ impl Response {
         Self::print(form, status, headers, None, text.into())
     }
 
-    /// Returns a response whose body is an exposition, or its gzipped bytes, followed by `tail`.
+    /// Returns a response with a body that is an exposition, or its gzipped bytes, followed by `tail`.
     pub fn of_exposition(form: Form, headers: Headers<'_>, buffer: Arc<Buffer>, tail: Vec<u8>) -> Self {
         Self::print(form, 200, headers, Some(buffer), tail.into())
     }
@@ -89,8 +90,8 @@ impl Response {
             .with_chunked_threshold(usize::MAX)
             .raw_print(&mut head, HTTPVersion(1, 1), &[], true, None)
             .expect("a Vec takes every write");
-        // The header Connection is inserted before the empty line. Only tiny_http's own server would add this
-        // header.
+        // The header Connection must be added here, before the empty line. `raw_print` does not print it,
+        // because tiny_http adds it only in its own server, which this program does not use.
         head.truncate(head.len() - 2);
         let keep_alive = form.keep_alive;
         let connection = if keep_alive { "keep-alive" } else { "close" };
@@ -102,8 +103,8 @@ impl Response {
     }
 
     /// Writes as much as the socket accepts. This is less than 128 KiB, so a large response does not delay
-    /// other connections. Returns whether the response is complete. Fails if the exposition's buffer was
-    /// taken away.
+    /// other connections. Returns whether the response is complete. Fails if the exposition's bytes were
+    /// freed to make room for a newer exposition.
     pub fn write(&mut self, mut socket: &TcpStream) -> io::Result<bool> {
         let buffer = self.exposition.as_ref();
         let exposition = buffer.map(|buffer| buffer.bytes().ok_or(ErrorKind::ConnectionAborted));

@@ -5,9 +5,10 @@
 //! EMFILE. It does not limit the number of connections, the size of heads, or the time of reading and
 //! writing.
 //!
-//! A connection that is ready has a turn: one read, one request, one write. Each state of a connection has a
-//! deadline. The CPU time of a turn is charged to the [`Throttle`]. When there is no credit, requests wait in
-//! the kernel's queues, and responses wait in this program.
+//! A connection that is ready makes one step, which is called its turn. In one turn, a connection makes at
+//! most one read, handles at most one request, and makes at most one write. Each state of a connection has a
+//! deadline. The [`Throttle`] limits the CPU time of the turns. When no CPU time may be spent, requests wait
+//! in the kernel's queues, and responses wait in this program.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
@@ -126,8 +127,9 @@ impl Server {
             let now = Instant::now();
             connections.sort_by_turn(&mut ready);
             for i in ready {
-                // A connection that receives a request in its first turn can answer the request in a second
-                // turn at once.
+                // This loop gives a connection up to two turns. The first turn may receive a request, and
+                // counts as CPU time for requests. Then the second turn can answer this request at once, and
+                // counts as CPU time for responses.
                 for account in [Account::Requests, Account::Responses] {
                     let connection = &mut connections.open[i];
                     let has_credit = !connection.needs_credit() || throttle.has_credit(account);
@@ -138,8 +140,8 @@ impl Server {
                 }
             }
             connections.expire(now);
-            // New connections are accepted after the turns, because turns free slots, and show which
-            // connections have received a request.
+            // New connections are accepted after the turns. A turn may free a slot for a new connection, and
+            // shows whether an open connection has received a request.
             if can_accept {
                 resume_at = self.accept(&mut connections, resume_at, now);
                 throttle.charge(Account::Requests);
@@ -147,8 +149,9 @@ impl Server {
         }
     }
 
-    /// Accepts up to [`MAX_ACCEPTS`] waiting connections. After a failure, returns the time at which the
-    /// pause ends. The caller passes this time to the next call as `paused`.
+    /// Accepts up to [`MAX_ACCEPTS`] waiting connections. After a failure, the server accepts no connections
+    /// for [`ACCEPT_PAUSE`]. Returns the end of this pause. The caller passes the returned time to the next
+    /// call as `paused`, so that the failure is logged only once.
     fn accept(
         &self,
         connections: &mut Connections,
@@ -197,8 +200,8 @@ fn wait(
 ) -> (Vec<usize>, bool) {
     let open = &connections.open;
     let has_credit = throttle.has_credit(Account::Responses);
-    // A connection that waits for credit is not polled. If its socket were ready, the wait would always end
-    // at once.
+    // A connection is not polled while it waits until CPU time may be spent on it. If its socket were ready,
+    // the wait would always end at once.
     let active: Vec<_> = (0..open.len()).filter(|&i| has_credit || !open[i].needs_credit()).collect();
     let mut fds: Vec<_> = active.iter().map(|&i| PollFd::new(&open[i], open[i].interest())).collect();
     fds.push(PollFd::new(site.demand.done(), PollFlags::IN));

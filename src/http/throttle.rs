@@ -1,10 +1,13 @@
 //! Limits the CPU time of the HTTP thread.
 //!
-//! All CPU time that clients cause is used by one thread, so the CPU clock of this thread measures all of it.
+//! This thread does all the work of serving clients, so the CPU clock of the thread measures this work. The
+//! thread works in turns: in one turn, one connection makes its next step, such as writing a part of a
+//! response. Credit is CPU time that may be spent, and grows with the elapsed time.
+//!
 //! The CPU time of a turn is known only after the turn, so the credit may become negative. Further turns then
-//! wait until the credit is positive again. Requests and responses have separate credit. A probe is answered
-//! with the credit for requests, so probes are answered even after large responses have used up the credit
-//! for responses.
+//! wait until the credit is positive again. Requests and responses have separate credit. Probes use the
+//! credit for requests, so they are answered even after large responses have used up the credit for
+//! responses.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,18 +15,19 @@ use std::time::{Duration, Instant};
 use crate::credit::Credit;
 use crate::procfs::this_process::thread_cpu_time;
 
-/// The two accounts of credit. The CPU time of each turn is charged to one of them.
+/// The two uses of CPU time that have separate limits. A turn is one step of one connection, and its CPU time
+/// is charged to one of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Account {
-    /// For accepting connections, receiving requests, and answering probes.
+    /// This account pays for accepting connections, receiving requests, and answering probes.
     Requests,
-    /// For compressing, and for every response except the response to a probe.
+    /// This account pays for compressing, and for every response except the response to a probe.
     Responses,
 }
 
-/// The limits of each account: how much credit it earns, as a fraction of one core, and for how long unused
-/// credit accumulates. Each account can accumulate 100 ms of CPU time, which is enough for a response of 20
-/// MB with gzip.
+/// How much CPU time each account may use, as a fraction of one core, and for how long unused CPU time
+/// accumulates. Each account can accumulate 100 ms of CPU time, which is enough for a response of 20 MB with
+/// gzip.
 const LIMITS: [(f64, Duration); 2] =
     [(0.03, Duration::from_millis(3300)), (0.08, Duration::from_millis(1250))];
 
@@ -54,8 +58,8 @@ impl Throttle {
         self.credits[account as usize].is_left()
     }
 
-    /// Returns how long responses must wait for credit. This is 5 ms longer than necessary, because waking up
-    /// earlier would use more CPU time than the credit that is then left.
+    /// Returns how long responses must wait until CPU time may be spent on them. This is 5 ms longer than
+    /// necessary. Without the 5 ms, waking up would use more CPU time than could then be spent.
     pub fn pause(&self) -> Duration {
         self.credits[Account::Responses as usize].time_to_next() + Duration::from_millis(5)
     }

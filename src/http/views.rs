@@ -1,8 +1,8 @@
 //! Renders views, which are the expositions for requests to `/metrics` with parameters.
 //!
 //! The HTTP thread parses such a request, and puts its view into a queue. When the next scrape ends, the
-//! scrape thread renders and compresses the view. All views together may take as much memory as one more
-//! exposition. This includes a view until the response with the view is sent.
+//! All views together may take as much memory as one more exposition. A view counts towards this limit until
+//! its response is sent.
 
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,8 +17,8 @@ use crate::demand::{Demand, Freshness};
 use crate::procfs::this_process::thread_cpu_time;
 use crate::scrape::views::Query;
 
-/// How many views may exist at once: waiting, rendered, or being sent. Requests for further views are
-/// refused.
+/// How many views may exist at once, including rendered views that are still being sent. Requests for further
+/// views are refused.
 const MAX_VIEWS: usize = 4;
 /// If sending a view takes longer than this, the view may be taken away to make room for another view.
 const MAX_SENDING: Duration = Duration::from_secs(5);
@@ -29,8 +29,8 @@ const BYTES_PER_SAMPLE: usize = 560;
 const MIN_BYTES: usize = 4 << 20;
 /// How many bytes all views together may take if the number of samples is not limited.
 const BYTES_WITHOUT_LIMIT: usize = 256 << 20;
-/// The average fraction of one core that may be used for rendering and compressing views. Unused credit
-/// accumulates for `CPU_BURST`.
+/// The average fraction of one core that may be used for rendering and compressing views. CPU time that is
+/// not used accumulates, up to the amount that is allowed in `CPU_BURST`.
 const CPU: f64 = 0.08;
 const CPU_BURST: Duration = Duration::from_secs(5);
 /// The compression level. Level 5 makes 10 MB of text 16 times smaller in 30 ms. Level 6 needs 38 ms for the
@@ -49,9 +49,9 @@ pub struct Views {
 }
 
 struct State {
-    /// The views whose responses are not sent completely yet.
+    /// The views with responses that are not sent completely yet.
     views: Vec<Arc<View>>,
-    /// The CPU credit for rendering and compressing views.
+    /// The CPU time that may now be used for rendering and compressing views.
     credit: Credit,
 }
 
@@ -66,7 +66,7 @@ enum Answer {
     /// The view is not rendered yet. It is due when more scrapes than this number have succeeded. `None`
     /// means that it is due now.
     Waiting(Option<u64>),
-    /// The view is rendered: the bytes of the response, and the time of rendering.
+    /// The view is rendered. The tuple has the bytes of the response and the time of rendering.
     Rendered(Arc<Buffer>, Instant),
     /// The view was too large for the memory that the other views left.
     TooLarge,
@@ -141,8 +141,8 @@ impl Views {
     }
 
     /// Returns a view that is to be rendered now, and how many bytes it may take. Returns `None` if no view
-    /// is due or if there is no credit. Without credit, the waiting requests wake the scrape thread again
-    /// later.
+    /// is due, or if no CPU time may be spent on views now. In the second case, the waiting requests wake the
+    /// scrape thread again later.
     fn next_due(&self, demand: &Demand) -> Option<(Arc<View>, usize)> {
         let mut state = lock(&self.state);
         state.credit.earn(Instant::now(), CPU_BURST);
@@ -271,7 +271,7 @@ mod tests {
     use super::*;
     use crate::totals::shape::Shape;
 
-    /// Returns an empty queue, a demand whose last scrape is fresh, and the current time. In this queue, the
+    /// Returns an empty queue, a demand with a fresh result, and the current time. In this queue, the
     /// parameter `N` requests a view of N KiB.
     fn queue() -> (Views, Demand, Instant) {
         let parse = |parameters: &[u8]| {

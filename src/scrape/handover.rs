@@ -10,15 +10,17 @@ use std::time::{Duration, Instant};
 
 use crate::node::reads::detached::MAX_DETACHED as MAX_CHOSEN;
 
-/// How long a read may take before it is detached. The time is long, because normal reads also take long on a
-/// busy node. A client may wait for the pass, so this time is halved after each detached read of the same
-/// pass. So 64 processes that become stuck together delay the pass by only 0.6 s.
+/// How long a read may take before it is detached, so that the scrape no longer waits for it. The time is
+/// long, because normal reads also take long on a busy node. A client may wait for the scrape, so the time is
+/// halved after each detached read of the same scrape or check. So 64 processes that become stuck together
+/// delay a scrape by only 0.6 s.
 const PATIENCE: Duration = Duration::from_millis(200);
 const LEAST_PATIENCE: Duration = Duration::from_millis(3);
 
-/// The maximum number of detached reads. When this number is reached, a pass waits until its current read
-/// returns. This is unlikely: when [`MAX_CHOSEN`] reads are detached, processes that look stuck are not read
-/// any more. So eight more processes would have to become stuck just while they are read.
+/// The maximum number of detached reads, which are reads that the scrape no longer waits for. When this
+/// number is reached, a scrape waits until its current read returns. This is unlikely, because from
+/// [`MAX_CHOSEN`] detached reads on, a process that looks stuck is not read at all. So eight more processes
+/// would have to become stuck while they are being read.
 const MAX_DETACHED: usize = MAX_CHOSEN + 8;
 
 /// Passes the work from the active thread to the standby thread. Threads are numbered from 0 in the order in
@@ -26,18 +28,18 @@ const MAX_DETACHED: usize = MAX_CHOSEN + 8;
 #[derive(Debug, Default)]
 pub struct Handover {
     turns: Mutex<Turns>,
-    /// Wakes the standby thread when a pass begins.
+    /// Wakes the standby thread when a scrape or a check begins.
     pass_begun: Condvar,
 }
 
 impl Handover {
-    /// Notes that the active thread begins a pass.
+    /// Notes that the active thread, which does all the work, begins a scrape or a check.
     pub fn begin_pass(&self) {
         self.turns().begin_pass();
         self.pass_begun.notify_one();
     }
 
-    /// Notes that the active thread ends the pass.
+    /// Notes that the active thread has ended its scrape or check.
     pub fn end_pass(&self) {
         self.turns().activity = Activity::Idle;
     }
@@ -47,8 +49,9 @@ impl Handover {
         self.turns().activity = Activity::Reading { since: Instant::now() };
     }
 
-    /// Notes that a read by this thread has returned. Returns whether the thread is still active. If it is
-    /// not, the read was detached.
+    /// Notes that a read by this thread has returned. Returns whether this thread is still the active one. If
+    /// not, the read took too long and was detached: another thread has continued the scrape without waiting
+    /// for the read.
     pub fn end_read(&self, thread: usize) -> bool {
         self.turns().end_read(thread)
     }
@@ -58,7 +61,7 @@ impl Handover {
         self.turns().n_detached -= 1;
     }
 
-    /// Returns whether any read is detached.
+    /// Returns whether any read is detached, so that the scrape no longer waits for it.
     pub fn has_detached(&self) -> bool {
         self.turns().n_detached > 0
     }
@@ -84,7 +87,7 @@ impl Handover {
     }
 }
 
-/// Which thread is active, and what it does. Pure: the caller passes the time.
+/// Which thread is active, and what it does. This type does no I/O, and the caller passes the time.
 #[derive(Debug, Default)]
 struct Turns {
     /// The number of the active thread.
@@ -92,17 +95,17 @@ struct Turns {
     activity: Activity,
     /// The number of detached reads.
     n_detached: usize,
-    /// How many reads of the current pass were detached.
+    /// How many reads of the current scrape or check were detached.
     n_detached_in_pass: u32,
 }
 
 /// What the active thread does.
 #[derive(Debug, Default)]
 enum Activity {
-    /// The active thread waits for the next pass.
+    /// The active thread waits for the next scrape or check.
     #[default]
     Idle,
-    /// The active thread runs a pass, and no read is running.
+    /// The active thread runs a scrape or a check, and no read is running.
     Working,
     /// The active thread reads a process.
     Reading { since: Instant },
@@ -113,7 +116,7 @@ enum Activity {
 enum Standby {
     /// The standby thread becomes the active thread, with this number.
     TakeOver(usize),
-    /// The standby thread waits until a pass begins.
+    /// The standby thread waits until a scrape or a check begins.
     WaitForPass,
     /// The standby thread waits for this long, and then calls [`Turns::stand_by`] again.
     Wait(Duration),

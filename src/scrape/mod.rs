@@ -102,7 +102,7 @@ impl Scraper {
         Reader::new(self.views.anon_parts(), self.snapshot.max_bytes())
     }
 
-    /// Returns the proc file system that the current pass uses.
+    /// Returns the proc file system that the current scrape or check uses.
     pub fn proc(&self) -> Arc<Proc> {
         self.proc.clone()
     }
@@ -140,7 +140,8 @@ impl Scraper {
         discovery.refresh(now);
         let cannot_list = |error| format!("cannot list {:?}: {}", proc.path(), plain(&error));
         processes.list(proc, pass == Pass::Check, now).map_err(cannot_list)?;
-        // A check always reads paths, because an OOM record needs them.
+        // Only a scrape may read sums alone. A check between scrapes always reads paths, because an OOM
+        // record needs them.
         reads.begin(processes, pass == Pass::Scrape && !needs_paths && views.are_sums());
         match pass {
             Pass::Scrape => budget.begin_scrape(now),
@@ -152,13 +153,13 @@ impl Scraper {
         Ok(())
     }
 
-    /// Returns the pass that is running, if there is one.
+    /// Returns the pass that is running, if there is one. A pass is a scrape or a check.
     pub fn under_way(&self) -> Option<Pass> {
         self.progress.under_way()
     }
 
-    /// Returns the next read for the thread with this number, or `None` if the current pass has no further
-    /// reads.
+    /// Returns the next read for the thread with this number. Returns `None` if the current scrape or check
+    /// has no further reads.
     pub fn next(&mut self, thread: u32) -> Option<Job> {
         if let Some(pass) = self.progress.identifying() {
             let Self { proc, discovery, processes, reads, .. } = self;
@@ -184,7 +185,8 @@ impl Scraper {
         next
     }
 
-    /// Identifies the processes and finds their containers. Then queues the processes that this pass reads.
+    /// Identifies the processes and finds their containers. Then queues the processes that this scrape or
+    /// check reads.
     fn begin_reads(&mut self, pass: Pass) {
         let now = Instant::now();
         let Self { proc, discovery, processes, cgroups, .. } = self;
@@ -206,7 +208,8 @@ impl Scraper {
         }
     }
 
-    /// Applies the result of a read. The result of a detached read may be applied in a later pass.
+    /// Applies the result of a read. If the read was detached, so that the scrape no longer waited for it,
+    /// its result may be applied in a later scrape or check.
     pub fn apply(&mut self, job: &Job, finding: &Finding<'_>) {
         let Self { proc, discovery, processes, reads, snapshot, .. } = self;
         apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, job, finding);
@@ -220,7 +223,7 @@ impl Scraper {
         self.progress.note_read();
     }
 
-    /// Detaches the current read, if one is running.
+    /// Detaches the current read, if one is running, so that the scrape no longer waits for it.
     pub fn detach(&mut self) {
         self.reads.detach(&mut self.processes);
     }
@@ -231,8 +234,8 @@ impl Scraper {
         self.processes.is_complete()
     }
 
-    /// Ends the reads of the pass: sums the readings, and reads the cgroups of the containers. A stuck
-    /// process cannot block these steps.
+    /// Ends the reads of the scrape or check: sums the readings, and reads the cgroups of the containers. A
+    /// stuck process cannot block these steps.
     pub fn finish(&mut self) {
         let (now, clock) = (Instant::now(), thread_cpu_time());
         let Some((pass, must_sum)) = self.progress.finish(now) else { return };
@@ -258,8 +261,8 @@ impl Scraper {
         self.add_overhead_since(clock);
     }
 
-    /// Charges the CPU time of the pass to the budget, except the time of the reads, which was charged
-    /// before. Returns the time at which the next scrape may begin.
+    /// Charges the CPU time of the scrape or check to the budget, except the time of the reads, which was
+    /// charged before. Returns the time at which the next scrape may begin.
     pub fn end(&mut self, pass: Pass) -> Option<Instant> {
         let overhead = self.progress.take_overhead();
         match pass {
@@ -307,7 +310,8 @@ impl Scraper {
         let Some((view, n_samples)) = query.render(text, &self.snapshot, max_bytes) else { return false };
         if let Some(cgroups) = &self.cgroups {
             let selects = |account: &Exported<'_>| query.selects(account.labels, None);
-            // The accounts are selected once, because each family needs all selected accounts.
+            // `render` goes through the containers once for each family. They are collected here, so that the
+            // filters of the query are matched only once.
             let selected: Vec<_> = cgroups.exported().filter(selects).collect();
             exposition::cgroups::render(text, cgroups.groups(), selected.iter().copied());
             let pods: Vec<_> = cgroups.exported_pods().filter(|(_, of)| query.selects_any(of)).collect();

@@ -44,8 +44,9 @@ pub struct Ooms {
 
 impl Ooms {
     /// Makes a record of each kill, and logs the record. If the last log line about the same container is too
-    /// recent, the new line waits. If a container was not close to its limit before a kill, its processes
-    /// were not read by a check. Its record then shows the last sums, which were made at `summed_at`.
+    /// recent, the new line waits. If a container was close to its limit before a kill, its record shows what
+    /// a check between scrapes has read of its processes. Otherwise the record shows the last sums of all
+    /// readings, which were made at `summed_at`.
     pub fn record(
         &mut self,
         kills: Vec<Kill>,
@@ -155,8 +156,9 @@ impl Ooms {
     }
 }
 
-/// Sets the growth of each path: how much larger it was at `read_at` than in the earliest sizes of the minute
-/// before. Returns the time from those sizes to `read_at`, or `None` if there are no earlier sizes.
+/// Sets the growth of each path. The growth is the size of the path at `read_at`, minus its size at an
+/// earlier time in the minute before `read_at`. If there are sizes from several earlier times, the earliest
+/// is used. Returns the time from the earlier sizes to `read_at`, or `None` if there are no earlier sizes.
 fn set_growth(largest: &mut Largest, read_at: Instant, content: &Content) -> Option<Duration> {
     let time_to = |at: Instant| read_at.saturating_duration_since(at);
     let earlier = content

@@ -1,4 +1,5 @@
-//! Keeps the phase of the current pass, which is a scrape or a check. Pure: the caller passes the time.
+//! Keeps the phase of the current pass, which is a scrape or a check. This module does no I/O, and the caller
+//! passes the time.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +7,7 @@ use std::time::{Duration, Instant};
 /// exported soon. Instead, the first scrape reads no further process after this time.
 const MAX_FIRST_SCRAPE: Duration = Duration::from_secs(5);
 
-/// The two kinds of passes.
+/// The two kinds of passes. Each pass lists the processes, and then reads the memory of some of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
     /// A pass that reads all processes that have changed, and ends in a new exposition.
@@ -53,7 +54,7 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Begins a pass whose processes are already listed.
+    /// Begins a pass after its processes were listed.
     pub fn begin(&mut self, pass: Pass, now: Instant) {
         if pass == Pass::Scrape {
             self.began_at = Some(now);

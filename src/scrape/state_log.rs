@@ -79,13 +79,13 @@ pub fn refused(n_refused: usize, n_selected: usize) -> String {
     format!("cannot read {n_refused} of {n_selected} processes: {}", permissions::missing())
 }
 
-/// What the log shows about the selection.
+/// What was logged about the containers that the filters select.
 #[derive(Debug, PartialEq, Eq)]
 enum SelectionLog {
     Nothing,
-    /// The log shows that there are no containers.
+    /// It was logged that there are no containers.
     NoContainers,
-    /// The log shows what the filters select. Nothing is logged about the selection any more.
+    /// It was logged what the filters select. After that, nothing more is logged about the selection.
     Selection,
 }
 

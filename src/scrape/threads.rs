@@ -21,17 +21,19 @@ use crate::procfs::this_process::this_thread;
 /// How long the active thread waits at most if no scrape is requested.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// While reads are detached, the active thread alternates between two waits of this length: first for the
-/// answer of the container runtime, then for the results of detached reads.
+/// A detached read is a read that the scrape no longer waits for. While reads are detached, the active thread
+/// alternates between two waits of this length. In the first wait it locks the state, and receives the answer
+/// of the container runtime. In the second wait the state is unlocked, so that the threads of detached reads
+/// can deliver their results.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// The size of the stack of each scrape thread in bytes. 64 detached reads need 64 threads. With glibc, these
-/// threads take 5.9 MB of resident memory, 92 KiB each.
+/// The size of the stack of each scrape thread in bytes. 64 detached reads, which the scrape no longer waits
+/// for, need 64 threads. With glibc, these threads take 5.9 MB of resident memory, 92 KiB each.
 const STACK: usize = 256 << 10;
 
-/// A function that is called with the result of each pass. After a scrape, it returns when the next scrape
-/// begins. After a check, the returned value is ignored. Between passes, the function is called as if a check
-/// had ended.
+/// A function that is called with the result of each scrape and each check. After a scrape, its return value
+/// says when the next scrape begins. After a check, its return value is ignored. Between scrapes and checks,
+/// the function is called as if a check had ended, so that it publishes new OOM records and views.
 pub type AfterPass = Box<dyn FnMut(&mut Scraper, Pass, Result<(), String>) -> Next + Send>;
 
 /// When the next scrape begins.
@@ -59,7 +61,7 @@ struct State {
 
 impl State {
     /// Makes records of the OOM kills that were found. Then publishes the new records, and the views that are
-    /// due. This needs no pass.
+    /// due. Neither a scrape nor a check has to run for this.
     fn publish(&mut self) {
         self.scraper.record_kills();
         (self.after)(&mut self.scraper, Pass::Check, Ok(()));
@@ -125,8 +127,9 @@ impl Shared {
                 state = self.lock();
                 state.scraper.apply(&job, &finding);
                 if !is_active {
-                    // This must be the last call. Until this call, the read counts as detached, so the active
-                    // thread regularly unlocks the state, and this thread can lock it.
+                    // This must be the last call. Until this call, `has_detached` returns true.
+                    // While it returns true, the active thread unlocks the scraper's state at short
+                    // intervals, so that this thread can lock the state and apply its read.
                     self.handover.deliver();
                     return;
                 }
@@ -141,7 +144,8 @@ impl Shared {
     }
 
     /// Waits until a requested scrape may begin, or until a check is due. During the wait, the container
-    /// runtime can answer, and detached reads can deliver their results. Returns the kind of pass to run.
+    /// runtime can answer, and detached reads can deliver their results. Returns whether to run a scrape or a
+    /// check.
     fn wait_for_pass<'a>(&'a self, mut state: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, Pass) {
         let requested = self.demand.requested();
         loop {
@@ -169,7 +173,7 @@ impl Shared {
         }
     }
 
-    /// Publishes the result of a pass. Returns whether there may be a further pass.
+    /// Publishes the result of a scrape or a check. Returns whether another one may follow.
     fn end(&self, state: &mut State, pass: Pass, result: Result<(), String>) -> bool {
         let is_success = result.is_ok();
         let next = (state.after)(&mut state.scraper, pass, result);

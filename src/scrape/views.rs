@@ -11,7 +11,8 @@ use crate::totals::shape::Shape;
 use crate::totals::snapshot::Snapshot;
 use crate::totals::view::View;
 
-/// The view that the options describe. `/metrics` without parameters shows it.
+/// Holds the view that `/metrics` without parameters shows. The program's options describe this view: what a
+/// series stands for, and which samples there are.
 #[derive(Debug)]
 pub struct Views {
     main: View,
@@ -44,8 +45,9 @@ impl Views {
         exposition::text::render(text, &self.main, snapshot.summed())
     }
 
-    /// Returns the containers that have folded paths in the last exposition: the label text of each
-    /// container, without its closing brace, and the number of its folded paths.
+    /// Returns the containers that have folded paths in the last exposition. Folded paths are summed into
+    /// `[other]`. Each item has the label text of the container, without its closing brace, and the number of
+    /// its folded paths.
     pub fn folded<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = (&'a str, u64)> {
         self.main.folded(snapshot.summed())
     }

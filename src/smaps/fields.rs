@@ -50,7 +50,8 @@ pub const ROUNDED: FieldMask = 1 << 2 | 1 << 3 | 1 << 18 | 1 << 19;
 pub const RSS: usize = 1;
 /// The position of the proportional set size in [`FIELDS`]. Paths are folded in the order of this field.
 pub const PSS: usize = 2;
-/// The position of the field in [`FIELDS`] with that part of the resident set that belongs to no file.
+/// The position of the field `Anonymous` in [`FIELDS`]. The field counts the resident memory that belongs to
+/// no file.
 pub const ANONYMOUS: usize = 9;
 
 /// The values of one mapping, or the combined values of several mappings.

@@ -13,10 +13,10 @@ pub enum Next {
     Adjacent,
     /// The next mapping begins above the end of this one, or there is no next mapping.
     Above,
-    /// The next mapping begins at the same address. It is the same mapping, printed again after a change, and
-    /// replaces this one.
+    /// The next mapping begins at the same address as this one. It is the same mapping, printed again after a
+    /// change, and replaces this one.
     Same,
-    /// The next mapping begins below the end of this one, but not at the same address. The two mappings
+    /// The next mapping begins below the end of this one, but not where this one begins. The two mappings
     /// cannot have existed at the same time.
     Torn,
 }

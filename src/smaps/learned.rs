@@ -14,7 +14,8 @@ struct LearnedLine {
     field: usize,
 }
 
-/// The result of [`Learned::take`]: whether a mapping begins with the learned lines.
+/// The result of [`Learned::take`]: whether a mapping begins with the learned lines, which are the field
+/// lines of the previous mapping.
 pub enum Run {
     /// The mapping begins with the learned lines, which take this many bytes.
     Taken(usize),
@@ -71,16 +72,17 @@ impl Learned {
         Run::Taken(n_bytes + if has_tail { self.tail.len() } else { 0 })
     }
 
-    /// Learns the lines at the beginning of `bytes`, which is one mapping. The lines of known fields come
-    /// first, with 28 bytes each. The lines after them are learned as one text.
+    /// Learns the lines at the beginning of `bytes`, which is one mapping. The lines of fields in [`FIELDS`]
+    /// come first, with 28 bytes each. The lines after them are learned as one text.
     pub fn learn(&mut self, bytes: &[u8]) {
         self.run.clear();
         self.values = Values::default();
         let Values { present, bytes: values } = &mut self.values;
         let known = |line: &[u8; LINE_LEN]| {
             let kib = kib_of(line)?;
-            // If a field occurs twice, its last line must count. But `take` parses only lines that have
-            // changed, so the second line of a field must not be learned.
+            // If a mapping has two lines for one field, the last line must win. `take` parses only lines that
+            // differ from the previous mapping, so an unchanged last line would not win. So the learned lines
+            // end before a field occurs for the second time.
             let (field, _) = field_of(line).filter(|(field, _)| *present & 1 << field == 0)?;
             // The bytes between the key and the eight digits must be spaces. Otherwise there is a ninth
             // digit, or these bytes belong to another line.

@@ -15,9 +15,9 @@ pub struct Place {
     pub permissions: [u8; 4],
     /// The flags of the mapping: bits such as [`NO_HUGE_PAGES`].
     pub flags: u8,
-    /// Whether the mapping begins where the previous mapping ends. The previous mapping may have a name.
+    /// Whether the mapping begins where the previous mapping ends, even if the previous mapping has a name.
     pub is_adjacent: bool,
-    /// Whether the next mapping begins where this mapping ends. The next mapping may have a name.
+    /// Whether the next mapping begins where this mapping ends, even if the next mapping has a name.
     pub is_followed: bool,
 }
 
@@ -79,9 +79,9 @@ impl Place {
     }
 }
 
-/// The text from which the place of a mapping is parsed. Parsing the place takes a third as long as parsing
-/// the rest of a mapping, and for most mappings the place is not needed. So it is parsed only when it is
-/// needed.
+/// The text from which the address range, permissions and flags of a mapping are parsed. Parsing them takes a
+/// third as long as parsing the rest of a mapping, and most mappings do not need them. So they are parsed
+/// only when they are needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PlaceText<'a> {
     /// The header line, and the length of the address range at its beginning.
@@ -96,7 +96,7 @@ pub struct PlaceText<'a> {
 }
 
 impl PlaceText<'_> {
-    /// Parses the place.
+    /// Parses the address range, permissions and flags.
     #[inline]
     pub fn parse(&self) -> Place {
         let range = &self.header[..self.range_len];
@@ -150,8 +150,8 @@ fn eight(digits: [u8; 8]) -> u64 {
 /// flags.
 #[inline]
 fn flags(lines: &[u8]) -> u8 {
-    // The line of flags is usually the only line here, because the lines before it were taken as learned
-    // lines.
+    // The line of flags is usually the only line here. The lines before it are usually the same as in the
+    // previous mapping, so the scanner has already handled them.
     let Some(words) = lines.strip_prefix(KEY).or_else(|| last_line(lines).strip_prefix(KEY)) else {
         return 0;
     };

@@ -12,8 +12,8 @@
 //!
 //! The beginning of a line decides what the line is. A header begins with `hex-hex `, in lower case. The
 //! kernel escapes newlines in paths, so text inside a path is never mistaken for a line. A line that is
-//! neither a header nor a known field in kB is skipped. A mapping ends where the next header begins, or at
-//! the end of the input.
+//! neither a header nor the value in kB of an exported field is skipped. A mapping ends where the next header
+//! begins, or at the end of the input.
 //!
 //! There are two ways to parse field lines, with the same result. The general way takes one line at a time.
 //! The learned way is faster: it remembers the field lines of a mapping with their values. The kernel prints
@@ -44,9 +44,9 @@ pub struct Mapping<'a> {
     pub path: &'a [u8],
     /// The values of the mapping's fields.
     pub values: &'a Values,
-    /// The text from which the place of the mapping can be parsed.
+    /// The text from which the mapping's address range, permissions and flags can be parsed.
     pub place: PlaceText<'a>,
-    /// The number of mappings whose values are summed here: 1 in smaps, more in smaps_rollup.
+    /// The number of mappings that `values` sums up: 1 in smaps, more in smaps_rollup.
     pub count: u64,
 }
 
@@ -67,8 +67,8 @@ impl Scanner {
         Self { only_general: true, ..Self::default() }
     }
 
-    /// Begins another file, whose first mapping has no previous mapping. The previous file need not have been
-    /// parsed to its end.
+    /// Begins another file. The first mapping of a file has no previous mapping. The previous file need not
+    /// have been parsed to its end.
     pub fn begin_file(&mut self) {
         self.is_adjacent = false;
     }
@@ -85,8 +85,9 @@ impl Scanner {
             return None; // the mapping is most likely incomplete
         }
         let run = if self.only_general { Run::Unfit } else { self.learned.take(&bytes[header_end..]) };
-        // The lines from `rest` on are not among the learned lines. The line of flags is one of the lines
-        // from `rest` on.
+        // The learned lines are the field lines that the scanner remembers from the previous mapping. `rest`
+        // is the position after the lines of this mapping that were compared with the learned lines instead
+        // of being parsed. The line of flags is at `rest` or after it.
         let (values, rest, (end, next_range_len)) = match run {
             Run::Taken(n_bytes) => {
                 let rest = header_end + n_bytes;

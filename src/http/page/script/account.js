@@ -41,9 +41,10 @@ function tileOf(tile) {
 		: nameOfPart(part)];
 }
 
-// Maps the labels of a container or pod, as JSON, to its account. The key `[]` stands for the node. Its
-// account is also `ofNode`. `accounts` has the accounts on display. `reading` collects the accounts of the
-// exposition that is being read.
+// An account is the memory use of a container, a pod or the node, with its parts. `accounts` has the accounts
+// on display. `reading` has the accounts of the exposition that is being read. Both map the labels of a
+// container or pod, as JSON, to its account. In `reading`, the key `[]` stands for the node. charge() moves
+// the node's account to `ofNode`.
 let accounts = new Map(), reading = new Map(), ofNode;
 const tileNodes = new Set();
 
@@ -80,10 +81,10 @@ function findPlaceOf(names) {
 	for (const name of names) n = n?.by?.get(name);
 	return n?.level === LEVELS[names.length - 1] ? n : null;
 }
-// Adds the accounts to the tree, and fills two fields. Charged memory shows the use of each container. Node
-// memory shows MemTotal, and the use of each pod and each container. Inside a container, both fields show the
-// PSS of mapped paths and the parts that no process maps. What is left of the container's use is
-// `difference`.
+// Adds the accounts to the tree, and fills two fields. The field of charged memory shows the use of each
+// container. The field of node memory shows MemTotal, and the use of each pod and each container. Inside a
+// container, both fields show the PSS of mapped paths and the parts that no process maps. The rest of the
+// container's use is the part `difference`.
 function charge() {
 	for (const a of accounts.values()) if (a.n) a.n.account = null;
 	ofNode = reading.get('[]');
@@ -114,8 +115,9 @@ function charge() {
 }
 const sumOfAll = list => list.reduce((sum, v) => sum + v, 0);
 function chargeNode(pods, containers) {
-	// If the node has no part `pods`, the pods are not below the kubelet's usual cgroup. Then another top-level
-	// cgroup contains the pods, and its part already includes their use, so pods are not shown by name.
+	// If the node's memory has no part `pods`, the pods are not below the kubelet's usual cgroup, but below
+	// another top-level cgroup. The memory of that cgroup already includes the memory of the pods. So the pods
+	// are not shown by name, because their memory would be counted twice.
 	if (!ofNode.more.has('pods')) pods = containers = [];
 	const { more } = ofNode, listed = sumOfAll(pods.map(a => a.current)), named = (word, parts) =>
 		parts.map(([part, v]) => [word + part, v]);
@@ -127,7 +129,7 @@ function chargeNode(pods, containers) {
 	fill(NODE, 'All memory of the node (MemTotal), by what it is charged to.',
 		pods, [...pods, ...containers.filter(a => a.isInPod), ofNode]);
 }
-// Adds a container's account to the account of its pod.
+// Adds the memory use of a container to the account of its pod.
 function addToPod(a) {
 	const pod = accounts.get(JSON.stringify(a.names.slice(0, 2)));
 	a.isInPod = pod?.current >= 0;
@@ -137,18 +139,19 @@ function addToPod(a) {
 	for (const [part, v] of Object.entries(hasParts(a) ? a.parts : { rest: a.current }))
 		parts[part] = (parts[part] || 0) + v;
 }
-// Completes a pod's account with two parts. `outside` is the memory that is charged to the pod outside its
-// containers. `rest` is what is then left of the pod's use, for example the use of containers that are not
-// listed. If the left number of bytes is negative, the part is `remainder` instead.
+// Completes a pod's account with two parts. `outside` is the memory that is charged to the pod, but to none
+// of its containers. `rest` is the other memory of the pod that the listed containers do not use, for example
+// the memory of containers that are not listed. If the containers and `outside` together exceed the pod's
+// use, the negative difference goes to the part `remainder` instead.
 function completePod(a) {
 	const outside = sumOfAll([...a.more.values()]), left = a.current - a.inside - outside;
 	if (a.more.size) a.parts.outside = outside;
 	const part = left > 0 ? 'rest' : 'remainder';
 	if (left) a.parts[part] = (a.parts[part] || 0) + left;
 }
-// Divides `left` bytes of an account, for which the tree has no nodes yet, into tiles. Each part gets a tile.
-// What remains gets a tile of the kind `rest`. If the sum of the parts is larger than `left`, the difference
-// is stored as `over`.
+// Splits `left` bytes of an account's memory use into tiles of the treemap. The tree has no other nodes for
+// these bytes. Each part gets a tile. The bytes that belong to no part get a tile with the name in `rest`. If
+// the parts add up to more than `left`, the difference is stored as `over`.
 function divide(a, left, parts, rest = 'difference') {
 	const some = parts.filter(([, v]) => v > 0);
 	for (const [, v] of some) left -= v;
@@ -165,9 +168,10 @@ function divide(a, left, parts, rest = 'difference') {
 	});
 	for (let up = a.n; up; up = up.up) up.charged = tick;
 }
-// Fills a field with values. Each node above the accounts in `summed` gets the sum of their uses. The node of
-// each account in `owners` gets the use of its account. Inside such a node, commands and mapped paths get
-// their PSS, and tiles get their bytes.
+// Fills a field with values. An account in `summed` is the memory use of a container or a pod. Each node of
+// the tree above such containers or pods gets the sum of their uses. Each container or pod in `owners`, or
+// the node if it is there, gets its own use. Inside it, commands and mapped paths get their PSS, and tiles
+// get their bytes.
 function fill(name, help, summed, owners) {
 	const { next } = Object.assign(fieldOf(FAMILY + name + '_bytes'), { help }), pss = fields.get('pss').next;
 	for (const a of summed) for (let { up } = a.n; up; up = up.up) next[up.i] = (next[up.i] || 0) + a.current;
@@ -175,7 +179,8 @@ function fill(name, help, summed, owners) {
 	for (const n of nodes) if (LEVELS.indexOf(n.level) > 2 && next[n.up.i] >= 0) next[n.i] = pss[n.i];
 	for (const a of owners) for (const [tile, v] of a.tiles) next[tile.i] = v;
 }
-// excesses() returns the displayed accounts that have tiles with a larger sum than their use.
+// excesses() returns the displayed accounts (of containers, pods and the node) with tiles that add up to more
+// than the memory use.
 const isShown = a => layer === NODE ? a.isInPod !== false : a.names.length > 2;
 const excesses = () => [ofNode, ...accounts.values()].filter(a => a?.over > 0 && isShown(a));
 
@@ -206,8 +211,8 @@ function barOf(a, largest) {
 	};
 }
 const partsText = parts => parts.filter(([, v]) => v).map(([name, v]) => `${name} ${size(v)}`);
-// Returns the containers in a place as rows of the table. Each call returns the same object for the same
-// container.
+// Returns the containers inside a node of the tree as rows of the table. Each call returns the same object
+// for the same container.
 function containersOf(place) {
 	const list = [], walk = [place];
 	while (walk.length) {

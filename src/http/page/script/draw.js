@@ -1,5 +1,5 @@
-// Draws the page around the treemap: the totals of the node, the selected place with its chart, and the
-// reason why the page is empty, if it is.
+// Draws the page around the treemap: the totals of the node, the selected part of the tree with its chart,
+// and the reason why the page is empty, if it is.
 
 let latest, failure = '', trouble = '', place, field, kids = [], rows = [], limit = 200, paused = false,
 	interval = 0;
@@ -10,7 +10,8 @@ const denied = () => own('read_errors_total', { reason: 'denied' });
 const infos = (name, label) => (latest?.own.get(OWN + name + '_info') || []).map(s => s.labels.get(label))
 	.filter(text => text !== undefined);
 // Returns the fields that a treemap can show. It cannot show page sizes, because they do not add up. It does
-// not show `processes`, because all mappings have the same value.
+// not show `processes`, because a command has a value in this field, but the mappings inside the command have
+// none.
 const offered = () => [...fields.values()].filter(f => f.name !== 'processes' && !f.largest && !f.isHidden
 	&& isThere(f));
 

@@ -53,9 +53,10 @@ function measureOwn() {
 		}
 	}
 }
-// Returns whether the growth of a node in a field is measured by `own` and `held`. This is true for the field
-// PSS. It is also true for commands, pids, paths and kinds in the fields of charged memory and node memory,
-// because these nodes show their PSS there.
+// Returns whether the growth of a node in a field is measured by the sums `own` and `held`, which
+// measureOwn() makes, and not by the field itself. This is true for the field PSS. It is also true for
+// commands, pids, paths and kinds in the fields of charged memory and node memory, because there the value of
+// a command, pid, path or kind is its PSS.
 function isByOwn(f, n) {
 	return fields.has('own') && isThere(fields.get('own')) && (f.name === 'pss' || LAYERS.includes(f.name)
 		&& /^(comm|pid|path|kind)$/.test((n.members?.[0] || n).level));
@@ -63,8 +64,9 @@ function isByOwn(f, n) {
 
 const valueAt = (point, f, n) => at(f, n, point.columns.get(f.name) || NONE);
 const isNew = (f, n) => !(valueAt(since().base, f, n) >= 0);
-// Returns how much the value of a place has changed since the span began. A place that did not exist at that
-// time has grown from 0. A field that did not exist at that time has not grown.
+// Returns how much the value of a node of the tree has changed since the page was opened, or since the user
+// started a measurement. A node that did not exist then has grown from 0. A field that did not exist then
+// counts as unchanged.
 function change(f, n, valueOf = at) {
 	if (isByOwn(f, n)) return min(...['own', 'held'].map(name => change(fields.get(name), n, valueOf)));
 	const { base } = since(), now = valueOf(f, n), then = base.columns.has(f.name)
@@ -74,10 +76,11 @@ function change(f, n, valueOf = at) {
 // Returns whether a change is large enough to show. A change below 1% or 1 MiB is noise.
 const matters = (f, n, v) => abs(v) >= max(f.bytes ? 1048576 : 1, abs(at(f, n) || v) / 100);
 
-// Returns the points of a place as a list of [time, value].
+// Returns the remembered values of a node as a list of [time, value].
 const dotsOf = (f, n) => since().points.map(p => [p.t, valueAt(p, f, n)]).filter(([, v]) => v === v);
-// Returns the points from which the growth of a place is computed. If the growth is measured by `own`, each
-// point is the change since the span began. Otherwise each point is the value of the field.
+// Returns the values from which the growth of a node is computed, as a list of [time, value]. If isByOwn() is
+// true for the node, each value is the change since the page was opened, or since the user started a
+// measurement. Otherwise each value is the node's value in the field.
 function growthOf(f, n) {
 	if (!isByOwn(f, n)) return dotsOf(f, n);
 	return since().points.filter(p => p.columns.has('own'))
@@ -93,8 +96,8 @@ function slopeOf(dots) {
 	for (const [x, y] of dots) up += (x - t) * (y - v), down += (x - t) ** 2;
 	return down > 0 ? up / down : NaN;
 }
-// fastest() returns the command, or the part of an account, that grows fastest. It returns null if no growth
-// is large enough to show. It skips parts whose kind matches NO_USE.
+// fastest() returns the command, or the part of the memory of a cgroup, that grows fastest. It returns null
+// if no growth is large enough to show. It skips parts of a kind that matches NO_USE.
 const NO_USE = /^(difference|free|other_pods|remainder)$/;
 function fastest(f) {
 	const grown = [];
@@ -127,7 +130,7 @@ function rangeOf(dots) {
 	return { low, high, middle: (low + high) / 2, half: max((high - low) / 2, high / 100, 1) };
 }
 
-// ---- A reload keeps the spans, as far as they fit into a few MB of JSON
+// ---- A reload of the page keeps as many of the remembered values as fit into a few MB of JSON
 
 function pack(names, budget = 250000) {
 	names = [...new Set(names)].filter(name => fields.has(name) && isThere(fields.get(name)));
@@ -146,8 +149,9 @@ function pack(names, budget = 250000) {
 		}),
 	});
 }
-// Restores the spans that pack() kept. Call it when the first exposition is in the tree, because unpack()
-// looks up the places of the spans there. The spans of levels and fields that pack() left out begin now.
+// Restores the values that the page remembered before it was reloaded. Call unpack() when the first
+// exposition is in the tree, because unpack() looks up the saved nodes there. Levels and fields that pack()
+// did not save begin with their current values.
 function unpack(text, t) {
 	const saved = JSON.parse(text);
 	if (saved.identity !== identity) {

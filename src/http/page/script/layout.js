@@ -9,8 +9,8 @@ function stepOf(n, scale) {
 	return n.step;
 }
 
-// Arranges nodes as squarified rows (Bruls, Huizing and van Wijk, 2000). The nodes are sorted by step, and
-// nodes with equal steps by age.
+// Arranges nodes as squarified rows (Bruls, Huizing and van Wijk, 2000). The nodes are sorted by their size
+// steps (see stepOf()), and nodes with equal size steps by age.
 function squarify(list, x, y, w, h, scale) {
 	let total = 0;
 	for (const n of list) {
@@ -47,9 +47,9 @@ let ages = 0;
 const isArea = n => n.v > 0 && n.v < Infinity;
 const withArea = n => n.kids.filter(isArea);
 
-// Lays out the nodes inside a place. Returns two lists. `groups` are drawn first, each one before the groups
-// inside it. `tiles` are drawn over the groups, in colour. Sets `drawn` of each node that has a rectangle to
-// the given number.
+// Lays out the tree inside the node `place`. Returns two lists. `groups` are drawn first, each one before the
+// groups inside it. `tiles` are drawn over the groups, in colour. Sets `drawn` of each node that has a
+// rectangle to the given number, which is the number of this drawing.
 function layOut(place, width, height, scale, drawn) {
 	const groups = [], tiles = [];
 	function divide(list, x, y, w, h, depth) {
@@ -82,7 +82,7 @@ function layOut(place, width, height, scale, drawn) {
 	divide(withArea(place), 0, 0, width, height, 0);
 	return { groups, tiles };
 }
-// Sets the areas of all nodes in a place.
+// Sets the area of a node, and of all nodes below it, to its value in a field.
 function weigh(n, f) {
 	n.v = live(n) ? at(f, n) : NaN;
 	for (const k of n.kids) weigh(k, f);

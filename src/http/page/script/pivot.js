@@ -1,8 +1,8 @@
 // Builds the pivot, and searches. The pivot is a second tree of the same series, sorted by path. The nodes of
-// the pivot and the rows of a search have no values of their own: the value of such a node is the sum of its
-// members' values.
+// the pivot and the rows of a search have no values of their own. Such a node or row has members, which are
+// nodes of the first tree, and its value is the sum of their values.
 
-// The root of the pivot, whose levels are path (or kind) > namespace > pod > command. The pivot is built when
+// The root of the pivot. Its levels are path (or kind) > namespace > pod > command. The pivot is built when
 // it is first needed.
 let pivot = null;
 
@@ -55,16 +55,18 @@ const rootOf = n => n.up ? rootOf(n.up) : n;
 const isIn = (tree, n) => rootOf(n) === tree;
 const podOf = n => n.level === 'pod' || !n.up ? n : podOf(n.up); // the root if there is no pod
 const kidsOf = n => n.kids.filter(live);
-// Returns the rows of a place. For the whole node, the rows are pods, not namespaces.
+// Returns the rows of the table for a node of the tree: its children, with each namespace replaced by its
+// pods.
 const insideOf = n => kidsOf(n).flatMap(k => k.level === 'namespace' ? kidsOf(k) : [k]);
-// Returns the place that a link to a node opens. This is usually the node itself. A link to a pod with only
-// one container opens the container.
+// Returns the node of the tree that a link to `n` opens. This is usually `n` itself. A link to a pod with
+// only one container opens the container.
 function entered(n) {
 	const kids = n.level === 'pod' ? kidsOf(n) : [];
 	return kids.length === 1 && kids[0].kids.length ? kids[0] : n;
 }
-// Returns the place around a node. If this is a pod that entered() would skip, returns the place around the
-// pod.
+// Returns the node of the tree to which the link outward from `n` leads. This is usually the parent of `n`.
+// If `n` is the only container of a pod, a link to the pod would open `n` again. So the link leads to the
+// parent of the pod.
 function outsideOf(n) {
 	const up = n.up || n;
 	return up.up && n.level !== 'namespace' && entered(up) === n ? up.up : up;
@@ -82,9 +84,9 @@ const lowerFull = n => n.lowerFull ??= asSearched(n.full);
 const matches = (n, q) => lower(n).includes(q) || (n.level === 'path' || q.includes('/'))
 	&& lowerFull(n).includes(q);
 
-// Finds the nodes below a place that match the search. Sets `hit` of each such node to the number `drawing`.
-// Sets `near` of each such node, and of all nodes around it, to the same number. Returns whether any node
-// matches.
+// Finds the nodes below a node of the tree that match the search. `drawing` is the number of the current
+// drawing of the treemap. Sets `hit` of each matching node to this number. Sets `near` of each matching node,
+// and of its ancestors below the given node, to this number, too. Returns whether any node matches.
 function mark(n, q, drawing) {
 	let any = false;
 	for (const k of n.kids) {
@@ -101,8 +103,8 @@ function chain(n, top) {
 		names.unshift(up.full);
 	return names.join(' › ');
 }
-// Returns a row for each place whose name contains the text. A path that occurs in several places has one
-// row, with the sum of the values in these places.
+// Returns a row for each node below `place` that has the text in its name. A path that occurs more than once
+// has one row, with the sum of its values.
 function search(place, q) {
 	if (found.q !== q || found.place !== place) Object.assign(found, { q, place, rows: new Map() });
 	const old = found.rows, paths = new Map(), walk = [...place.kids], rows = found.rows = new Map();
@@ -129,8 +131,8 @@ function search(place, q) {
 	}
 	return [...rows.values()];
 }
-// Returns the place that a row opens. If the row is a path that occurs in several places, this is the node of
-// the path in the pivot.
+// Returns the node of the tree that a click on a row opens. A row for a path that occurs more than once opens
+// the node of that path in the pivot, which is the tree with paths at its top.
 function targetOf(n) {
 	return n.target || (n.members && !n.up.members && isByPath(n) ? getPivot().by?.get(n.name) : n);
 }

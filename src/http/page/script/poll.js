@@ -83,17 +83,21 @@ let timer, early = 0, changes = 0, busy = false, wasLong = false;
 const started = performance.now();
 
 // Returns how many seconds to wait before the next poll. `t` is the time of the scrape in the last answer.
-// Until the scrape interval is known, the wait is half of the time since the page was opened. After that, if
-// a poll finds no new scrape, the next poll follows soon, and further polls at growing intervals. After every
-// eighth new scrape, the next poll is early on purpose: the measured interval may include a pause of the
-// exporter, so it is measured again.
+// The page measures the interval between scrapes. Until it knows the interval, it waits half of the time
+// since it was opened.
+//
+// After a poll with a new scrape, the page waits for one interval. After a poll without a new scrape, it
+// waits for an eighth of the interval, and 1.5 times longer after each further such poll. After every eighth
+// new scrape, it waits for only half an interval. The measured interval may include a pause of the exporter,
+// and after an early poll the page measures the interval again.
 function pace(t) {
 	if (!latest || t === latest.t) return interval ? min(interval, max(.1, interval / 8) * 1.5 ** early++)
 		: max(.5, (performance.now() - started) / 2000);
-	// `gap` is the time between the last two scrapes that the page saw. If the gap is longer than the known
-	// interval, the page may have missed a scrape. So such a gap becomes the interval only if a poll during the
-	// gap found no new scrape. A much longer gap may be a pause of the exporter, so only the second such gap in
-	// a row becomes the interval.
+	// `gap` is the time between the last two scrapes that the page saw. A gap shorter than the known interval
+	// becomes the interval. In a longer gap, the page may have missed a scrape. So the longer gap becomes the
+	// interval only if a poll during the gap found no new scrape. If a gap is more than three times as long as
+	// the interval, the exporter may only have paused. So such a gap becomes the interval only if the gap
+	// before it was also more than three times as long.
 	const gap = t - latest.t, isLong = interval && gap > 3 * interval;
 	if (!interval || gap < interval || early && (!isLong || wasLong)) interval = max(.5, gap);
 	wasLong = isLong;

@@ -1,5 +1,5 @@
-// Makes a PromQL query for the numbers on display. The query returns one number for each row, or one number
-// for the place if it has no rows.
+// Makes a PromQL query for the numbers on display. The query returns one number for each row of the table. If
+// the table has no rows, the query returns the number of the selected node of the tree.
 
 // PromQL's lexer takes the character U+FFFD for invalid UTF-8, but accepts its escape.
 const quote = s => '"' + s.replace(/[\\"]/g, '\\$&').replace(/\n/g, '\\n').replace(/\ufffd/g, '\\ufffd')
@@ -53,8 +53,9 @@ function selectorOf(where, level) {
 	return (isUss ? '' : metric) + (all.length ? `{${all}}` : '');
 }
 const sumOf = (by, where, level) => `sum by (${by.join(', ')}) (${selectorOf(where, level)})`;
-// partsOf() returns selectors for the metrics of tiles. It skips tiles whose kind matches REST, because no
-// metric has what is left of a use.
+// partsOf() returns selectors for the metrics of tiles. It skips the tiles with a kind that matches REST.
+// Such a tile shows the memory use of a container, pod or node that no other tile shows. No metric has this
+// number, so restOf() makes a query that subtracts.
 const POD = 'cgroup_pod_memory_', NODE_METRIC = 'cgroup_node_memory_bytes',
 	REST = /^(difference|rest|other_pods)$/;
 function partsOf(where, tiles) {
@@ -69,8 +70,9 @@ function partsOf(where, tiles) {
 	}
 	return [...lists].map(([metric, list]) => `${metric}{${[...where, oneOf('part', list)]}}`);
 }
-// Returns a query for what is left of a use. In a container or pod, this is the use minus everything else
-// inside the container or pod. For the node, it is the use of all pods minus the use of the listed pods.
+// Returns a query for the memory that is used in a container, a pod or the node, but that no other tile
+// shows. In a container or pod, this is its memory use minus everything that is shown inside it. For the
+// node, it is the use of all pods minus the use of the listed pods.
 function restOf(where, n) {
 	const isInside = n.level === 'pod' || at(fields.get('pss'), n) >= 0;
 	const terms = n === root ? [`${NODE_METRIC}{${[...where, 'part="pods"']}}`, selectorOf(where, 'pod')]

@@ -1,5 +1,5 @@
-// Draws the table, which shows the content of the treemap in accessible form. A place keeps the same row
-// element, so that focus and selected text stay.
+// Draws the table, which shows the content of the treemap in accessible form. Each node of the tree keeps its
+// row element from one drawing to the next, so that focus and selected text stay.
 
 const NUMBERS = ['pss', 'rss', 'uss', 'swap', 'mappings', 'processes'], lines = new Map(), heads = {},
 	blank = $.line.cloneNode(true);
@@ -76,7 +76,7 @@ function drawTable() {
 		row.tr.remove();
 		lines.delete(n);
 	}
-	// All lines are drawn to the same scale, so that places with much growth stand out.
+	// All lines are drawn to the same scale, so that rows with much growth stand out.
 	const dots = new Map(shown.map(n => [n, growthOf(field, n)]));
 	let half = field.bytes ? 524288 : 1;
 	for (const d of dots.values()) if (d.length) half = max(half, (rangeOf(d).high - rangeOf(d).low) / 2);
@@ -123,8 +123,9 @@ function fillRow(row, n, dots, half) {
 		if (!row.use) row.limitCell.append(...(row.use = makeUse()).all);
 		fillUse(row.use, accountOf(n), largestUse);
 	}
-	// Parts that no process maps have no mappings, so for them `isNew` is called with the selected field
-	// instead.
+	// A row is new if it had no mappings when the page was opened, or when the user started a measurement.
+	// Memory that no process maps never has mappings. Such a row is new if it had no value in the selected
+	// field at that time.
 	const mappings = fields.get('mappings');
 	row.isNew.hidden = !isNew(mappings && at(mappings, n) >= 0 ? mappings : field, n);
 	drawChange(row.delta, n, change(field, n));

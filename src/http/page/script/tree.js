@@ -38,9 +38,10 @@ let room = 1024, tick = 0;
 const NONE = []; // the children of leaves, which most nodes are
 const root = number(makeNode(null, 'node', ''));
 let layer = ''; // the selected field if it is one that shows tiles of cgroups, see account.js
-// Returns whether the last exposition contains a node. While the next exposition is read, `seen` of its nodes
-// is already one higher than `tick`. If the selected field shows cgroups, a node that has a value in this
-// field is also contained.
+// Returns whether the last exposition contains a node of the tree. `tick` is the number of that exposition.
+// `seen` and `charged` are the numbers of the last expositions that had series of processes, or memory of a
+// cgroup, for the node or below it. While the next exposition is read, `seen` may be `tick` + 1. Memory of a
+// cgroup counts only if the selected field shows it.
 const live = n => n.seen >= tick || !!layer && n.charged >= tick && at(fields.get(layer), n) >= 0;
 
 // Makes a node without a number. Either number() gives it a number, or it has `members` with numbers: see
