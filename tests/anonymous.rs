@@ -95,8 +95,9 @@ fn line(text: &str) -> Line {
     }
 }
 
-/// Returns a text in the format of the kernel's smaps. In this text, a field stands for a real use, and its
-/// value is the KiB of the mapping that have this use.
+/// Returns the mappings of a snapshot in the format of the kernel's smaps. The values of the fields have
+/// another meaning than in the kernel's smaps. The first field contains how many KiB of the mapping have the
+/// first use in [`USES`]. The second field contains the KiB of the second use, and so on.
 fn smaps(lines: &[Line]) -> String {
     let mut text = String::new();
     for Line { addresses, permissions, flags, uses, path } in lines {

@@ -53,7 +53,7 @@ const PARTS: [(&str, Part); 10] = [
     ("demand", demand::demand),
 ];
 
-/// The size of the recordings, which differ only in the number of their containers.
+/// The default size of a generated recording. Most parts of the bench only change the number of containers.
 const SIZE: Size = Size { n_containers: 10, n_processes: 10, n_mappings: 100, n_paths: 42, n_distinct: 10 };
 
 /// Options with which each scrape reads and exports everything.
