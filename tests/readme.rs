@@ -115,8 +115,9 @@ fn arguments_in(line: &str) -> Option<&str> {
     arguments.starts_with('-').then_some(arguments)
 }
 
-/// Checks all commands in the pages and in containers, including a command for the Go exporter, with single
-/// dashes.
+/// Checks each command in the documents that runs the program, directly or in its container image. One of
+/// these commands has options with single dashes. It is for the older exporter in Go, and must still be
+/// valid.
 #[test]
 fn every_command_line_is_valid() {
     let joined: Vec<String> = pages().values().map(|text| text.replace("\\\n", " ")).collect();

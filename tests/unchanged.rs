@@ -157,8 +157,9 @@ fn skipped_reads_give_the_values_of_a_read() {
     assert!(reads("unchanged") > 100.0, "{} and {}", reads("unchanged"), reads("smaps"));
 }
 
-/// A recording has neither `stat` nor `smaps_rollup`, so the metadata of its files must show whether they
-/// have changed. The metadata is used only if it is older than the resolution of the clock.
+/// A recording has neither `stat` nor `smaps_rollup`, so the exporter compares the times, size and inode of a
+/// file to find out whether it has changed. File systems may record times in steps of a second. So a file
+/// that was written in the last second is always read again, because it may change again without a new time.
 ///
 /// There is no CPU budget. A budget is a fraction of the time between scrapes, and in this test each scrape
 /// follows the last one immediately.
