@@ -49,7 +49,7 @@ fn scanners_agree_on_every_prefix_of_every_fixture() {
 }
 
 /// Reads `text` in pieces of `read_size` bytes, through a buffer of `buffer_size` bytes. Returns `None` if
-/// the read is torn.
+/// the read is torn, which means that the mappings overlap.
 fn read(scanner: &mut Scanner, text: &[u8], read_size: usize, buffer_size: usize) -> Option<Mappings> {
     let mut mappings = Mappings::new();
     let mut add = |mapping: Mapping<'_>| mappings.push((mapping.path.to_vec(), *mapping.values, Next::Above));
@@ -97,7 +97,7 @@ fn scanners_agree_at_every_read_and_buffer_size() {
 }
 
 /// Each case has a list of address ranges, and the indexes of the ranges that remain. Instead of indexes, it
-/// has `None` if the read is torn.
+/// has `None` if the mappings overlap, so that the read is torn.
 #[test]
 fn mapping_printed_again_counts_once() {
     for (ranges, counted) in [

@@ -152,7 +152,8 @@ fn skipped_reads_give_the_values_of_a_read() {
         assert_eq!(samples(&confirming), samples(&reading), "step {step}: {what}");
     }
     let reads = |kind| confirming.value(&format!("smaps_exporter_reads_total{{kind=\"{kind}\"}}"));
-    // The number of skipped reads depends on how much time a change check and a read take on this machine.
+    // The number of skipped reads depends on this machine. It depends on how long it takes to check a process
+    // for changes, and how long it takes to read the process.
     println!("{} reads unchanged, {} of smaps", reads("unchanged"), reads("smaps"));
     assert!(reads("unchanged") > 100.0, "{} and {}", reads("unchanged"), reads("smaps"));
 }

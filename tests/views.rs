@@ -1,4 +1,5 @@
-//! Tests the views of one node. A view must show what version 0.1 printed with the same options.
+//! Tests views, which are expositions with other options for a single request. A view must show what version
+//! 0.1 printed with the same options.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -165,9 +166,9 @@ fn options_print_the_same_as_version_0_1() {
     assert_printed("views.tsv", &shapes(), "100000", 700);
 }
 
-/// The golden file has the output of the last version of the program without views, which are expositions
-/// with other options for a single request. `EXPORTER=(commit ae59f4e) BLESS=1` writes the file. Version 0.1
-/// cannot write it, because it summed more series into `[other]` than `--max-samples` requires.
+/// The golden file has the output of the last version of the program without views. `EXPORTER=(commit
+/// ae59f4e) BLESS=1` writes the file. Version 0.1 cannot write it, because it summed more series into
+/// `[other]` than `--max-samples` requires.
 #[test]
 fn same_paths_fold_as_before_views_existed() {
     let by_path: Vec<_> = shapes().into_iter().filter(|shape| shape[1] == "path").collect();

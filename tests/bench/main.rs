@@ -380,7 +380,8 @@ fn rollup() -> io::Result<()> {
     Ok(())
 }
 
-/// Measures how much CPU time folding takes and how much memory it saves.
+/// Measures folding, which sums series into `[other]` to stay within the sample limit. Shows how much CPU
+/// time this takes and how much memory it saves.
 fn fold() -> io::Result<()> {
     heading("--max-samples 100000: a recording of 1,000 containers");
     let recording = Recording::generate(Size { n_containers: full_or_short(1000, 10), ..SIZE })?;

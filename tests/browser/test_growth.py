@@ -1,4 +1,4 @@
-"""Tests the ranking of growth: it has only memory that a container itself gains, as seen by one exporter."""
+"""Tests that the ranking of growth counts only memory that a container itself gains on one node."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Tests alert rules, and queries that need series of other exporters, by promtool with made-up series."""
+"""Tests alert rules, and queries that need series of other exporters, with promtool and invented series."""
 
 import subprocess
 from pathlib import Path

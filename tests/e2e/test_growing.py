@@ -1,4 +1,4 @@
-"""Tests that a mapping that grows during a read is counted once, and that an exec drops kept values.
+"""Tests that a mapping that grows during a read is counted once, and that an exec drops earlier values.
 
 The kernel prints a few mappings per read(2). The next read(2) continues at the end address of the last
 printed mapping. If this mapping has grown between the two, the kernel prints the whole mapping again.

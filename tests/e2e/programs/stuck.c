@@ -7,12 +7,12 @@
 // pgrep.
 //
 // With "exec", there is another process, "execs". It shares the victim's memory, as after vfork, and executes
-// a program. This exec also waits for the lock. So reads of the stat of "execs" and opens of its smaps block
-// as well. The output is then "<pid> <N> <pid of execs>".
+// a program. This exec also waits for the victim's mmap_lock. So reads of the stat of "execs" and opens of
+// its smaps block as well. The output is then "<pid> <N> <pid of execs>".
 //
-// To free the victim, the program aborts the connection. This happens when standard input has a byte or ends,
-// on SIGTERM, when the parent ends, and after SECONDS. After a byte or after SECONDS, the victim lives on
-// without the lock. In the other cases, the program ends.
+// To free the victim, the program aborts the FUSE connection. This happens when standard input has a byte or
+// ends, on SIGTERM, when the parent ends, and after SECONDS. After a byte or after SECONDS, the victim lives
+// on, and its mmap_lock is free. In the other cases, the program ends.
 //
 // There are three processes. The guardian mounts the file system, waits, and aborts the connection. The
 // server, a child, answers two reads with EIO and never answers the third. The victim, another child, maps

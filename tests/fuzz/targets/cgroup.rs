@@ -10,8 +10,8 @@ use smaps_container_exporter::node::containers::table::{Container, ContainerId};
 use smaps_container_exporter::procfs::cgroup::Cgroups;
 use smaps_container_exporter::sources;
 
-/// A container in the listing: its id, and the lines of the cgroup file of its init process, if they are
-/// known.
+/// A container in the listing. It has an id and, if they are known, the lines of the cgroup file of its init
+/// process.
 struct Listed {
     id: String,
     first: Option<Vec<Line>>,
@@ -96,8 +96,8 @@ fn rank(line: &Line) -> u8 {
     }
 }
 
-/// Returns the paths in the order of their precedence: the path of memory, the path of name=systemd, all
-/// paths of other hierarchies, and the path of version 2.
+/// Returns the paths in the order in which attribution searches them for an id. First comes the path of
+/// memory, then that of name=systemd, then those of all other hierarchies, and last that of version 2.
 fn ordered(lines: &[Line]) -> Vec<&[u8]> {
     let of_rank =
         |wanted: u8| lines.iter().filter(move |line| rank(line) == wanted).map(|line| &line.path[..]);
