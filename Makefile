@@ -1,4 +1,4 @@
-# Commands for users and CI. `make` alone serves the recorded node.
+# Commands for users and CI. `make` without a target does the same as `make run`.
 
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60

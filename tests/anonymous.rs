@@ -95,8 +95,9 @@ fn line(text: &str) -> Line {
     }
 }
 
-/// Returns a text in the format of the kernel's smaps. In this text, a field stands for a real use, and its
-/// value is the KiB of the mapping that have this use.
+/// Returns the mappings of a snapshot in the format of the kernel's smaps. The values of the fields have
+/// another meaning than in the kernel's smaps. The first field contains how many KiB of the mapping have the
+/// first use in [`USES`]. The second field contains the KiB of the second use, and so on.
 fn smaps(lines: &[Line]) -> String {
     let mut text = String::new();
     for Line { addresses, permissions, flags, uses, path } in lines {
@@ -167,8 +168,8 @@ fn all_claims(what: &str, change: impl Fn(&mut Line)) -> Claims {
     all
 }
 
-/// A variant of the snapshots: its name, the change that makes it from each line, and the minimum recall of
-/// each part.
+/// A variant of the snapshots. It has a name, the change that makes it from each line, and the minimum recall
+/// of each part.
 type Variant<'a> = (&'a str, &'a dyn Fn(&mut Line), [f64; AnonPart::ALL.len()]);
 
 /// Tests that at least 99% of the bytes that the rules assign to a part really belong to the part. The

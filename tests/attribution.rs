@@ -270,11 +270,12 @@ fn cut_link_names_are_matched_by_their_remaining_digits() {
     let node = Directory::new();
     let ids: Vec<String> =
         ["aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"].map(|digits| id(digits, '0')).into();
-    // The ids of the last two containers begin with the same digits, so the link with a shortened id matches
-    // neither.
+    // The ids of the last two containers begin with the same digits, so the link `twin`, which has only these
+    // digits, is assigned to neither.
     let twin = id("cccccccccccc", '1');
-    // The first container has created a cgroup whose name looks like an id. The digits of the second link
-    // also match this name.
+    // The first container has created a cgroup inside its own cgroup. The name of this cgroup looks like a
+    // container id, and begins with the 12 digits of the link `cut`. But the link belongs to the second
+    // container, which has an id with the same digits.
     let fake = format!("/pod1/{}/{}", ids[0], id("bbbbbbbbbbbb", '9'));
     let paths = [
         format!("/pod1/{}", ids[0]),

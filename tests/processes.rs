@@ -63,9 +63,10 @@ fn processes_are_added_and_removed() {
     assert_eq!(scrape(&mut scraper), ["init 1"]);
 }
 
-/// The first scrape recognizes a zombie by `stat`, or by `status` where version 1 hides the cgroups of
-/// zombies. Later scrapes do not read the files of the zombie. So for 20,000 zombies, a scrape only has to
-/// list 20,000 more entries of /proc.
+/// The first scrape recognizes a zombie by its `stat`. In version 1 hierarchies, the kernel prints `/` as the
+/// cgroup of a zombie, so the exporter does not know its container. Then the first scrape recognizes the
+/// zombie by its `status`. Later scrapes do not read the files of the zombie. So for 20,000 zombies, a scrape
+/// only has to list 20,000 more entries of /proc.
 #[test]
 fn zombie_is_not_read_again() {
     let recording = three();
@@ -133,8 +134,9 @@ fn values_are_kept_until_the_next_read_or_the_end_of_the_process() {
 }
 
 /// A process that has changed its name is exported under the new name after its next read. Until then it has
-/// no values, because without `stat` the exporter cannot rule out that it runs another program. A process
-/// that has changed its cgroup leaves its container immediately. Neither change is counted as a read error.
+/// no values here, because it may have executed another program. Only its `stat` could show that it has not,
+/// and the recordings of this test have no `stat`. A process that has changed its cgroup leaves its container
+/// immediately. Neither change is counted as a read error.
 #[test]
 fn changed_name_or_cgroup_is_no_read_error() {
     // In the first case, CPU time is not limited. In the second case, the first scrape uses up the budget.
@@ -160,14 +162,14 @@ fn changed_name_or_cgroup_is_no_read_error() {
     }
 }
 
-/// Returns the `stat` file of a process whose code and stack are at these addresses. If the kernel hides the
-/// addresses, it prints 1 and 0 instead.
+/// Returns the `stat` file of a process with its code and its stack at these addresses. If the kernel hides
+/// the addresses, it prints 1 and 0 instead.
 fn stat(pid: u32, [code, stack]: [u64; 2]) -> String {
     format!("{pid} (x) S 1 1 1 0 -1 4194304 0 0 0 0 1 1 0 0 20 0 1 0 {pid} 9 9 0 {code} 0 {stack}\n")
 }
 
-/// The first scrape uses up the budget, so later scrapes read nothing and keep the values of the first
-/// scrape.
+/// The first scrape uses up the CPU budget, so later scrapes read no smaps. They keep the values of the first
+/// scrape, unless the `stat` or the name of the process shows that it has executed another program.
 #[test]
 fn kept_values_are_dropped_after_an_exec() {
     const PROGRAM: [u64; 2] = [4_198_400, 140_000_000];

@@ -115,8 +115,9 @@ fn arguments_in(line: &str) -> Option<&str> {
     arguments.starts_with('-').then_some(arguments)
 }
 
-/// Checks all commands in the pages and in containers, including a command for the Go exporter, with single
-/// dashes.
+/// Checks each command in the documents that runs the program, directly or in its container image. One of
+/// these commands has options with single dashes. It is for the older exporter in Go, and must still be
+/// valid.
 #[test]
 fn every_command_line_is_valid() {
     let joined: Vec<String> = pages().values().map(|text| text.replace("\\\n", " ")).collect();
@@ -255,7 +256,7 @@ fn parts_of_the_manifest_match() {
     assert_eq!(socket["mountPropagation"].as_str(), Some("HostToContainer"));
     assert!(mounts.iter().all(|mount| mount["readOnly"].as_bool() == Some(true)));
 
-    // The probes, the monitor and the policy use the port on which the program listens.
+    // The probes, the PodMonitor and the NetworkPolicy use the port on which the program listens.
     let port = &container["ports"][0];
     assert!(options.addr.ends_with(&format!(":{}", port["containerPort"].as_i64().expect("a number"))));
     for (probe, path) in [("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")] {
@@ -288,7 +289,7 @@ fn parts_of_the_manifest_match() {
     }
 }
 
-/// `--print manifest --image` replaces the image, so the manifest must contain only one image. The monitor
+/// `--print manifest --image` replaces the image, so the manifest must contain only one image. The PodMonitor
 /// must let Prometheus accept as many samples per scrape as the exporter serves.
 #[test]
 fn the_manifest_has_one_image_and_the_monitor_a_sufficient_limit() {
@@ -305,7 +306,8 @@ fn the_manifest_has_one_image_and_the_monitor_a_sufficient_limit() {
     );
 }
 
-/// The table of rights has the same text in both documents.
+/// The page about Kubernetes and SECURITY.md both have a table of the rights that the exporter needs. The two
+/// tables must be equal.
 #[test]
 fn the_tables_of_rights_are_equal() {
     let table = |text: &'static str| {

@@ -29,8 +29,9 @@ const ROOMS: [(&str, &[&str], bool); 13] = [
     ("sandbox", &["cli", "http", "node", "scrape", "sources", "start"], false),
 ];
 const PURE: &[&str] = &["cli", "procfs", "cgroupfs", "node", "sources", "http", "sandbox", "scrape"];
-/// The files that may import the table of cgroup fields. They write expositions, for which they need this
-/// table. The table does no I/O, although other files of its room do.
+/// What the room `exposition` must not mention. It may mention the table of cgroup fields in the room
+/// `cgroupfs`, because an exposition has these fields and the table does no I/O. It must not mention `files`
+/// and `namespace` of that room, which do I/O.
 const TEXT: &[&str] = &[
     "cli",
     "procfs",
@@ -113,7 +114,7 @@ fn files_have_at_most_400_lines() {
 }
 
 /// Returns the items that import each other in a circle, and the items that depend on a circle. All other
-/// items are removed, one after another: each time an item that needs none of the items that are left.
+/// items are removed one after another. An item is removed if it needs none of the remaining items.
 fn circle(mut needs: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
     let mut left: BTreeSet<String> = needs.keys().cloned().collect();
     while let Some(free) = left.iter().find(|each| needs[*each].is_disjoint(&left)).cloned() {

@@ -49,7 +49,7 @@ fn scanners_agree_on_every_prefix_of_every_fixture() {
 }
 
 /// Reads `text` in pieces of `read_size` bytes, through a buffer of `buffer_size` bytes. Returns `None` if
-/// the read is torn.
+/// the read is torn, which means that the mappings overlap.
 fn read(scanner: &mut Scanner, text: &[u8], read_size: usize, buffer_size: usize) -> Option<Mappings> {
     let mut mappings = Mappings::new();
     let mut add = |mapping: Mapping<'_>| mappings.push((mapping.path.to_vec(), *mapping.values, Next::Above));
@@ -67,7 +67,8 @@ fn read(scanner: &mut Scanner, text: &[u8], read_size: usize, buffer_size: usize
 fn naively_read(text: &[u8]) -> Option<Mappings> {
     let mut mappings = naive::mappings(text);
     mappings.retain(|(.., next)| *next != Next::Same);
-    // `read` does not return how the next mapping relates to a mapping, so this is not compared.
+    // `read` does not return how two mappings relate. So the relation is set to `Above` here, as in `read`,
+    // and is not compared.
     let is_whole = |(.., next): &mut (_, _, Next)| std::mem::replace(next, Next::Above) != Next::Torn;
     mappings.iter_mut().all(is_whole).then_some(mappings)
 }
@@ -96,7 +97,7 @@ fn scanners_agree_at_every_read_and_buffer_size() {
 }
 
 /// Each case has a list of address ranges, and the indexes of the ranges that remain. Instead of indexes, it
-/// has `None` if the read is torn.
+/// has `None` if the mappings overlap, so that the read is torn.
 #[test]
 fn mapping_printed_again_counts_once() {
     for (ranges, counted) in [
@@ -232,8 +233,9 @@ fn generated(random: &mut Random) -> Vec<u8> {
     text
 }
 
-/// Tests that the learned path, the general path and the naive reader agree. Both scanners keep what they
-/// have learned from earlier records.
+/// Tests that both ways to parse field lines agree with the naive reader. The general way takes one line at a
+/// time. The learned way compares the lines with those of earlier mappings. It learns from record to record,
+/// because each scanner parses all records.
 #[test]
 fn scanners_agree_on_generated_records() {
     let mut random = Random(0x5eed);
@@ -274,9 +276,9 @@ fn addresses_have_lower_case_hexadecimal_digits() {
             n_headers += expected.len();
         }
     }
-    // The line remains a header if one of 24 places gets any of the 16 digits, or if the minus or the space
-    // is replaced by itself. A minus or space in place of one of the last digits of an address shortens the
-    // address, but the line is still a header.
+    // In most of the lines that are still headers, a digit was replaced by a digit. There are 24 digits, and
+    // each was replaced by each of 16 digits. In two more lines, the minus or the space was replaced by
+    // itself. In the other lines, a minus or a space has replaced a digit and so made an address shorter.
     assert!((24 * 16 + 2..24 * 16 + 30).contains(&n_headers), "{n_headers}");
 }
 

@@ -112,8 +112,9 @@ fn signal_ends_unfinished_work() {
     }
 }
 
-/// A signal that arrives just after exec may kill the program before it runs. A later signal ends the program
-/// properly. After the program has logged a line, this is always the case.
+/// A signal that arrives just after exec may kill the program before it can handle signals. A later signal
+/// ends the program properly. A signal that arrives after the first log line must always end the program
+/// properly.
 #[test]
 fn early_signals_end_the_program_properly() {
     for i in 0..40 {

@@ -23,7 +23,8 @@ const LIST_OF_METRICS: &str = "src/exposition/README.md";
 /// Compares `block` with the part of a page between `<!-- name -->` and `<!-- end -->`.
 #[track_caller]
 fn assert_block(page: &str, name: &str, block: &str) {
-    // With `BLESS=1`, several tests write the pages. Because of this lock, only one of them writes at a time.
+    // With `BLESS=1`, several tests write README.md and the list of metrics. Because of this lock, only one
+    // of them writes at a time.
     static PAGES: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _alone = PAGES.lock();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
@@ -246,8 +247,9 @@ fn resident_bytes(recording: &Path, args: &[&str]) -> u64 {
     resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// The columns of the table of sizes that count Prometheus series. Each row has the title of a column, and
-/// the prefix of the names of its families.
+/// The front page has a table that shows the size of the exposition with different settings. These are the
+/// columns of the table that count series. Each row here has the title of a column, and the prefix of the
+/// names of the families that the column counts.
 const COLUMNS: [(&str, &str); 5] = [
     ("smaps", "process_smaps_"),
     ("pods", "cgroup_pod_"),
@@ -275,7 +277,8 @@ fn with_commas(number: usize) -> String {
     }
 }
 
-/// The settings in the table of sizes. Each row has the name of a setting in the table, and its arguments.
+/// The settings in the front page's table of sizes. Each row has the text that names the setting in the
+/// table, and the options of the exporter.
 const SIZED: [(&str, &str); 7] = [
     ("the defaults of the command line", ""),
     ("`--omit-zero`", "--omit-zero"),

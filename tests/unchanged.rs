@@ -164,13 +164,15 @@ fn skipped_reads_give_the_values_of_a_read() {
         assert_eq!(samples(&confirming), samples(&reading), "step {step}: {what}");
     }
     let reads = |kind| confirming.value(&format!("smaps_exporter_reads_total{{kind=\"{kind}\"}}"));
-    // The number of skipped reads depends on how much time a change check and a read take on this machine.
+    // The number of skipped reads depends on this machine. It depends on how long it takes to check a process
+    // for changes, and how long it takes to read the process.
     println!("{} reads unchanged, {} of smaps", reads("unchanged"), reads("smaps"));
     assert!(reads("unchanged") > 100.0, "{} and {}", reads("unchanged"), reads("smaps"));
 }
 
-/// A recording has neither `stat` nor `smaps_rollup`, so the metadata of its files must show whether they
-/// have changed. The metadata is used only if it is older than the resolution of the clock.
+/// A recording has neither `stat` nor `smaps_rollup`, so the exporter compares the times, size and inode of a
+/// file to find out whether it has changed. File systems may record times in steps of a second. So a file
+/// that was written in the last second is always read again, because it may change again without a new time.
 ///
 /// There is no CPU budget. A budget is a fraction of the time between scrapes, and in this test each scrape
 /// follows the last one immediately.

@@ -75,9 +75,11 @@ fn mounts_of_each_process_are_those_of_its_namespace() {
     let node = Node::new(120);
     node.process(1, 30, "/data", &paths([("/data/x", 40), ("/scratch/x", 30)]));
     node.process(2, 77, "/scratch", &paths([("/data/x", 30), ("/scratch/x", 20)]));
-    // The processes map 60 MiB of shared memory, because each of them has its tmpfs at another path.
+    // Each process has its tmpfs at another path. So the processes map 60 MiB of shared memory, which are 40
+    // MiB of `/data/x` in the first process, and 20 MiB of `/scratch/x` in the second process.
     assert_eq!(node.unmapped(&[]), Some([138, 42]));
-    // When both processes are in one mount namespace, they map 70 MiB of shared memory.
+    // Now both processes are in one mount namespace, with a tmpfs at `/data`. So they map 70 MiB of shared
+    // memory, which are the 40 MiB and the 30 MiB of `/data/x`.
     node.process(2, 30, "/data", &paths([("/data/x", 30), ("/scratch/x", 20)]));
     assert_eq!(node.unmapped(&[]), Some([148, 32]));
 }

@@ -1,4 +1,5 @@
-//! Tests the views of one node. A view must show what version 0.1 printed with the same options.
+//! Tests views, which are expositions with other options for a single request. A view must show what version
+//! 0.1 printed with the same options.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -90,7 +91,8 @@ fn recordings() -> BTreeMap<String, Option<Directory>> {
     random.chain([("node".to_owned(), None)]).collect()
 }
 
-/// Returns the options that shape an exposition, except `--max-samples`.
+/// Returns combinations of the options that decide which families and labels an exposition has.
+/// `--max-samples` is not one of them.
 fn shapes() -> Vec<Vec<&'static str>> {
     let mut shapes = Vec::new();
     for group_by in ["path", "kind", "process"] {
@@ -120,8 +122,8 @@ fn path_of(name: &str, recording: &Option<Directory>) -> PathBuf {
     recording.as_ref().map_or_else(|| fixture(name), |recording| recording.path().to_owned())
 }
 
-/// Compares the output of the program with a golden file, for each shape in `shapes`. The option
-/// `--max-samples` is set to `max_samples`. Each line of the file has a recording, the options, and the
+/// Compares the output of the program with a golden file, for each combination of options in `shapes`.
+/// `max_samples` is added as `--max-samples`. Each line of the file has a recording, the options, and the
 /// length and the hash of the output.
 fn assert_printed(golden: &str, shapes: &[Vec<&str>], max_samples: &str, min_lines: usize) {
     let recordings = recordings();
@@ -134,8 +136,8 @@ fn assert_printed(golden: &str, shapes: &[Vec<&str>], max_samples: &str, min_lin
                 let more: &[&str] = if has_anon_parts { &["--anon-parts", "off"] } else { &[] };
                 let text = once(&path_of(name, recording), &[&options, more].concat());
                 let text = families_of_processes(&text);
-                // Versions of the program may fold different commands, so texts with folded commands are left
-                // out.
+                // Versions of the program may sum different commands into `[other]` to stay within
+                // `--max-samples`. So texts with this command are left out.
                 if !text.contains("comm=\"[other]\"") {
                     let (length, hash) = (text.len(), hash(text));
                     writeln!(lines, "{name}\t{}\t{length}\t{hash:016x}", options.join(" ")).unwrap();
@@ -165,7 +167,8 @@ fn options_print_the_same_as_version_0_1() {
 }
 
 /// The golden file has the output of the last version of the program without views. `EXPORTER=(commit
-/// ae59f4e) BLESS=1` writes it. Version 0.1 cannot write it, because that version used less of the limit.
+/// ae59f4e) BLESS=1` writes the file. Version 0.1 cannot write it, because it summed more series into
+/// `[other]` than `--max-samples` requires.
 #[test]
 fn same_paths_fold_as_before_views_existed() {
     let by_path: Vec<_> = shapes().into_iter().filter(|shape| shape[1] == "path").collect();
@@ -194,7 +197,8 @@ fn view(serving: &Serving, parameters: &str) -> String {
     }
 }
 
-/// One exporter can serve every view. This does not depend on its own options.
+/// A request can set options such as `group-by` by its parameters. The response must equal the output of
+/// version 0.1 with these options. The options with which the exporter was started must not matter.
 #[test]
 fn parameters_give_the_same_as_version_0_1() {
     let recordings = recordings();
@@ -268,8 +272,9 @@ fn invalid_parameters_are_refused_with_one_line() {
     }
 }
 
-/// A view by process without page sizes needs only the sums that the kernel computes, so of a live process
-/// nothing else is read. A view that needs paths waits for a scrape that reads paths.
+/// The exporter's own options need no paths and no page sizes. So its scrapes read only the sums in
+/// `smaps_rollup` of a live process. A request for the exposition by path must wait for a scrape that reads
+/// `smaps`.
 #[test]
 fn view_by_path_makes_scrapes_read_paths() {
     let recording = Directory::new();

@@ -53,7 +53,7 @@ const PARTS: [(&str, Part); 10] = [
     ("demand", demand::demand),
 ];
 
-/// The size of the recordings, which differ only in the number of their containers.
+/// The default size of a generated recording. Most parts of the bench only change the number of containers.
 const SIZE: Size = Size { n_containers: 10, n_processes: 10, n_mappings: 100, n_paths: 42, n_distinct: 10 };
 
 /// Options with which each scrape reads and exports everything.
@@ -380,7 +380,8 @@ fn rollup() -> io::Result<()> {
     Ok(())
 }
 
-/// Measures how much CPU time folding takes and how much memory it saves.
+/// Measures folding, which sums series into `[other]` to stay within the sample limit. Shows how much CPU
+/// time this takes and how much memory it saves.
 fn fold() -> io::Result<()> {
     heading("--max-samples 100000: a recording of 1,000 containers");
     let recording = Recording::generate(Size { n_containers: full_or_short(1000, 10), ..SIZE })?;

@@ -1,5 +1,5 @@
-//! Measures the resident memory of a process that only scrapes. For this, the bench starts itself as a second
-//! process.
+//! Measures the resident memory of a process that only scrapes. This process is a second process of the bench
+//! program.
 
 use std::fs;
 use std::io;
@@ -26,8 +26,9 @@ pub fn bytes_after<const N: usize>(
     Ok(n_scrapes.map(|_| resident.next().unwrap_or_else(|| panic!("{process:?} has failed: {output:?}"))))
 }
 
-/// Runs the scrapes in the second process. The arguments are the numbers of scrapes, the recording and the
-/// options.
+/// Runs in the process that [`bytes_after`] starts. Prints the resident bytes of the process after each of
+/// the given numbers of scrapes. `args` has these numbers, separated by commas, then the path of the
+/// recording, and then options of the exporter.
 pub fn play(args: &[&str]) -> io::Result<()> {
     let [n_scrapes, fixture, options @ ..] = args else {
         panic!("{args:?}: expected scrapes and a recording")

@@ -1,4 +1,5 @@
-//! Starts live processes with known mappings. Each of them is another process of the bench itself.
+//! Starts live processes with a fixed number of mappings. Each of them is another process of the bench
+//! program.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -30,8 +31,9 @@ const N_FILES: usize = 40;
 /// workload is dropped.
 pub struct Workload {
     children: Vec<Child>,
-    /// The input of all processes. They share one pipe, so that the bench has few open files, like the
-    /// exporter. A scrape lists the open files of its own process.
+    /// The write end of the pipe from which all processes read. The processes share one pipe, so that the
+    /// bench has as few open files as the exporter. This matters because each scrape lists the open files of
+    /// the process that scrapes, which is the bench here.
     input: Option<PipeWriter>,
     recording: Recording,
     name: &'static str,
@@ -126,7 +128,7 @@ impl Workload {
         Ok(Self { children: Vec::new(), input: Some(input), recording, name, cgroups: Vec::new() })
     }
 
-    /// Writes a recording whose only container has these processes.
+    /// Writes a recording of one container, which has these processes.
     fn list(&self) -> io::Result<()> {
         let init = self.pids().next().expect("there is a process");
         let containers =

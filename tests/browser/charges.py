@@ -13,8 +13,9 @@ PARTS = (
     "anon anon_unmapped page_cache shmem hugetlb slab page_tables sec_page_tables kernel_stacks percpu "
     "vmalloc zswap kernel_other sockets remainder"
 ).split()
-# The parts that have one tile each. Of the other parts, the mapped memory is in the tiles of paths.
-# `Charge.unmapped` has the tiles of unmapped page cache and shared memory.
+# The parts that have one tile each. The other parts have no tile of their own. Memory of these parts that
+# processes map is in the tiles of paths. Page cache and shared memory that no process maps have two more
+# tiles, with the sizes in `Charge.unmapped`.
 TILES = [part for part in PARTS if part not in ("anon", "page_cache", "shmem", "remainder")]
 
 
@@ -30,7 +31,7 @@ class Charge:
     def tiles(self, mapped):
         """Returns {name: bytes} for all tiles of the container, except the tiles of paths.
 
-        The tiles of paths sum to `mapped` bytes.
+        The caller gives the sum of the tiles of paths as `mapped`.
         """
         tiles = {f"cgroup_memory_unmapped_{part}": v for part, v in self.unmapped.items() if v > 0}
         tiles |= {f"cgroup_memory_{part}": self.parts[part] for part in TILES if self.parts.get(part, 0) > 0}
@@ -83,9 +84,9 @@ def charges_of(exposition):
 
 @dataclass
 class Ledger:
-    """The parts of a node's memory.
+    """The memory of a node, split into parts.
 
-    For each pod, also its use, its limit and its parts outside containers.
+    The ledger also has the use, the limit and the parts outside containers of each pod.
     """
 
     parts: dict
@@ -93,7 +94,7 @@ class Ledger:
 
 
 def ledger_of(charges, remainder=9 * MIB, unlisted=0):
-    """Returns a ledger that fits these charges.
+    """Returns the memory of a node (a ledger) on which the containers have these accounts.
 
     In one pod, tmpfs of ended containers nearly fills the limit.
     """
@@ -136,7 +137,7 @@ def ledger_of(charges, remainder=9 * MIB, unlisted=0):
 
 
 def ledger_families(ledger):
-    """Returns the metrics of the node and its pods as text."""
+    """Returns the metrics of the memory of the node and its pods as text."""
     lines = [f'cgroup_node_memory_bytes{{part="{part}"}} {value}' for part, value in ledger.parts.items()]
     for key, (current, limit, outside) in ledger.pods.items():
         labels = ",".join(f'{name}="{escaped(value)}"' for name, value in zip(CONTAINER, key))
@@ -210,10 +211,11 @@ def without_cgroups(text):
 
 
 def charged(page, charges, ooms=None, ledger=None):
-    """Adds charges to each exposition that the page requests, and answers the page's requests for /ooms.
+    """Adds cgroup metrics to the page's expositions, and answers the page's requests for /ooms.
 
-    `ooms` is a list of records, or (status, body). `ledger` is a function that makes the metrics of the node
-    and its pods from the charges.
+    `charges` are the accounts of the containers, or a function that makes them from an exposition. `ooms` is
+    a list of records, or (status, body). `ledger` is a function that makes the memory of the node from the
+    charges.
     """
     page.charges, page.ooms, page.asked, page.ledger = charges, ooms, [], ledger
 

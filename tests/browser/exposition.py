@@ -62,7 +62,10 @@ class Exposition:
         return dict(sums)
 
     def children(self, field, **place):
-        """Returns [(labels, sum)] for each place directly below this one, largest sum first."""
+        """Returns [(labels, sum)] for one level below these labels, such as the containers of a pod.
+
+        The largest sum comes first.
+        """
         level = len(place)
         sums = defaultdict(float)
         for labels, value in self.families[self.metrics()[field]]:
@@ -74,5 +77,5 @@ class Exposition:
 
 
 def fragment(place):
-    """Returns the part of the page's address that stands for a place."""
+    """Returns the fragment of the page's address that opens the pod, container or path with these labels."""
     return "#/" + "/".join(quote(place[key], safe="!~*'()") for key in PLACE if key in place)

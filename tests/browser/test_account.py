@@ -117,8 +117,8 @@ def test_the_width_of_a_bar_is_the_limit(busy, page):
         return [bar.className, end, parts[0].width / box.width, mark];
     })""",
     )
-    # A bar of a container with a limit has a mark at its end. The other bars are drawn in proportion to the
-    # largest use of these containers, whose bar is full.
+    # A bar of a container with a limit has a mark at its end. The other containers have no limit. Their bars
+    # are drawn in proportion to the largest use of such a container, and the bar of that container is full.
     by_class = {}
     for name, end, first_part, mark in shapes:
         by_class.setdefault(name, []).append((end, first_part, mark))
@@ -237,7 +237,7 @@ def test_a_part_is_a_place_with_a_legend_and_a_tip(busy, page):
     page.tab.mouse.click(box["x"] + x, box["y"] + y)
     until("the part", lambda: page.value("#total") == charge.unmapped["page_cache"])
     assert page.tab.is_visible("#chart") and page.tab.is_hidden("#list")
-    # In the treemap by path, a part such as slab is one place, with the sum over all containers.
+    # In the treemap by path, a part such as slab has one tile, with the sum over all containers.
     page.go("#/cgroup_memory_slab?by=path&field=charged_memory")
     until("the slab", lambda: page.value("#total") == sum(c.parts["slab"] for c in charges.values()))
     page.go("#/?by=path&field=charged_memory")
@@ -317,7 +317,7 @@ def test_a_record_shows_the_memory_of_the_container(busy, page):
         True,
         True,
     ]
-    # A place shows only the records of its own containers.
+    # While the page shows one namespace, it lists only the records of containers in this namespace.
     page.go("#/data")
     until("its record", lambda: len(kills(page)) == 1 and page.text("#ooms h2") == "OOM kills 1 here")
     page.tab.click("#kills a")
@@ -337,7 +337,8 @@ def test_records_are_requested_once_per_scrape_and_failures_are_harmless(busy, p
     start = scrapes()
     until("five scrapes", lambda: scrapes() > start + 5)
     assert page.tab.is_hidden("#ooms") and page.text("#state") == "Live" and page.tab.is_hidden("#note")
-    # After each failure, the page waits longer before the next request than after the failure before.
+    # The page makes a pause after a failed request. The pause becomes longer with each failure in a row, so
+    # in five scrapes there are at most three requests.
     assert 1 <= len(page.asked) <= 3
     for odd in ((503, ""), (200, "<html>"), (200, "{}"), (200, '{"records":[null,{"time":"x","paths":7}]}')):
         page.ooms = odd
@@ -397,7 +398,7 @@ def test_64_records_with_hostile_names(busy, browse):
     text = page.text("#kills")
     assert MARKUP in text and "⟨U+202E⟩txt.exe" in text and "new␊line␀␛[31m␡" in text
     assert "\u202e" not in text
-    # The page shortens long names in all places.
+    # The page shortens long names in all texts and tooltips.
     longest = page.tab.evaluate("""() => {
         const own = e => e.children.length ? 0 : e.textContent.length;
         const all = [...document.querySelectorAll('#kills *')];

@@ -24,8 +24,8 @@ def test_search_finds_all_places_below(busy, page):
     before = page.tab.evaluate(corner)
     page.tab.keyboard.press("/")
     page.tab.keyboard.type("LibCrypto")
-    # The table has one row for the path, with the sum over all its places. In the map, the other tiles are
-    # dimmed.
+    # The table has one row for the path, with the sum over all processes that map it. In the map, the other
+    # tiles are dimmed.
     assert page.names() == [CRYPTO] and page.column("pss") == [sum(shared.values())]
     assert f"in {len(shared)} pods" in page.text("#rows th")
     assert page.tab.evaluate(corner) != before
@@ -135,7 +135,7 @@ def test_by_path_shows_the_sharers_of_each_path(busy, page):
     )
     page.select("shared_clean")
     assert "only PSS adds up" in page.text("#help")
-    # At the place of a path, a click on "by path" leads to all processes that share the path.
+    # While the page shows one path of one command, a click on "by path" leads to all pods that map the path.
     page.go(
         fragment(
             {
@@ -191,7 +191,8 @@ def test_cut_names_of_replicas_stay_distinct(busy, browse, width):
     assert len(cut) > 30 and all(is_seen for _, is_seen in cut)
     names = [name for name in page.names() if "/checkout-" in name]
     assert len(names) == 8 and len({name[-9:] for name in names}) == 8
-    # The namespace in a name never overlaps the rest of the name.
+    # A row shows the namespace and the rest of the name as two texts. On the screen, neither text covers the
+    # other.
     overlaps = page.tab.eval_on_selector_all(
         "#rows tr",
         """all => all.filter(tr => {

@@ -1,4 +1,4 @@
-"""Tests the ranking of growth: it has only memory that a container itself gains, as seen by one exporter."""
+"""Tests that the ranking of growth counts only memory that a container itself gains on one node."""
 
 import re
 
@@ -90,7 +90,8 @@ def test_growth_in_tmpfs_is_named(exporter, tmp_path, page):
         ),
     )
     assert page.names()[0] == "shop/web-1" and page.changes()[0] > 0 == page.changes()[1]
-    # The header links to the part that grows.
+    # The header of the page names the memory that grows fastest. This name is a link to the unmapped tmpfs of
+    # the container.
     page.tab.click("#node-grows_fastest a")
     until("the part", lambda: page.crumbs()[-2:] == ["app", "unmapped tmpfs"])
     assert "MiB/min" in page.text("#slope")

@@ -270,7 +270,8 @@ def test_copied_queries_give_the_displayed_values(request, tmp_path, page, recor
             place = exposition.children(field if field in exposition.metrics() else "private_dirty", **place)[
                 -1
             ][0]
-        # A place that has a path stands for one series, with all its labels.
+        # At the last level, the page shows one path of one command. So the query returns one series, with all
+        # its labels.
         metric = "" if field == "uss" else exposition.metrics()[field]
         questions.append((query, [(metric, place, exposition.total(field, **place))]))
     # The query for the rows contains the search text. It returns the rows that the search finds.

@@ -20,12 +20,15 @@ def busy(tmp_path_factory, serve):
 
 
 def expected(busy, **more):
-    """Returns the ledger that the page reads."""
+    """Returns the memory of the node (a ledger) that `charged` adds to the exposition."""
     return ledger_of(charges_of(Exposition(without_cgroups(get(busy.url + "metrics")))), **more)
 
 
 def tiles(page):
-    """Returns the sum of the tiles of each top-level place. The tiles are the leaves of the tree."""
+    """Returns the sum of the tiles in each namespace and each part of the node.
+
+    The tiles are the leaves of the tree.
+    """
     return page.tab.evaluate("""() => {
         const leaves = n => withArea(n).length ? withArea(n).flatMap(leaves) : [n.v];
         const sum = n => leaves(n).reduce((sum, v) => sum + v, 0);

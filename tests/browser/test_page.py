@@ -1,4 +1,4 @@
-"""Tests that the memory map shows the values of the exposition, and that its links lead to their places."""
+"""Tests that the memory map shows the values of the exposition, and that its links open what they name."""
 
 import gzip
 import re
@@ -29,12 +29,12 @@ IN_FULL = {
 
 
 def below(page, place):
-    """Opens a place by changing the address of the page."""
+    """Opens what has these labels, such as a pod, by changing the address of the page."""
     page.tab.evaluate("hash => { location.hash = hash }", fragment(place))
 
 
 def largest(exposition, depth, field="pss"):
-    """Returns a place of this depth: in the largest pod, the largest container of this pod, and so on."""
+    """Returns the labels of the largest pod, of its largest container, and so on, down to this depth."""
     place = {}
     for _ in range(depth):
         place = exposition.children(field, **place)[0][0]
@@ -162,7 +162,7 @@ def test_clicks_enter_places_and_escape_and_crumbs_leave_them(node, page):
         assert page.hash() == fragment(place)
         assert page.value("#total") == exposition.total("pss", **place)
         assert page.tab.is_hidden("#tip")
-    # A path has no places inside it, so the page shows its fields instead.
+    # There is no level below a path. So instead of a map and a list, the page shows the fields of the path.
     assert (
         "path" in place
         and page.tab.is_visible("#all dl")
@@ -187,7 +187,7 @@ def test_enter_key_enters_a_place(node, page):
     page.tab.focus("#rows a")
     page.tab.keyboard.press("Enter")
     until("a step in", lambda: "/".join(page.crumbs()[1:3]) == first)
-    # The focus moves to the new rows, and screen readers announce the new place.
+    # The focus moves to the new rows, and screen readers announce what the page shows now.
     assert page.tab.evaluate("document.activeElement === document.querySelector('#rows a')")
     assert page.text("#said").startswith((page.crumbs()[-1] if len(page.crumbs()) > 3 else first) + ": ")
     page.tab.keyboard.press("/")

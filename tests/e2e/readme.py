@@ -36,7 +36,10 @@ def queries() -> list[tuple[str, str]]:
 
 
 def without_thresholds(query: str) -> str:
-    """Returns a query that has an answer in a test of a few seconds, in which no container is nearly full."""
+    """Returns the query with lower thresholds and a shorter time range.
+
+    So the query has a result in a test that takes a few seconds and has no nearly full container.
+    """
     return query.replace("/ 0.9", "/ 0").replace("[1d:1m]", "[1h:1s]")
 
 

@@ -17,7 +17,7 @@ GET_GZIP = GET.replace(b"\r\n\r\n", b"\r\nAccept-Encoding: gzip\r\n\r\n")
 
 
 def node(directory, n_megabytes: int):
-    """Generates a recording whose exposition has about this many megabytes, at least 16."""
+    """Generates a recording with an exposition of about this many megabytes, at least 16."""
     n_mappings = 4200
     return record(directory, 1, n_mappings, "x" * ((n_megabytes - 16) * 10**6 // n_mappings // 23))
 
@@ -26,7 +26,7 @@ def node(directory, n_megabytes: int):
 def memory_cgroup(n_bytes: int):
     """Makes a cgroup with this memory limit.
 
-    Yields the directory of the cgroup, after the beginning of a command that runs a program in the cgroup.
+    Yields a prefix that makes a command run in the cgroup, and the directory of the cgroup.
     """
     root = Path("/sys/fs/cgroup" if IS_V2 else "/sys/fs/cgroup/memory")
     directory = root / f"large-answers-{os.getpid()}"

@@ -315,8 +315,9 @@ def test_all_attacks_together_stay_within_the_limits(tmp_path, programs):
         with node.exporter(prefix=limited(own.path)) as exporter:
             exporter.after(1)
             _, peaks, shares = zip(*(observe(node, exporter, SOAK_SECONDS / 2) for _ in range(2)))
-            # The first half includes the first read of each process, which may take ten seconds of CPU time.
-            # The budget makes up for this later.
+            # The first half may exceed the CPU budget, because it includes the first read of each process,
+            # which may take ten seconds of CPU time. After that, the exporter uses less than the budget,
+            # until the average fits again. So only the average of both halves is checked.
             assert sum(shares) / 2 < 0.25 * 1.1 + 0.1, "110% of the budget, and 0.1 cores for responses"
             assert max(peaks) < 256 * MIB and peaks[1] < peaks[0] + 4 * MIB
     finally:

@@ -1,4 +1,4 @@
-"""Tests alert rules, and queries that need series of other exporters, by promtool with made-up series."""
+"""Tests alert rules, and queries that need series of other exporters, with promtool and invented series."""
 
 import subprocess
 from pathlib import Path
@@ -26,9 +26,10 @@ def test_prometheus_accepts_the_rules(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((HERE / "alerts").iterdir()), ids=lambda path: path.stem)
 def test_alerts_fire_only_when_they_should(tmp_path, path):
-    """The files contain the expected summaries.
+    """Each file contains the series, the times, and the expected alerts with their summaries.
 
-    All alerts have the same other annotations, which the test adds.
+    The test adds the expected description and runbook URL of each alert. These are copied from the rule,
+    because they do not depend on the series.
     """
     document = yaml.safe_load(path.read_text())
     # Only the rules that this file tests are loaded, which makes promtool three times as fast.

@@ -188,9 +188,10 @@ def test_container_with_a_too_large_record_is_named_by_its_id(containerd, cgroup
 
 
 def test_docker_containers_without_names_are_logged(containerd, cgroups):
-    """Docker's containers have no names in containerd, only this label.
+    """In containerd, a container of Docker has no name, only a label with the path of its bundle.
 
-    One log line says where Docker keeps names.
+    So the exporter reports the id of the container as its name. One log line says that `docker ps` shows the
+    names.
     """
     bundle = {"com.docker/engine.bundle.path": "/var/run/docker/containerd/1a"}
     record = messages.Container(labels=bundle)

@@ -63,14 +63,14 @@ def assert_fresh(stored, n_servers: int):
     n_requests = len(scrapes) - 1
     n_made = scrapes[-1][1] - scrapes[0][1]
     ages = [at - value for at, value in ended]
-    # The time of a sample is the time of the request. The scrape whose result answers the request usually
-    # ends after that time.
+    # The time of a sample is the time of the request. The scrape that answers the request usually ends after
+    # that time.
     print(
         f"{n_made:.0f} scrapes for {n_requests} requests of each of {n_servers} servers; "
         f"ages {[f'{age * 1000:.0f} ms' for age in ages]}"
     )
-    # Between the first and the last request of this server, the other server may have sent one request more
-    # than this one.
+    # The scrapes are counted from the first to the last request of this server. The other server sends its
+    # requests at other times, so it may have sent one request more during that time.
     assert n_made <= n_servers * n_requests + (n_servers - 1), "a scrape is made only for a request"
     assert max(ages) < 1, "a result is fresh for one second"
 
@@ -83,8 +83,8 @@ MAX_IDLE = {"none": 0.0002, "memory": 0.01}
 def idle(node):
     """Exporters that get no request for WATCH_SECONDS. They run at the same time.
 
-    For each exporter: the number of its scrapes before that time, and how many CPU seconds it used in that
-    time.
+    Each exporter comes with the number of its scrapes before that time, and with the CPU seconds that it used
+    in that time.
     """
     with ExitStack() as stack:
         exporters = {

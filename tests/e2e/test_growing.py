@@ -1,4 +1,4 @@
-"""Tests that a mapping that grows during a read is counted once, and that an exec drops kept values.
+"""Tests that a mapping that grows during a read is counted once, and that an exec drops earlier values.
 
 The kernel prints a few mappings per read(2). The next read(2) continues at the end address of the last
 printed mapping. If this mapping has grown between the two, the kernel prints the whole mapping again.
@@ -24,7 +24,7 @@ N_LAYOUTS = 5
 
 
 class Growing:
-    """A process whose memory grows all the time, while the number of its mappings stays the same."""
+    """A process that uses more memory all the time, while the number of its mappings stays the same."""
 
     def __init__(self, node, program: Path, mode: str, layout: int):
         self.process = node.cgroup.run_ready(program, mode, str(layout))
@@ -39,9 +39,10 @@ class Growing:
         return {line.partition("-")[0] for line in Path(f"/proc/{self.pid}/maps").read_text().splitlines()}
 
     def resident(self) -> int:
-        """Returns the sum that the kernel computes.
+        """Returns the resident memory of the process, as the kernel sums it in smaps_rollup.
 
-        The kernel does not release the mmap_lock while it sums.
+        Unlike a reader of smaps, the kernel counts no page twice if a mapping grows during the sum
+        (fs/proc/task_mmu.c, show_smaps_rollup).
         """
         for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Rss:"):

@@ -168,7 +168,7 @@ def test_answering_requests_uses_a_tenth_of_a_core(small_node, tmp_path, kind):
         waited = []
         while clients.poll() is None:
             # Every second, a client at another address sends a request. The exporter must answer this request
-            # first.
+            # before those that wait on the 32 connections of wrk.
             connection = http.client.HTTPConnection(*target.peer, timeout=10, source_address=("127.0.0.2", 0))
             sent_at = time.monotonic()
             connection.request("GET", "/healthz")

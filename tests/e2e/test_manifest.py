@@ -66,7 +66,7 @@ def by_kind(documents: list[dict]) -> dict[str, dict]:
 
 
 def valid_versions(documents: list[dict]) -> list[str]:
-    """Returns the versions of Kubernetes whose strict schemas accept all documents."""
+    """Returns the versions of Kubernetes with strict schemas that accept all documents."""
 
     def accepts(version: str) -> bool:
         try:
@@ -114,7 +114,11 @@ def test_the_program_prints_what_kustomize_builds(tmp_path, what, chosen):
 
 
 def made(what: str, image: str) -> str:
-    """Returns the output of `make` for a user, who does not call it from another make."""
+    """Returns what `make` prints if a user calls it.
+
+    The test itself may be run by make. The variables of that outer make are removed, because with them the
+    inner make would print further lines, such as "Entering directory".
+    """
     environment = {name: value for name, value in os.environ.items() if not re.match("MAKE|MFLAGS", name)}
     command = ["make", what, f"IMAGE={image}"]
     done = subprocess.run(
@@ -144,7 +148,10 @@ def test_make_prints_what_the_program_prints():
 
 
 def test_the_pages_commands_print_what_is_installed():
-    """Each documented command that runs an image prints a file of this version that names this image."""
+    """Runs the program with the arguments of each `docker run IMAGE --print ...` in the documents.
+
+    The output must be the manifest or the PodMonitor of this version, with the name of the image in it.
+    """
     image = "registry.example/x:1"
     expected = {what: program("--print", what, "--image", image) for what in ("manifest", "podmonitor")}
     for page in (readme.FRONT_PAGE, readme.KUBERNETES_PAGE):
@@ -252,7 +259,11 @@ def test_an_unknown_field_is_rejected():
 
 
 def test_the_examples_of_the_page_work(tmp_path):
-    """The page shows a user's kustomization with the base directory beside it, and a quota."""
+    """Tests two examples in src/kubernetes/README.md.
+
+    One is the kustomization.yaml of a user, which refers to a copy of src/kubernetes in a directory beside
+    the file. The other is a ResourceQuota.
+    """
     page = readme.KUBERNETES_PAGE.read_text()
     blocks = re.findall(r"^ *```yaml\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL)
     examples = [example for example in map(yaml.safe_load, blocks) if "kind" in example]

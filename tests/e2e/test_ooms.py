@@ -85,7 +85,8 @@ def test_ten_kills_at_once_are_recorded(node, mounts):
         containers = [leak(mounts, 60, 4 + i % 3, 80 * MIB, delay=3) for i in range(10)]
         pods = [node.run_pod("accounts", f"leak-{i}", [container]) for i, container in enumerate(containers)]
         try:
-            # On a busy machine, the first container may be killed before the last container has started.
+            # Waits only for the records, and not until all leaks run at the same time. On a busy machine, the
+            # first container may be killed before the last container has started.
             until(lambda: len(records(exporter)) == 10, 120, "all are recorded")
         finally:
             for made in pods:
@@ -176,8 +177,9 @@ def test_each_part_of_the_account_has_its_size(node, mounts, tmp_path):
         cgroup = Cgroup(node, app)
         with cgroup.frozen():
             time.sleep(2)  # until the kernel has updated its counters
-            # The container has just grown. If more of this growth could reach the limit during a read, the
-            # exporter does not read the processes. So the test waits until they are read.
+            # The container has just grown fast. The exporter does not read the processes of a container if
+            # such growth could reach the limit during the read. So the test waits until the exporter
+            # considers the growth over and reads the processes.
             account, unmapped, mapped = until(
                 lambda: (found := parts(exporter))[1] and found, 20, "its processes are read"
             )
@@ -299,7 +301,8 @@ def test_a_loop_of_kills_does_not_crowd_out_other_records_and_log_lines(programs
             return [int(re.search(r" kills=(\d+) ", line)[1]) for line in lines]
 
         until(lambda: sum(logged()) == loop.n_kills(), 30, "all are logged")
-        # One line of the container in ten seconds, and one more for the part of ten seconds at each end.
+        # The exporter logs one line per ten seconds. The test may begin and end in the middle of ten seconds,
+        # so there may be two more lines.
         assert len(logged()) <= 2 + (time.monotonic() - began) / 10, logged()
 
 
@@ -365,7 +368,10 @@ HARM_TRIALS = int(os.environ.get("HARM_TRIALS") or 4)
 
 @pytest.fixture(scope="module")
 def n_without(programs, tmp_path_factory) -> int:
-    """The number of trials in which the kernel kills a second process although no exporter runs."""
+    """The number of trials without an exporter in which the kernel kills a second process.
+
+    The test allows at most one more such trial if an exporter runs.
+    """
     with pods_of(tmp_path_factory.mktemp("harm") / "links", programs) as pods:
         return second_victims(pods, "without", HARM_TRIALS)
 

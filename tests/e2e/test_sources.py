@@ -155,7 +155,11 @@ class Crio:
         return cri.ListContainersResponse(containers=self.containers)
 
     def run_pod(self, namespace: str, name: str, containers: list[str]):
-        """Makes the slice of a pod, its infra container, and a scope for each container and each monitor."""
+        """Makes the slice of a pod, and in it the scopes of the containers.
+
+        There is also an infra container. Each container has a further scope for conmon, the process with
+        which CRI-O monitors the container.
+        """
         sandbox, uid = secrets.token_hex(32), secrets.token_hex(16)
         metadata = cri.PodSandboxMetadata(name=name, uid=uid, namespace=namespace)
         self.sandboxes.append(
@@ -221,7 +225,8 @@ def test_containers_of_cri_o_are_listed(tmp_path, kind, driver):
                 ("shop", "web-0", "proxy"): 1,
                 ("default", "web-0", "app"): 1,
             }
-            # No metric has the monitors, the infra containers, or processes directly in the pod's slice.
+            # Processes of conmon (CRI-O's monitor of a container), of the infra container, or directly in the
+            # pod's slice are not exported.
             assert exporter.after().by("process_smaps_processes", "namespace", "pod", "container") == expected
             assert exporter.metrics().value("smaps_exporter_containers") == 3
             runtime.run_pod("batch", "job-0", ["worker"])

@@ -266,8 +266,8 @@ def finish(system: Path, *platforms: str):
 def kernel(release: str, flavour: str, containerd: str, runc: str) -> Path:
     """Returns a directory with the kernel of a release.
 
-    The directory also has containerd and runc. It does not have bookworm's, because the root file system has
-    them.
+    The directory also has containerd and runc of the given releases. If a release is bookworm, the program is
+    left out, because the root file system has that version.
     """
     path = NODES_DIR / f"kernel-{release}-{flavour}-{key(containerd, runc)}"
     return build_once(path, lambda out: _make_kernel(out, release, flavour, containerd, runc))

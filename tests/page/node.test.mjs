@@ -99,8 +99,8 @@ test('tiles add up to MemTotal, from the node down to paths and what no process 
 	assert.equal(page.at(memory(page), page.root), total);
 	assert.equal(sum(leaves(page)), total);
 	assert.deepEqual(page.excesses(), []);
-	// A pod that has memory outside its containers is a place, even if it has only one container. Each of its
-	// tiles has a different colour.
+	// A click on a pod opens the pod if it has more than one part. If the pod consists of one container, the
+	// click opens the container. The kinds of the parts of the node decide their colours in the treemap.
 	assert.equal(page.entered(find(page, 'shop', 'web-1')).name, 'web-1');
 	assert.equal(page.entered(find(page, 'data', 'db-0')).name, 'db');
 	assert.deepEqual(

@@ -62,7 +62,8 @@ int main(int argc, char **argv) {
     srand(now.tv_nsec ^ getpid() * 7919);
     for (;;) {
         sleep_ms(5 + rand() % 90);
-        // The other directories have copies with the same names, but those copies map other files.
+        // The next program is a copy from a random directory. Copies in two directories may have the same
+        // name, but they map different files.
         snprintf(next, sizeof next, "%s/p-%d", argv[1 + rand() % (argc - 1)], rand() % PROGRAMS);
         char **arguments = argv;
         char *first = arguments[0];

@@ -1,9 +1,9 @@
 // Usage: grows MODE N. Has 64 MiB resident, prints "ready", and grows by a page every 200 us, up to 1 GiB.
 // The number of its mappings stays the same. Modes:
 //   brk       calls malloc(1008), like a program with one heap
-//   mprotect  has four mappings, each of which takes its pages from an unreadable mapping behind it
-// N further mappings lie below all others. By their number, a test chooses which mapping is the last one in
-// the result of a read(2) of smaps.
+//   mprotect  has four mappings; mprotect(2) extends one of them at a time into the reserved memory behind it
+// The program also has N mappings of one page at lower addresses than all others. N decides which mapping is
+// the last one in the result of a read(2) of smaps, so the tests run the program with several values of N.
 //
 // The program runs with SCHED_FIFO. If a real-time process waits to change its mappings, it gets the
 // mmap_lock before the next reader (kernel/locking/rwsem.c, rwsem_try_write_lock). So the program grows each

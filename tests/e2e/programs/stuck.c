@@ -1,5 +1,5 @@
-// stuck DIR SECONDS [exec]: makes a process whose mmap_lock is held for good. Any container with /dev/fuse
-// can do this.
+// stuck DIR SECONDS [exec]: makes a process with an mmap_lock that is held for good. Any container with
+// /dev/fuse can do this.
 //
 // The program mounts a FUSE file system on DIR in a new mount namespace. It starts a process "victim". Once
 // the victim is stuck, the program prints "<pid> <N>": the pid of the victim, and the number of the FUSE
@@ -7,12 +7,12 @@
 // pgrep.
 //
 // With "exec", there is another process, "execs". It shares the victim's memory, as after vfork, and executes
-// a program. This exec also waits for the lock. So reads of the stat of "execs" and opens of its smaps block
-// as well. The output is then "<pid> <N> <pid of execs>".
+// a program. This exec also waits for the victim's mmap_lock. So reads of the stat of "execs" and opens of
+// its smaps block as well. The output is then "<pid> <N> <pid of execs>".
 //
-// To free the victim, the program aborts the connection. This happens when standard input has a byte or ends,
-// on SIGTERM, when the parent ends, and after SECONDS. After a byte or after SECONDS, the victim lives on
-// without the lock. In the other cases, the program ends.
+// To free the victim, the program aborts the FUSE connection. This happens when standard input has a byte or
+// ends, on SIGTERM, when the parent ends, and after SECONDS. After a byte or after SECONDS, the victim lives
+// on, and its mmap_lock is free. In the other cases, the program ends.
 //
 // There are three processes. The guardian mounts the file system, waits, and aborts the connection. The
 // server, a child, answers two reads with EIO and never answers the third. The victim, another child, maps
@@ -85,10 +85,11 @@ static void on_open(fuse_req_t request, fuse_ino_t node, struct fuse_file_info *
     fuse_reply_open(request, file);
 }
 
-// A page fault releases the lock only once while it waits for the page. The first read is for the readahead,
-// and the second read is for the fault itself. After that, the fault is retried with the lock held for
-// reading (mm/filemap.c, filemap_fault and maybe_unlock_mmap_for_io). So the lock is held while the third
-// read blocks.
+// Refuses the first two reads of the file, and never answers the third. All three are caused by one page
+// fault of the victim. The first read is the kernel's readahead, and the second read is for the page itself.
+// A page fault may release the mmap_lock only once while it waits for the page. After that, the kernel
+// retries the fault, and keeps the mmap_lock for reading until it has the page (mm/filemap.c, filemap_fault
+// and maybe_unlock_mmap_for_io). So the mmap_lock is held while the third read blocks.
 static void on_read(fuse_req_t request, fuse_ino_t node, size_t size, off_t offset,
                     struct fuse_file_info *file) {
     static int n_reads;
@@ -112,8 +113,8 @@ static void serve(int device) {
     for (;;) pause(); // reached after an abort; if a child exited here, the guardian would exit, too
 }
 
-// The victim maps this page. It starts its threads before the lock is held, because starting a thread maps
-// its stack.
+// The page of the file that the victim maps. The victim starts its threads before one of them holds the
+// mmap_lock, because starting a thread maps the stack of the thread.
 
 static char *page;
 static volatile pid_t protector;
@@ -133,12 +134,13 @@ static void hold_still(int signal) {
     for (;;) pause();
 }
 
-// Holds the lock for reading. The access ends with SIGBUS when the connection is aborted.
+// Reads the mapped page. The page fault holds the victim's mmap_lock for reading. When the guardian aborts
+// the FUSE connection, the page fault ends with SIGBUS.
 static void *touch(void *unused) {
     return (void *)(long)*(volatile char *)page;
 }
 
-// Waits for the lock for writing. All later readers of the lock then wait as well.
+// Waits for the victim's mmap_lock for writing. All later readers of the mmap_lock then wait as well.
 static void *protect(void *unused) {
     char third;
     pid_t thread = gettid();

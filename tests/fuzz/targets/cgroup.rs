@@ -10,8 +10,8 @@ use smaps_container_exporter::node::containers::table::{Container, ContainerId};
 use smaps_container_exporter::procfs::cgroup::Cgroups;
 use smaps_container_exporter::sources;
 
-/// A container in the listing: its id, and the lines of the cgroup file of its init process, if they are
-/// known.
+/// A container in the listing. It has an id and, if they are known, the lines of the cgroup file of its init
+/// process.
 struct Listed {
     id: String,
     first: Option<Vec<Line>>,
@@ -96,17 +96,18 @@ fn rank(line: &Line) -> u8 {
     }
 }
 
-/// Returns the paths in the order of their precedence: the path of memory, the path of name=systemd, all
-/// paths of other hierarchies, and the path of version 2.
+/// Returns the paths in the order in which attribution searches them for an id. First comes the path of
+/// memory, then that of name=systemd, then those of all other hierarchies, and last that of version 2.
 fn ordered(lines: &[Line]) -> Vec<&[u8]> {
     let of_rank =
         |wanted: u8| lines.iter().filter(move |line| rank(line) == wanted).map(|line| &line.path[..]);
     of_rank(0).take(1).chain(of_rank(1).take(1)).chain(of_rank(2)).chain(of_rank(3).take(1)).collect()
 }
 
-/// Returns the path that decides if no path has an id. There are two candidates: the paths of memory and
-/// name=systemd or, if there is no line for memory, the paths of name=systemd and version 2. The first
-/// candidate that is not a root decides. If both are roots, the first one decides.
+/// Returns the path that attribution uses if no path contains the id of a container. If there is a line for
+/// memory, the path of memory is the first choice, and the path of name=systemd is the second. Otherwise the
+/// path of name=systemd is the first choice, and the path of version 2 is the second. The second choice is
+/// used if the first one is missing or is `/`. If no choice is better than `/`, returns `/`.
 fn main_path(lines: &[Line]) -> Option<&[u8]> {
     let has_memory = lines.iter().any(|line| rank(line) == 0);
     let wanted: &[u8] = if has_memory { &[0, 1] } else { &[1, 3] };
@@ -131,13 +132,13 @@ impl Naive<'_> {
         self.container_of_path(main_path(lines)?)
     }
 
-    /// Returns the container whose id this component stands for.
+    /// Returns the container with the id that this component stands for.
     fn by_id(&self, component: &[u8]) -> Option<usize> {
         self.claims.iter().position(|claim| stands_for(component, &claim.id))
     }
 
-    /// Returns the container whose init process has exactly this path. Returns `None` if several containers
-    /// have this path.
+    /// Returns the container with an init process that has exactly this path. Returns `None` if several
+    /// containers have this path.
     fn by_path(&self, path: &[u8]) -> Option<usize> {
         let is_root = path.split(|&b| b == b'/').all(|component| component.is_empty() || component == b"..");
         let has_it = |claim: &Listed| {
@@ -180,8 +181,8 @@ impl Naive<'_> {
         }
     }
 
-    /// Returns whether there is a process whose path has this container as its outermost container, with the
-    /// container's id.
+    /// Returns whether some process has a path in which this container is the outermost container. The path
+    /// must contain the id of the container.
     fn is_seen_outside(&self, i: usize) -> bool {
         self.files.iter().flat_map(|lines| ordered(lines)).any(|path| {
             let ends = (0..=path.len()).filter(|&end| end == path.len() || path[end] == b'/');
@@ -192,8 +193,8 @@ impl Naive<'_> {
                 if component == b".." {
                     outermost = None;
                 } else if outermost.is_none() {
-                    // A container that is identified only by its path has precedence over a container whose
-                    // id is in this component.
+                    // A container that is identified only by its path has precedence over a container with
+                    // its id in this component.
                     outermost = self.by_path(above).map(|_| None).or(self.by_id(component).map(Some));
                 }
             }

@@ -9,9 +9,12 @@ import pods
 from exporter import EVERYTHING, Exporter
 from node import CONTAINERD, IS_SHORT, NODE
 
-# Tests that are left out with NODES_SHORT, by the release that containerd comes from. A test is named by a
-# part of its name. The gate's two machines, bookworm and sid, have different releases. So each of these tests
-# runs in one of the two, with the same code and the same systemd, but another kernel and containerd.
+# Tests that a machine skips if NODES_SHORT is set. The key is the Debian release of the machine's containerd.
+# A value is a part of the name of a test.
+#
+# The gate, .ci/run, sets NODES_SHORT. It runs two machines, one with containerd of bookworm and one with
+# containerd of sid. Each test in this table runs in only one of them. This is enough, because the exporter
+# and systemd are the same in both machines. Only the kernel and containerd differ.
 LEFT_OUT = {
     "bookworm": (
         "test_restarted_container_replaces_the_dead_one",
@@ -40,7 +43,7 @@ def pytest_collection_modifyitems(config, items: list[pytest.Item]):
     others = [item for item in items if any(name in item.name for name in left_out)]
     config.hook.pytest_deselected(items=others)
     items[:] = [item for item in items if item not in others]
-    # Runs the test modules that stop containerd after all others.
+    # Moves the test modules that stop containerd to the end.
     items.sort(key=lambda item: item.path.name in ("test_events.py", "test_filter.py", "test_stop.py"))
 
 

@@ -11,7 +11,7 @@ from lab import PAUSE_IMAGE, WORK_IMAGE, Lab
 DRIVER = os.environ["NODES_DRIVER"]
 # The Debian release that containerd comes from.
 CONTAINERD = os.environ["NODES_CONTAINERD"]
-# Whether only the tests run that the gate needs in its machines. This saves minutes.
+# Whether the machine runs fewer tests, to save minutes. The gate, .ci/run, sets NODES_SHORT for this.
 IS_SHORT = bool(os.environ.get("NODES_SHORT"))
 SYSTEMD = Path("/proc/1/comm").read_text() == "systemd\n"
 MEMORY_IMAGE = "lab.test/memory:1"

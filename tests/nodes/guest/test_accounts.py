@@ -70,7 +70,8 @@ def test_kills_are_recorded_without_a_scrape(node, record_property):
 
     A third pod is near its limit, but is killed by a signal.
     """
-    # On an emulated processor, checks are several seconds apart. So the fast leak starts after 20 seconds.
+    # On an emulated processor, the checks of memory use are several seconds apart. The fast leak starts only
+    # after 20 seconds, so that a check has seen the container before.
     slow, fast = leak(MOUNTS, 70, 2), leak(MOUNTS, 20, 200, delay=20)
     full = Container(
         "app", ["/programs/leak", "heap", "97", "1", "97"], memory_limit_bytes=LIMIT, mounts=MOUNTS

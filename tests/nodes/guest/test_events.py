@@ -47,7 +47,8 @@ def up(exporter: Client) -> bool:
 class Observer(threading.Thread):
     """Scrapes an exporter every second.
 
-    Counts, for each command, in how many scrapes it had which number of processes.
+    Each command has a counter in `seen`. For each number of processes, it counts the scrapes that showed this
+    number.
     """
 
     def __init__(self, exporter: Client):

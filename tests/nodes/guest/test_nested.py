@@ -17,8 +17,8 @@ INIT, SLEEP, TAIL = (*PLACE, "sh"), (*PLACE, "sleep"), (*PLACE, "tail")
 # The scope of a container that runs inside the container, as in a kind node.
 INNER = f"kubelet.slice/kubepods-pod1.slice/cri-containerd-{'f' * 64}.scope"
 
-# The cgroups into which processes are moved. The paths are relative to the container's cgroup, but / is the
-# root.
+# The cgroups into which processes are moved. The paths are relative to the container's cgroup, except "/",
+# which is the root of the cgroup hierarchy.
 LAYOUTS = {
     "a process below": {SLEEP: "below.scope"},
     "init moved aside": {INIT: "init", SLEEP: "app"},

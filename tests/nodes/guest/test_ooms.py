@@ -21,7 +21,7 @@ SLEEP = f"exec sleep {FOREVER}"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Makes pods, and an exporter that selects only containers whose names begin with `s-`."""
+    """Makes pods, and an exporter that selects only containers with names that begin with `s-`."""
     with pods_of(tmp_path_factory.mktemp("ooms") / "links", PROGRAMS) as pods, pods.exporter() as exporter:
         yield pods, exporter
 
@@ -110,7 +110,7 @@ def test_containers_killed_between_two_checks_are_counted(made):
 
 
 def test_kills_in_containers_removed_at_once_are_counted(made):
-    """A hundred containers are killed, or twenty in the gate."""
+    """A hundred containers are killed. With NODES_SHORT, only twenty are killed."""
     pods, exporter = made
     many = pods.pod("many")
     pods.start(many, "s-sidecar", SLEEP)

@@ -1,6 +1,6 @@
-"""Tests that Landlock and seccomp confine an exporter that was taken over.
+"""Tests that Landlock and seccomp confine an exporter that an attacker has taken over.
 
-The exporter runs as recommended for new kernels.
+The exporter has CAP_PERFMON instead of CAP_SYS_PTRACE, as recommended for new kernels.
 """
 
 import re
@@ -55,8 +55,9 @@ def test_taken_over_exporter_with_perfmon_is_confined(node, tmp_path):
             assert inject(thread, NUMBERS["openat"], AT_FDCWD, "/host/proc/1/stat", O_RDONLY) >= 0, (
                 "injected calls do run"
             )
-        # Only one thread makes the calls here. tests/e2e/test_sandbox.py makes them in each thread, because
-        # it runs faster.
+        # Only one thread makes the calls here, because they are slow in a virtual machine.
+        # tests/e2e/test_sandbox.py runs on the host, where the calls are faster, and makes them in each
+        # thread.
         for call, (number, *arguments) in refused.items():
             assert inject(threads["scrape"], number, *arguments) == EPERM, call
         exporter.after(2)
