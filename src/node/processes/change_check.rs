@@ -112,8 +112,8 @@ impl ChangeCheck {
         }))
     }
 
-    /// Notes that a check confirmed the last reading. `fingerprint` was taken by this check, and `cost` is its
-    /// CPU time.
+    /// Notes that a check confirmed the last reading. The check took this fingerprint. `cost` is the CPU time
+    /// of the check.
     pub fn note_confirmed(
         &mut self,
         check: Check,
