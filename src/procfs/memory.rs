@@ -100,7 +100,7 @@ impl MemoryReader {
         }
     }
 
-    /// Returns the hashes of `smaps_rollup` and `maps`, without reading `smaps`. If the caller passes the hash
+    /// Returns the hashes of `smaps_rollup` and `maps`, without reading `smaps`. If the caller passes a hash
     /// of `maps` as `known_maps`, that file is not read. Returns `None` if the kernel has no `smaps_rollup`,
     /// and for a process without memory. If a mapping grows during the read, the kernel prints the mapping
     /// twice. This changes the hash, and as a result the process is read in full.
