@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::table::Target::{self, AtMost};
-use crate::table::{full_or_short, heading, median, ratio, rounds, single, time};
+use crate::table::{cpu_time, full_or_short, heading, median, ratio, single, time};
 use crate::workload::{N_MAPPINGS, Workload};
 
 const N_PROCESSES: usize = 50;
@@ -27,6 +27,16 @@ struct Answer {
     took: Duration,
     /// The value of `smaps_exporter_scrapes_total`.
     n_scrapes: f64,
+}
+
+/// What was measured in periods of equal length. Times are in seconds.
+#[derive(Default)]
+struct Periods {
+    /// The CPU time of the exporter in each period.
+    spent: Vec<f64>,
+    /// The read floor in each period.
+    floor: Vec<f64>,
+    answers: Vec<Answer>,
 }
 
 impl Exporter {
@@ -74,21 +84,27 @@ impl Exporter {
         Ok(seconds)
     }
 
-    /// Sends `n_periods` requests, one in each period. Returns the CPU time of each period, and the
-    /// responses.
-    fn periods(&self, period: Duration, n_periods: u32) -> io::Result<(Vec<f64>, Vec<Answer>)> {
+    /// Sends `n_periods` requests, one in each period. Half a period after each request, measures the read
+    /// floor. So the caches of the CPU are as cold for the floor as they are for the exporter.
+    fn periods(&self, workload: &Workload, period: Duration, n_periods: u32) -> io::Result<Periods> {
         let began = Instant::now();
-        let (mut spent, mut answers) = (Vec::new(), Vec::new());
+        let sleep_until = |at: Instant| thread::sleep(at.saturating_duration_since(Instant::now()));
+        let mut periods = Periods::default();
         let mut before = 0.0;
         for i in 1..=N_WARM_UP + n_periods {
-            thread::sleep((began + i * period).saturating_duration_since(Instant::now()));
-            answers.push(self.request()?);
+            sleep_until(began + i * period);
+            let answer = self.request()?;
             let now = self.cpu_time()?;
-            spent.push(now - before);
+            sleep_until(began + i * period + period / 2);
+            let floor = workload.read_floor();
+            if i > N_WARM_UP {
+                periods.spent.push(now - before);
+                periods.floor.push(floor);
+                periods.answers.push(answer);
+            }
             before = now;
         }
-        let n_warm_up = N_WARM_UP as usize;
-        Ok((spent.split_off(n_warm_up), answers.split_off(n_warm_up)))
+        Ok(periods)
     }
 }
 
@@ -109,10 +125,9 @@ pub fn demand() -> io::Result<()> {
         let workload = start(N_PROCESSES)?;
         heading(&format!("one request every 3 s: {N_PROCESSES} {name} processes of {N_MAPPINGS} mappings"));
         let exporter = Exporter::start(&workload)?;
-        let (spent, answers) = exporter.periods(period, n_periods)?;
+        let Periods { spent, floor, answers } = exporter.periods(&workload, period, n_periods)?;
         let fresh: Vec<f64> =
             (0..n_periods).map(|_| Ok(exporter.request()?.took.as_secs_f64())).collect::<io::Result<_>>()?;
-        let floor = workload.read_floor(n_periods as usize);
         time("CPU per period", &spent, 1e3, "ms", Target::None);
         time("read floor of one full read", &floor, 1e3, "ms", Target::None);
         ratio("CPU per period over read floor", &spent, &floor, AtMost(bound));
@@ -126,8 +141,8 @@ pub fn demand() -> io::Result<()> {
             thread::sleep(seconds(30.0, 0.1));
             single("CPU in 30 s without requests", (exporter.cpu_time()? - before) * 1e3, "ms", AtMost(5.0));
         }
-        let (each_second, _) = exporter.periods(seconds(1.0, 0.1), n_periods)?;
-        let old = median(&each_second) * period.as_secs_f64();
+        let each_second = exporter.periods(&workload, seconds(1.0, 0.1), n_periods)?;
+        let old = median(&each_second.spent) * period.as_secs_f64();
         single("one request per second: CPU in 3 s", old * 1e3, "ms", Target::None);
         single("times the CPU of one request every 3 s", old / median(&spent), "times", Target::None);
     }
@@ -135,13 +150,13 @@ pub fn demand() -> io::Result<()> {
 }
 
 impl Workload {
-    /// Returns the CPU time of reading every process's smaps once, which is the least time that a scrape
-    /// needs. There is one value for each of `n_rounds` rounds.
-    fn read_floor(&self, n_rounds: usize) -> Vec<f64> {
+    /// Returns the CPU seconds that reading every process's smaps once takes now. A scrape that reads all
+    /// processes needs at least this time.
+    fn read_floor(&self) -> f64 {
         let paths: Vec<String> = self.pids().map(|pid| format!("/proc/{pid}/smaps")).collect();
         let mut buffer = vec![0; 64 * 1024];
-        let mut floor = || paths.iter().for_each(|path| crate::read_to_end(path, &mut buffer));
-        let [floor] = rounds(n_rounds, [&mut floor]);
-        floor
+        let before = cpu_time();
+        paths.iter().for_each(|path| crate::read_to_end(path, &mut buffer));
+        (cpu_time() - before).as_secs_f64()
     }
 }

@@ -32,7 +32,8 @@ pub fn rounds<const N: usize>(n_rounds: usize, mut parts: [&mut dyn FnMut(); N])
     seconds
 }
 
-fn cpu_time() -> Duration {
+/// Returns the CPU time, user and system, that the calling thread has used.
+pub fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
