@@ -218,8 +218,9 @@ mod tests {
             (70, 30, 20, 0, [20, 20]),
             (70, 30, 20, 15, [35, 5]),
             (70, 30, 20, 99, [40, 0]),
-            // Processes of other containers map memory that is charged to this container. The unmapped memory
-            // must not exceed what the kernel counts.
+            // Processes of other containers map memory that is charged to this container. The sum of the two
+            // results is still the unmapped memory that the kernel counts, which is `file` minus
+            // `file_mapped`.
             (20, 15, 20, 0, [0, 5]),
             (20, 25, 20, 0, [0, 0]),
             // The container's processes map memory that is charged to other cgroups.

@@ -45,8 +45,8 @@ pub struct Changes(Option<OwnedFd>);
 
 #[cfg(target_os = "linux")]
 impl Default for Changes {
-    /// Creates a watch without files and directories. If the kernel does not allow inotify, adding a file or
-    /// a directory later will also fail.
+    /// Creates a watch that covers no file and no directory yet. If the kernel does not allow inotify,
+    /// nothing can be watched later: [`Changes::watch_file`] and [`Changes::watch_directory`] return `None`.
     fn default() -> Self {
         Self(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok())
     }
@@ -132,7 +132,8 @@ impl Changes {
     /// Does nothing.
     pub fn stop(&mut self) {}
 
-    /// Returns a result that says that anything may have changed.
+    /// Returns a result in which every file may have been written and every directory may have a new cgroup,
+    /// because the exporter cannot watch them on this system.
     pub fn take(&mut self) -> Changed {
         Changed { is_incomplete: true, ..Changed::default() }
     }

@@ -53,8 +53,8 @@ impl Unit {
 /// The file and the line in which one version of the cgroup file system prints a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The name of the file. It is empty if this version lacks the field, or if the exporter computes the
-    /// field from other fields.
+    /// The name of the file. It is empty if this version of the cgroup file system lacks the field, or if the
+    /// exporter computes the field from other fields.
     pub file: &'static str,
     /// The word that begins the field's line. It is empty for a file that contains only one number.
     pub key: &'static str,

@@ -26,8 +26,7 @@ use crate::procfs::files::{open_directory, open_file, read_file};
 
 /// A file that only version 2 has, in the root and in each cgroup below it.
 const CONTROLLERS: &str = "cgroup.controllers";
-/// The name of a file that only recordings have. It contains the path of a cgroup: the root of the cgroup
-/// namespace to which the paths in the recorded proc are relative.
+/// Only recordings have this file. It contains the path of the root of the exporter's cgroup namespace.
 const OWN: &str = "own";
 const LIMIT: &str = "memory.max";
 /// A file that can change only when `memory.events` also changes.
@@ -100,7 +99,7 @@ impl Place {
 pub struct Cgroup {
     directories: Vec<Option<OwnedFd>>,
     n_above: usize,
-    /// How many more reads leave out the [slow files](File::is_slow).
+    /// The number of reads that skip the [slow files](File::is_slow) before a read includes them again.
     n_until_slow: u32,
     /// The values of the last read.
     last: Values,
@@ -223,8 +222,9 @@ impl CgroupFs {
 
     fn try_read(&mut self, cgroup: &mut Cgroup, values: &mut Values) -> bool {
         let mut first = None;
-        // The first read includes the slow files. The descriptor's number decides in which later read they
-        // are included next, so each scrape reads the slow files of about a tenth of the cgroups.
+        // The first read of a cgroup includes the files that rarely change. When a read includes them again
+        // depends on the number of the cgroup's descriptor. These numbers differ, so each scrape reads such
+        // files for only about a tenth of the cgroups.
         let reads_slow = cgroup.n_until_slow == 0;
         if reads_slow {
             let directory = cgroup.directories.iter().flatten().next();
@@ -381,7 +381,7 @@ impl CgroupFs {
 const NODE_NAMESPACE: &str = "cgroup:[4026531835]";
 
 fn explain_absence(path: &Path, version: Version, namespace: &Path) -> String {
-    // On version 2, the exporter finds the root of the namespace from the files. On version 1 it cannot.
+    // Only on version 2 does the exporter find the root of its cgroup namespace (`namespace::find_root`).
     if version == Version::V1 && namespace != Path::new(NODE_NAMESPACE) && !namespace.as_os_str().is_empty() {
         return format!(
             "no container's cgroup is found below {path:?}: this process has a cgroup namespace of its own, \

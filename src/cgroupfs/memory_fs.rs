@@ -158,10 +158,10 @@ impl MemoryFs {
         smallest
     }
 
-    /// Adds a file to a recording, which is a copy of the kernel's files. The file shows that the root of the
-    /// copy is the node's root cgroup, and not the root of a cgroup namespace. On version 1 this file is
-    /// `cgroup.sane_behavior`, and `each` is called with its path and its text. On version 2 the root is the
-    /// cgroup without `memory.current`, so no file is needed and `each` is not called.
+    /// Calls `each` with the file that marks the root of a recording as the node's root cgroup. A recording
+    /// is a copy of the kernel's files. The arguments of `each` are the path of the file in the recording,
+    /// and the text of the file. On version 1, the file is `cgroup.sane_behavior`, which only a root has. On
+    /// version 2 no file is needed, because only the root lacks the file `memory.current`.
     ///
     /// Fails if `each` fails.
     pub fn record_root(

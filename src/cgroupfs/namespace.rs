@@ -74,9 +74,10 @@ pub(super) fn resolve(namespace_root: &[u8], path: &[u8], resolved: &mut Vec<u8>
 /// cgroup is the directory above. Returns `None` if that directory is the root.
 ///
 /// Also returns `None` for a name like `<slice>:cri-containerd:<id>`. Such a name appears when the kubelet
-/// uses the systemd cgroup driver and containerd uses the cgroupfs driver. runc then creates a cgroup with
-/// exactly this name in its own cgroup, which is also containerd's. The pod's cgroup, the slice, is in
-/// another place and contains no process.
+/// uses the systemd cgroup driver, but containerd uses the cgroupfs driver. runc then takes the whole text
+/// for the name of a directory, and creates this directory in the cgroup in which containerd runs. So the
+/// directory above is not the pod's cgroup. The pod's cgroup is the slice, which is in another place and
+/// contains no process.
 pub(super) fn pod_of(resolved: &[u8]) -> Option<&[u8]> {
     let slash = resolved.iter().rposition(|&b| b == b'/')?;
     (!resolved[slash..].contains(&b':')).then_some(&resolved[..slash])

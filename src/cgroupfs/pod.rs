@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn memory_outside_the_containers_is_the_difference() {
-        // An ended container has left 90 bytes in a tmpfs.
+        // The pod has 91 bytes of tmpfs. An ended container has left 90 of them, and a running one uses 1.
         let pod = of(100, "anon 3\nfile 93\nshmem 91\nkernel 2\n");
         let containers =
             [of(4, "anon 2\nfile 1\nshmem 1\nkernel 1\n"), of(1, "anon 1\nfile 0\nshmem 0\nkernel 0\n")];

@@ -51,8 +51,8 @@ pub struct Record<'a> {
     pub processes: Option<(Duration, Vec<Process<'a>>)>,
     /// The age of the oldest reading from which `largest` was computed.
     pub age: Option<Duration>,
-    /// The time over which the growth of paths was measured. It ends with the readings from which `largest`
-    /// was computed.
+    /// The length of the interval over which the growth of paths was measured. The interval ends at the time
+    /// of the readings from which `largest` was computed.
     pub growth_time: Option<Duration>,
     /// The largest paths that the container mapped.
     pub largest: &'a Largest,
@@ -89,7 +89,8 @@ impl LogLine {
         self.n_kills
     }
 
-    /// Adds the kills of an earlier line that was not logged.
+    /// Adds the kills of an earlier line about the same container. That line was not logged, because this
+    /// line takes its place.
     pub fn add_kills(&mut self, earlier: &Self) {
         self.n_kills += earlier.n_kills;
     }
@@ -102,8 +103,8 @@ impl Display for LogLine {
 }
 
 impl Record<'_> {
-    /// Returns the record as one JSON object. An unknown value is null. An unknown part of the account is
-    /// left out.
+    /// Returns the record as one JSON object. An unknown value is null. The memory that is charged to the
+    /// container is split into parts, and an unknown part is left out.
     pub fn json(&self) -> String {
         let [namespace, pod, container] = self.container;
         let time = self.time.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -187,7 +188,7 @@ impl Record<'_> {
         ]
     }
 
-    /// Returns the known parts of the container's account.
+    /// Returns the parts of the memory that is charged to the container. Unknown parts are left out.
     fn account(&self) -> impl Iterator<Item = (&'static str, i64)> {
         let account = parts(self.values).unwrap_or_default();
         PARTS.into_iter().zip(account).filter_map(|(part, bytes)| Some((part, bytes?)))

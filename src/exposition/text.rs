@@ -107,7 +107,8 @@ impl<'a> Family<'a> {
         let _ = writeln!(self.text, " {value}"); // writing to a Vec cannot fail
     }
 
-    /// Writes a sample for each part that is known. `ends` has the end of the label text of each part.
+    /// Writes a sample for each known part. All samples begin with the same `labels`. For each part, `ends`
+    /// has the rest of the label text.
     pub(super) fn parts<const N: usize>(&mut self, labels: &str, ends: &[&str; N], parts: [Option<i64>; N]) {
         for (end, bytes) in ends.iter().zip(parts) {
             if let Some(bytes) = bytes {

@@ -1,16 +1,17 @@
-//! Schedules the checks between scrapes. Pure: the caller passes the time.
+//! Schedules the checks between scrapes. A check has the same steps as a scrape, but reads only the processes
+//! of containers that come close to their memory limit. This module does no I/O: the time is passed in.
 
 use std::time::{Duration, Instant};
 
 /// How soon the next check must begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// At once, because a container comes close to its limit.
+    /// The check begins at once, because a container comes close to its limit.
     Urgent,
-    /// After the usual interval.
+    /// The check begins after the usual interval.
     Usual,
-    /// After twice the usual interval, because no container was created for a while. This saves CPU time:
-    /// with 250 containers, even a check that finds nothing takes a millisecond.
+    /// The check begins after twice the usual interval, because no container was created for a while. Fewer
+    /// checks save CPU time: with 250 containers, even a check that finds nothing takes a millisecond.
     Calm,
 }
 

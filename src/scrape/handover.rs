@@ -56,7 +56,8 @@ impl Handover {
         self.turns().end_read(thread)
     }
 
-    /// Notes that the result of a detached read was delivered. The thread that delivered it ends.
+    /// Notes that the result of a detached read was delivered. A detached read is a read that the scrape no
+    /// longer waits for. The thread that ran the read calls this function, and then ends.
     pub fn deliver(&self) {
         self.turns().n_detached -= 1;
     }
@@ -93,7 +94,7 @@ struct Turns {
     /// The number of the active thread.
     active: usize,
     activity: Activity,
-    /// The number of detached reads.
+    /// The number of detached reads that have not delivered their results yet.
     n_detached: usize,
     /// How many reads of the current scrape or check were detached.
     n_detached_in_pass: u32,

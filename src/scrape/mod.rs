@@ -179,7 +179,8 @@ impl Scraper {
             (Node { processes, proc, discovery }, Bounds { budget, time_to_limit: &time_to_limit });
         let next = reads.next(&mut node, &bounds, snapshot, thread);
         if next.is_none() {
-            // No read follows, so the CPU time must be charged here.
+            // A read is charged with all CPU time since the read before it. No read follows here, so the CPU
+            // time of this call is charged separately.
             self.add_overhead_since(clock);
         }
         next

@@ -44,9 +44,9 @@ pub struct Ooms {
 
 impl Ooms {
     /// Makes a record of each kill, and logs the record. If the last log line about the same container is too
-    /// recent, the new line waits. If a container was close to its limit before a kill, its record shows what
-    /// a check between scrapes has read of its processes. Otherwise the record shows the last sums of all
-    /// readings, which were made at `summed_at`.
+    /// recent, the new line waits. The record shows the largest paths that the container mapped. If the
+    /// container was close to its limit, these paths were stored for this purpose before the kill. Otherwise
+    /// they are computed from the last readings of all processes, which were summed at `summed_at`.
     pub fn record(
         &mut self,
         kills: Vec<Kill>,

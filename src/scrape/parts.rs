@@ -22,7 +22,7 @@ pub struct Parts {
     pub reads: Reads,
     /// The cgroups of the containers; `None` if no cgroups are read.
     pub cgroups: Option<CgroupUsage>,
-    /// Limits the CPU time of scrapes and checks.
+    /// Limits the CPU time of scrapes, and of the checks between scrapes.
     pub budget: Budget,
     /// The readings, and their sums by path.
     pub snapshot: Snapshot,
@@ -31,7 +31,8 @@ pub struct Parts {
     /// Renders the families about the exporter itself.
     pub self_metrics: SelfMetrics,
     /// The shortest time from the start of a scrape or a check to the start of the next check; `None` if
-    /// there are no checks.
+    /// there are no checks. A check has the same steps as a scrape, but reads only the processes of
+    /// containers that come close to their memory limit.
     pub check_interval: Option<Duration>,
     /// Whether the program scrapes only once, and records the result.
     pub is_recording: bool,

@@ -34,8 +34,9 @@ impl StateLog {
         self.selection != SelectionLog::Selection
     }
 
-    /// Logs once what the filters select. Filters are the usual reason why no process is exported. Without
-    /// containers, logs once that there are none; the selection is then logged when there are containers.
+    /// Logs once what the filters select, because filters are the usual reason why no process is exported. If
+    /// there are no containers, logs once that there are none. What the filters select is then logged when
+    /// there are containers.
     pub fn log_selection(&mut self, selection: &Selection<'_>) {
         if self.selection.advance(selection.n_containers) {
             let level = match selection.n_selected {

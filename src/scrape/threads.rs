@@ -1,10 +1,10 @@
-//! The threads that run scrapes and checks. One thread is active, and another thread stands by (see
-//! [`Handover`]).
+//! The threads of the exporter that run scrapes and checks. One thread is active, and another thread stands
+//! by (see [`Handover`]).
 //!
-//! If a thread holds the mmap_lock of its process for good, one thread of this program stays blocked in the
-//! read of that process, and the process has no values. But no other read is delayed: this program holds no
-//! lock while it reads a process, and nothing else in a scrape can block (see
-//! [`crate::node::reads::reader`]).
+//! If a process on the node holds its own mmap_lock for good, the exporter cannot read the memory files of
+//! that process. One thread of the exporter stays blocked in this read, and the process has no values. No
+//! other read is delayed, because the exporter holds no lock while it reads a process, and nothing else in a
+//! scrape can block (see [`crate::node::reads::reader`]).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -21,19 +21,21 @@ use crate::procfs::this_process::this_thread;
 /// How long the active thread waits at most if no scrape is requested.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// A detached read is a read that the scrape no longer waits for. While reads are detached, the active thread
-/// alternates between two waits of this length. In the first wait it locks the state, and receives the answer
-/// of the container runtime. In the second wait the state is unlocked, so that the threads of detached reads
-/// can deliver their results.
+/// The length of one wait between scrapes while a read is detached, so that no scrape waits for the read. The
+/// active thread then alternates between two kinds of wait. In the first, it holds the lock of the shared
+/// state, and receives the answer of the container runtime. In the second, the lock is free, so that the
+/// thread of the detached read can take it and deliver its result.
 const SLICE: Duration = Duration::from_millis(50);
 
 /// The size of the stack of each scrape thread in bytes. 64 detached reads, which the scrape no longer waits
 /// for, need 64 threads. With glibc, these threads take 5.9 MB of resident memory, 92 KiB each.
 const STACK: usize = 256 << 10;
 
-/// A function that is called with the result of each scrape and each check. After a scrape, its return value
-/// says when the next scrape begins. After a check, its return value is ignored. Between scrapes and checks,
-/// the function is called as if a check had ended, so that it publishes new OOM records and views.
+/// A function that is called with the result of each scrape and of each check between scrapes. A check has
+/// the same steps as a scrape, but reads only the processes of containers that come close to their memory
+/// limit. After a scrape, the function returns when the next scrape begins. After a check, its return value
+/// is ignored. The function is also called while the active thread waits for the next scrape or check. It
+/// then gets the arguments of a successful check, and publishes new OOM records and views.
 pub type AfterPass = Box<dyn FnMut(&mut Scraper, Pass, Result<(), String>) -> Next + Send>;
 
 /// When the next scrape begins.
@@ -144,8 +146,8 @@ impl Shared {
     }
 
     /// Waits until a requested scrape may begin, or until a check is due. During the wait, the container
-    /// runtime can answer, and detached reads can deliver their results. Returns whether to run a scrape or a
-    /// check.
+    /// runtime can answer, and the threads of detached reads, which no scrape waits for, can deliver their
+    /// results. Returns whether to run a scrape or a check.
     fn wait_for_pass<'a>(&'a self, mut state: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, Pass) {
         let requested = self.demand.requested();
         loop {

@@ -1,5 +1,5 @@
-//! Decides what is exported of the readings: the view that the options describe, and the views that single
-//! requests describe.
+//! Decides how the readings are exported. The program's options describe one view of the readings. Each
+//! request with parameters describes another view.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use crate::totals::shape::Shape;
 use crate::totals::snapshot::Snapshot;
 use crate::totals::view::View;
 
-/// Holds the view that `/metrics` without parameters shows. The program's options describe this view: what a
-/// series stands for, and which samples there are.
+/// Holds the view that `/metrics` without parameters shows. The program's options decide what one series of
+/// this view stands for, for example a path or a process, and which samples each series has.
 #[derive(Debug)]
 pub struct Views {
     main: View,
@@ -56,7 +56,8 @@ impl Views {
 /// The view that the parameters of one request describe.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Query {
-    /// What a series of the view stands for, and which samples the view has.
+    /// What one series of the view stands for, for example a path or a process, and which samples each series
+    /// has.
     pub shape: Shape,
     /// The filters of the request. A process is shown if at least one filter matches it, or if there are no
     /// filters.

@@ -29,7 +29,7 @@ const STEP: Duration = Duration::from_secs(15);
 /// stored sizes that are up to a minute older.
 const MAX_AGE: Duration = Duration::from_secs(75);
 
-/// The account of a container.
+/// A container, its cgroup, and the memory that is charged to that cgroup.
 #[derive(Debug)]
 pub struct Account {
     container: Arc<Container>,
@@ -37,7 +37,7 @@ pub struct Account {
     is_seen: bool,
     /// The pid of one of the container's processes.
     pid: u32,
-    /// Whether the container has at least one process that is not selected.
+    /// Whether the container has at least one process that no filter selects.
     has_unselected: bool,
     /// Whether another running container has the same labels.
     shares_labels: bool,
@@ -83,9 +83,9 @@ impl Account {
         &self.container
     }
 
-    /// Whether a filter can select a process of the container. If no filter can, the account is read only if
-    /// a pod needs its values. The kills in the container are always counted, because they would otherwise be
-    /// attributed to the pod.
+    /// Whether a filter can select a process of the container. If no filter can, the container's cgroup is
+    /// read only if its memory is subtracted from the memory of the pod. The kills in the container are
+    /// always counted, because they would otherwise be attributed to the pod.
     pub fn is_selected(&self) -> bool {
         self.container.is_selected
     }

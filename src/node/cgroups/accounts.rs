@@ -1,4 +1,5 @@
-//! The accounts of the containers that have a process.
+//! Keeps an account of each container that has a process. An account is the container's cgroup, and the
+//! memory that is charged to that cgroup.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -29,21 +30,21 @@ pub struct Accounts {
     /// The accounts of containers in which no process is left, each with the time at which it was moved here.
     /// They are kept for [`GONE_AGE`], because a kill may be found after the last process has ended.
     gone: Vec<(Instant, Account)>,
-    /// The unselected containers that must be read because their memory is subtracted from the memory of
-    /// their pods.
+    /// The containers that are read although no filter selects them, because their memory is subtracted from
+    /// the memory of their pods.
     read_for_pods: BTreeSet<ContainerId>,
     /// A number that increases when a container is added or removed, and when the cgroup or the start time of
     /// a container becomes known or changes.
     generation: u64,
     /// How many containers had a known cgroup at the last update.
     n_located: usize,
-    /// The maximum number of containers whose directories stay open between scrapes: an eighth of the allowed
-    /// descriptors. Each container needs up to four descriptors. As a result, these directories use at most
-    /// half of the allowed descriptors.
+    /// The maximum number of containers with directories that stay open between scrapes: an eighth of the
+    /// allowed descriptors. Each container needs up to four descriptors. As a result, these directories use
+    /// at most half of the allowed descriptors.
     pub(super) max_open: usize,
     has_logged_limit: bool,
-    /// The log level of the message that no container has a cgroup. `None` once the message was logged, or
-    /// once a cgroup was found.
+    /// The level at which to log that no container has a cgroup. `None` once this was logged, or once a
+    /// cgroup was found.
     missing_cgroup_log_level: Option<Level>,
 }
 
@@ -138,7 +139,8 @@ impl Accounts {
         self.generation
     }
 
-    /// Sets which unselected containers are read. Their memory is subtracted from the memory of their pods.
+    /// Stores the containers that are read although no filter selects them. They are read because the memory
+    /// of each container is subtracted from the memory of its pod.
     pub fn set_read_for_pods(&mut self, ids: BTreeSet<ContainerId>) {
         self.read_for_pods = ids;
     }

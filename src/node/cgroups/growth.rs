@@ -20,9 +20,10 @@ const STEP: u64 = 50;
 const FAR: u64 = 800;
 /// How long a measured growth rate is kept. The growth rate of a cgroup is the highest rate that is kept.
 const WINDOW: Duration = Duration::from_secs(5);
-/// The kernel charges memory in pieces of up to a huge page. So a growing cgroup may reach its limit at any
-/// moment if its memory use is no further than this below the limit. In a test with a limit of 256 MB, no
-/// measurement saw a leak of 1 MB/s at the limit.
+/// The kernel charges memory in pieces of up to a huge page, which has this many bytes. So if a growing
+/// cgroup is no further than one piece below its limit, the next charge may reach the limit. Measurements
+/// alone can miss this moment: in a test with a limit of 256 MB, no measurement saw a leak of 1 MB/s at the
+/// limit.
 const PIECE: u64 = 2 << 20;
 /// The longest time between two measurements.
 pub const MAX_INTERVAL: Duration = Duration::from_secs(1);
@@ -139,7 +140,8 @@ impl Growth {
         self.read_at.map_or(part_of(limit, CLOSE), |read_at| read_at + part_of(limit, STEP))
     }
 
-    /// Whether the processes were due to be read, and the memory use has not fallen below [`FAR`] since.
+    /// Whether the cgroup is close to its limit. That is true from the time at which the processes are due to
+    /// be read until a measurement shows a memory use below [`FAR`].
     pub fn is_close(&self) -> bool {
         self.read_at.is_some()
     }
@@ -239,9 +241,9 @@ mod tests {
         }
     }
 
-    /// For three seconds, the memory use stays at 70% of the limit. Then it grows. An OOM record shows what
-    /// was read last before the kill. So the processes must not be read too early, because a record would
-    /// then lack the rest of the growth.
+    /// The memory use stays at 70% of the limit for three seconds, and then grows. An OOM record shows only
+    /// what was read before the kill. If the last read were too early, the record would lack the growth after
+    /// it.
     #[test]
     fn a_leak_is_read_between_86_percent_and_the_limit() {
         for limit in [64.0, 256.0, 1000.0] {
@@ -251,7 +253,8 @@ mod tests {
                 leak.growth.set_limit(Some(limit as u64 * MB));
                 let of = |second: f64| limit * 0.7 + rate * (second - 3.0).max(0.0);
                 let read = leak.run(3.0 + 0.3 * limit / rate, of);
-                // The fastest leak grows by 8% of its limit between two measurements.
+                // Reads begin at 86% of the limit. Between two measurements, the fastest leak grows by 8% of
+                // the limit. So the first read sees less than 94%.
                 assert!((0.86..0.94).contains(&(read[0] / limit)), "{rate} MB/s of {limit}: {read:?}");
                 let is_last = *read.last().unwrap() >= 0.93 * limit || rate / limit > 0.7;
                 assert!(is_last && read.len() <= 3, "{rate} MB/s of {limit}: {read:?}");

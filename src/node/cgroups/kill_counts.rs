@@ -18,7 +18,7 @@ use crate::node::containers::table::{Container, ContainerId};
 /// The longest time between a kill and the `oom` event of the limit that was hit. An `oom` event that is
 /// further away from the kill in time does not belong to the kill.
 const NEARBY: Duration = Duration::from_secs(1);
-/// How long after its removal a container is named in the OOM records of its pod.
+/// For this long after a container was removed, OOM records of its pod name the container.
 const CANDIDATE: Duration = Duration::from_secs(10);
 
 /// The cgroup with the limit that made the kernel kill a process.
@@ -37,16 +37,18 @@ pub enum Limit {
 /// The container or pod in which processes were killed.
 #[derive(Clone, Debug)]
 pub enum Place {
-    /// A selected container.
+    /// A container that a filter selects.
     Container(Arc<Container>),
-    /// A pod that has a selected container. The container in which the kill happened is unknown.
+    /// A pod with a container that a filter selects. Only the cgroup of the pod has counted the kill, so the
+    /// container in which the kill happened is unknown.
     Pod {
         /// One of the pod's containers. The namespace and the name of the pod are taken from it.
         of: Arc<Container>,
         /// The names of the selected containers of the pod that were removed in the ten seconds before the
-        /// kill.
+        /// kill. The kill may have happened in one of them.
         candidates: Vec<String>,
-        /// Whether the pod has unselected containers. The kill may have happened in one of them.
+        /// Whether the pod also has containers that no filter selects. The kill may have happened in one of
+        /// them, too.
         has_unselected: bool,
     },
 }
@@ -87,8 +89,8 @@ impl Counter {
         self.oom_at.max(self.own_oom_at)
     }
 
-    /// Replaces the counts. Returns the number of new kills, and what the change of the counts shows: a kill,
-    /// that the limit was reached, or nothing.
+    /// Replaces the counts. Returns the number of new kills, and whether the new counts show a kill, a
+    /// reached limit, or neither.
     fn update(&mut self, counts: EventCounts, now: Instant) -> (u64, Moved) {
         let last = std::mem::replace(&mut self.last, counts);
         let n_kills = counts.kills.saturating_sub(last.kills);
@@ -117,8 +119,8 @@ struct InContainer {
     pod: Option<Box<[u8]>>,
     /// The number of kills that [`KillCounts::settle`] has not returned yet.
     n_new: u64,
-    /// Whether a kill was counted since the last scrape or check began ([`KillCounts::begin_pass`]), or was
-    /// counted earlier but was not returned by [`KillCounts::settle`] by then.
+    /// Whether a kill was counted since the current scrape or check began ([`KillCounts::begin_pass`]). This
+    /// is also true for an earlier kill that [`KillCounts::settle`] had not returned by then.
     has_kill_in_pass: bool,
     gone_at: Option<Instant>,
 }
@@ -127,7 +129,8 @@ struct InContainer {
 #[derive(Debug)]
 struct Above {
     counter: Counter,
-    /// A container of the pod, if this is the cgroup of a pod. It is a selected container if the pod has one.
+    /// A container of the pod, if this is the cgroup of a pod. If a filter selects some of the pod's
+    /// containers, it is one of those.
     pod_of: Option<Arc<Container>>,
     has_unselected: bool,
     /// Whether the cgroup contains containers of different pods. If so, it is not the cgroup of a pod.
@@ -136,14 +139,14 @@ struct Above {
     n_kills: u64,
     /// The part of `n_kills` that the cgroups of the pod's containers have counted, too.
     n_in_containers: u64,
-    /// The part of `n_kills` that no container has counted and that [`KillCounts::settle`] has already
-    /// returned as kills in the pod.
+    /// The number of kills that [`KillCounts::settle`] has already returned as kills in the pod. The cgroups
+    /// of the pod's containers have not counted these kills.
     n_returned: u64,
 }
 
 impl Above {
-    /// Returns how many kills this cgroup has counted, but no container. Kills that [`KillCounts::settle`]
-    /// has already returned are not included.
+    /// Returns the number of kills that were counted in this cgroup, but not in the cgroup of a container.
+    /// Kills that [`KillCounts::settle`] has already returned are not included.
     fn n_unexplained(&self) -> u64 {
         self.n_kills.saturating_sub(self.n_in_containers + self.n_returned)
     }
@@ -181,7 +184,7 @@ impl KillCounts {
         self.containers.get(&id).is_some_and(|known| known.gone_at.is_none())
     }
 
-    /// Whether the cgroup at `path` has counted kills that no container has counted.
+    /// Whether the cgroup at `path` has new kills that were not counted in the cgroup of a container.
     pub fn has_unexplained(&self, path: &[u8]) -> bool {
         self.above.get(path).is_some_and(|above| above.n_unexplained() > 0)
     }
@@ -198,8 +201,8 @@ impl KillCounts {
         self.containers.get(&id).is_some_and(|known| known.n_new > 0)
     }
 
-    /// Notes that a scrape or a check begins. [`KillCounts::is_intact`] refers to the last call of this
-    /// function.
+    /// Notes that a scrape or a check begins. After this call, [`KillCounts::is_intact`] returns false for
+    /// each container in which a kill is counted during the scrape or check.
     pub fn begin_pass(&mut self) {
         self.containers.values_mut().for_each(|known| known.has_kill_in_pass = known.n_new > 0);
     }
@@ -251,8 +254,7 @@ impl KillCounts {
         self.containers.insert(container.container.id, container);
     }
 
-    /// Updates the counts of a container. Returns what the change of the counts shows: a kill, that the limit
-    /// was reached, or nothing.
+    /// Updates the counts of a container. Returns whether they show a new kill, a reached limit, or neither.
     pub fn update_container(&mut self, id: ContainerId, counts: EventCounts, now: Instant) -> Moved {
         let Some(known) = self.containers.get_mut(&id) else { return Moved::Nothing };
         let (n_kills, moved) = known.counter.update(counts, now);
@@ -271,8 +273,8 @@ impl KillCounts {
         }
     }
 
-    /// Updates the counts of a cgroup above containers. Returns what the change of the counts shows: a kill,
-    /// that the limit was reached, or nothing.
+    /// Updates the counts of a cgroup above containers. Returns whether they show a new kill, a reached
+    /// limit, or neither.
     pub fn update_above(&mut self, path: &[u8], counts: EventCounts, now: Instant) -> Moved {
         let Some(known) = self.above.get_mut(path) else { return Moved::Nothing };
         let (n_kills, moved) = known.counter.update(counts, now);
@@ -281,7 +283,7 @@ impl KillCounts {
     }
 
     /// Drops a cgroup above containers, because it was removed. If it was the cgroup of a pod, returns a
-    /// container of that pod.
+    /// container of the pod, from which the caller takes the name of the pod.
     pub fn end_above(&mut self, path: &[u8]) -> Option<Arc<Container>> {
         self.above.remove(path)?.pod().cloned()
     }

@@ -25,8 +25,9 @@ const MAX_SHARE: f64 = 0.25;
 /// with the limits. If a limit has changed without a report, the kernel does not report such writes. From
 /// then on, all limits are read once a second.
 const ALL_LIMITS: Duration = Duration::from_secs(10);
-/// If no cgroup was created for this long, the node is considered calm. By then, every container has its
-/// first process.
+/// If no cgroup was created for this long, the checks between scrapes become rarer. Before that, they are
+/// frequent, because a check also finds new containers. A container is found once its first process has
+/// started.
 const CALMING: Duration = Duration::from_secs(10);
 
 /// A cgroup that may have a limit: the cgroup of a container or of a pod.
@@ -65,7 +66,7 @@ pub struct Measured {
     pub at_limit: Vec<ContainerId>,
 }
 
-/// Measures the cgroups of all selected containers and of their pods.
+/// Measures the cgroups of the containers that a filter selects, and the cgroups of their pods.
 #[derive(Debug)]
 pub struct LimitWatch {
     levels: BTreeMap<Box<[u8]>, Level>,
@@ -228,8 +229,8 @@ impl LimitWatch {
             let has_changed = |level: &mut Level| level.read_limit().then_some(level.limit_file);
             differing.extend(levels.values_mut().filter_map(has_changed));
         }
-        // The kernel's reports are taken after the limits were read. So if a write has changed one of these
-        // limits, its report is among them.
+        // The limits were read first, and the kernel's reports are taken now. So each changed limit must be
+        // among the reports. If one is missing, the kernel does not report such writes.
         let changed = changes.take();
         if differing.iter().any(|&file| !changed.includes(file)) {
             changes.stop();

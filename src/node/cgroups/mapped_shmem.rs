@@ -1,8 +1,8 @@
 //! Finds out how much tmpfs and shared memory the processes of a container map.
 //!
 //! The mount namespace of a process decides which paths lie on tmpfs. In most containers, all processes have
-//! the same mount namespace. It is then enough to look up the paths of the container's sums in that
-//! namespace. Otherwise the paths of each process are looked up in the namespace of that process.
+//! the same mount namespace. In this case, the memory of all processes is summed by path first, and each path
+//! is looked up once. Otherwise the paths of each process are looked up in the namespace of that process.
 
 use std::time::{Duration, Instant};
 
@@ -129,7 +129,7 @@ impl MappedShmem {
     }
 
     /// Adds the tmpfs and shared memory that a process maps. Does nothing if there is only one mount
-    /// namespace.
+    /// namespace, because [`MappedShmem::sum`] has then already counted the memory of all processes.
     pub fn add(&mut self, process: &Process, snapshot: &Snapshot) {
         let Self { bytes: Some(bytes), members, namespaces, path, .. } = self else { return };
         let Some(reading) = process.last().reading().filter(|_| process.is_selected()) else { return };

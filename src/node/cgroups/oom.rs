@@ -53,8 +53,8 @@ pub struct Kill {
     pub found: FoundKill,
     /// What was read about the container or the pod at the time of the kills.
     pub end: End,
-    /// What is stored about the memory of the container; `None` for a pod, and for a container that has no
-    /// account.
+    /// What is stored about the memory of the container. `None` for a pod. Also `None` if the last process of
+    /// the container ended more than ten seconds ago, because the stored values are dropped then.
     pub content: Option<Content>,
     /// How many bytes are charged to the pod but to none of its running containers; `None` if the limit that
     /// was hit is not the limit of the pod, or if the number is unknown.

@@ -29,9 +29,11 @@ use crate::procfs::this_process::thread_cpu_time;
 
 /// The stack size of the watching thread, which needs only a small stack.
 const STACK: usize = 64 << 10;
-/// A full container that uses at least this many thousandths of its limit is treated as if it had reached the
-/// limit, because version 1 does not report that. The smaps of its processes are then not read. Below this
-/// number, the growth of the container decides whether they are read.
+/// With cgroup version 1, the kernel does not report that a container has reached its limit. So a container
+/// is treated as if it had reached the limit if it uses at least this many thousandths of the limit, and the
+/// kernel can reclaim only little page cache in it. The smaps of its processes are then not read, because a
+/// process that is killed during such a read keeps its memory until the read ends. Below this number, the
+/// growth of the container decides whether its processes are read.
 ///
 /// The number is this high because a container that begins with much memory seems to grow fast for a few
 /// seconds. With a lower number, such a container would be treated as if it had reached its limit although
@@ -170,13 +172,15 @@ impl OomWatch {
         self.0.lock().counters.read_all(Instant::now());
     }
 
-    /// Notes that a scrape or a check begins. [`OomWatch::intact`] refers to the last call of this function.
+    /// Notes that a scrape or a check begins. [`OomWatch::intact`] then returns the containers without a kill
+    /// since this call.
     pub fn begin_pass(&self) {
         self.0.lock().counters.begin_pass();
     }
 
     /// Reads all counters. Returns the containers with a cgroup that still exists and with no kill since the
-    /// last call of [`OomWatch::begin_pass`].
+    /// last call of [`OomWatch::begin_pass`]. For other containers, the current scrape or check may lack the
+    /// memory of a killed process.
     pub fn intact(&self) -> BTreeSet<ContainerId> {
         let intact = self.0.lock().counters.intact(Instant::now());
         self.0.changed.wake(); // The thread has to return the kills that were found now.

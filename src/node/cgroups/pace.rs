@@ -14,9 +14,10 @@ const READING: Duration = Duration::from_millis(30);
 /// The maximum time for which a file is read repeatedly, even if the limit is reached again and again. In 588
 /// trials, the time from the first event at the limit to the kill was at most 626 ms. The median was 25 ms.
 const MAX_READING: Duration = Duration::from_secs(1);
-/// The shortest pause. A pause is the time for which a file is not polled after it was read repeatedly.
+/// The shortest time for which a file is not polled after it was read repeatedly.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause. It is used for a file that keeps showing events at the limit, but no kill.
+/// The longest time for which a file is not polled after it was read repeatedly. A file is paused for this
+/// long if its reads keep showing that the limit was reached, but no kill.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a read of the counters has shown.
@@ -44,7 +45,7 @@ enum State {
     },
 }
 
-/// When to poll and read one file.
+/// Decides when to poll and to read one file of memory events.
 #[derive(Debug)]
 pub struct Pace {
     state: State,
@@ -60,12 +61,12 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Whether the file has to be polled now.
+    /// Whether the file of memory events has to be polled now.
     pub fn is_polled(&self) -> bool {
         self.state == State::Polled
     }
 
-    /// Whether the file has to be read every few milliseconds now.
+    /// Whether the file of memory events has to be read every few milliseconds now.
     pub fn is_read(&self) -> bool {
         matches!(self.state, State::Read { .. })
     }
@@ -95,9 +96,9 @@ impl Pace {
         match moved {
             Moved::Nothing => {}
             Moved::Kill => *has_kill = true,
-            // After a kill, reading is not extended, because a loop of kills would be read all the time. It
-            // is not extended either if the last pause was longer than the shortest one. Such a pause means
-            // that the limit is reached again and again, so the file would be read all the time.
+            // An event at the limit makes the repeated reads go on for longer, except in two cases. After a
+            // kill, more kills may follow in a loop. If the last pause was longer than the shortest one, the
+            // limit has been reached again and again. In both cases, the file would be read all the time.
             Moved::Limit if *has_kill || self.pause > MIN_PAUSE => {}
             Moved::Limit => *until = (*until).max((now + READING).min(*since + MAX_READING)),
         }

@@ -121,8 +121,8 @@ impl CgroupUsage {
         }
     }
 
-    /// Drops the kill count with these labels, unless another container with these labels has a process. A
-    /// count above 0 is kept.
+    /// Drops the kill count with these labels if it is 0 and no container with these labels has a process. A
+    /// count above 0 is kept after its container has ended.
     fn forget(&mut self, labels: &str) {
         if !self.accounts.containers().any(|container| container.labels == labels) {
             self.totals.forget(labels);
@@ -171,9 +171,9 @@ impl CgroupUsage {
         pods.iter_mut().for_each(|pods| pods.update(accounts, fs));
         accounts.read(fs, |_| true);
         accounts.log_missing(fs);
-        // `max_open` is a 64th of the limit of open files, because `accounts.max_open` is an eighth. `pods`
-        // keeps four files open for each pod. `ledger` keeps two files open for each top-level cgroup and one
-        // for each pod. Together they keep at most 7/64 of the limit open.
+        // `accounts.max_open` is an eighth of the limit of open files, so `max_open` is a 64th. `pods` keeps
+        // four files open for each pod, which is 4/64. `ledger` keeps two files open for each top-level
+        // cgroup and one for each pod, which is 3/64. Together they keep at most 7/64 of the limit open.
         let max_open = accounts.max_open / 8;
         pods.iter_mut().for_each(|pods| pods.read(accounts, max_open));
         if let Some(ledger) = ledger {
@@ -218,8 +218,9 @@ impl CgroupUsage {
         let Self { accounts, watch, totals, buffers, order, .. } = self;
         find_mapped_shmem(accounts, (snapshot, processes), (proc, buffers), now);
         // If a process was killed during this scrape or check, the sums already lack its memory. So the
-        // container of that process keeps its previous reading. The other containers get a new reading,
-        // because there is a kill during most checks when ten containers reach their limits at once.
+        // container of that process keeps its previous reading. The other containers get a new reading.
+        // Otherwise they would rarely get one when ten containers reach their limits at once, because there
+        // is then a kill during most checks.
         let has_kills = totals.n_on_node() != proc.oom_kills(buffers);
         let intact = has_kills.then(|| watch.intact());
         let is_intact = |id: ContainerId| intact.as_ref().is_none_or(|intact| intact.contains(&id));

@@ -7,9 +7,9 @@
 //! node would be in it. In a cgroup namespace, however, `/` is the exporter's own cgroup, and the root is a
 //! path of only `..`.
 //!
-//! A workload may name one of its own cgroups after another container. So an id inside the cgroup of a
-//! container is used only if the init process of the container with this id was first seen there. If no such
-//! init process is listed, the id is used only if it was never seen outside the cgroups of other containers.
+//! A workload may name one of its own cgroups after another container. So an id inside the cgroup of another
+//! container is used only if the init process of the id's container was first seen there. If no init process
+//! is listed, such an id is ignored once a path has the same id outside the cgroups of other containers.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,11 +23,11 @@ use crate::procfs::cgroup::Cgroups;
 pub struct CgroupIndex {
     by_id: HashMap<Box<[u8]>, Listed>,
     by_path: ByPath,
-    /// The ids of listed containers that were seen in a path outside the cgroups of all other containers.
+    /// The ids that were seen in their real place, which is outside the cgroups of other containers.
     placed: HashSet<Box<[u8]>>,
     /// Whether the exporter sees processes from inside a cgroup namespace.
     is_inside: bool,
-    /// Whether a listing may name ended containers. A workload may then reuse the id of such a container.
+    /// Whether a listing may name ended containers. A workload may name its own cgroup after one of them.
     includes_ended: bool,
 }
 
@@ -65,9 +65,9 @@ impl CgroupIndex {
         Self { includes_ended, ..Self::default() }
     }
 
-    /// Learns from the cgroup paths of all processes whether the exporter is in a cgroup namespace. Also
-    /// learns which ids are in a path outside the cgroups of other containers. Returns whether the
-    /// attribution of a process may have changed.
+    /// Finds out from the cgroup paths of all processes whether the exporter is in a cgroup namespace, and
+    /// which ids were seen in their real place, outside the cgroups of other containers. Returns whether the
+    /// container of a process may have changed.
     pub fn observe<'a>(&mut self, processes: impl Iterator<Item = &'a Cgroups>) -> bool {
         let Self { by_id, by_path, placed, .. } = self;
         let needs_placing = by_id.values().any(|listed| listed.first.is_none());

@@ -40,9 +40,8 @@ pub fn id_of(component: &[u8]) -> &[u8] {
     RUNTIMES.iter().find_map(|runtime| name.strip_prefix(*runtime)).unwrap_or(component)
 }
 
-/// Returns the outermost id in `path` that is the id of a listed container, as `is_listed` says. `is_first`
-/// says whether a cgroup belongs to a container although its path does not contain the container's id. If
-/// such a cgroup is further out in `path` than the id, returns `None`.
+/// Returns the first id in `path` for which `is_listed` is true. Returns `None` if the id is inside the
+/// cgroup of a container that has no id in its path. `is_first` is true for the path of such a cgroup.
 pub fn outermost_id(
     path: &[u8],
     is_listed: impl Fn(&[u8]) -> bool,

@@ -17,8 +17,8 @@ const ID_LEN: usize = 64;
 /// The containers of a listing. Some of them may have a cut id, which has only the first digits.
 #[derive(Debug, Default)]
 pub struct CutIds {
-    /// The containers that were listed with a complete id, sorted by id. If no container has a cut id, the
-    /// list stays empty, because there is no id to complete.
+    /// The containers that were listed with a complete id, sorted by id. The list is used only to complete
+    /// cut ids. So if no container has a cut id, the list stays empty.
     listed: Vec<Container>,
     /// The containers that were listed with a cut id, sorted by the digits that are left.
     cut: Vec<Container>,
@@ -165,8 +165,8 @@ mod tests {
             // one begin with the digits of the other.
             (&["aaaaaaaaaaaa", "aaaaaaaaaaaa"], vec![format!("/pod1/{a}")], &[], 2),
             (&["aaaaaaaaaaaa", "aaaaaaaaaaaa0"], vec![format!("/pod1/{a}"), format!("/pod2/{b}")], &[], 2),
-            // Inside a container's cgroup, the workload chooses the names of cgroups. So the ids in these
-            // names are not used to complete other ids.
+            // Inside a container's cgroup, the workload chooses the names of cgroups. So an id in these names
+            // may be invented, and it is not taken for the complete form of a cut id.
             (
                 &["aaaaaaaaaaaa", "bbbbbbbbbbbb"],
                 vec![

@@ -96,8 +96,9 @@ impl Listings {
         }
         self.schedule.begin(now);
         self.source.begin_listing();
-        // The scrape waits because the next scrape may be minutes away. If the runtime is down, the scrape
-        // does not wait: a runtime that hangs never finishes its listing.
+        // The scrape waits for the listing, because otherwise a new container would appear only in the next
+        // scrape, which may be minutes away. If the runtime is down, the scrape does not wait, because the
+        // runtime may never answer.
         let is_awaited = is_unexplained && self.is_up;
         if is_awaited {
             self.source.wait_for_listing(now + PATIENCE);

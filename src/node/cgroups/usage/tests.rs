@@ -138,7 +138,7 @@ fn a_container_is_read_from_86_percent_of_its_limit_on_while_it_grows() {
     }
 }
 
-/// A container may be listed only after it has used up most of its memory.
+/// A container may already be close to its limit when the runtime lists it for the first time.
 #[test]
 fn a_container_that_is_close_to_its_limit_when_it_becomes_known_is_read() {
     for (file, expected) in [("kubepods/pod/c1", &["a"][..]), ("kubepods/pod", &["a", "b"])] {
