@@ -77,9 +77,9 @@ impl Budget {
         Some(self.checked_at? + self.credit.time_to_earn(4.0 * self.check_seconds))
     }
 
-    /// Returns the maximum time that is added to the credit at once (see [`MAX_ELAPSED`]). The credit is the
-    /// CPU time that may still be used. The maximum is not less than the distance between two scrapes, so
-    /// that a scrape always gets the credit for its own CPU time.
+    /// Returns the maximum elapsed time that adds credit (see [`MAX_ELAPSED`]). Credit is the CPU time that
+    /// may still be used. The maximum is not less than the shortest time between two scrapes, so that a
+    /// scrape always gets the credit for its own CPU time.
     fn longest(&self) -> Duration {
         MAX_ELAPSED.max(self.least_distance())
     }
