@@ -13,7 +13,7 @@ pub struct Cgroups {
     lines: Vec<u8>,
 }
 
-/// The kind of an entry, as a byte.
+/// The kind of the hierarchy that a path belongs to, as a byte.
 type Kind = u8;
 const MEMORY: Kind = b'm';
 const SYSTEMD: Kind = b's';
@@ -74,8 +74,8 @@ impl Cgroups {
     /// the path of the `memory` controller, then the path of `name=systemd`, and then the path in the `0::`
     /// line. If version 1 accounts memory, the `0::` line is ignored, because it means nothing then.
     ///
-    /// The root `/` is returned only if the lines that are not ignored have no other path. The reason is that
-    /// on version 1, a service is in the root of `memory` unless systemd accounts the memory of that service.
+    /// The root `/` is returned only if there is no other path to choose. The reason is that on version 1, a
+    /// service is in the root of `memory` if systemd does not account the memory of that service.
     pub fn main(&self) -> Option<&[u8]> {
         let unified = self.first(UNIFIED).filter(|_| self.memory().is_none());
         let paths = || [self.memory(), self.first(SYSTEMD), unified].into_iter().flatten();
@@ -148,7 +148,8 @@ mod tests {
                 &["/c1", "/c1", "/system.slice/containerd.service"],
                 Some("/c1"),
             ),
-            // OpenRC has no name=systemd, and on version 2 all of Docker's containers are in one cgroup.
+            // With OpenRC, there is no `name=systemd`. Docker has put all containers into one cgroup of
+            // version 2, so only the path of `memory` shows the container.
             (
                 "0::/docker\n1:name=openrc:/docker\n2:memory:/docker/a\n",
                 &["/docker/a", "/docker", "/docker"],

@@ -100,8 +100,8 @@ impl Default for Entries {
 
 #[cfg(target_os = "linux")]
 impl Entries {
-    /// Calls `each` with the name and the inode number of each entry of `directory`. Each call begins again
-    /// with the first entry.
+    /// Calls `each` with the name and the inode number of each entry of `directory`. The listing begins with
+    /// the first entry, even if `directory` was listed before.
     pub fn list(&mut self, directory: BorrowedFd<'_>, mut each: impl FnMut(&[u8], u64)) -> io::Result<()> {
         rustix::fs::seek(directory, rustix::fs::SeekFrom::Start(0))?;
         let mut listing = rustix::fs::RawDir::new(directory, &mut self.0);

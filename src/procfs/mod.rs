@@ -195,9 +195,9 @@ impl ProcessDir {
         Ok(Stat::parse(text).ok_or(Errno::INVAL)?)
     }
 
-    /// Returns how active the process has been, according to `stat`. A recording has no `stat`, so there the
-    /// result describes the smaps file. It is `None` if that file was changed in the last two seconds: file
-    /// systems record times in steps of up to a second, so a further change could go unnoticed.
+    /// Returns how active the process has been, according to `stat`. A recording has no `stat`, so there its
+    /// smaps file is described instead. Returns `None` if that file was changed in the last two seconds,
+    /// because file systems record times in steps of up to a second, and a further change could go unnoticed.
     pub fn work(&self, buffers: &mut Buffers) -> Result<Option<Work>, ReadError> {
         match self.stat(buffers) {
             Ok(stat) => return Ok(Some(stat.work)),
@@ -243,7 +243,7 @@ impl ProcessDir {
                 return Ok(());
             }
         }
-        // Every thread has exited, so only the path in the `0::` line is correct.
+        // Every thread has exited. If the `0::` line has a path other than `/`, that path is still correct.
         if cgroups.paths().any(|path| path != b"/") { Ok(()) } else { Err(ReadError::Gone) }
     }
 

@@ -16,7 +16,7 @@ const MAX_BYTES: usize = 1 << 20;
 const MAX_MOUNTS: usize = 512;
 const MAX_PATH_BYTES: usize = 64 << 10;
 
-/// The tmpfs mounts that a process sees, and all other mounts inside tmpfs.
+/// The tmpfs mounts that a process sees, and the mounts of other file systems at paths below a tmpfs mount.
 #[derive(Debug, Default)]
 pub struct Mounts {
     kept: Vec<Mount>,

@@ -6,8 +6,8 @@ use std::os::fd::AsFd as _;
 use super::files::read_file;
 use super::{Buffers, ProcessDir};
 
-/// The activity of a process since it started, as far as `stat` shows it. In a recording, the fields describe
-/// the smaps file instead.
+/// The activity of a process since it started, as far as `stat` shows it. A recording has no `stat`, so there
+/// the fields have the size, the inode number and the times of the smaps file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     /// The numbers of minor and major page faults.
@@ -22,8 +22,8 @@ pub struct Work {
     /// The start addresses of code and stack. Different programs have different addresses. Forks of one
     /// program have the same addresses.
     pub program: [u64; 2],
-    /// Whether the fields describe the smaps file of a recording. If so, equal values prove that nothing has
-    /// changed.
+    /// Whether the fields were taken from the smaps file of a recording. In that case equal fields prove that
+    /// the file has not changed.
     pub is_recorded: bool,
 }
 
@@ -81,8 +81,8 @@ impl Stat {
 pub struct Runs([u64; 3]);
 
 impl Runs {
-    /// Parses the text of a `schedstat` file. Returns `None` if the text is malformed. Also returns `None`
-    /// for zeros, which a kernel prints that does not count.
+    /// Parses the text of a `schedstat` file. Returns `None` if the text is malformed. Also returns `None` if
+    /// all numbers are 0, because then the kernel does not count them.
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let mut numbers = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
         let mut next = || numbers.next()?.parse::<u64>().ok();
@@ -92,8 +92,8 @@ impl Runs {
 }
 
 impl ProcessDir {
-    /// Returns how often the first thread has run; `None` if the kernel does not show it. Reading this file
-    /// cannot block.
+    /// Returns how often the first thread has run, according to `schedstat`; `None` if the kernel does not
+    /// show it. Reading `schedstat` cannot block.
     pub fn runs(&self, buffers: &mut Buffers) -> Option<Runs> {
         Runs::parse(read_file(self.dir.as_fd(), "schedstat", &mut buffers.text).ok()?)
     }

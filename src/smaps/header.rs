@@ -16,8 +16,8 @@ pub enum Next {
     /// The next mapping begins at the same address as this one. It is the same mapping, printed again after a
     /// change, and replaces this one.
     Same,
-    /// The next mapping begins below the end of this one, but not where this one begins. The two mappings
-    /// cannot have existed at the same time.
+    /// The next mapping begins below the end of this one, and at another address than this one. The two
+    /// mappings cannot have existed at the same time, so the mappings were changed during the read.
     Torn,
 }
 
@@ -109,7 +109,8 @@ pub fn next(header: &[u8], following: &[u8], range_len: usize, next_range_len: u
     any_next(header, following)
 }
 
-/// Does the same as [`next`], for all addresses and relations.
+/// The slow path of [`next`]. It also handles addresses with more or fewer than twelve digits, and mappings
+/// that begin below the end of the previous one.
 #[cold]
 fn any_next(header: &[u8], following: &[u8]) -> Next {
     // Of two numbers without leading zeros, the one with more digits is larger.

@@ -8,7 +8,7 @@ use super::lines::line_end;
 /// One remembered field line.
 #[derive(Debug)]
 struct LearnedLine {
-    /// The text of the line in the previous mapping.
+    /// The text of the line, as it was in the previous mapping.
     text: [u8; LINE_LEN],
     /// The position of the field that the line names, in [`FIELDS`].
     field: usize,
@@ -72,17 +72,18 @@ impl Learned {
         Run::Taken(n_bytes + if has_tail { self.tail.len() } else { 0 })
     }
 
-    /// Learns the lines at the beginning of `bytes`, which is one mapping. The lines of fields in [`FIELDS`]
-    /// come first, with 28 bytes each. The lines after them are learned as one text.
+    /// Learns the lines at the beginning of `bytes`, which is the text of one mapping after its header. The
+    /// lines of fields in [`FIELDS`] come first, with 28 bytes each. The lines after them are learned as one
+    /// text, because they are the same in nearly every mapping.
     pub fn learn(&mut self, bytes: &[u8]) {
         self.run.clear();
         self.values = Values::default();
         let Values { present, bytes: values } = &mut self.values;
         let known = |line: &[u8; LINE_LEN]| {
             let kib = kib_of(line)?;
-            // If a mapping has two lines for one field, the last line must win. `take` parses only lines that
-            // differ from the previous mapping, so an unchanged last line would not win. So the learned lines
-            // end before a field occurs for the second time.
+            // If a mapping has two lines for one field, the last line must decide the value. But `take` skips
+            // a line that is the same as in the previous mapping, so the value of the first line would stay.
+            // To avoid this, the learned lines end before a field occurs for the second time.
             let (field, _) = field_of(line).filter(|(field, _)| *present & 1 << field == 0)?;
             // The bytes between the key and the eight digits must be spaces. Otherwise there is a ninth
             // digit, or these bytes belong to another line.

@@ -84,7 +84,7 @@ impl Place {
 /// only when they are needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PlaceText<'a> {
-    /// The header line, and the length of the address range at its beginning.
+    /// The header line. Its first `range_len` bytes are the address range.
     pub(super) header: &'a [u8],
     pub(super) range_len: usize,
     /// The last lines of the mapping, including the line with the flags.

@@ -16,12 +16,12 @@
 //! begins, or at the end of the input.
 //!
 //! There are two ways to parse field lines, with the same result. The general way takes one line at a time.
-//! The learned way is faster: it remembers the field lines of a mapping with their values. The kernel prints
-//! each field line as `%-16s%8lu kB\n`, 28 bytes, in an order that does not change until the next boot. In
-//! the next mapping most lines are the same byte for byte, because two of three values are 0. So their values
-//! are the same, too. In the other lines, the 16 bytes of the key are compared, and the 8 bytes of the digits
-//! are decoded at once. If a mapping does not fit, because a value has nine digits or the order differs, it
-//! is parsed in the general way.
+//! The learned way is faster: it compares each line with the same line of the previous mapping. Most lines
+//! are the same byte for byte, because two thirds of all values are 0. The value of such a line is known
+//! without parsing. In the other lines, the 16 bytes of the key are compared, and the 8 bytes of the digits
+//! are decoded at once. The learned way needs lines as the kernel prints them: `%-16s%8lu kB\n`, 28 bytes, in
+//! an order that does not change until the next boot. A mapping with a value of nine digits, or with its
+//! lines in another order, is parsed in the general way.
 //!
 //! Mappings come in the order of their addresses. Between two `read` calls, the kernel drops the memory-map
 //! lock; then it continues at the end of the last mapping. If that mapping has grown in the meantime, the
@@ -62,7 +62,8 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// Returns a scanner that parses only in the general way, for tests and measurements.
+    /// Returns a scanner that parses every line, without comparing it with the previous mapping. It is for
+    /// tests and measurements.
     pub fn general() -> Self {
         Self { only_general: true, ..Self::default() }
     }
@@ -85,9 +86,9 @@ impl Scanner {
             return None; // the mapping is most likely incomplete
         }
         let run = if self.only_general { Run::Unfit } else { self.learned.take(&bytes[header_end..]) };
-        // The learned lines are the field lines that the scanner remembers from the previous mapping. `rest`
-        // is the position after the lines of this mapping that were compared with the learned lines instead
-        // of being parsed. The line of flags is at `rest` or after it.
+        // The learned lines are the field lines that the scanner remembers from the previous mapping. If the
+        // lines of this mapping were compared with them, `rest` is the position after the compared lines. The
+        // line of flags is at `rest` or after it.
         let (values, rest, (end, next_range_len)) = match run {
             Run::Taken(n_bytes) => {
                 let rest = header_end + n_bytes;

@@ -20,7 +20,7 @@ use crate::sources::containerd::{self, Containerd};
 use crate::sources::cri::{self, Cri};
 use crate::sources::{Listing, Source};
 
-/// A container runtime, and the current listing, if one is running.
+/// A container runtime, and the state of its current or last container listing.
 #[derive(Debug)]
 pub struct Client {
     /// The container runtime's name in the log.

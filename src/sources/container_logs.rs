@@ -25,8 +25,8 @@ const MAX_NAME_LEN: usize = 255;
 /// beginning of several ids.
 const MIN_CUT_LEN: usize = 12;
 
-/// The directory with the links that the kubelet makes for container logs. The result of the last listing is
-/// kept until it is taken.
+/// A source that lists containers by the links that the kubelet makes for container logs. The result of the
+/// last listing is stored until the caller takes it.
 #[derive(Debug)]
 pub struct ContainerLogs {
     directory: PathBuf,

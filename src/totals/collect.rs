@@ -86,8 +86,8 @@ impl Collector {
         self.entries.shrink_to(1024);
     }
 
-    /// Sorts the processes that are in the sums by command. The processes of one command are sorted by pid as
-    /// text.
+    /// Sorts the processes by command, and the processes of one command by pid as text. Processes that the
+    /// sums do not include are left out.
     fn sort_processes(&mut self, summed: Summed<'_>) {
         self.processes.shrink_to(2 * self.processes.len());
         self.processes.clear();
@@ -213,8 +213,8 @@ impl Collector {
         }
     }
 
-    /// Adds the command `[other]` to a container, unless the number of samples is not limited. To stay within
-    /// the limit, small commands of the container may later be summed in that command.
+    /// If the number of samples is limited, adds the command `[other]` to a container. To stay within the
+    /// limit, small commands of the container may later be summed in that command.
     fn add_other(&mut self, rows: &mut Rows, summed: Summed<'_>, container: u32) {
         if rows.shape.max_samples == 0 {
             return;

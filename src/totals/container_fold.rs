@@ -1,9 +1,10 @@
 //! Folds commands and paths of one container into `[other]` until its samples are within its share of
 //! `--max-samples`. Folding means that their values are shown only as a part of the sum `[other]`.
 //!
-//! The largest commands keep their names. They are as many as fit into the share with one row each. All other
-//! commands are folded into `comm="[other]"`. The rest of the share goes to the largest paths of the named
-//! commands. All other paths of a command are folded into its `path="[other]"`.
+//! The share is first used for the names of commands. The largest commands keep their names, as long as one
+//! series for each of them fits into the share. All other commands are folded into `comm="[other]"`. The rest
+//! of the share goes to the largest paths of the named commands. All other paths of a command are folded into
+//! its `path="[other]"`.
 
 use std::ops::Range;
 
@@ -18,8 +19,8 @@ pub(super) struct ContainerFold {
     pub(super) container: u32,
     /// The positions of the container's commands in the view.
     pub(super) commands: Range<usize>,
-    /// How many samples of the limit the container uses. A series with a long label text counts as several
-    /// samples.
+    /// How many samples the container adds to the count that `--max-samples` limits. A series with a long
+    /// label text counts as several samples.
     pub(super) cost: usize,
     /// How many paths are folded into `[other]`.
     pub(super) n_folded: u64,
@@ -160,9 +161,9 @@ impl ContainerFold {
         }
     }
 
-    /// If the row `[other]` of a command stands for a single path, shows that path under its name instead. A
-    /// long path counts as more samples than `[other]`. So the row `[other]` is kept if the container would
-    /// otherwise exceed `share`.
+    /// If the row `[other]` of a command stands for a single path, shows that path under its name instead.
+    /// This is not done if the container would then exceed `share`, because a series with a long path counts
+    /// as several samples.
     fn unfold_single(&mut self, rows: &mut Rows, summed: Summed<'_>, position: usize, share: usize) {
         let command = &rows.commands[position];
         let Some(other) = command.other.filter(|_| command.fold.n_paths == 1) else { return };

@@ -15,8 +15,8 @@ use super::table::Table;
 /// Folded paths are reported for at most this many containers.
 const MAX_REPORTED: usize = 100;
 
-/// The containers that are reported with the number of their folded paths, and memory that is reused for the
-/// next view.
+/// The result of folding a view, and memory that is reused for the next view. Folding sums small paths and
+/// commands as `[other]`.
 #[derive(Debug, Default)]
 pub(super) struct Folding {
     /// The reported containers. An entry is the id of the container in the table, and how many of its paths
@@ -27,8 +27,9 @@ pub(super) struct Folding {
 }
 
 impl Folding {
-    /// Folds until the samples are within the limit, or until nothing more can be folded in the containers
-    /// above their shares.
+    /// If there are more samples than `--max-samples`, sums the smallest paths and commands as `[other]`.
+    /// This is done only in containers with more samples than their fair share. If that is not enough, more
+    /// samples than the limit remain.
     pub(super) fn fold(&mut self, rows: &mut Rows, summed: Summed<'_>) {
         self.containers.clear();
         let limit = rows.shape.max_samples;
@@ -48,7 +49,8 @@ impl Folding {
         self.choose_reported(rows, summed.table);
     }
 
-    /// Computes the cost of each container and each command: how many samples of the limit each of them uses.
+    /// Computes how many samples each container and each command adds to the count that `--max-samples`
+    /// limits.
     fn measure(&mut self, rows: &mut Rows) {
         for position in 0..rows.commands.len() {
             let command = &rows.commands[position];
@@ -101,9 +103,9 @@ impl Folding {
         }
     }
 
-    /// Returns the label text (without its closing brace) and the number of folded paths of each container
-    /// with folded paths. If there are more than 100 such containers, returns those with the most folded
-    /// paths.
+    /// Returns the containers with paths that are shown only as a part of the sum `[other]`. Each item is the
+    /// label text of a container (without its closing brace) and the number of such paths. If there are more
+    /// than 100 such containers, returns those with the most such paths.
     pub(super) fn reported<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = (&'a str, u64)> {
         self.reported.iter().map(|&(id, n_folded)| (&*table.containers.get(id).labels, n_folded))
     }

@@ -45,9 +45,9 @@ pub(super) fn kind_position(path: &str) -> u8 {
     KIND_LABELS.iter().position(is_label_of).expect("every kind has a label") as u8
 }
 
-/// Returns the position in [`KIND_LABELS`] of the label that a view shows for the kind at position `kind`. If
-/// the view does not split anonymous memory by its use (`anon_parts`), all kinds of anonymous memory are
-/// shown as `anon`.
+/// Returns which label a view shows for a kind of mapping. The kind and the label are both positions in
+/// [`KIND_LABELS`]. If the view does not split anonymous memory by its use (`anon_parts`), all kinds of
+/// anonymous memory are shown as `anon`.
 pub(super) fn shown_kind(kind: u8, anon_parts: bool) -> usize {
     const ANON: usize = 1;
     match usize::from(kind) {
@@ -98,7 +98,8 @@ fn named_part(path: &[u8]) -> Option<AnonPart> {
 mod tests {
     use super::*;
 
-    /// Each name that the kernel gives to a mapping, with the source file in Linux 6.18.
+    /// Checks the kind of each name that the kernel gives to a mapping. The comments below cite the source
+    /// files of Linux 6.18 that define the names.
     #[test]
     fn every_kernel_name_has_its_kind() {
         for (path, expected) in [

@@ -8,7 +8,7 @@ use crate::smaps::fields::PSS;
 
 /// The maximum number of paths that are kept with their names.
 pub const MAX_PATHS: usize = 10;
-/// The maximum number of paths whose sizes are kept.
+/// The maximum number of paths that are kept with their sizes. The largest of them also keep their names.
 pub const MAX_SIZES: usize = 32;
 /// The maximum length of a name in bytes. Longer names are cut, because OOM records keep names in memory.
 const MAX_NAME_LEN: usize = 256;
@@ -26,8 +26,8 @@ pub struct Largest {
     pub sizes: Sizes,
 }
 
-/// The sizes of a container's largest paths, at most [`MAX_SIZES`], in descending order. An entry is a hash
-/// of command and path, and the path's proportional bytes.
+/// The sizes of a container's largest paths, at most [`MAX_SIZES`], in descending order. The first number of
+/// an entry is a hash of the command and the path. The second number is the proportional bytes of the path.
 pub type Sizes = Vec<(u64, u64)>;
 
 /// The memory that the processes of one command map from one path.
@@ -35,12 +35,12 @@ pub type Sizes = Vec<(u64, u64)>;
 pub struct Part {
     /// The command's name.
     pub command: String,
-    /// The path; `[other]` stands for all paths whose names are not kept.
+    /// The path; `[other]` stands for all paths that are not kept by name.
     pub path: String,
     /// The proportional bytes.
     pub pss: u64,
-    /// How much larger the path is than in the earlier sizes that were passed to [`Largest::compare`]; `None`
-    /// before that call.
+    /// How many bytes the path has grown since an earlier time. `None` until [`Largest::compare`] is called
+    /// with the sizes of that time.
     pub growth: Option<i64>,
 }
 

@@ -33,9 +33,9 @@ pub(super) fn admits_path(table: &Table, command: u32, value: &str, totals: &Tot
         || command.series.contains_key(value)
 }
 
-/// Allows new paths of any size to keep their names again (see [`admits_path`]). If at least half of the
-/// memory is free, this applies to all containers. Otherwise it applies only to containers that use at most
-/// half of their fair share of the memory.
+/// Forgets which paths were merged into `[other]`, so that new paths of any size are kept under their names
+/// (see [`admits_path`]). If at least half of `max_bytes` is free, this applies to all containers. Otherwise
+/// it applies only to containers that use at most half of their fair share of `max_bytes`.
 pub(super) fn forget_merged(table: &mut Table, max_bytes: usize) {
     let share =
         if table.n_bytes <= max_bytes / 2 { max_bytes } else { max_bytes / (table.containers.len() + 1) };
@@ -86,7 +86,8 @@ pub(super) fn keep_within(table: &mut Table, readings: &mut Slab<Reading>, max_b
     measure(table, readings);
 }
 
-/// Returns the paths that may be merged, each with its container. The result is sorted by container.
+/// Returns all paths that are not `[other]` yet, each with its container. To save memory, any of them may be
+/// merged into `[other]`. The result is sorted by container.
 fn paths_by_container(table: &Table) -> Vec<(u32, Candidate)> {
     let mut paths: Vec<(u32, Candidate)> = Vec::new();
     for id in table.series.ids() {

@@ -16,21 +16,21 @@ use crate::smaps::scanner::Mapping;
 /// The totals of one process by path.
 #[derive(Debug)]
 pub struct ProcessSums {
-    /// The texts of all values, one after another. A value is a path.
+    /// The texts of all paths, one after another.
     text: Vec<u8>,
     sums: Vec<Sum>,
     /// The hash table, with open addressing. A free entry is 0. Any other entry is a position in `sums` plus
     /// one. The length is a power of two, and at most half of the entries are used.
     table: Vec<u32>,
     hasher: RandomState,
-    /// The position of the last mapping's value in `sums`. The next mapping often has the same value, as with
+    /// The position in `sums` of the last mapping's path. The next mapping often has the same path, as with
     /// the segments of a library.
     last: usize,
     /// The maximum memory of `text` and `sums`.
     max_bytes: usize,
-    /// Hashes of the values that were merged into [`OTHER`]. A further mapping with such a value is also
-    /// merged, so it does not begin a new sum for the value. Therefore each sum except [`OTHER`] includes all
-    /// mappings with its value.
+    /// Hashes of the paths that were merged into [`OTHER`]. A further mapping of such a path is also merged,
+    /// so it does not begin a new sum for the path. Therefore each sum except [`OTHER`] includes all mappings
+    /// of its path.
     merged: HashSet<u64>,
     /// The largest number of sums and of text bytes since memory was last freed.
     most: (usize, usize),
@@ -38,7 +38,7 @@ pub struct ProcessSums {
 
 #[derive(Debug)]
 struct Sum {
-    /// Where the value ends in the text. It begins where the previous value ends.
+    /// Where the path ends in the text. It begins where the previous path ends.
     end: usize,
     /// The position of this sum's entry in the hash table.
     place: usize,
@@ -46,7 +46,7 @@ struct Sum {
 }
 
 const MIN_TABLE: usize = 64;
-/// When memory is freed, room for this many merged values is kept.
+/// When memory is freed, room for this many merged paths is kept.
 const MIN_MERGED: usize = 1024;
 
 impl ProcessSums {
@@ -84,13 +84,13 @@ impl ProcessSums {
         self.sums[self.last].totals.add_values(mapping.values, mapping.count);
     }
 
-    /// Adds the sum of mappings that were not read one by one, as the value [`OTHER`].
+    /// Adds the sum of mappings that were not read one by one, under the name [`OTHER`].
     pub fn add_other(&mut self, mapping: &Mapping<'_>) {
         self.last = self.find_or_insert(OTHER.as_bytes());
         self.sums[self.last].totals.add_values(mapping.values, mapping.count);
     }
 
-    /// Returns how many values were merged into [`OTHER`].
+    /// Returns how many paths were merged into [`OTHER`].
     pub(super) fn n_merged(&self) -> usize {
         self.merged.len()
     }
@@ -115,8 +115,8 @@ impl ProcessSums {
         })
     }
 
-    /// Returns each value and its totals, in the order in which the values were first added. A value is a
-    /// path as the kernel printed it.
+    /// Returns each path, as the kernel printed it, and its totals. The order is that in which the paths were
+    /// first added.
     pub(super) fn sums(&self) -> impl Iterator<Item = (&[u8], &Totals)> {
         self.sums.iter().enumerate().map(|(i, sum)| (self.value(i), &sum.totals))
     }
@@ -162,8 +162,8 @@ impl ProcessSums {
         self.sums.len() - 1
     }
 
-    /// Returns the position of a value in `sums`. If the value is not in `sums`, returns the free place for
-    /// it in the hash table.
+    /// Returns the position of a path in `sums`. If the path is not in `sums`, returns the free place for it
+    /// in the hash table.
     fn find(&self, value: &[u8]) -> Result<usize, usize> {
         let mask = self.table.len() - 1;
         // The hash has a random key, so a workload cannot choose paths with equal hashes.
@@ -185,8 +185,8 @@ impl ProcessSums {
         len + size_of::<Sum>()
     }
 
-    /// Merges the smallest values into [`OTHER`] until at least half of the memory is free. Values stay
-    /// merged until the sums are cleared.
+    /// Merges the smallest paths into [`OTHER`] until at least half of the memory is free. Paths stay merged
+    /// until the sums are cleared.
     fn merge_smallest(&mut self) {
         let mut candidates: Vec<Candidate> = (0..)
             .zip(&self.sums)
@@ -253,7 +253,7 @@ mod tests {
         });
     }
 
-    /// Returns each value with its resident bytes and its number of mappings.
+    /// Returns each path with its resident bytes and its number of mappings.
     fn sums(process_sums: &ProcessSums) -> Vec<(String, u64, u64)> {
         let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
         let sums = process_sums.sums();
@@ -322,7 +322,8 @@ mod tests {
         assert!(process_sums.n_bytes() < 2 << 20 && process_sums.n_merged() == 1);
     }
 
-    /// If not all values fit, the sums of the kept values are complete, and the largest values are kept.
+    /// If there is no room for all paths, the largest paths are kept. The sum of each kept path includes all
+    /// mappings of that path.
     #[test]
     fn each_value_is_either_complete_or_merged() {
         let mut process_sums = ProcessSums::new(1 << 20);

@@ -19,15 +19,16 @@ pub(super) struct Reading {
     packed: Vec<u8>,
 }
 
-/// Whether a process still has the id of a reading, and whether the sums include the reading.
+/// Whether a process still refers to a reading by its [`ReadingId`], and whether the sums include the
+/// reading.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum State {
-    /// No process has the id of this reading any more, so the reading can be removed.
+    /// No process refers to this reading any more, so the reading can be removed.
     #[default]
     Unused,
-    /// A process has the id of this reading, but the reading is not added to the sums at the moment.
+    /// A process refers to this reading, but the reading is not added to the sums at the moment.
     Kept,
-    /// A process has the id of this reading, and the reading is added to the sums.
+    /// A process refers to this reading, and the reading is added to the sums.
     Counted,
 }
 

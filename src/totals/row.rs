@@ -21,7 +21,8 @@ pub(super) struct Row {
     pub(super) is_folded: bool,
 }
 
-/// What a row stands for within its command.
+/// What one series of the exposition shows of a command. A command is all processes with one name in a
+/// container, or a single process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Label {
     /// The path of the series with this id.
@@ -68,8 +69,8 @@ impl Outline {
         Self { size: totals.size(), n_mappings: totals.n_mappings, present, nonzero }
     }
 
-    /// Adds another outline. Adding up the two totals first, and then making the outline, gives the same
-    /// result.
+    /// Adds the outline of another row, which is a summary of the row's totals. The result is the outline of
+    /// the sum of both totals.
     pub(super) fn add(&mut self, other: &Self) {
         self.size = (self.size.0.saturating_add(other.size.0), self.size.1.saturating_add(other.size.1));
         self.n_mappings += other.n_mappings;
@@ -94,8 +95,8 @@ pub(super) struct Command {
     pub(super) rows: Range<usize>,
     /// The position of the row `[other]`, if small paths may be summed in such a row.
     pub(super) other: Option<usize>,
-    /// The position of the first command with the same name in the container. If each process has its own
-    /// series, several commands can have the same name.
+    /// The position of the first command with the same name in the container. Several commands have the same
+    /// name only if each process has its own series, because then each process is a command.
     pub(super) first_of_name: usize,
     /// Whether this is the command `[other]`, to which small commands of the container may be added.
     pub(super) is_other: bool,
@@ -111,7 +112,7 @@ pub(super) struct CommandFold {
     pub(super) n_paths: u64,
     /// The position of the row that was folded last.
     pub(super) last_path: usize,
-    /// How many samples of the limit the command's rows use.
+    /// How many samples the rows of the command add to the count that `--max-samples` limits.
     pub(super) cost: usize,
     /// What the rows of the command add up to (see [`Outline`]).
     pub(super) sum: Outline,

@@ -134,8 +134,8 @@ impl Rows {
         row.outline = Outline::of(&self.sums[i]);
     }
 
-    /// Returns how many samples of the limit `--max-samples` a row uses. A row with a long label text counts
-    /// as several samples.
+    /// Returns how many samples a row adds to the count that `--max-samples` limits. A row with a long label
+    /// text adds more samples than it has.
     pub(super) fn cost_of(&self, row: &Row) -> usize {
         self.shape.cost(row.label_len as usize, &row.outline)
     }
@@ -155,7 +155,8 @@ impl Rows {
         })
     }
 
-    /// Returns how many samples of the limit the whole view uses (see [`cost_of`](Self::cost_of)).
+    /// Returns the number of samples of the whole view, counted as for `--max-samples` (see
+    /// [`cost_of`](Self::cost_of)).
     pub(super) fn cost(&self, table: &Table) -> usize {
         let shown = self.rows.iter().filter(|row| self.is_shown(row));
         shown.map(|row| self.cost_of(row)).sum::<usize>() + self.processes(table).count()

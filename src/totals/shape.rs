@@ -53,7 +53,8 @@ impl Shape {
         }
     }
 
-    /// Returns how many samples a series counts as towards `max_samples`, given the length of its label text.
+    /// Returns how many samples a series adds to the count that `--max-samples` limits. Each sample counts
+    /// several times if the label text, of `label_len` bytes, is longer than [`LABEL_BYTES_PER_SAMPLE`].
     pub(super) fn cost(&self, label_len: usize, series: &Outline) -> usize {
         self.n_samples(series) * label_len.div_ceil(LABEL_BYTES_PER_SAMPLE)
     }

@@ -356,7 +356,7 @@ mod tests {
         assert!(node.snapshot.table.n_bytes < 100_000 && node.snapshot.table().series().count() == 50);
     }
 
-    /// Merged paths do not come back with the next read, so nothing is merged again while nothing changes.
+    /// A path that was merged into `[other]` to save memory is not added again by the next read.
     #[test]
     fn merged_paths_stay_merged_until_memory_is_free() {
         let mut node = Node::new(1 << 20);

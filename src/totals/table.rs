@@ -23,12 +23,13 @@ pub struct ContainerKey(pub u32);
 pub(super) struct Container {
     /// The beginning of each label text: `{namespace="..",pod="..",container=".."`.
     pub(super) labels: Box<str>,
-    /// The memory of the container's commands, series and readings. Readings of processes that have ended are
-    /// included until the next sum.
+    /// The memory of the container's commands and series, and of its readings, which are the stored results
+    /// of reads. Readings of processes that have ended are included until the sums are computed again.
     pub(super) n_bytes: usize,
     /// How many paths of the container are summed as `[other]`.
     pub(super) n_folded: u64,
-    /// The size of the largest path that was merged to save memory; `None` once there is enough memory again.
+    /// The size of the largest path that was merged into `[other]` to save memory; `None` once there is
+    /// enough memory again.
     pub(super) largest_merged: Option<Size>,
     /// Whether `[other]` includes file pages. If so, the paths of these pages are unknown.
     pub(super) has_unnamed_files: bool,
@@ -55,8 +56,8 @@ pub(super) struct Command {
     pub(super) is_other: bool,
 }
 
-/// A path that the processes of a command map, or `[other]`, which stands for all paths of the command that
-/// have not kept their names.
+/// A path that the processes of a command map, or `[other]`. The series `[other]` is the sum of everything in
+/// the command that has no series of its own, such as paths that were merged to save memory.
 #[derive(Debug)]
 pub struct Series {
     /// The whole label text, with its braces.
@@ -71,7 +72,7 @@ pub struct Series {
     pub(super) position: u32,
     /// The position of the path's kind in [`KIND_LABELS`](super::grouping::KIND_LABELS).
     pub(super) kind: u8,
-    /// Whether this is the series `path="[other]"`, which exists as long as its command.
+    /// Whether this is the series `path="[other]"`, which stays in the table as long as its command.
     pub(super) is_other: bool,
 }
 
@@ -81,7 +82,8 @@ pub struct Table {
     /// The maximum length of a path in bytes; 0 means no limit. Paths are cut, because long-term stores
     /// refuse samples with longer label values. Grafana Mimir refuses values above 2 KiB.
     max_label_bytes: usize,
-    /// The memory of the whole table and of all readings.
+    /// How many bytes the whole table and all readings take. A reading is the stored result of a process's
+    /// last read.
     pub(super) n_bytes: usize,
     pub(super) containers: Slab<Container>,
     pub(super) commands: Slab<Command>,
@@ -94,7 +96,7 @@ pub struct Table {
     text: String,
 }
 
-/// The numbers of all commands and of all series, both sorted by label text.
+/// The ids of all commands, and the ids of all series. Both lists are sorted by label text.
 #[derive(Debug, Default)]
 pub(super) struct Order {
     pub(super) commands: Vec<u32>,
@@ -109,7 +111,8 @@ impl Command {
         comm.strip_prefix(",comm=\"").and_then(|rest| rest.strip_suffix('"')).unwrap_or_default()
     }
 
-    /// Returns the memory of a command with a label text of this length. The label text is kept twice.
+    /// Returns how many bytes a command takes in the table if its label text has this length. The label text
+    /// is kept twice.
     pub(super) fn n_bytes(label_len: usize) -> usize {
         size_of::<Self>() + 2 * label_len + ENTRY_BYTES
     }
@@ -122,8 +125,8 @@ impl Series {
         label.split_once('"').and_then(|(_, rest)| rest.strip_suffix("\"}")).unwrap_or_default()
     }
 
-    /// Returns the memory of a series with a label text and a path of these lengths. The path is also kept as
-    /// a key.
+    /// Returns how many bytes a series takes in the table if its label text and its path have these lengths.
+    /// The path is also kept as a key.
     pub(super) fn n_bytes(label_len: usize, value_len: usize) -> usize {
         size_of::<Self>() + label_len + value_len + ENTRY_BYTES
     }

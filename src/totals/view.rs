@@ -44,9 +44,10 @@ impl View {
         &self.rows.shape
     }
 
-    /// Computes the view from the current sums, and folds what exceeds the limit. Only the commands for which
-    /// `selects` returns true are shown. The arguments of `selects` are the container's label text without
-    /// the closing brace, and the command's escaped name.
+    /// Computes the view from the current sums. If there are more samples than `--max-samples`, the smallest
+    /// paths and commands are summed as `[other]`. Only the commands for which `selects` returns true are
+    /// shown. The arguments of `selects` are the container's label text without the closing brace, and the
+    /// command's escaped name.
     pub fn update(&mut self, summed: Summed<'_>, selects: impl Fn(&str, &str) -> bool) {
         self.collector.collect(&mut self.rows, summed, selects);
         self.folding.fold(&mut self.rows, summed);
@@ -102,9 +103,9 @@ impl View {
         self.rows.n_bytes()
     }
 
-    /// Returns the label text (without its closing brace) and the number of folded paths of each container
-    /// with folded paths. If there are more than 100 such containers, returns those with the most folded
-    /// paths.
+    /// Returns the containers with paths that are shown only as a part of the sum `[other]`. Each item is the
+    /// label text of a container (without its closing brace) and the number of such paths. If there are more
+    /// than 100 such containers, returns those with the most such paths.
     pub fn folded<'a>(&'a self, summed: Summed<'a>) -> impl Iterator<Item = (&'a str, u64)> {
         self.folding.reported(summed.table)
     }

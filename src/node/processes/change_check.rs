@@ -3,10 +3,11 @@
 //! A process is read again only if its values may have changed:
 //! 1. If a number in `stat` has changed (page faults, CPU time, size, resident pages), the process was
 //!    active, so it is read.
-//! 2. Otherwise other processes may have changed its memory. `smaps_rollup` shows the sums over its mappings,
-//!    and `maps` shows their layout. If both files are the same as before, the last reading is confirmed.
-//!    `maps` is read only once a minute if `schedstat` shows that the process has not run, because the layout
-//!    changes by system calls of the process. Others can only rename or delete a file that it maps.
+//! 2. Otherwise other processes may still have changed its memory. `smaps_rollup` shows the sums over its
+//!    mappings, and `maps` shows their layout. If both files are the same as before, the last reading is
+//!    confirmed. If `schedstat` shows that the process has not run, `maps` is read only once a minute. The
+//!    layout changes by system calls of the process itself. Other processes can only rename or delete a file
+//!    that it maps, and the next read of `maps` shows that.
 //! 3. In all other cases the process is read.
 //!
 //! `smaps_rollup` and `maps` are hashed just before a full read. The hashes are kept only if the values of
@@ -21,8 +22,8 @@ use crate::procfs::stat::{Runs, Work};
 /// A process is read in full at least this often, even if every check confirms its values.
 pub const MAX_CONFIRMED: Duration = Duration::from_secs(300);
 
-/// `maps` is read at least this often, even if the process does not run. In a check of 200 small mappings, it
-/// takes a third of the CPU time.
+/// `maps` is read at least this often, even if the process does not run. `maps` is not read in every check,
+/// because that takes a third of the CPU time of a check (measured with 200 small mappings).
 const MAX_MAPS_AGE: Duration = Duration::from_secs(60);
 
 /// If this many checks in a row find that a process was active since its last read, the process is read
@@ -31,11 +32,11 @@ const MAX_MAPS_AGE: Duration = Duration::from_secs(60);
 const MIN_BUSY: u32 = 3;
 const N_UNCHECKED: u32 = 15;
 
-/// How many checks must have confirmed the values before the cost of a check is compared with the cost of a
-/// full read. If even the cheapest check took more than three quarters of the CPU time of a full read, the
-/// process is read without a check for [`MAX_CONFIRMED`]. Only the cheapest check is compared, because other
-/// work on the CPU makes a check take up to three times as long. An earlier rule required only three costly
-/// checks in a row. With that rule, 50 of 50 quiet processes were read in full on a busy machine.
+/// A process is read without a check for [`MAX_CONFIRMED`] if even its cheapest check took more than three
+/// quarters of the CPU time of a full read. This is decided only after this many checks have confirmed the
+/// values. The cheapest check decides, because other work on the CPU makes a check take up to three times as
+/// long. An earlier rule required only three costly checks in a row. With that rule, 50 of 50 quiet processes
+/// were read in full on a busy machine.
 const MIN_COSTLY: u32 = 3;
 
 /// What the kernel showed about a process just before its last read.
@@ -79,11 +80,11 @@ pub struct ChangeCheck {
     /// How many checks have confirmed the values. The count begins again at 0 when the process has been
     /// active, because its memory may then have another size, and a check may have another cost.
     n_confirmed: u32,
-    /// The CPU time of the cheapest of these checks. If a process has few mappings, or large mappings, a
-    /// check takes nearly as much CPU time as a full read.
+    /// The CPU time of the cheapest check that `n_confirmed` counts. A check of a process with few mappings,
+    /// or with large mappings, takes nearly as much CPU time as a full read.
     cheapest: Duration,
-    /// The time until which the process is read without a check, because its checks are costly. Full reads do
-    /// not postpone this time. After this time, checks are made again, and their CPU time is measured again.
+    /// The time until which the process is read in full without a check, because a check takes nearly as much
+    /// CPU time as a full read. After this time, checks are made again, and their CPU time is measured again.
     costly_until: Option<Instant>,
 }
 
@@ -112,8 +113,8 @@ impl ChangeCheck {
         }))
     }
 
-    /// Notes that a check confirmed the last reading. The check took this fingerprint. `cost` is the CPU time
-    /// of the check.
+    /// Notes that a check confirmed the values of the last read, so that the process was not read in full.
+    /// The check took `fingerprint`, and used the CPU time `cost`.
     pub fn note_confirmed(
         &mut self,
         check: Check,
@@ -121,7 +122,7 @@ impl ChangeCheck {
         cost: Duration,
         now: Instant,
     ) {
-        // An equal count of runs means that `maps` was not read.
+        // If the process has run as often as before, the check has not read `maps`.
         if check != Check::CompareWith(fingerprint) {
             (self.fingerprint, self.maps_at) = (fingerprint, Some(now));
         }
@@ -152,8 +153,8 @@ impl ChangeCheck {
         self.fingerprint = fingerprint;
     }
 
-    /// Drops the fingerprint, because the values that it confirms are gone. Also drops the costs, because the
-    /// process may run another program.
+    /// Drops the fingerprint, because the values that were read after it have been dropped. Also drops the
+    /// measured CPU times, because the process may run another program.
     pub fn forget(&mut self) {
         *self = Self::default();
     }

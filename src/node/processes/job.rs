@@ -20,8 +20,8 @@ pub struct Job {
 /// What to read of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
-    /// Only `stat`. For a new process, `stat` shows the start time. For a process that keeps its values,
-    /// `stat` shows whether the process still runs the program that the values belong to.
+    /// Only `stat`. For a new process, `stat` shows the start time. If the process is not read in full, and
+    /// the values of an earlier read are kept, `stat` shows whether the process still runs the same program.
     Stat,
     /// Every mapping, from smaps, unless the change check shows that no mapping has changed.
     Mappings(Check),

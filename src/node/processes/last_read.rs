@@ -12,8 +12,8 @@ use crate::totals::reading::ReadingId;
 /// memory-map lock is held at most 1% of the time.
 const REST: u32 = 100;
 
-/// After the mappings of a process were counted, this many further reads of the kernel's sum use the same
-/// count. The kernel's sum does not include the number of mappings, and counting them makes a read take 50%
+/// After the mappings of a process were counted, this many further reads of `smaps_rollup` use the same
+/// count. `smaps_rollup` does not show the number of mappings, and counting them makes a read take 50%
 /// longer.
 const MAX_COUNT_USES: u32 = 9;
 
@@ -78,14 +78,16 @@ pub struct LastRead {
     /// The program that ran when the values were read; `None` if that read has not seen the program in
     /// `stat`.
     program: Option<Program>,
-    /// `None` if the kernel prints the mappings fast enough. Otherwise, the time until which the kernel's sum
-    /// is read instead, and a lower bound of the number of mappings.
+    /// The time until which only the sum over all mappings is read (`smaps_rollup`), because the kernel takes
+    /// too long to print each mapping. Also a lower bound of the number of mappings. `None` if the kernel has
+    /// never taken too long.
     summed_until: Option<(Instant, u64)>,
     count: MappingCount,
     check: ChangeCheck,
 }
 
-/// The number of mappings, and how many more reads of the kernel's sum may use that number.
+/// The number of mappings when they were last counted, and how many more reads of `smaps_rollup` may use that
+/// number until the mappings are counted again.
 #[derive(Clone, Copy, Debug, Default)]
 struct MappingCount {
     n_mappings: u64,
@@ -141,8 +143,8 @@ impl LastRead {
         self.summed_until.is_some()
     }
 
-    /// Returns the time at which the last read began, even if that read found overlapping mappings. Since
-    /// that time, the process has been waiting for its next read.
+    /// Returns the time at which the last read began. Since that time, the process has been waiting for its
+    /// next read. Reads that returned no values, because they found overlapping mappings, are included.
     pub fn due_since(&self) -> Option<Instant> {
         self.at.max(self.torn_at)
     }

@@ -131,9 +131,9 @@ impl Process {
     }
 
     /// Returns the readings that must be kept, each with a flag that says whether the sums include it. A
-    /// reading is the stored result of a read. The flag is true only for the reading of the process itself.
-    /// The readings of previous entries for the pid are also kept, because a previous entry may be for the
-    /// same process.
+    /// reading is the stored result of a read. The flag is true for the reading of this entry, and false for
+    /// the readings of previous entries with the same pid. Those are kept until `stat` shows the start time:
+    /// if it equals that of the previous entry, both entries are for the same process.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
         let entries = std::iter::successors(Some((self, true)), |(process, _)| {
             Some((process.previous.as_deref()?, false))
@@ -175,8 +175,8 @@ impl Process {
         }
     }
 
-    /// Decides whether a filter selects the process under this name. If the name is new, the values are
-    /// dropped, because the process may run another program.
+    /// Decides whether a filter selects the process under this name. If the name is new, the memory values of
+    /// the last read are dropped, because the process may run another program.
     pub fn select(&mut self, comm: &[u8], discovery: &Discovery, scratch: &mut String) {
         match self.attribution.select(comm, discovery, scratch) {
             Change::None => {}

@@ -88,11 +88,11 @@ pub enum Pause {
         /// When the next read may begin.
         until: Instant,
     },
-    /// The kernel refused the last reads. Each refusal may cause an audit record. So the process is read
-    /// again after 1 scrape. While the kernel keeps refusing, the process is read after 2 more scrapes, then
-    /// after 4 more, and so on, up to 64.
+    /// The kernel refused the last reads. The process is read 1 scrape after the first refused read, 2
+    /// scrapes after the second, then 4, and so on, up to 64. The distance grows, because each refused read
+    /// may cause an audit record.
     Refused {
-        /// The number of refusals in a row.
+        /// How many reads in a row the kernel has refused.
         n_in_a_row: u32,
         /// How many more scrapes skip the process.
         n_scrapes_left: u32,
@@ -101,7 +101,7 @@ pub enum Pause {
 
 impl Pause {
     /// Whether the pause has ended, so that the process may be read in this scrape. This must be called once
-    /// per scrape, because each call counts one of the scrapes that a refused process is skipped for.
+    /// per scrape, because a pause after a refused read is counted in scrapes, and each call counts one.
     pub fn ends(&mut self, now: Instant) -> bool {
         match self {
             Self::None | Self::Refused { n_scrapes_left: 0, .. } => true,

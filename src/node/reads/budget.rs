@@ -71,14 +71,15 @@ impl Budget {
         self.credit.spend(self.check_seconds);
     }
 
-    /// Returns the time at which the next check may begin. Not including their reads, checks may use a
-    /// quarter of the budget.
+    /// Returns the time at which the next check may begin. Checks may use a quarter of the budget. The CPU
+    /// time of the reads of processes in a check does not count towards that quarter.
     pub fn next_check(&self) -> Option<Instant> {
         Some(self.checked_at? + self.credit.time_to_earn(4.0 * self.check_seconds))
     }
 
-    /// Returns the longest time that can add credit (see [`MAX_ELAPSED`]). It is at least the shortest time
-    /// between two scrapes, so that a scrape always gets the credit for its own CPU time.
+    /// Returns the maximum elapsed time that adds credit (see [`MAX_ELAPSED`]). Credit is the CPU time that
+    /// may still be used. The maximum is not less than the shortest time between two scrapes, so that a
+    /// scrape always gets the credit for its own CPU time.
     fn longest(&self) -> Duration {
         MAX_ELAPSED.max(self.least_distance())
     }
@@ -112,9 +113,9 @@ impl Budget {
         Some(self.began_at? + self.least_distance())
     }
 
-    /// Returns the shortest time between the beginnings of two scrapes. It is the time in which half of the
-    /// budget pays for the CPU time of a scrape without its reads, as measured in the last scrape. The other
-    /// half remains for the reads.
+    /// Returns the shortest time between the beginnings of two scrapes. A scrape uses CPU time even without
+    /// its reads of processes. That CPU time, as measured in the last scrape, may use half of the budget. The
+    /// other half remains for the reads.
     fn least_distance(&self) -> Duration {
         self.credit.time_to_earn(2.0 * self.overhead_seconds)
     }

@@ -105,7 +105,8 @@ mod tests {
             "a tenth of the time is not more than a tenth"
         );
         assert_eq!(stuck(&mut reads, start, 3000, [300, 6500]), [], "it is returned once");
-        // The read of the second process was slow before. Now it waits for a lock.
+        // Until now, the read of process 2 used CPU time, so it was slow but not stuck. From now on it uses
+        // almost no CPU time, because it waits for a lock. It counts as stuck 2 seconds later, at 5000 ms.
         assert_eq!(stuck(&mut reads, start, 4999, [300, 6600]), []);
         assert_eq!(stuck(&mut reads, start, 5000, [300, 6600]), [2]);
         assert_eq!(reads.count(), 2);

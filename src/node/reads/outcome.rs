@@ -9,7 +9,7 @@ use crate::procfs::errors::ReadError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The read was stuck, which means that it did not return for a while. Its values are not used, because
-    /// they may be older than the end of the read.
+    /// they may be from before that wait.
     Outdated,
     /// The mappings overlapped in two attempts in a row. The previous values are kept.
     Torn,
@@ -31,9 +31,9 @@ pub enum Outcome {
     Read {
         /// Whether the process has executed another program since the previous read.
         has_executed: bool,
-        /// Whether the mappings must still be read. That is true if only the sum over all mappings was read,
-        /// because the kernel took too long to print the mappings of the program that the process ran before.
-        /// The mappings of the new program may be printed faster.
+        /// Whether the mappings must still be read, because the process has executed another program. Only
+        /// the sum over all mappings was read, because the kernel took too long to print the mappings of the
+        /// previous program. The kernel may print the mappings of the current program faster.
         needs_mappings: bool,
     },
 }

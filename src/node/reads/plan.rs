@@ -216,9 +216,8 @@ mod tests {
         assert!(waits[4..].iter().all(|&wait| wait <= 4), "{:?}", waits[4..].iter().max());
         let share = spent(&processes, 0).as_secs_f64() / (0.25 * 200.0);
         assert!(share < 0.3, "{share}");
-        // In each of the two containers, reading every process once takes at least 100 ms of CPU time. A
-        // scrape may spend only 100 ms on both containers together, so each container could use more than
-        // half of that time.
+        // Reading every process once takes at least 100 ms of CPU time in each of the two containers. A
+        // scrape may spend only 100 ms on both together, so the containers must share that time equally.
         let mut processes: Vec<Process> = (0..20).map(|i| process(i % 2, [10, 50][i as usize % 2])).collect();
         run(&mut processes, ms(100), 1000);
         let ratio = spent(&processes, 0).as_secs_f64() / spent(&processes, 1).as_secs_f64();

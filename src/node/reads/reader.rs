@@ -275,8 +275,8 @@ fn compare(
     match before {
         Some(before) if before.work == work && work.is_recorded => Ok((true, busy)),
         Some(before) if before.work == work => {
-            // The count is of the first thread, so it shows only for a single thread that the process has
-            // not run.
+            // `runs` counts how often the first thread has run. If there are more threads, the count does not
+            // show whether the process has run.
             let runs = (work.n_threads == 1).then(|| process.runs(buffers)).flatten();
             let has_run = runs.is_none() || runs != before.runs;
             let known_maps = before.hashes.filter(|_| !has_run).map(|hashes| hashes.maps);

@@ -161,9 +161,9 @@ impl Reads {
 
     /// Queues the selected processes for which `wanted` is true. A process is not queued during the pause
     /// after a long or refused read. It is also not queued while it has a detached read, which has not
-    /// returned and which the scrape no longer waits for. A process that is not queued may keep its values.
-    /// So its name and container are checked now, and the program that it runs is checked when the queue is
-    /// empty.
+    /// returned and which the scrape no longer waits for. A process that is not queued may keep the values of
+    /// its last read. So its name and container are checked now. Whether it still runs the same program is
+    /// checked later, when the queue is empty, because that check can block.
     pub fn queue(&mut self, node: &mut Node<'_>, now: Instant, wanted: impl Fn(&Process) -> bool) {
         let Self { plan, kept, .. } = self;
         kept.clear();
@@ -223,9 +223,10 @@ impl Reads {
         self.next_check(node, thread)
     }
 
-    /// Returns a read of `stat` for the next process that keeps its values, to check which program the
-    /// process runs. Reading `stat` can block on `exec_update_lock`. So `stat` is read in the same way as
-    /// memory: the exporter holds no lock, and the scrape can go on without waiting for the read.
+    /// Returns a job that reads `stat` of the next process that keeps the values of an earlier read. `stat`
+    /// shows whether the process still runs the same program. Reading `stat` can block on `exec_update_lock`.
+    /// So `stat` is read in the same way as memory: the exporter holds no lock, and the scrape can go on
+    /// without waiting for the read.
     fn next_check(&mut self, node: &mut Node<'_>, thread: u32) -> Option<Job> {
         while let Some(i) = self.kept.pop() {
             let i = i as usize;
@@ -243,9 +244,10 @@ impl Reads {
         None
     }
 
-    /// Begins a read of memory. The read includes `stat` only if processes are being skipped because the
-    /// budget is used up, so that values are kept for longer than one scrape. In other cases `stat` is left
-    /// out, because reading it would take up to a twelfth of the CPU time of reading a small process.
+    /// Begins a read of memory. The read includes `stat` only if the budget was recently too small to read
+    /// every process. In that case values are kept for more than one scrape, and `stat` shows the program
+    /// that they belong to. Otherwise `stat` is not read, because that would take up to a twelfth of the CPU
+    /// time of reading a small process.
     fn begin_memory(&mut self, process: &mut Process, snapshot: &Snapshot, thread: u32) -> Job {
         let now = Instant::now();
         let is_short = self.left_out_at.is_some_and(|at| now.saturating_duration_since(at) < MAX_CONFIRMED);
