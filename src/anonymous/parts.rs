@@ -76,8 +76,9 @@ impl Parts {
         sums.filter(|(_, sum)| sum.n_mappings > 0).for_each(|(path, sum)| each(path, sum));
     }
 
-    /// Handles a mapping that has a name. The mapping is not summed, but its name may show that the process
-    /// is a JVM. Some rules also need to know what lies directly below the next mapping.
+    /// Handles a mapping that has a name, such as the path of a file. The mapping is not summed, but its name
+    /// may show that the process is a JVM. The kind of mapping is kept, because some rules for the next
+    /// mapping need to know what lies directly below that mapping.
     fn note_named(&mut self, mapping: &Mapping<'_>) {
         self.sum_waiting(None);
         self.last = None;

@@ -12,16 +12,18 @@ use crate::totals::sums::Totals;
 /// this size.
 const CHUNK: u64 = 4 * MIB;
 /// The addresses at which Go's heap may begin. Up to Go 1.25, the heap begins at 0xc000000000, and on arm64
-/// at 0x4000000000 (runtime/malloc.go, mallocinit). From Go 1.26 on, it begins at a random address. A run
-/// outside this range can only belong to a JVM.
+/// at 0x4000000000 (runtime/malloc.go, mallocinit). From Go 1.26 on, it begins at a random address. A run of
+/// adjacent mappings is tested as Go's heap if it begins in this range. Any other run is tested as memory of
+/// a JVM.
 const GO: Range<u64> = 0x40_0000_0000..0x7e00_0000_0000;
 
-/// What lies directly below a run, as far as the rules need it.
+/// What lies directly below a run of adjacent mappings, as far as the rules need it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Below {
     Anonymous,
     File,
-    /// A JVM's archive of classes. There may be an inaccessible gap between the archive and the run.
+    /// A JVM's archive of classes, which is a mapped file. An inaccessible gap may lie between the archive
+    /// and the run.
     ClassArchive,
 }
 
@@ -36,9 +38,9 @@ pub struct Run {
     /// Whether the permissions change at an address at which the language runtime would not change them. Go
     /// changes permissions at multiples of 4 MiB, and HotSpot, a JVM, at multiples of 64 KiB.
     has_odd_steps: bool,
-    /// Whether a writable mapping begins above inaccessible memory, at a multiple of 4 MiB that is not the
-    /// start of another area of 64 MiB. The metaspace of a JVM looks like this, because it begins to use a
-    /// chunk of 4 MiB while the chunk below still has room.
+    /// Whether a writable mapping begins above inaccessible memory, at a multiple of 4 MiB. The metaspace of
+    /// a JVM looks like this, because it begins to use a chunk of 4 MiB while the chunk below still has room.
+    /// A mapping at a multiple of 64 MiB from the beginning of the run does not count.
     has_chunks: bool,
     pub is_below_archive: bool,
     n_reserved: u64,
@@ -117,10 +119,11 @@ fn is_go_heap(run: &Run) -> bool {
     !run.has_odd_steps && (run.begin | run.end).is_multiple_of(ARENA) && run.end <= GO.end
 }
 
-/// Whether the run is the class space of a JVM. The class space is a reservation directly above the archive
-/// of classes. Without an archive, it begins at the address 4 GiB, directly above the heap (metaspace.cpp).
-/// Precision 100%. Recall 77% together with [`is_metaspace`], because the rules find the class space of JDK 8
-/// and 11, but not their metaspace.
+/// Whether the run of adjacent mappings is the class space of a JVM. The class space is a reservation
+/// directly above the JVM's archive of classes, which is a mapped file. Without an archive, the class space
+/// begins at the address 4 GiB, directly above the heap (metaspace.cpp). Precision 100%. The recall of this
+/// rule and [`is_metaspace`] together is 77%. In JDK 8 and 11, the two rules find the class space, but not
+/// the metaspace.
 fn is_class_space(run: &Run) -> bool {
     let is_aligned = run.begin.is_multiple_of(CHUNK) && (run.end - run.begin).is_multiple_of(ARENA);
     let is_above = |below| run.below == Some(below);
@@ -151,10 +154,10 @@ fn is_java_heap(run: &Run) -> bool {
 /// 32 GiB. None of the snapshots from which the rules were made has such a heap. ZGC also reserves at least
 /// 32 GiB, but its heap is a memfd.
 ///
-/// Two kinds of Java heaps are not recognized. One kind is a heap that the JVM has made usable as a whole, so
-/// that no memory is only reserved. The other kind is a heap of less than 32 GiB with
-/// `-XX:-UseCompressedOops`. Three snapshots have heaps of these two kinds, which is the only reason why the
-/// recall at [`is_java_heap`] is below 100%.
+/// Two kinds of Java heaps are not recognized. One kind is a heap in which the JVM has made all reserved
+/// memory usable. The other kind is a heap of less than 32 GiB with `-XX:-UseCompressedOops`. Three snapshots
+/// have heaps of these two kinds. The recall at [`is_java_heap`] is below 100% only because of these
+/// snapshots.
 fn is_uncompressed_java_heap(run: &Run) -> bool {
     is_mmap_address(run.begin) && run.n_reserved >= 32 * GIB
 }

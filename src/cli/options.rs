@@ -68,9 +68,9 @@ pub struct Options {
     pub allowed_hosts: Vec<String>,
     /// Whether the program drops unneeded capabilities and system calls once all files and sockets are open.
     pub sandbox: bool,
-    /// The text of the file that `--print` prints. It contains the name of the local image.
+    /// The text of the file that `--print` prints. A manifest in this text has the default name of the image.
     pub print: Option<String>,
-    /// The name of the image that replaces the name of the local image in the printed file.
+    /// The name of the image that replaces the default name in the text that `--print` prints.
     pub image: String,
 }
 

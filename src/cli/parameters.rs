@@ -17,9 +17,10 @@ const PARAMETERS: [&str; 5] = ["group-by", "filter", "pid", "fields", "omit-zero
 /// filters with thousands of `*` would take seconds.
 const MAX_FILTER_BYTES: usize = 1024;
 
-/// Parses a query, which is the part of a request's target after `?`. Returns `options` with the values that
-/// the query replaces. The returned filters are only the filters in the query. The filters in `options` still
-/// apply, so a process is shown only if both sets of filters match it.
+/// Parses a query, which is the part of a request's target after `?`. Returns a copy of `options`. In the
+/// copy, each option that the query names has the value from the query. The filters in the copy are only the
+/// filters in the query. The filters in `options` still apply, so a process is shown only if both sets of
+/// filters match it.
 ///
 /// The error is a one-line message that quotes the wrong part and says what is expected.
 pub fn parse(query: &[u8], options: &Options) -> Result<Options, UsageError> {

@@ -53,9 +53,8 @@ struct State {
     is_running: bool,
     /// The time before which the CPU budget allows no scrape.
     not_before: Option<Instant>,
-    /// Set by a request for paths. The time says until when scrapes read paths. The number says how many
-    /// scrapes succeed before the first one that reads paths. So the last result has paths if `n_succeeded`
-    /// is larger than this number.
+    /// Set by a request for the paths of mappings. Scrapes read paths until the time in the tuple. The last
+    /// result has paths once `n_succeeded` is larger than the number in the tuple.
     paths: Option<(Instant, u64)>,
     /// Whether a request needs a further scrape, which begins only after the running scrape has ended.
     is_another_requested: bool,
@@ -94,7 +93,9 @@ impl Demand {
     /// without paths cannot answer this request. Most scrapes read only sums.
     pub fn request_paths(&self, now: Instant) -> Freshness {
         let mut state = self.lock();
-        // Unless paths were requested before, a scrape that is already running does not read them.
+        // A scrape that is already running does not read paths, so its result counts as one more result
+        // without paths. If an earlier request for paths still applies, the number from that request is used
+        // instead.
         let n_without = state.n_succeeded + u64::from(state.is_running);
         let n_without = state.paths.filter(|(until, _)| now < *until).map_or(n_without, |(_, n)| n);
         state.paths = Some((now + PATHS_PERIOD, n_without));

@@ -16,7 +16,7 @@ pub struct Wake {
 }
 
 impl Wake {
-    /// Creates the pair. Fails with the system's error if no file descriptor is left.
+    /// Creates the two connected sockets. Fails with the system's error if no file descriptor is left.
     pub fn new() -> io::Result<Self> {
         let (sender, receiver) = UnixStream::pair()?;
         sender.set_nonblocking(true)?;

@@ -12,11 +12,12 @@ use super::connection::{Connection, State};
 pub struct Connections {
     /// The connections, in no particular order.
     pub open: Vec<Connection>,
-    /// The number of slots, which are the places for open connections. A connection takes a slot unless it
-    /// waits for a scrape, is closing, or was accepted when no slot was free.
+    /// The number of slots. A slot is a place for one open connection. A connection takes no slot while it
+    /// waits for a scrape or is closing. It also takes none if no slot was free when it was accepted.
     n_slots: usize,
-    /// How many connections may be closing or have no slot. If there are more, the oldest of them is closed.
-    /// Its client sees an error if it has not yet received the response.
+    /// The maximum number of connections that are closing or were accepted when no slot was free. If there
+    /// are more, the oldest of them is closed immediately, even if its client has not received the whole
+    /// response.
     n_others: usize,
 }
 
@@ -42,8 +43,9 @@ impl Connections {
     /// the head of a request, then those with a response. In each of these groups, the connection that has
     /// been in its state for the longest time is tried first.
     ///
-    /// A connection that makes progress with its response is closed only if its address holds more slots than
-    /// the address `newcomer` would hold with a new connection. Returns whether a connection was closed.
+    /// `newcomer` is the address of the new connection. A response that still makes progress is interrupted
+    /// only if its client's address holds at least two slots more than `newcomer`. Returns whether a
+    /// connection was closed.
     pub fn evict(&mut self, newcomer: Option<IpAddr>, now: Instant) -> bool {
         let n_slots = self.n_slots_by_address();
         let n_wanted = newcomer.map(|peer| n_slots.get(&peer).map_or(1, |n| n + 1));

@@ -28,9 +28,9 @@ pub struct Compressor {
 pub struct Gzipped {
     /// The exposition's number.
     number: u64,
-    /// The gzip file without its tail. `None` if the gzip file would be too long, or if the text was taken
-    /// away before all of it was compressed. In these cases, requests are answered with the latest text,
-    /// uncompressed.
+    /// The gzip file without its tail. `None` if the gzip file would be too long, or if the scrape thread
+    /// freed the text to save memory before all of it was compressed. In both cases, requests are answered
+    /// with the latest text, uncompressed.
     pub bytes: Option<Arc<Buffer>>,
     age: Option<Age>,
     crc: Crc,
@@ -124,8 +124,8 @@ mod tests {
     use super::*;
     use std::io::Read;
 
-    /// Compresses the whole exposition. Returns the text that a client unpacks, or `None` if the text is
-    /// served uncompressed.
+    /// Compresses the whole latest exposition, and unpacks it again as a client does. Returns the unpacked
+    /// text, or `None` if the exposition is served uncompressed.
     fn gunzip(compressor: &mut Compressor, published: &Published) -> Option<Vec<u8>> {
         let number = published.latest().unwrap().number;
         while compressor.advance(published, number).is_none() {}
@@ -160,8 +160,8 @@ mod tests {
         assert_eq!(gunzip(&mut Compressor::default(), &published), None);
     }
 
-    /// A waiting request also accepts a later exposition. So the request is answered even if the text that it
-    /// waits for was taken away.
+    /// A waiting request also accepts a later exposition. So the request is answered even if the scrape
+    /// thread has freed the text that was being compressed.
     #[test]
     fn compression_ends_when_its_text_is_taken_away() {
         let (mut publisher, published) = publisher();

@@ -22,14 +22,14 @@ const USUAL_PATIENCE: Duration = Duration::from_secs(5);
 pub const MAX_PATIENCE: Duration = Duration::from_secs(30);
 /// The wait for a scrape ends this long before the client's timeout, so that the response arrives in time.
 const SPARE: Duration = Duration::from_millis(500);
-/// If the next scrape takes too long, the request gets its view of the last scrape instead. A view is the
-/// exposition that the parameters of the request describe. The request waits at most this long until the view
-/// is rendered.
+/// The maximum time that a request waits until a view of the last scrape is rendered. A view is the
+/// exposition that the parameters of the request describe. A request gets a view of the last scrape if the
+/// next scrape takes too long.
 const GRACE: Duration = Duration::from_millis(400);
 /// How often a waiting request wakes the scrape thread to render its view.
 const TRY_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A request for an exposition that is parsed but not answered yet.
+/// A parsed request for an exposition. The request is not answered yet.
 pub struct Pending {
     form: Form,
     accepts_gzip: bool,
@@ -86,19 +86,20 @@ impl Pending {
         Ok(Self { form, accepts_gzip, scrape: None, view, compressing: None })
     }
 
-    /// Whether the request waits for a scrape or a view. Waiting uses no CPU time.
+    /// Whether the request waits for a scrape or a view.
     pub fn is_scraping(&self) -> bool {
         self.scrape.is_some() || self.view.is_some()
     }
 
-    /// Whether the exposition is being compressed for this request. Compression that has begun continues even
-    /// if no CPU time may be spent on responses, because the next scrape may free the text.
+    /// Whether the exposition is being compressed for this request. Compression that has begun does not wait
+    /// until CPU time may be spent on responses. If it waited, the next scrape might free the text before all
+    /// of it is compressed.
     pub fn is_compressing(&self) -> bool {
         self.compressing.is_some()
     }
 
-    /// Returns the time until which the request may wait for a scrape or a view. Then
-    /// [`advance`](Self::advance) must be called. `None` means that it can be called now.
+    /// Returns when [`advance`](Self::advance) must be called if the request waits for a scrape or a view.
+    /// Returns `None` if the request does not wait for them, so `advance` must be called now.
     pub fn waits_until(&self, site: &Site) -> Option<Instant> {
         if let Some(view) = &self.view {
             return (!view.view.is_answered()).then_some(view.next_try.min(view.deadline));

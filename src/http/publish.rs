@@ -12,8 +12,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// How many bytes the gzipped bytes and the outdated texts may take. The latest text and the next text are
-/// not included.
+/// How many bytes of outdated expositions, as text or gzipped, may be kept for slow connections. The gzipped
+/// bytes of one exposition may be kept in addition.
 const EXTRA_BYTES: usize = 2 << 20;
 /// The gzipped bytes of a text may take a twelfth of the text's size, and 256 KiB more. Usually they take a
 /// sixteenth.
@@ -24,8 +24,8 @@ pub fn max_gzip_bytes(n_text_bytes: usize) -> usize {
     n_text_bytes / GZIP_SHARE + (256 << 10)
 }
 
-/// The bytes of a response, which connections send. The scrape thread may take the bytes away before they are
-/// sent.
+/// The bytes of a response, which connections send. To free memory, the scrape thread may empty the buffer
+/// before all bytes are sent.
 #[derive(Default)]
 pub struct Buffer {
     n_bytes: usize,
@@ -38,13 +38,14 @@ impl Buffer {
         Self { n_bytes: bytes.len(), bytes: Mutex::new(bytes) }
     }
 
-    /// Returns the number of bytes in the buffer. The number stays the same after the bytes were taken away.
+    /// Returns the number of bytes that the buffer was made with. This number does not change when the scrape
+    /// thread empties the buffer to free memory.
     pub fn n_bytes(&self) -> usize {
         self.n_bytes
     }
 
-    /// Returns the bytes, or `None` if they were taken away. Release the guard soon, because the scrape
-    /// thread may wait for the lock.
+    /// Returns the bytes, or `None` if the scrape thread has emptied the buffer. Release the guard soon,
+    /// because the scrape thread may wait for the lock.
     pub fn bytes(&self) -> Option<MutexGuard<'_, Vec<u8>>> {
         Some(lock(&self.bytes)).filter(|bytes| bytes.len() == self.n_bytes)
     }
@@ -79,9 +80,9 @@ pub struct Exposition {
 /// A sample with an age, which grows until the exposition is served.
 #[derive(Clone, Copy, Debug)]
 pub struct Age {
-    /// The text of the sample's family up to the value.
+    /// The text before the sample's value: the HELP and TYPE lines and the metric's name.
     pub family: &'static str,
-    /// The time at which the value was 0.
+    /// The time from which the age is counted.
     pub since: Instant,
 }
 
@@ -116,7 +117,7 @@ impl Published {
         lock(&self.0).latest.clone()
     }
 
-    /// Adds gzipped bytes to the buffers whose total size is limited.
+    /// Adds gzipped bytes to the buffers that together have a limited size.
     pub fn add_gzipped(&self, gzipped: Arc<Buffer>) {
         let mut buffers = lock(&self.0);
         buffers.gzipped.push(gzipped);
@@ -135,7 +136,7 @@ impl Buffers {
         spare.unwrap_or_default()
     }
 
-    /// Takes buffers away from connections until the other buffers stay within the limit.
+    /// Empties buffers that connections still send, until the other buffers stay within the limit.
     fn make_room(&mut self) {
         let is_held = |buffer: &Arc<Buffer>| Arc::strong_count(buffer) > 1;
         self.gzipped.retain(is_held);
@@ -149,7 +150,8 @@ impl Buffers {
             if n_bytes > n_left {
                 buffer.take();
             }
-            // If one buffer does not fit, all older buffers are taken away as well.
+            // The first buffer that exceeds the limit sets `n_left` to 0. So all buffers after it are
+            // emptied, too.
             n_left = n_left.saturating_sub(n_bytes);
         }
     }
@@ -296,8 +298,9 @@ mod tests {
         }
     }
 
-    /// While the texts are large, rendering the next text takes the outdated text away from its connection.
-    /// An outdated text that is small is kept for some time.
+    /// Rendering the next text empties the buffers of outdated texts that slow connections still send, the
+    /// oldest first. With texts of 8 MiB, no outdated text is kept. With texts of 1 MiB, the two newest
+    /// outdated texts are kept.
     #[test]
     fn outdated_texts_are_taken_from_connections_oldest_first() {
         let (mut publisher, published) = publisher();

@@ -16,7 +16,8 @@ const NO_OOMS: &str = "{\"records\":[]}\n";
 
 /// The reply to a request.
 pub enum Reply {
-    /// The response to a probe. It needs neither a slot nor the credit for responses.
+    /// The response to a probe. A probe is answered even if there are too many connections, or if no CPU time
+    /// may be spent on other responses.
     Probe(Response),
     /// Any other response without an exposition.
     Response(Response),
@@ -30,8 +31,8 @@ pub struct Client {
     /// Whether the client runs on this machine: its address is a loopback address, or equals the address that
     /// it connected to.
     pub is_local: bool,
-    /// Whether the client's connection has a slot. A client without a slot gets one response: the answer to a
-    /// probe, or the message that there are too many connections.
+    /// Whether the client's connection has a slot, which is a place for one open connection. A client without
+    /// a slot gets one response: the answer to a probe, or the message that there are too many connections.
     pub has_slot: bool,
 }
 

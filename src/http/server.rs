@@ -140,8 +140,9 @@ impl Server {
                 }
             }
             connections.expire(now);
-            // New connections are accepted after the turns. A turn may free a slot for a new connection, and
-            // shows whether an open connection has received a request.
+            // New connections are accepted after the turns, which are the next steps of the open connections.
+            // A turn may free a place for a new connection. A turn may also receive a request. A connection
+            // with a complete request is not closed to make room for a new connection.
             if can_accept {
                 resume_at = self.accept(&mut connections, resume_at, now);
                 throttle.charge(Account::Requests);
@@ -200,8 +201,8 @@ fn wait(
 ) -> (Vec<usize>, bool) {
     let open = &connections.open;
     let has_credit = throttle.has_credit(Account::Responses);
-    // A connection is not polled while it waits until CPU time may be spent on it. If its socket were ready,
-    // the wait would always end at once.
+    // A connection is not polled while it waits until CPU time may be spent on it. If it were polled while
+    // its socket is ready, `poll` would always return at once.
     let active: Vec<_> = (0..open.len()).filter(|&i| has_credit || !open[i].needs_credit()).collect();
     let mut fds: Vec<_> = active.iter().map(|&i| PollFd::new(&open[i], open[i].interest())).collect();
     fds.push(PollFd::new(site.demand.done(), PollFlags::IN));

@@ -31,9 +31,9 @@ pub enum Account {
 const LIMITS: [(f64, Duration); 2] =
     [(0.03, Duration::from_millis(3300)), (0.08, Duration::from_millis(1250))];
 
-/// The credit of one thread, which is the thread that created this value.
+/// Limits the CPU time of one thread, which is the thread that created this value.
 pub struct Throttle {
-    /// The credit of each account, in the order of [`Account`].
+    /// The CPU time that each account may still use, in the order of [`Account`].
     credits: [Credit; 2],
     /// The CPU time that the thread had used at the last charge.
     cpu: Duration,
@@ -59,7 +59,7 @@ impl Throttle {
     }
 
     /// Returns how long responses must wait until CPU time may be spent on them. This is 5 ms longer than
-    /// necessary. Without the 5 ms, waking up would use more CPU time than could then be spent.
+    /// necessary, because otherwise waking the thread would cost more CPU time than the wait has earned.
     pub fn pause(&self) -> Duration {
         self.credits[Account::Responses as usize].time_to_next() + Duration::from_millis(5)
     }

@@ -1,8 +1,8 @@
 //! Renders views, which are the expositions for requests to `/metrics` with parameters.
 //!
 //! The HTTP thread parses such a request, and puts its view into a queue. When the next scrape ends, the
-//! All views together may take as much memory as one more exposition. A view counts towards this limit until
-//! its response is sent.
+//! scrape thread renders and compresses the view. All views together may take as much memory as one more
+//! exposition. A view counts towards this limit until its response is sent.
 
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,11 +20,12 @@ use crate::scrape::views::Query;
 /// How many views may exist at once, including rendered views that are still being sent. Requests for further
 /// views are refused.
 const MAX_VIEWS: usize = 4;
-/// If sending a view takes longer than this, the view may be taken away to make room for another view.
+/// If sending a view takes longer than this, the memory of the view may be freed to make room for another
+/// view.
 const MAX_SENDING: Duration = Duration::from_secs(5);
-/// How many bytes all views together may take for each sample that `--max-samples` allows; the total is at
-/// least [`MIN_BYTES`]. A sample with labels of 512 bytes takes this many bytes. So a view always fits if
-/// there is no other view.
+/// How many bytes all views together may take for each sample that `--max-samples` allows. The total is at
+/// least [`MIN_BYTES`]. A sample with labels of 512 bytes takes 560 bytes, so there is always enough memory
+/// for one view with such samples.
 const BYTES_PER_SAMPLE: usize = 560;
 const MIN_BYTES: usize = 4 << 20;
 /// How many bytes all views together may take if the number of samples is not limited.

@@ -3,7 +3,7 @@
 //! Reading other processes' memory maps needs a capability that allows much more than that. An attacker who
 //! takes over the program should gain little from this capability. So the program drops all other
 //! capabilities, and all system calls that it does not make ([`seccomp`]). It also restricts its access to
-//! the file system ([`landlock`]), if it can still read processes then.
+//! the file system ([`landlock`]), unless this would prevent it from reading other processes.
 //!
 //! If the kernel does not support a restriction, a warning is logged, and the program continues without the
 //! restriction. A system call that the sandbox does not allow fails with `EPERM`, and the error message says
@@ -25,8 +25,9 @@ pub fn enter(needs: &Needs) {
     if let Err(error) = capabilities::reduce(needs) {
         warn!("cannot drop capabilities: {error}");
     }
-    // With CAP_SYS_PTRACE, a process in a Landlock domain cannot read processes outside the domain. So
-    // Landlock is used only with CAP_PERFMON.
+    // Landlock does not allow a process to trace processes outside the sandbox, even with CAP_SYS_PTRACE.
+    // With CAP_PERFMON, the program can read other processes without the right to trace them. So Landlock is
+    // used only if CAP_PERFMON is the capability with which the program reads processes.
     if capabilities::reads_by_perfmon() {
         match landlock::enter(needs) {
             Ok(true) => debug!("sandbox: reading only below {:?}", needs.reads),

@@ -4,10 +4,10 @@
 //! container's files below `/proc/<pid>/root`. The program also cannot make memory executable, and `clone`
 //! can only create threads.
 //!
-//! The order of the filter matters for speed: the kernel compares the number of a call with the listed
-//! numbers, from the smallest up. From Linux 5.11 on, the kernel skips the filter for calls that are allowed
-//! with any arguments. Among the other calls, `openat` is the most frequent one in a scrape, so calls are
-//! compared with `openat` first.
+//! The order of the filter matters for speed, because the kernel compares the number of a call with one
+//! listed number after another. From Linux 5.11 on, the kernel skips the filter for calls that are allowed
+//! with any arguments. Among the other calls, `openat` is the most frequent one in a scrape. So the filter
+//! compares a call with `openat` first.
 
 use std::collections::BTreeMap;
 

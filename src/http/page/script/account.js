@@ -168,10 +168,10 @@ function divide(a, left, parts, rest = 'difference') {
 	});
 	for (let up = a.n; up; up = up.up) up.charged = tick;
 }
-// Fills a field with values. An account in `summed` is the memory use of a container or a pod. Each node of
-// the tree above such containers or pods gets the sum of their uses. Each container or pod in `owners`, or
-// the node if it is there, gets its own use. Inside it, commands and mapped paths get their PSS, and tiles
-// get their bytes.
+// Fills a field with values. `summed` lists accounts of containers or pods: each node of the tree above them
+// gets the sum of their memory uses. `owners` lists the accounts of containers, pods or the node that are
+// shown with their own memory use. Below the nodes of these accounts, commands and mapped paths get their
+// PSS, and tiles get their bytes.
 function fill(name, help, summed, owners) {
 	const { next } = Object.assign(fieldOf(FAMILY + name + '_bytes'), { help }), pss = fields.get('pss').next;
 	for (const a of summed) for (let { up } = a.n; up; up = up.up) next[up.i] = (next[up.i] || 0) + a.current;
@@ -179,8 +179,8 @@ function fill(name, help, summed, owners) {
 	for (const n of nodes) if (LEVELS.indexOf(n.level) > 2 && next[n.up.i] >= 0) next[n.i] = pss[n.i];
 	for (const a of owners) for (const [tile, v] of a.tiles) next[tile.i] = v;
 }
-// excesses() returns the displayed accounts (of containers, pods and the node) with tiles that add up to more
-// than the memory use.
+// isShown() returns whether the selected field shows the account of a container, a pod or the node.
+// excesses() returns those of the shown accounts in which the tiles add up to more than the memory use.
 const isShown = a => layer === NODE ? a.isInPod !== false : a.names.length > 2;
 const excesses = () => [ofNode, ...accounts.values()].filter(a => a?.over > 0 && isShown(a));
 

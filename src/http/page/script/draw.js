@@ -90,8 +90,9 @@ function drawStats(list) {
 	}
 	$.field.value = field.name;
 }
-// Returns how many seconds ago the last scrape ended. The exporter's time, from the header Date, has whole
-// seconds. The browser's clock is finer, so `skew` is 0 unless the two clocks differ by more than 3 s.
+// Returns how many seconds ago the last scrape ended. `skew` is how far the browser's clock is ahead of the
+// exporter's clock. The exporter's time comes from the header Date, which has only whole seconds. Because the
+// header is inexact, a difference of up to 3 s is ignored, and `skew` is then 0.
 const ageNow = () => max(.1, Date.now() / 1000 - latest.skew - latest.t);
 // Returns whether the values are too old, which means older than four scrape intervals and older than 20 s.
 // If the interval is not known, they are too old after two minutes.

@@ -37,10 +37,11 @@ function identify(id) {
 	identity = id;
 }
 
-// If two processes share pages and one of the processes ends, the PSS and the private bytes of the other
-// process rise, although it uses no more memory. So growth is measured by two sums. `own` has the private
-// bytes, the swapped bytes, and the bytes that are charged but not mapped. `held` has the same bytes, but
-// with resident instead of private bytes. The smaller growth of the two sums is used.
+// If two processes share pages and one of them ends, the PSS and the private bytes of the other process rise,
+// although it uses no more memory. Its resident bytes stay the same. So growth is measured by two sums, and
+// the smaller growth of the two is used. The sum `own` has the private bytes, the swapped bytes, and the
+// bytes that are charged to a container but not mapped. The sum `held` has the same bytes, but with resident
+// instead of private bytes.
 function measureOwn() {
 	const uss = fields.get('uss'), swap = fields.get('swap');
 	if (!(uss?.next[0] >= 0)) return;
@@ -53,10 +54,10 @@ function measureOwn() {
 		}
 	}
 }
-// Returns whether the growth of a node in a field is measured by the sums `own` and `held`, which
-// measureOwn() makes, and not by the field itself. This is true for the field PSS. It is also true for
-// commands, pids, paths and kinds in the fields of charged memory and node memory, because there the value of
-// a command, pid, path or kind is its PSS.
+// Returns whether the growth of a node in a field is the smaller growth of the two sums that measureOwn()
+// makes. If not, the growth is measured in the field itself. The sums are used for the field PSS. They are
+// also used for commands, pids, paths and kinds in the fields that show the memory of cgroups or of the node,
+// because these fields show the PSS of a command, pid, path or kind.
 function isByOwn(f, n) {
 	return fields.has('own') && isThere(fields.get('own')) && (f.name === 'pss' || LAYERS.includes(f.name)
 		&& /^(comm|pid|path|kind)$/.test((n.members?.[0] || n).level));
@@ -78,9 +79,9 @@ const matters = (f, n, v) => abs(v) >= max(f.bytes ? 1048576 : 1, abs(at(f, n) |
 
 // Returns the remembered values of a node as a list of [time, value].
 const dotsOf = (f, n) => since().points.map(p => [p.t, valueAt(p, f, n)]).filter(([, v]) => v === v);
-// Returns the values from which the growth of a node is computed, as a list of [time, value]. If isByOwn() is
-// true for the node, each value is the change since the page was opened, or since the user started a
-// measurement. Otherwise each value is the node's value in the field.
+// Returns the values from which the speed of a node's growth is computed, as a list of [time, value]. Usually
+// a value is the node's value in the field. If the growth is measured by the sums of measureOwn(), a value is
+// the growth since the page was opened, or since the user started a measurement.
 function growthOf(f, n) {
 	if (!isByOwn(f, n)) return dotsOf(f, n);
 	return since().points.filter(p => p.columns.has('own'))
@@ -149,9 +150,9 @@ function pack(names, budget = 250000) {
 		}),
 	});
 }
-// Restores the values that the page remembered before it was reloaded. Call unpack() when the first
-// exposition is in the tree, because unpack() looks up the saved nodes there. Levels and fields that pack()
-// did not save begin with their current values.
+// Restores the values that pack() saved before the page was reloaded. Call unpack() when the first exposition
+// is in the tree, because unpack() looks up the saved nodes there. To save space, pack() may have left out
+// some fields, and some levels of the tree such as paths. Their growth is measured from the current values.
 function unpack(text, t) {
 	const saved = JSON.parse(text);
 	if (saved.identity !== identity) {

@@ -47,9 +47,9 @@ let ages = 0;
 const isArea = n => n.v > 0 && n.v < Infinity;
 const withArea = n => n.kids.filter(isArea);
 
-// Lays out the tree inside the node `place`. Returns two lists. `groups` are drawn first, each one before the
-// groups inside it. `tiles` are drawn over the groups, in colour. Sets `drawn` of each node that has a
-// rectangle to the given number, which is the number of this drawing.
+// Lays out the tree inside the node `place`. Returns two lists of nodes. `groups` are drawn first, each one
+// before the groups inside it. `tiles` are drawn over the groups, in colour. The parameter `drawn` is the
+// number of the current drawing. Each node that has a rectangle stores this number in its property `drawn`.
 function layOut(place, width, height, scale, drawn) {
 	const groups = [], tiles = [];
 	function divide(list, x, y, w, h, depth) {

@@ -76,8 +76,8 @@ function outsideOf(n) {
 
 const found = { q: '', place: null, rows: new Map() }; // rows are kept from scrape to scrape
 
-// Returns a text in the form in which the search compares texts: as it is displayed, but in lower case and
-// with plain spaces at the ends.
+// Returns the form of a text that the search compares. This is the displayed text in lower case. The page
+// displays spaces at the ends of a name as ␠, and here each ␠ becomes a space again.
 const asSearched = text => visible(text).toLowerCase().replace(/␠/g, ' ');
 const lower = n => n.lower ??= asSearched(n.text);
 const lowerFull = n => n.lowerFull ??= asSearched(n.full);

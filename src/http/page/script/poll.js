@@ -87,17 +87,19 @@ const started = performance.now();
 // since it was opened.
 //
 // After a poll with a new scrape, the page waits for one interval. After a poll without a new scrape, it
-// waits for an eighth of the interval, and 1.5 times longer after each further such poll. After every eighth
-// new scrape, it waits for only half an interval. The measured interval may include a pause of the exporter,
-// and after an early poll the page measures the interval again.
+// waits for an eighth of the interval, and 1.5 times longer after each further such poll.
+//
+// The measured interval may be too long, because the exporter may have paused during the measurement. So
+// after every eighth new scrape, the page waits for only half an interval. If scrapes now follow each other
+// faster, the early poll shows this, and the page corrects the interval.
 function pace(t) {
 	if (!latest || t === latest.t) return interval ? min(interval, max(.1, interval / 8) * 1.5 ** early++)
 		: max(.5, (performance.now() - started) / 2000);
-	// `gap` is the time between the last two scrapes that the page saw. A gap shorter than the known interval
-	// becomes the interval. In a longer gap, the page may have missed a scrape. So the longer gap becomes the
-	// interval only if a poll during the gap found no new scrape. If a gap is more than three times as long as
-	// the interval, the exporter may only have paused. So such a gap becomes the interval only if the gap
-	// before it was also more than three times as long.
+	// `gap` is the time between the last two scrapes that the page saw. A gap that is shorter than the interval
+	// measured so far becomes the interval. In a longer gap, the page may have missed a scrape. So a longer gap
+	// becomes the interval only if a poll during the gap found no new scrape. A gap of more than three
+	// intervals may be a pause of the exporter. So such a gap becomes the interval only if the gap before it
+	// was that long, too.
 	const gap = t - latest.t, isLong = interval && gap > 3 * interval;
 	if (!interval || gap < interval || early && (!isLong || wasLong)) interval = max(.5, gap);
 	wasLong = isLong;

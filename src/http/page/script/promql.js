@@ -53,9 +53,10 @@ function selectorOf(where, level) {
 	return (isUss ? '' : metric) + (all.length ? `{${all}}` : '');
 }
 const sumOf = (by, where, level) => `sum by (${by.join(', ')}) (${selectorOf(where, level)})`;
-// partsOf() returns selectors for the metrics of tiles. It skips the tiles with a kind that matches REST.
-// Such a tile shows the memory use of a container, pod or node that no other tile shows. No metric has this
-// number, so restOf() makes a query that subtracts.
+// partsOf() returns PromQL selectors for the metrics of tiles. REST matches the kinds of tiles that show a
+// remainder, which is the memory of a container, pod or node that no other tile shows. No metric has the
+// remainder. So partsOf() skips these tiles, and restOf() makes a query that computes the remainder by
+// subtraction.
 const POD = 'cgroup_pod_memory_', NODE_METRIC = 'cgroup_node_memory_bytes',
 	REST = /^(difference|rest|other_pods)$/;
 function partsOf(where, tiles) {

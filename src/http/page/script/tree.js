@@ -39,13 +39,15 @@ const NONE = []; // the children of leaves, which most nodes are
 const root = number(makeNode(null, 'node', ''));
 let layer = ''; // the selected field if it is one that shows tiles of cgroups, see account.js
 // Returns whether the last exposition contains a node of the tree. `tick` is the number of that exposition.
-// `seen` and `charged` are the numbers of the last expositions that had series of processes, or memory of a
-// cgroup, for the node or below it. While the next exposition is read, `seen` may be `tick` + 1. Memory of a
-// cgroup counts only if the selected field shows it.
+// `seen` is the number of the last exposition that had series of processes for the node, or for a node below
+// it. While the next exposition is read, `seen` may already be `tick` + 1. `charged` is the number of the
+// last exposition that had memory of a cgroup for the node, or for a node below it. This memory counts only
+// if the selected field shows it.
 const live = n => n.seen >= tick || !!layer && n.charged >= tick && at(fields.get(layer), n) >= 0;
 
-// Makes a node without a number. Either number() gives it a number, or it has `members` with numbers: see
-// pivot.js.
+// Makes a node without a number, which is the index of a node's values in the columns of all fields. Either
+// number() then gives the node a number, or the node's values are computed from the numbered nodes in
+// `members` (see pivot.js).
 function makeNode(up, level, name) {
 	const n = { i: -1, up, level, name, kids: NONE, by: null, kind: 'all', dir: '', rank: -1, seen: 0,
 		charged: 0, v: NaN };
@@ -124,8 +126,9 @@ function addSeries(key, labels) {
 	return n;
 }
 
-// Parses an exposition into the `next` columns. Returns the samples about the exporter itself by name, and
-// the number of invalid lines. `pause` lets the browser draw and respond to the user during the parsing.
+// Parses an exposition. Each field has two columns of values: the page shows `now`, while this function
+// writes the values of the new exposition to `next`. Returns the samples about the exporter itself by name,
+// and the number of invalid lines. `pause` lets the browser draw and respond to the user during the parsing.
 //
 // All families list their series in the same order. So the node of a line is nearly always the node that
 // follows the node of the line before. If the label text of that node and of the line are equal, this is

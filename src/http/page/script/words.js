@@ -68,7 +68,7 @@ function fit(text, width, measure) {
 }
 
 // Returns the shortest end of a path that no other path in the list has. The end consists of whole
-// components: chunks_head/000001, not 000001.
+// components. For example, it is chunks_head/000001 if another path in the list ends in wal/000001.
 function shortest(path, others) {
 	for (let at = path.lastIndexOf('/'); at > 0; at = path.lastIndexOf('/', at - 1)) {
 		const end = path.slice(at);
