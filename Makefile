@@ -14,8 +14,8 @@ run: protoc
 test: protoc
 	$(CARGO) test --locked
 
-# Checks the words and columns of every text, the formatting, clippy and the documentation. A warning is an
-# error.
+# Checks every text for words to avoid and for lines that are too long. Then checks the formatting, runs
+# clippy and builds the documentation. A warning is an error.
 .PHONY: lint
 lint: protoc
 	.ci/words.py --self-test

@@ -73,7 +73,8 @@ LD_LIBRARY_PATH=$libs RUSTC=$root/usr/bin/rustc RUSTC_BOOTSTRAP=1 \
     cargo build --quiet --release -Zbuild-std=std,panic_abort -Zbuild-std-features= \
     --target "$target" --target-dir "$dir/std"
 
-# Makes a sysroot with two standard libraries: this one for the target, and the host's for build scripts.
+# Makes a sysroot with two standard libraries. The one that was just built is for the target. The host's is
+# for build scripts.
 sysroot=$dir/lib/rustlib
 lib=$sysroot/$target/lib
 rm -rf "$sysroot"

@@ -29,7 +29,7 @@ ALLOWED = {
         "A process is not *somebody*",
         "no paths are told",
     ],
-    # The name of an option of systemctl.
+    # The guest runs `systemctl kill --kill-whom=main`, and the name of this option contains a listed word.
     "tests/nodes/guest/node.py": ["--kill-whom=main"],
 }
 

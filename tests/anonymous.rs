@@ -168,8 +168,8 @@ fn all_claims(what: &str, change: impl Fn(&mut Line)) -> Claims {
     all
 }
 
-/// A variant of the snapshots. It has a name, the change that makes it from each line, and the minimum recall
-/// of each part.
+/// A variant of the snapshots: its name, a function that changes each line of the snapshots, and the minimum
+/// recall of each part.
 type Variant<'a> = (&'a str, &'a dyn Fn(&mut Line), [f64; AnonPart::ALL.len()]);
 
 /// Tests that at least 99% of the bytes that the rules assign to a part really belong to the part. The

@@ -1,6 +1,6 @@
-//! Checks which container each process is attributed to, and which cgroup each container's account comes
-//! from. On the usual node, cgroups have version 2 and are below `kubepods.slice`. The recordings are of
-//! other nodes. The expected values were worked out by hand.
+//! Checks which container each process is attributed to, and from which cgroup the memory values of each
+//! container come. On most nodes, the cgroups of containers have version 2 and are below `kubepods.slice`.
+//! The recordings here are of nodes with other cgroups. The expected values were worked out by hand.
 
 use std::fmt::Write as _;
 
@@ -48,7 +48,8 @@ const DOCKER_IN_DOCKER: &[&str] = &[
 ];
 
 /// The names of recordings in `fixtures/attribution`, with the expected RSS of each command in KiB and the
-/// expected account of each container. The recordings do not contain the name of the container runtime.
+/// expected use and limit of each container's cgroup. The recordings do not contain the name of the container
+/// runtime.
 const RECORDINGS: &[(&str, &[&str])] = &[
     // The node has the controllers of version 1, and a version 2 hierarchy without controllers. In version 2,
     // the path of every container is the path of containerd's service. A shell that kubectl exec has started
@@ -87,12 +88,12 @@ const RECORDINGS: &[(&str, &[&str])] = &[
             "/redis uses 3000000 of none",
         ],
     ),
-    // The kernel was started with cgroup_disable=memory, so only the lines of other controllers contain the
-    // ids.
+    // The kernel was started with cgroup_disable=memory, so only the cgroup paths of other controllers
+    // contain the ids of containers.
     ("memory-off-by-pid", MEMORY_OFF),
     ("memory-off-by-id", MEMORY_OFF),
-    // The line of the memory controller contains no id. redis and sidecar are in the same memory cgroup, so
-    // neither of them has an account.
+    // The paths of the memory cgroups contain no container ids. Two containers, redis and sidecar, are in one
+    // memory cgroup, so the memory use of this cgroup is exported for neither of them.
     (
         "ecs",
         &[
@@ -163,11 +164,13 @@ const SANDBOXES: &[(&str, &[&str])] = &[
             "web-0/ virtiofsd 300",
         ],
     ),
-    // The cgroup has the id of one of the two containers.
+    // Both containers are listed with the same pid. The process is in a cgroup with the id of the first
+    // container, but its memory still counts for the pod.
     ("shared-pid", &["web-0/ exe 50000", "web-0/ uses 60000000 of 80000000"]),
 ];
 
-/// Returns the processes and accounts in an exposition, written like the expected values in [`RECORDINGS`].
+/// Returns the processes and the cgroup values in an exposition, written like the expected values in
+/// [`RECORDINGS`].
 fn shown(exposition: &str) -> Vec<String> {
     let label = |line: &str, name: &str| {
         let (_, rest) = line.split_once(&format!(",{name}=\"")).unwrap_or_default();

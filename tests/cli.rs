@@ -115,8 +115,8 @@ fn startup_failures_exit_with_1() {
     assert_eq!(error, format!("cannot read {path:?}: {expected}"));
 }
 
-/// If `--addr` is given, the program does not use the default port. So `make test` passes even while `make
-/// run` is running.
+/// With `--addr`, the program must not try to listen on the default port. Otherwise, it would report that the
+/// default port is in use, and not the real fault, which is in the recording.
 #[test]
 fn listener_on_the_default_port_does_not_hide_the_cause() {
     let listener = std::net::TcpListener::bind("127.0.0.1:8080");

@@ -130,7 +130,7 @@ fn options_keep_the_sums_of_the_recorded_node() {
 }
 
 /// Returns a node with many small series of equal size, so that ties are common. One path has the name
-/// `[other]`, which is also the name of the series into which paths are folded.
+/// `[other]`. The exporter gives the same name to the sum of paths that do not fit into `--max-samples`.
 fn generated_node() -> Directory {
     let node = Directory::new();
     node.one_container();
@@ -165,15 +165,15 @@ fn options_keep_the_sums_of_a_generated_node() {
         assert_sums(node.path(), args);
     }
     for limit in [61, 70, 100, 163, 164, 165, 500, 999, 1300, 100_000] {
-        // If everything is folded, each of the 12 commands still has 5 samples, and one more for its number
-        // of processes.
+        // If all paths are summed into `[other]`, each of the 12 commands still has 5 samples, and one more
+        // for its number of processes.
         if limit >= 12 * 6 {
             assert_sums(node.path(), &["--max-samples", &limit.to_string()]);
         }
     }
 }
 
-/// Only the smallest paths are folded, so the largest paths keep their names.
+/// Only the smallest paths are summed into `[other]`, so the largest paths keep their names.
 #[test]
 fn smallest_paths_fold_first() {
     let node = generated_node();
@@ -187,7 +187,8 @@ fn smallest_paths_fold_first() {
     let kept: Vec<u64> = folded.iter().filter(|(labels, _)| !is_other(labels)).map(|(_, rss)| *rss).collect();
     let lost = plain.iter().filter(|(labels, _)| !is_other(labels) && !folded.contains_key(*labels));
     let largest_lost = lost.map(|(_, rss)| *rss).max().unwrap();
-    // If only one path of a command would be folded, this path keeps its name, however small the path is.
+    // If only one path of a command would be summed into `[other]`, this path keeps its name, even if it is
+    // small.
     let n_smaller = kept.iter().filter(|rss| **rss < largest_lost).count();
     assert!(
         n_smaller <= 12 && kept.len() > 20,
@@ -276,8 +277,8 @@ impl Drop for Running {
     }
 }
 
-/// Kinds are not folded, so all samples are exported although they exceed the limit. The log says so only
-/// once, not in every scrape.
+/// With `--group-by kind`, nothing is summed into `[other]`. So all samples are exported, even if they exceed
+/// `--max-samples`. The exporter logs this only once, not in every scrape.
 #[test]
 fn samples_over_the_limit_are_logged_once() {
     use std::io::{BufRead, BufReader, Read};

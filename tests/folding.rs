@@ -1,5 +1,5 @@
-//! Tests how series are folded to stay within `--max-samples`. Series that fit are never folded, and only
-//! little of the limit stays unused.
+//! Tests how series are folded, which means summed into `[other]`, to stay within `--max-samples`. Series
+//! that fit are never folded, and only little of the limit stays unused.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,7 +60,7 @@ fn fitting_commands_are_not_folded() {
         (vec![vec![1; 100], vec![30]], 808, 803, 74),
         (vec![vec![2; 50], vec![1; 50], vec![30]], 820, 819, 75),
         (vec![vec![3; 100], vec![1]], 808, 808, 101),
-        // The limit is enough for all commands, and for one path that keeps its name.
+        // With this limit, all commands fit. One of the paths fits as well, and the other paths are folded.
         (vec![[vec![1; 100], vec![30]].concat()], 820, 815, 101),
     ] {
         let (n_samples, n_shown) = shown(&containers, max_samples);

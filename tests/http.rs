@@ -27,8 +27,8 @@ fn serve_for(hosts: Vec<String>) -> (Publisher, SocketAddr) {
     (publisher, addr)
 }
 
-/// Starts a server, and tells it that a scrape has just ended. The server takes the result of this scrape as
-/// fresh for `interval`. The caller must publish an exposition as the result.
+/// Starts a server as if a scrape had just ended. No exposition is published yet, so the caller must publish
+/// one. The server takes this exposition as fresh for `interval`.
 fn serve_on_demand(interval: Duration, hosts: Vec<String>) -> (Publisher, SocketAddr, Arc<Demand>) {
     let (publisher, published) = publisher();
     let server = Server::bind("127.0.0.1:0").unwrap();
@@ -42,7 +42,7 @@ fn serve_on_demand(interval: Duration, hosts: Vec<String>) -> (Publisher, Socket
     (publisher, addr, demand)
 }
 
-/// Starts a server whose exposition is stale.
+/// Starts a server with a stale exposition.
 fn serve_old() -> (Publisher, SocketAddr, Arc<Demand>) {
     let (mut publisher, addr, demand) = serve_on_demand(Duration::from_millis(1), Vec::new());
     publish(&mut publisher, b"old 1\n");

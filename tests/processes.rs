@@ -63,10 +63,10 @@ fn processes_are_added_and_removed() {
     assert_eq!(scrape(&mut scraper), ["init 1"]);
 }
 
-/// The first scrape recognizes a zombie by its `stat`. In version 1 hierarchies, the kernel prints `/` as the
-/// cgroup of a zombie, so the exporter does not know its container. Then the first scrape recognizes the
-/// zombie by its `status`. Later scrapes do not read the files of the zombie. So for 20,000 zombies, a scrape
-/// only has to list 20,000 more entries of /proc.
+/// The first scrape recognizes a zombie by its `stat`. If the container of a process is unknown, the first
+/// scrape reads `status` instead. The container of a zombie is unknown with version 1 cgroups, because the
+/// kernel prints `/` as the cgroup of a zombie. Later scrapes do not read the files of the zombie. So for
+/// 20,000 zombies, a scrape only has to list 20,000 more entries of /proc.
 #[test]
 fn zombie_is_not_read_again() {
     let recording = three();
@@ -242,7 +242,8 @@ fn values_of_an_ended_process_with_a_directory_are_dropped() {
     assert_eq!(scrape(&mut scraper), ["init 1", "worker 1"]);
 }
 
-/// In /proc, a pid has only one name. If a recording has a second name for a pid, the second name is ignored.
+/// The kernel writes pids in /proc without leading zeros, signs or spaces. Directories with other names, such
+/// as `007`, are ignored, so that a recording cannot contain process 7 twice.
 #[test]
 fn second_name_of_a_pid_is_ignored() {
     let recording = three();

@@ -29,9 +29,9 @@ const ROOMS: [(&str, &[&str], bool); 13] = [
     ("sandbox", &["cli", "http", "node", "scrape", "sources", "start"], false),
 ];
 const PURE: &[&str] = &["cli", "procfs", "cgroupfs", "node", "sources", "http", "sandbox", "scrape"];
-/// What the room `exposition` must not mention. It may mention the table of cgroup fields in the room
-/// `cgroupfs`, because an exposition has these fields and the table does no I/O. It must not mention `files`
-/// and `namespace` of that room, which do I/O.
+/// What files in the folder `src/exposition` must not mention. They may mention the table of cgroup fields in
+/// `src/cgroupfs`, because an exposition has these fields and the table does no I/O. The modules `files` and
+/// `namespace` in `src/cgroupfs` do I/O, so they are in this list.
 const TEXT: &[&str] = &[
     "cli",
     "procfs",
@@ -80,7 +80,7 @@ fn rooms_import_each_other_in_one_direction() {
     assert!(circle.is_empty(), "these rooms import each other in a circle: {circle:?}");
 }
 
-/// Unit tests are not checked: they may import any other file of the room.
+/// A room is a folder of src. Unit tests are not checked, so they may import any file of their folder.
 #[test]
 fn files_of_a_room_import_each_other_in_one_direction() {
     let mut files = Files::default();

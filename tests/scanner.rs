@@ -67,8 +67,8 @@ fn read(scanner: &mut Scanner, text: &[u8], read_size: usize, buffer_size: usize
 fn naively_read(text: &[u8]) -> Option<Mappings> {
     let mut mappings = naive::mappings(text);
     mappings.retain(|(.., next)| *next != Next::Same);
-    // `read` does not return how two mappings relate. So the relation is set to `Above` here, as in `read`,
-    // and is not compared.
+    // `Torn` is checked here. The tests do not compare other values of `Next`, so all are set to `Above`, as
+    // in `read`.
     let is_whole = |(.., next): &mut (_, _, Next)| std::mem::replace(next, Next::Above) != Next::Torn;
     mappings.iter_mut().all(is_whole).then_some(mappings)
 }
@@ -276,9 +276,9 @@ fn addresses_have_lower_case_hexadecimal_digits() {
             n_headers += expected.len();
         }
     }
-    // In most of the lines that are still headers, a digit was replaced by a digit. There are 24 digits, and
-    // each was replaced by each of 16 digits. In two more lines, the minus or the space was replaced by
-    // itself. In the other lines, a minus or a space has replaced a digit and so made an address shorter.
+    // The 24 digits of the addresses can each be any of 16 digits, so 24 * 16 of the lines are headers. Two
+    // more are headers, because the minus or the space was replaced by itself. A few others are headers,
+    // because a space or a newline instead of a digit makes an address shorter.
     assert!((24 * 16 + 2..24 * 16 + 30).contains(&n_headers), "{n_headers}");
 }
 

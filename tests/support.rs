@@ -31,7 +31,7 @@ impl Directory {
         fs::write(path, content).unwrap();
     }
 
-    /// Turns the directory into a recording of one container, whose init process has pid 1.
+    /// Turns the directory into a recording of one container. Its init process has pid 1.
     pub fn one_container(&self) {
         self.write("containers.tsv", "id\tinit_pid\tnamespace\tpod\tcontainer\nc1\t1\tshop\tweb-0\tapp\n");
     }
@@ -50,8 +50,8 @@ impl Drop for Directory {
     }
 }
 
-/// Returns a command that runs the program with these arguments. The program is the one that was just built.
-/// If the environment variable `EXPORTER` is set, it is that binary, which may be for another architecture.
+/// Returns a command that runs the exporter with these arguments. By default, the tests run the binary that
+/// was just built. The environment variable `EXPORTER` can name another binary, such as a static one.
 pub fn exporter<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Command {
     let built = env!("CARGO_BIN_EXE_smaps-container-exporter");
     let mut command = Command::new(std::env::var_os("EXPORTER").unwrap_or_else(|| built.into()));

@@ -328,8 +328,7 @@ fn series_counts() {
         all_counts.push(counts);
     }
     assert_block(FRONT_PAGE, "counts", &table);
-    // The text of the page also has numbers from the table: for the defaults, for the manifest, and the sum
-    // for the manifest by path.
+    // The front page also states some numbers of the table in its text. The text must contain these numbers.
     let [defaults, .., manifest, by_path, _] = &all_counts[..] else { panic!("{all_counts:?}") };
     let mut numbers = readme.split(|c: char| !c.is_ascii_digit() && c != ',').collect::<Vec<_>>();
     numbers.iter_mut().for_each(|number| *number = number.trim_end_matches(','));

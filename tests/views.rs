@@ -160,15 +160,16 @@ fn assert_printed(golden: &str, shapes: &[Vec<&str>], max_samples: &str, min_lin
     }
 }
 
-/// The golden file has the output of version 0.1. `EXPORTER=(commit be28605) BLESS=1` writes it.
+/// The golden file has the output of version 0.1. To write the file again, build commit be28605, and run this
+/// test with `BLESS=1` and with the path of that binary as `EXPORTER`.
 #[test]
 fn options_print_the_same_as_version_0_1() {
     assert_printed("views.tsv", &shapes(), "100000", 700);
 }
 
-/// The golden file has the output of the last version of the program without views. `EXPORTER=(commit
-/// ae59f4e) BLESS=1` writes the file. Version 0.1 cannot write it, because it summed more series into
-/// `[other]` than `--max-samples` requires.
+/// The golden file has the output of commit ae59f4e, the last commit without views. To write the file again,
+/// build this commit, and run this test with `BLESS=1` and with the path of that binary as `EXPORTER`.
+/// Version 0.1 has no views either, but it summed more series into `[other]` than `--max-samples` requires.
 #[test]
 fn same_paths_fold_as_before_views_existed() {
     let by_path: Vec<_> = shapes().into_iter().filter(|shape| shape[1] == "path").collect();

@@ -72,7 +72,8 @@ def answers(url: str) -> Callable[[], bool]:
 
 def measure(is_busy: bool, n_periods: int):
     load = Live(Path(tempfile.mkdtemp(prefix="smaps-node-")), N_MAPPINGS, is_busy)
-    # The exporter's log is printed when it is closed.
+    # When `Exporter` is closed, it prints the log of the program to stdout. Here, the log goes to stderr, so
+    # that stdout has only the results.
     with redirect_stdout(sys.stderr), ExitStack() as stack:
         stack.callback(load.close)
         options = ("--fixture", load.directory, *load.options, *shipped_options())

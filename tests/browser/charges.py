@@ -13,15 +13,15 @@ PARTS = (
     "anon anon_unmapped page_cache shmem hugetlb slab page_tables sec_page_tables kernel_stacks percpu "
     "vmalloc zswap kernel_other sockets remainder"
 ).split()
-# The parts that have one tile each. The other parts have no tile of their own. Memory of these parts that
-# processes map is in the tiles of paths. Page cache and shared memory that no process maps have two more
-# tiles, with the sizes in `Charge.unmapped`.
+# The parts of a container's memory that have one tile each in the treemap. Anonymous memory, page cache and
+# shared memory are not among them, because the tiles of paths show how much of them processes map. Page cache
+# and shared memory that no process maps have two more tiles, with the sizes in `Charge.unmapped`.
 TILES = [part for part in PARTS if part not in ("anon", "page_cache", "shmem", "remainder")]
 
 
 @dataclass
 class Charge:
-    """The account of one container, in bytes. A value that is None or missing has no sample."""
+    """The memory of one container's cgroup, in bytes. A value that is None or missing has no sample."""
 
     current: int
     limit: int | None = None
@@ -49,10 +49,10 @@ def containers(exposition):
 
 
 def charges_of(exposition):
-    """Returns an account for each container of an exposition.
+    """Returns invented cgroup memory for most containers of an exposition.
 
-    Some containers have no limit, no account or no split into mapped and unmapped memory. In some containers,
-    the sum of the tiles is larger than the use.
+    Some containers have no cgroup metrics, no limit, or no split into mapped and unmapped memory. In some
+    containers, the sum of the tiles is larger than the use.
     """
     out = {}
     for k, (key, pss) in enumerate(sorted(containers(exposition).items())):
@@ -86,7 +86,7 @@ def charges_of(exposition):
 class Ledger:
     """The memory of a node, split into parts.
 
-    The ledger also has the use, the limit and the parts outside containers of each pod.
+    For each pod, the ledger also has the use, the limit, and the memory outside containers by part.
     """
 
     parts: dict
@@ -94,9 +94,10 @@ class Ledger:
 
 
 def ledger_of(charges, remainder=9 * MIB, unlisted=0):
-    """Returns the memory of a node (a ledger) on which the containers have these accounts.
+    """Returns the memory of a node that runs these containers.
 
-    In one pod, tmpfs of ended containers nearly fills the limit.
+    `charges` has the memory of each container's cgroup. In one pod, tmpfs of ended containers nearly fills
+    the limit.
     """
     inside = {}
     for (namespace, pod, _), charge in charges.items():
@@ -213,9 +214,9 @@ def without_cgroups(text):
 def charged(page, charges, ooms=None, ledger=None):
     """Adds cgroup metrics to the page's expositions, and answers the page's requests for /ooms.
 
-    `charges` are the accounts of the containers, or a function that makes them from an exposition. `ooms` is
-    a list of records, or (status, body). `ledger` is a function that makes the memory of the node from the
-    charges.
+    `charges` has the memory of each container's cgroup, or is a function that makes this from an exposition.
+    `ooms` is a list of records, or (status, body). `ledger` is a function that makes the memory of the node
+    from the charges.
     """
     page.charges, page.ooms, page.asked, page.ledger = charges, ooms, [], ledger
 

@@ -117,8 +117,9 @@ def test_the_width_of_a_bar_is_the_limit(busy, page):
         return [bar.className, end, parts[0].width / box.width, mark];
     })""",
     )
-    # A bar of a container with a limit has a mark at its end. The other containers have no limit. Their bars
-    # are drawn in proportion to the largest use of such a container, and the bar of that container is full.
+    # Each bar shows the memory use of a container. If the container has a limit, the whole bar stands for the
+    # limit and has a mark at its end. The bars of containers without a limit are drawn in proportion to the
+    # largest use among these containers, so the bar with the largest use is full.
     by_class = {}
     for name, end, first_part, mark in shapes:
         by_class.setdefault(name, []).append((end, first_part, mark))
@@ -140,7 +141,7 @@ def test_without_cgroups_there_are_no_bars_and_records(busy, page):
     assert page.tab.locator("#field option[value=charged_memory]").count() == 0
     shown = page.tab.evaluate("latest.t")
     until("another scrape", lambda: page.tab.evaluate("latest.t") > shown)
-    # An exporter without accounts has no OOM records, so the page does not request /ooms.
+    # An exporter without cgroup metrics has no OOM records, so the page does not request /ooms.
     assert page.asked == []
 
 
@@ -237,7 +238,7 @@ def test_a_part_is_a_place_with_a_legend_and_a_tip(busy, page):
     page.tab.mouse.click(box["x"] + x, box["y"] + y)
     until("the part", lambda: page.value("#total") == charge.unmapped["page_cache"])
     assert page.tab.is_visible("#chart") and page.tab.is_hidden("#list")
-    # In the treemap by path, a part such as slab has one tile, with the sum over all containers.
+    # In the treemap by path, slab memory has one tile, with the sum over all containers.
     page.go("#/cgroup_memory_slab?by=path&field=charged_memory")
     until("the slab", lambda: page.value("#total") == sum(c.parts["slab"] for c in charges.values()))
     page.go("#/?by=path&field=charged_memory")

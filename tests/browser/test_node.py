@@ -20,7 +20,10 @@ def busy(tmp_path_factory, serve):
 
 
 def expected(busy, **more):
-    """Returns the memory of the node (a ledger) that `charged` adds to the exposition."""
+    """Returns the memory of the node that the page should show.
+
+    `charged` replaces the cgroup metrics in the exposition with invented metrics, which have these values.
+    """
     return ledger_of(charges_of(Exposition(without_cgroups(get(busy.url + "metrics")))), **more)
 
 

@@ -20,7 +20,7 @@ WORK = (
     "cat /tmp/x > /dev/null; sleep 1000000 & wait"
 )
 
-# The keys of memory.stat whose values are bytes.
+# The keys of memory.stat that have values in bytes.
 STAT_KEYS = (
     "anon file kernel kernel_stack pagetables sec_pagetables percpu sock vmalloc shmem file_mapped "
     "file_dirty swapcached zswap hugetlb anon_thp file_thp inactive_anon "
@@ -165,9 +165,9 @@ def path_of(pid: int) -> str:
 
 
 def exported(text: str, *container: str) -> dict[str, float]:
-    """Returns the cgroup_* values of a container, except the parts of its account.
+    """Returns the cgroup_* values of a container, except values with the label `part`.
 
-    The parts are computed from other values, so no file contains them.
+    The exporter computes the values with this label from other values, so no file contains them.
     """
     found = {}
     for name, family in Exposition(text).items():

@@ -43,7 +43,8 @@ class Client:
     def _texts(self):
         """Yields the text of the exposition after each scrape that ends after this call.
 
-        Searches a text only for the time of the scrape. Parsing the whole text would use much CPU time.
+        To find out whether a text is new, this function reads only one value: the time at which the scrape
+        ended. Parsing the whole text would use much CPU time.
         """
         last = ended_at(self._text())
         while True:

@@ -192,7 +192,11 @@ class Run:
 
 
 def names_of(words: list[str]) -> list[str] | None:
-    """Returns the selected groups. Returns None if a word is neither a group nor "waiting" nor "alone"."""
+    """Returns the names of the groups that the words select.
+
+    A word is the name of a group, or one of the kinds of groups, "waiting" and "alone" (see the top of this
+    file). Returns None if there is any other word.
+    """
     kind_of = {name: "waiting" if group.is_waiting else "alone" for name, group in GROUPS.items()}
     if not set(words) <= {*GROUPS, *kind_of.values()}:
         return None

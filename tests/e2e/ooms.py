@@ -156,7 +156,7 @@ class Instance:
 
 
 class Pods:
-    """Pods without a runtime: cgroups, and links like the kubelet's. The tests remove the containers."""
+    """Pods without a runtime. The tests make their cgroups, and links like the kubelet's links to logs."""
 
     def __init__(self, links: Path, programs: Path):
         self.links, self.programs = links, programs

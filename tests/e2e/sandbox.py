@@ -37,7 +37,7 @@ def injector(program: Path):
 
         def attempt():
             done = subprocess.run([program, str(thread), str(number), *texts], capture_output=True, text=True)
-            # Without a result, the thread was not waiting in a system call, and `until` tries again.
+            # The program fails if the thread is not waiting in a system call. The caller then tries again.
             return done.stdout if done.returncode == 0 else None
 
         return int(until(attempt, 20, "the thread waits in a system call"))

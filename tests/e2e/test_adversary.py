@@ -126,7 +126,7 @@ def n_samples(exposition: Exposition) -> int:
 
 
 def test_megabyte_paths_are_cut_to_4096_bytes(node):
-    """Attack 1: 60,000 mappings have a path of one megabyte each. Their smaps have 60 GB."""
+    """60,000 mappings have a path of one megabyte each. Their smaps have 60 GB."""
     node.run("deep", node.files, 4000, 60_000)
     with node.exporter() as exporter:
         _, peak, _ = observe(node, exporter, WATCH_SECONDS)
@@ -136,7 +136,7 @@ def test_megabyte_paths_are_cut_to_4096_bytes(node):
 
 
 def test_half_a_million_paths_are_folded(node):
-    """Attacks 2 and 5 (second part): mapped files have paths of 240 bytes and no resident pages."""
+    """448,000 mapped files have paths of 240 bytes and no resident pages."""
     for i in range(7):
         node.run("paths", node.files, 64_000 * i, 64_000)
     with node.exporter() as exporter:
@@ -148,7 +148,7 @@ def test_half_a_million_paths_are_folded(node):
 
 
 def test_renaming_every_300_microseconds_gives_one_series(node):
-    """Attack 3: a process changes its name all the time."""
+    """A process changes its name all the time."""
     node.run("rename", 300)
     with node.exporter("--scrape-interval", "200ms") as exporter:
         for _ in range(10):
@@ -162,7 +162,7 @@ def test_renaming_every_300_microseconds_gives_one_series(node):
 
 
 def test_large_renaming_processes_do_not_affect_others(node):
-    """Attack 4: four processes with 60,000 mappings change their names every second.
+    """Four processes with 60,000 mappings change their names every second.
 
     There are 400 other processes.
     """
@@ -181,7 +181,7 @@ def test_large_renaming_processes_do_not_affect_others(node):
 
 
 def test_hard_links_are_folded(node):
-    """Attack 5: 4,600 paths have one resident MiB each."""
+    """4,600 paths have one resident MiB each."""
     node.run("links", node.files, 4600)
     with node.exporter() as exporter:
         until(lambda: folded(exporter.metrics()), 60, "enough paths are read")
@@ -193,7 +193,7 @@ def test_hard_links_are_folded(node):
 
 
 def test_3000_command_names_stay_within_max_samples(node):
-    """Attack 6: each of 3,000 processes has another name."""
+    """Each of 3,000 processes has another name."""
     node.run("names", 3000)
     with node.exporter("--max-samples", "10000") as exporter:
         until(
@@ -210,7 +210,7 @@ def test_3000_command_names_stay_within_max_samples(node):
     ("what", "n_processes"), [(("shared", 9), 9), (("vfork",), 2)], ids=["CLONE_VM", "vfork"]
 )
 def test_processes_that_share_memory_count_once_each(node, what, n_processes):
-    """Attack 7: processes share an address space. This must not make values of other processes larger."""
+    """Processes share an address space. This must not make values of other processes larger."""
     node.run(*what)
     with node.exporter() as exporter:
         for _ in range(5):
@@ -223,7 +223,7 @@ def test_processes_that_share_memory_count_once_each(node, what, n_processes):
 
 
 def test_cpu_budget_holds_with_3400_idle_processes(node):
-    """Attack 8: there are 3,400 idle processes. The budget is 1% of a core."""
+    """There are 3,400 idle processes. The budget is 1% of a core."""
     node.run("idle", 3400)
     with node.exporter("--cpu-budget", "0.01") as exporter:
         exporter.metrics()
@@ -234,7 +234,7 @@ def test_cpu_budget_holds_with_3400_idle_processes(node):
 
 
 def test_process_without_first_thread_is_found_after_moving_cgroup(node, programs, tmp_path):
-    """Attacks 9 and 10: the first thread of a process ends, and then the process moves into a container.
+    """The first thread of a process ends, and then the process moves into a container.
 
     Afterwards the test makes a recording, which must contain the process.
     """
@@ -267,7 +267,7 @@ def test_process_without_first_thread_is_found_after_moving_cgroup(node, program
 
 @pytest.mark.parametrize(("name", "size"), [("smaps", 1 << 30), ("comm", 200 * MIB), ("cgroup", 200 * MIB)])
 def test_sparse_files_in_a_recording_use_no_memory(tmp_path, name, size):
-    """Attack 11: a recording has sparse files of up to 1 GiB."""
+    """A recording has sparse files of up to 1 GiB."""
     (tmp_path / "containers.tsv").write_text(
         "id\tinit_pid\tnamespace\tpod\tcontainer\nc1\t1\tshop\tcart\tapp\n"
     )
@@ -315,9 +315,9 @@ def test_all_attacks_together_stay_within_the_limits(tmp_path, programs):
         with node.exporter(prefix=limited(own.path)) as exporter:
             exporter.after(1)
             _, peaks, shares = zip(*(observe(node, exporter, SOAK_SECONDS / 2) for _ in range(2)))
-            # The first half may exceed the CPU budget, because it includes the first read of each process,
-            # which may take ten seconds of CPU time. After that, the exporter uses less than the budget,
-            # until the average fits again. So only the average of both halves is checked.
+            # The exporter may exceed the CPU budget at first, because the first reads of all processes may
+            # take ten seconds of CPU time. Later, the exporter uses less than the budget to make up for this.
+            # So only the average over both halves of the test is checked.
             assert sum(shares) / 2 < 0.25 * 1.1 + 0.1, "110% of the budget, and 0.1 cores for responses"
             assert max(peaks) < 256 * MIB and peaks[1] < peaks[0] + 4 * MIB
     finally:

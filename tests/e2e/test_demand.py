@@ -69,8 +69,8 @@ def assert_fresh(stored, n_servers: int):
         f"{n_made:.0f} scrapes for {n_requests} requests of each of {n_servers} servers; "
         f"ages {[f'{age * 1000:.0f} ms' for age in ages]}"
     )
-    # The scrapes are counted from the first to the last request of this server. The other server sends its
-    # requests at other times, so it may have sent one request more during that time.
+    # The scrapes are counted between the first and the last request of one Prometheus server. If there is
+    # another server, it may send one request more in this time, because it sends requests at other moments.
     assert n_made <= n_servers * n_requests + (n_servers - 1), "a scrape is made only for a request"
     assert max(ages) < 1, "a result is fresh for one second"
 

@@ -108,10 +108,7 @@ class Replaceable:
         assert self.process.stdout.readline() == f"{answer}\n".encode()
 
     def values(self, exporter) -> dict[str, float]:
-        """Returns the resident bytes of the process by its name.
-
-        Uses a scrape that begins after this call.
-        """
+        """Returns {name: resident bytes} of the process, from a scrape that begins after this call."""
         values = exporter.after().by("process_smaps_rss_bytes", "pid", "comm")
         return {comm: value for (pid, comm), value in values.items() if pid == self.pid}
 

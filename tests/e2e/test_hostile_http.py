@@ -64,7 +64,7 @@ def reset(target):
 
 
 def send_without_end(target):
-    """Sends an endless head, a head byte by byte, and requests whose responses are never read."""
+    """Sends an endless head, a head byte by byte, and requests without reading the responses."""
     clients = [target.connect(b"GET / HTTP/1.1\r\n"), target.connect(), target.connect()]
 
     def send(client, piece, pause):
@@ -92,7 +92,8 @@ def test_one_client_harms_no_other(big_node, attack):
         seconds, body = target.scrape()
         assert seconds < 1
         assert len(body) > 10 * 10**6
-        # while these clients stay connected, the exporter gives them up to 30 s to read
+        # The exporter waits up to 30 s for a client that does not read its response. These clients disconnect
+        # here, so that the test need not wait.
         if attack in (stop_reading, send_without_end):
             for client in clients:
                 client.close()

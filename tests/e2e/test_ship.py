@@ -135,9 +135,9 @@ def rss_bytes(pid: int) -> int:
 
 
 def shows_everything(exporter: Client, lab: Lab) -> bool:
-    """Returns whether the exposition has the accounts and the processes of all pods.
+    """Returns whether the exposition has the cgroup metrics and the processes of all containers.
 
-    The exporter's own pod is one of them.
+    This includes the exporter's own container.
     """
     exposition = exporter.metrics()
     seen, accounts = (

@@ -235,8 +235,8 @@ def test_containers_of_cri_o_are_listed(tmp_path, kind, driver):
                 exporter.metrics().by("process_smaps_processes", "namespace", "pod", "container") == expected
             )
             until(found, 10, "the new pod is reported")
-            # A listing consists of two calls, and the second call may come a moment after the first. Soon
-            # after the last change, there are no further listings, and each call was made equally often.
+            # To list the containers, the exporter calls ListContainers and ListPodSandbox once each. At this
+            # moment, it may have made only one of these calls. So the test waits until the numbers are equal.
             calls = runtime.calls
             until(
                 lambda: calls.count("ListContainers") == calls.count("ListPodSandbox"),

@@ -146,7 +146,7 @@ def test_process_stuck_before_the_start_does_not_affect_others(any_node, program
 def test_exec_beside_a_stuck_process_does_not_affect_others(any_node, programs, growth, tmp_path):
     """A process shares memory with a stuck process, as after vfork, and calls exec.
 
-    On Linux 6.18.44, programs that read the `stat` of this process or open its `smaps` block as well.
+    On Linux 6.18.44, a program then also blocks if it reads the `stat` or opens the `smaps` of this process.
     """
     with any_node.exporter(*OFTEN) as exporter:
         growth.start(exporter.after(2))

@@ -48,13 +48,14 @@ MACHINES = [
     Machine("trixie", "trixie", containerd="trixie"),
     Machine("sid", "sid", containerd="sid"),
     Machine("bookworm-cgroup-1", "bookworm", cgroup=1),
-    # On a hybrid node, bookworm's runc also puts containers into cgroups of version 2, but bullseye's runc
-    # does not.
+    # On this hybrid node, containers have no version 2 cgroups of their own. That is why the node has
+    # bullseye's runc. bookworm's runc would make such cgroups.
     Machine("bookworm-hybrid", "bookworm", cgroup=1, is_hybrid=True, runc="bullseye"),
     Machine("trixie-vsyscall", "trixie", containerd="trixie", arguments="vsyscall=xonly"),
 ]
 
-# Machines that run only if they are named, because one run builds the binary for only one architecture.
+# Machines that run only if their names are arguments of nodes.py. By default, nodes.py runs only machines of
+# one architecture, because it tests one binary, which is built for one architecture.
 ARM64 = [
     Machine("arm64", "trixie", architecture="arm64", flavour="cloud-arm64"),
     Machine("arm64-16k", "trixie", architecture="arm64", flavour="arm64-16k"),

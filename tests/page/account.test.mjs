@@ -1,5 +1,5 @@
-// Tests the accounts of cgroups: their parser, the treemap of charged memory with its tiles, bars, and OOM
-// records.
+// Tests how the page shows the memory of cgroups: the parser of these metrics, the treemap of charged memory,
+// the bars of containers, and the records of OOM kills.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -166,7 +166,8 @@ test('the width of a bar is the limit or, without one, the largest use', () => {
 	// 100.
 	assert.deepEqual([barOf({ ...a, current: 3000 }, 1).width, barOf({ ...a, current: 3000 }, 1).used],
 		[1, 1.5]);
-	// A negative remainder has no width in the bar. The bar still has the length of the use.
+	// A negative remainder has no width. The other parts are scaled so that together they still have the width
+	// of the whole memory use.
 	near(sum(barOf({ ...a, parts: { anon: 1100, remainder: -100 } }, 1)), .5);
 	assert.deepEqual(barOf({ ...a, parts: {} }, 1).parts, [['in use', 1000, 'all', .5]]);
 	for (const odd of [{ current: 0, limit: NaN, parts: {} }, { current: NaN, limit: NaN, parts: {} }])

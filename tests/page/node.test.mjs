@@ -100,9 +100,10 @@ test('tiles add up to MemTotal, from the node down to paths and what no process 
 	assert.equal(sum(leaves(page)), total);
 	assert.deepEqual(page.excesses(), []);
 	// A click on a pod opens the pod if it has more than one part. If the pod consists of one container, the
-	// click opens the container. The kinds of the parts of the node decide their colours in the treemap.
+	// click opens the container.
 	assert.equal(page.entered(find(page, 'shop', 'web-1')).name, 'web-1');
 	assert.equal(page.entered(find(page, 'data', 'db-0')).name, 'db');
+	// The treemap colours each part of the node by its kind.
 	assert.deepEqual(
 		page
 			.kidsOf(page.root)
@@ -182,7 +183,8 @@ test('what no account divides is not invented', async () => {
 	});
 	assert.equal(page.at(memory(page), find(page, 'moby', '', 'x')), NaN);
 	assert.equal(sum(leaves(page)), sum(Object.values(NODE)));
-	// With --cgroup-metrics pod,node, containers have no accounts. Then a pod has one tile for its whole use.
+	// With --cgroup-metrics pod,node, the cgroups of containers have no metrics. Then a pod has one tile for
+	// its whole use.
 	const bare = await opened(PSS + PODS + node(NODE));
 	assert.deepEqual(tilesOf(bare, 'data', 'db-0'), { db: NaN, 'rest of the pod': 600 });
 	assert.equal(bare.fields.get('charged_memory'), undefined);

@@ -81,8 +81,8 @@ def main(exporter: Path, out: Path, rootfs: Path | None = None):
         archive = lab.directory / "debian.tar"
         image.pack(archive, rootfs, {IMAGE: []})
         lab.import_image(archive)
-        # Dirty pages are written to disk first: on most nodes, images were unpacked long ago, so their files
-        # are not dirty page cache
+        # The files of the image were just unpacked, so their page cache is dirty. On most nodes, images were
+        # unpacked long ago, and their page cache is clean. So the dirty pages are written to disk here.
         os.sync()
 
         shop_postgres(lab)
@@ -107,7 +107,10 @@ def main(exporter: Path, out: Path, rootfs: Path | None = None):
 
 
 def shop_postgres(lab: Lab):
-    """Runs a database with data. Two clients, started as by kubectl exec, keep two connections to it open."""
+    """Runs a database with data and two clients.
+
+    The clients are started in the container in the way of kubectl exec. Each keeps a connection open.
+    """
     pod = lab.run_pod("shop", "postgres-0", [container("postgres", POSTGRES, 256)])
     lab.limit_pod(pod, 256 * MIB)
     postgres = pod["postgres"]

@@ -113,8 +113,7 @@ static void serve(int device) {
     for (;;) pause(); // reached after an abort; if a child exited here, the guardian would exit, too
 }
 
-// The page of the file that the victim maps. The victim starts its threads before one of them holds the
-// mmap_lock, because starting a thread maps the stack of the thread.
+// The victim. It maps the one page of the file.
 
 static char *page;
 static volatile pid_t protector;
@@ -170,6 +169,8 @@ static void be_stuck(const char *directory, int with_exec) {
     if (page == MAP_FAILED) die("mmap");
     prctl(PR_SET_NAME, "victim");
     signal(SIGBUS, hold_still);
+    // Starting a thread takes the mmap_lock, to map the stack of the thread. So `touch`, the thread that then
+    // holds the mmap_lock for good, is started last.
     pthread_t threads[2];
     if (pthread_create(&threads[0], NULL, protect, NULL)) die("pthread_create");
     if (pthread_create(&threads[1], NULL, touch, NULL)) die("pthread_create");

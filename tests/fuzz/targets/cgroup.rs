@@ -10,8 +10,8 @@ use smaps_container_exporter::node::containers::table::{Container, ContainerId};
 use smaps_container_exporter::procfs::cgroup::Cgroups;
 use smaps_container_exporter::sources;
 
-/// A container in the listing. It has an id and, if they are known, the lines of the cgroup file of its init
-/// process.
+/// A container that the runtime lists. It has an id and, if the cgroup file of its init process is known, the
+/// lines of this file.
 struct Listed {
     id: String,
     first: Option<Vec<Line>>,
@@ -193,8 +193,8 @@ impl Naive<'_> {
                 if component == b".." {
                     outermost = None;
                 } else if outermost.is_none() {
-                    // A container that is identified only by its path has precedence over a container with
-                    // its id in this component.
+                    // `above` may be the cgroup of one container, although its last component is the id of
+                    // another container. Then the container with this cgroup has precedence.
                     outermost = self.by_path(above).map(|_| None).or(self.by_id(component).map(Some));
                 }
             }

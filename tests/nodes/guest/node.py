@@ -31,8 +31,7 @@ def settled(get, want, seconds: float = 60):
     If this does not happen, an assertion shows both values.
     """
     deadline = time.monotonic() + seconds
-    # On an emulated processor, each call takes a second. So if the first values are equal, each function is
-    # called only once.
+    # Each function is called as rarely as possible, because a call takes a second on an emulated processor.
     while (seen := get()) != (wanted := want()) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert seen == wanted

@@ -9,7 +9,8 @@ from node import PROGRAMS
 from ooms import Leaks, pods_of, second_victims
 
 pytestmark = pytest.mark.skipif(not IS_V2, reason="tests/e2e tests version 1")
-# How often each of nine leaks runs. `make night` sets 10. If it is 0, only six leaks run, each once.
+# The number of containers for each of nine kinds of leak, which are all pairs of RATES and LIMITS. `make
+# night` sets 10. If the number is 0, only the six leaks in GATE run, once each.
 N_EACH = int(os.environ.get("NODES_RECORDS") or 0)
 GATE = [(1, 64), (10, 64), (50, 64), (10, 256), (50, 256), (50, 512)]
 RATES, LIMITS = (50, 10, 1), (64, 256, 1000)

@@ -169,7 +169,8 @@ int main(int argc, char **argv) {
     if (fork() == 0)
         prctl(PR_SET_PDEATHSIG, 9);
     touch(hugetlb, 2 * MB, 1);
-    // MADV_FREE is called after the fork, because the kernel does not lazily free pages that were shared.
+    // These pages are allocated only after the fork. Otherwise, parent and child would share them, and
+    // MADV_FREE does not free shared pages.
     char *freed = named("freed", 0x340000000000, 2 * MB);
     madvise(freed, 2 * MB, MADV_NOHUGEPAGE);
     touch(freed, 2 * MB, 1);
