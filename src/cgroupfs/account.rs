@@ -9,7 +9,7 @@ use super::fields::{
     PERCPU, SEC_PAGETABLES, SHMEM, SLAB, SOCK, SWAPCACHED, UNEVICTABLE, VMALLOC, Values, ZSWAP,
 };
 
-/// The label values of the parts of an account, in the order in which the parts are exported.
+/// The label values of the parts of a cgroup's memory, in the order in which the parts are exported.
 pub const PARTS: [&str; 15] = [
     "anon",
     "anon_unmapped",
@@ -28,10 +28,10 @@ pub const PARTS: [&str; 15] = [
     "remainder",
 ];
 
-/// What is exported about the account of a cgroup.
+/// What is exported about the memory that is charged to a cgroup.
 #[derive(Clone, Copy, Debug)]
 pub struct Exported<'a> {
-    /// The label text of the account's samples, without the closing brace.
+    /// The label text of the cgroup's samples, without the closing brace.
     pub labels: &'a str,
     /// The values of the cgroup.
     pub values: &'a Values,
@@ -218,9 +218,9 @@ mod tests {
             (70, 30, 20, 0, [20, 20]),
             (70, 30, 20, 15, [35, 5]),
             (70, 30, 20, 99, [40, 0]),
-            // Processes of other containers map memory that is charged to this container. The sum of the two
-            // results is still the unmapped memory that the kernel counts, which is `file` minus
-            // `file_mapped`.
+            // Processes of other containers map memory that is charged to this container. Even then, the
+            // unmapped page cache and the unmapped shared memory add up to `file` minus `file_mapped`, but to
+            // no less than 0.
             (20, 15, 20, 0, [0, 5]),
             (20, 25, 20, 0, [0, 0]),
             // The container's processes map memory that is charged to other cgroups.

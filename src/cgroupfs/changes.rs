@@ -132,8 +132,8 @@ impl Changes {
     /// Does nothing.
     pub fn stop(&mut self) {}
 
-    /// Returns a result in which every file may have been written and every directory may have a new cgroup,
-    /// because the exporter cannot watch them on this system.
+    /// Always reports that any file may have been written and that new cgroups may exist, because nothing can
+    /// be watched on this system.
     pub fn take(&mut self) -> Changed {
         Changed { is_incomplete: true, ..Changed::default() }
     }

@@ -75,14 +75,15 @@ pub enum Version {
 pub type GroupMask = u8;
 
 /// The groups of cgroup metrics that can be exported. The groups `memory`, `pod` and `node` contain the
-/// memory of containers, of pods and of the node. The other two groups contain what the controllers `cpu` and
-/// `pids` count for containers. The name of each container field begins with the name of its group.
+/// metrics about the memory of containers, of pods and of the node. The other two groups contain what the
+/// controllers `cpu` and `pids` count for containers. The name of each container field begins with the name
+/// of its group.
 pub const GROUPS: [&str; 5] = ["memory", "pod", "node", "cpu", "pids"];
-/// The bit of the group `memory`, which contains the memory of containers.
+/// The bit of the group `memory`, which contains the metrics about the memory of containers.
 pub const MEMORY: GroupMask = 1;
-/// The bit of the group `pod`, which contains the memory of pods.
+/// The bit of the group `pod`, which contains the metrics about the memory of pods.
 pub const POD: GroupMask = 1 << 1;
-/// The bit of the group `node`, which contains the memory of the node.
+/// The bit of the group `node`, which contains the metrics about the memory of the node.
 pub const NODE: GroupMask = 1 << 2;
 
 impl Field {

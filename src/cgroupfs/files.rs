@@ -47,7 +47,7 @@ pub struct CgroupFs {
     roots: Vec<(&'static str, OwnedFd)>,
     /// The files to read in each cgroup, and for each file the position of its hierarchy in `roots`.
     files: Vec<(usize, File)>,
-    /// The files to read of a cgroup that comes close to its limit.
+    /// The files that show how close a cgroup is to its limit.
     use_files: Arc<[File]>,
     has_memory: bool,
     /// The path of the root of this process's cgroup namespace; empty if that is the node's root.
@@ -222,9 +222,9 @@ impl CgroupFs {
 
     fn try_read(&mut self, cgroup: &mut Cgroup, values: &mut Values) -> bool {
         let mut first = None;
-        // The first read of a cgroup includes the files that rarely change. When a read includes them again
-        // depends on the number of the cgroup's descriptor. These numbers differ, so each scrape reads such
-        // files for only about a tenth of the cgroups.
+        // The first read of a cgroup includes the files that rarely change, and then every tenth read. Which
+        // reads those are depends on the number of the cgroup's descriptor. These numbers differ, so each
+        // scrape reads such files for only about a tenth of the cgroups.
         let reads_slow = cgroup.n_until_slow == 0;
         if reads_slow {
             let directory = cgroup.directories.iter().flatten().next();

@@ -158,10 +158,11 @@ impl MemoryFs {
         smallest
     }
 
-    /// Calls `each` with the file that marks the root of a recording as the node's root cgroup. A recording
-    /// is a copy of the kernel's files. The arguments of `each` are the path of the file in the recording,
-    /// and the text of the file. On version 1, the file is `cgroup.sane_behavior`, which only a root has. On
-    /// version 2 no file is needed, because only the root lacks the file `memory.current`.
+    /// Makes a recording show that its root is the node's root cgroup. A recording is a copy of the kernel's
+    /// files. On version 1, calls `each` with the file `cgroup.sane_behavior`, which only a root has. The
+    /// arguments of `each` are the path of the file in the recording, and the text of the file. On version 2,
+    /// `each` is not called, because a root is recognized without such a file: only the root lacks
+    /// `memory.current`.
     ///
     /// Fails if `each` fails.
     pub fn record_root(

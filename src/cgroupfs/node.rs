@@ -30,8 +30,9 @@ pub struct Uncharged {
 }
 
 /// Returns the memory that is charged to no cgroup below the root. `root` has the values of the root cgroup's
-/// `memory.stat`, and `tops` has the values of every top-level cgroup. The kernel's counters are read at
-/// different moments, so a difference may be negative. In that case the part is set to 0.
+/// `memory.stat`, and `tops` has the values of every top-level cgroup. Most parts are a counter of the node,
+/// minus the memory that is charged to the top-level cgroups. The result of this subtraction may be negative,
+/// because the kernel's counters are read at different moments. In that case the part is set to 0.
 pub fn uncharged<'a>(
     memory: &NodeMemory,
     root: &Values,

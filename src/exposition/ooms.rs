@@ -74,8 +74,8 @@ pub struct Hit {
     pub outside_containers: Option<u64>,
 }
 
-/// The log line of a record. It is split around the number of kills, so that the kills of an earlier record
-/// can be added.
+/// The log line of a record. The number of kills is kept apart from the text before and after it, because the
+/// kills of an earlier record may have to be added to the number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
     before: String,
@@ -89,8 +89,8 @@ impl LogLine {
         self.n_kills
     }
 
-    /// Adds the kills of an earlier line about the same container. That line was not logged, because this
-    /// line takes its place.
+    /// Adds the kills of an earlier record of the same container or pod. The line of that record is never
+    /// logged, so this line must show the kills of both records.
     pub fn add_kills(&mut self, earlier: &Self) {
         self.n_kills += earlier.n_kills;
     }

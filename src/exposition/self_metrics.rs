@@ -27,9 +27,9 @@ pub struct Report {
     pub n_unmatched_links: Option<u64>,
     /// The number of running containers.
     pub n_containers: u64,
-    /// The number of processes with exported values.
+    /// The number of processes for which values are exported.
     pub n_processes: u64,
-    /// The number of mappings of the processes with exported values.
+    /// The number of memory mappings of all processes for which values are exported.
     pub n_mappings: u64,
     /// The number of `process_smaps_*` samples in the exposition.
     pub n_samples: u64,
@@ -135,8 +135,8 @@ pub struct SelfMetrics {
     started_at: SystemTime,
 }
 
-/// The beginning of the family for the age of the oldest values, up to the value. The value is appended when
-/// the exposition is served.
+/// The HELP and TYPE lines of the metric for the age of the oldest values, and the name of its sample. The
+/// sample's value is appended when the exposition is served.
 pub const OLDEST_DATA: &str = "\
 # HELP smaps_exporter_oldest_data_seconds Age of the oldest values in this exposition, when it is served.
 # TYPE smaps_exporter_oldest_data_seconds gauge
