@@ -53,8 +53,8 @@ pub struct Account {
     /// What the last read of the container's processes has shown; `None` if the container was not close to
     /// its limit.
     last_reading: Option<LastReading>,
-    /// The sizes of the largest mapped paths, stored every [`STEP`]. Each element has all sizes at one time.
-    /// The oldest element comes first.
+    /// The sizes of the largest mapped paths at several earlier times, stored every [`STEP`]. The oldest
+    /// sizes come first.
     earlier: VecDeque<Earlier>,
 }
 
@@ -157,7 +157,7 @@ impl Account {
         std::mem::take(&mut self.is_seen)
     }
 
-    /// Searches for the container's cgroup in the paths of the cgroups in which the container's init process
+    /// Searches for the container's cgroup in the cgroup paths that the container's init process had when it
     /// was first seen. If nothing is found there, the paths that [`Account::see`] has found are kept.
     ///
     /// Also updates the start time of the init process. Returns whether the start time differs from before.
@@ -266,11 +266,11 @@ impl Account {
         &mut self.shmem
     }
 
-    /// Stores how large the container's largest mapped paths are now, for a later OOM record. `permille` is
-    /// the memory use in thousandths of the limit. If `permille` is at least [`HALF`], the sizes are stored
-    /// every [`STEP`]. If `permille` is at least [`CLOSE`], each call also replaces the last reading, which
-    /// has the paths, their sizes and the values of the cgroup. Nothing is stored while another running
-    /// container has the same labels.
+    /// Stores the largest mapped paths of the container, for a later OOM record. `permille` is the memory use
+    /// in thousandths of the limit. If `permille` is at least [`HALF`], the sizes of these paths are stored
+    /// every [`STEP`], so that the record can show how the sizes have grown. If `permille` is at least
+    /// [`CLOSE`], each call also stores the paths themselves and the values of the cgroup, in place of those
+    /// of the previous call. Nothing is stored while another running container has the same labels.
     pub fn keep_reading(
         &mut self,
         permille: u64,

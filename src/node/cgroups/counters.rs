@@ -280,7 +280,9 @@ impl Counters {
         std::mem::take(&mut self.gone_pods)
     }
 
-    /// Reads the counters of cgroups that may be removed soon. The counters of removed cgroups are dropped.
+    /// Drops the counters of removed cgroups. The kernel does not report the removal of a cgroup. So this
+    /// function reads the counters of each container without processes and of each pod without containers,
+    /// and drops the counters if the read fails.
     pub fn drop_gone(&mut self, now: Instant) {
         self.read(now, |held, _| held.is_ending);
         self.counts.forget(now);

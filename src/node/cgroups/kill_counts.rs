@@ -18,7 +18,8 @@ use crate::node::containers::table::{Container, ContainerId};
 /// The longest time between a kill and the `oom` event of the limit that was hit. An `oom` event that is
 /// further away from the kill in time does not belong to the kill.
 const NEARBY: Duration = Duration::from_secs(1);
-/// For this long after a container was removed, OOM records of its pod name the container.
+/// How long a removed container stays a candidate for kills of an unknown container. The OOM record of such a
+/// kill has only the name of the pod, and the names of the candidates.
 const CANDIDATE: Duration = Duration::from_secs(10);
 
 /// The cgroup with the limit that made the kernel kill a process.
@@ -119,8 +120,8 @@ struct InContainer {
     pod: Option<Box<[u8]>>,
     /// The number of kills that [`KillCounts::settle`] has not returned yet.
     n_new: u64,
-    /// Whether a kill was counted since the current scrape or check began ([`KillCounts::begin_pass`]). This
-    /// is also true for an earlier kill that [`KillCounts::settle`] had not returned by then.
+    /// Whether the container has had a kill since the current scrape or check began. An earlier kill also
+    /// counts if [`KillCounts::settle`] returns it only after the scrape or check has begun.
     has_kill_in_pass: bool,
     gone_at: Option<Instant>,
 }
@@ -135,12 +136,12 @@ struct Above {
     has_unselected: bool,
     /// Whether the cgroup contains containers of different pods. If so, it is not the cgroup of a pod.
     is_shared: bool,
-    /// The number of kills that the cgroup has counted since it was added.
+    /// The number of kills in this cgroup that the exporter has noticed.
     n_kills: u64,
-    /// The part of `n_kills` that the cgroups of the pod's containers have counted, too.
+    /// How many of the `n_kills` were also counted by the cgroups of the pod's containers.
     n_in_containers: u64,
-    /// The number of kills that [`KillCounts::settle`] has already returned as kills in the pod. The cgroups
-    /// of the pod's containers have not counted these kills.
+    /// How many kills [`KillCounts::settle`] has returned as kills in an unknown container of the pod. The
+    /// cgroups of the pod's containers have not counted these kills.
     n_returned: u64,
 }
 
@@ -151,7 +152,8 @@ impl Above {
         self.n_kills.saturating_sub(self.n_in_containers + self.n_returned)
     }
 
-    /// Returns a container of the pod, if this is the cgroup of one pod.
+    /// Returns a container of the pod that this cgroup belongs to. Returns `None` if this is not the cgroup
+    /// of a single pod.
     fn pod(&self) -> Option<&Arc<Container>> {
         self.pod_of.as_ref().filter(|_| !self.is_shared)
     }

@@ -61,7 +61,7 @@ pub struct Ledger {
     /// The values of the top-level cgroups.
     values: Vec<Values>,
     pods: Vec<Counted>,
-    /// The parts, each with its label text.
+    /// The parts of the node's memory, each with its label text.
     parts: Vec<(Part, String)>,
     /// The size of each part in bytes; empty if the memory of the node is unknown.
     bytes: Vec<Option<i64>>,
@@ -176,13 +176,13 @@ impl Ledger {
         let open = |fs: &mut MemoryFs, path, keeps_open| Counted::new(path).filter_read(fs, keeps_open);
         let top_paths = top_paths.into_iter().enumerate();
         tops.extend(top_paths.filter_map(|(i, path)| open(tops_fs, path, i < max_open)));
-        // The files of pods are closed again. If pods are exported, the argument `known` of [`Ledger::read`]
-        // already has the memory use of most pods. So the ledger rarely reads the files of a pod itself.
+        // The files of pods are closed again, because they are rarely read here. If pods are exported, the
+        // caller of [`Ledger::read`] passes the memory use of most pods in `known`.
         pods.extend(pod_paths.into_iter().filter_map(|path| open(pods_fs, path, false)));
         self.name_parts();
     }
 
-    /// Makes the label text of each part.
+    /// Makes the label text of each part of the node's memory.
     fn name_parts(&mut self) {
         let Self { tops, parts, .. } = self;
         parts.clear();
@@ -217,14 +217,14 @@ impl Ledger {
         }
     }
 
-    /// Returns the label text of each part, and its size in bytes. The iterator is empty if the memory of the
-    /// node is unknown.
+    /// Returns the label text and the size in bytes of each part of the node's memory. The iterator is empty
+    /// if the memory of the node is unknown.
     pub fn exported(&self) -> impl Iterator<Item = (&str, i64)> + Clone {
         let parts = self.parts.iter().zip(&self.bytes);
         parts.filter_map(|((_, labels), bytes)| Some((labels.as_str(), (*bytes)?)))
     }
 
-    /// Records into `to` the files that the ledger reads.
+    /// Records the files from which the node's memory is computed into `to`.
     ///
     /// Fails with a one-line message if a file cannot be written.
     pub fn record(&mut self, proc: &Proc, to: &mut Writer) -> Result<(), String> {

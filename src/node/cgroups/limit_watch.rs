@@ -26,8 +26,8 @@ const MAX_SHARE: f64 = 0.25;
 /// then on, all limits are read once a second.
 const ALL_LIMITS: Duration = Duration::from_secs(10);
 /// If no cgroup was created for this long, the checks between scrapes become rarer. Before that, they are
-/// frequent, because a check also finds new containers. A container is found once its first process has
-/// started.
+/// frequent, because a new cgroup may belong to a new container. A check finds this container only after its
+/// first process has started, which is later than the creation of the cgroup.
 const CALMING: Duration = Duration::from_secs(10);
 
 /// A cgroup that may have a limit: the cgroup of a container or of a pod.

@@ -110,9 +110,11 @@ impl MappedShmem {
         Some(self.namespaces.len() - 1)
     }
 
-    /// Computes the result from the container's sums by path. Before this call, [`MappedShmem::see`] must be
-    /// called for all processes of the container. Returns true if there are several mount namespaces. In that
-    /// case the sums by path are not sufficient, and [`MappedShmem::add`] must be called for each process.
+    /// Computes how much tmpfs and shared memory the container's processes map, from the container's sums by
+    /// path. Before this call, [`MappedShmem::see`] must be called for all processes of the container.
+    /// Returns true if the processes are in several mount namespaces. In that case the sums by path are not
+    /// sufficient, because one path may be on tmpfs in only some of the namespaces. So [`MappedShmem::add`]
+    /// must then be called for each process.
     pub fn sum(&mut self, snapshot: &Snapshot, container: ContainerKey) -> bool {
         self.members.retain(|member| member.is_seen);
         self.members.shrink_to(2 * self.members.len());

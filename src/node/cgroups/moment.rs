@@ -22,16 +22,16 @@ use crate::procfs::{Buffers, Proc};
 /// The time between two reads of a container that stays at its limit.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// If a process ends in a container at its limit, the last name and memory of the process are kept for this
-/// long, because the kernel may have killed the process. A kill is found in less time.
+/// long, because the kernel may have killed the process. The exporter takes less time to notice a kill.
 const KEPT: Duration = Duration::from_secs(2);
 /// If a container was read longer ago than this, what was read is not used to explain a kill.
 const MAX_AGE: Duration = Duration::from_secs(10);
 
-/// If a cgroup's inactive page cache is more than this many thousandths of its limit, the cgroup is not full:
-/// the kernel reclaims this page cache before it kills a process.
+/// If a cgroup's inactive page cache is more than this many thousandths of its limit, the cgroup is not full,
+/// because the kernel reclaims this page cache before it kills a process.
 const INACTIVE: u64 = 50;
-/// If a cgroup uses less than this many thousandths of its limit, the cgroup is not full any more: the kernel
-/// has killed a process since it reported that the limit was reached.
+/// If a cgroup uses less than this many thousandths of its limit, the cgroup is not full. If the kernel has
+/// just reported that the limit was reached, a kill has freed memory since that report.
 const USED: u64 = 850;
 /// The maximum number of processes to read in a container. Reading 64 of them takes 6 ms.
 const MAX_PROCESSES: usize = 64;
@@ -72,8 +72,8 @@ pub struct Moment {
 pub struct End {
     /// The time at which the container was last read at its limit, and what it held then.
     pub moment: Option<(Instant, Moment)>,
-    /// The processes in `moment` that have ended by now, the largest first. At most one process per kill is
-    /// listed.
+    /// The processes that the kernel has probably killed, because they were in the container at its limit and
+    /// have ended. The largest process comes first. At most one process per kill is listed.
     pub victims: Vec<Member>,
     /// The memory use and the limit of the cgroup with the limit that was hit.
     pub hit: UseAndLimit,
@@ -189,8 +189,9 @@ impl Moments {
         End { moment, victims, hit, kills_group }
     }
 
-    /// Returns the processes in `moment` that have ended by now, the largest first. Returns at most `n_kills`
-    /// processes. `moment` is what the container held when it was last read at its limit.
+    /// Returns the processes that the kernel has probably killed, because they were in the container at its
+    /// limit and have ended. The largest process comes first. At most `n_kills` processes are returned.
+    /// `moment` is what the container held when it was last read at its limit.
     fn victims(&mut self, moment: &Moment, n_kills: u64) -> Vec<Member> {
         let Self { proc, buffers, .. } = self;
         let gone = moment.members.iter().filter(|member| is_gone(member, proc.as_deref(), buffers));

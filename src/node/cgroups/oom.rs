@@ -41,8 +41,8 @@ pub struct Content {
     pub is_alone: bool,
     /// The last reading of the container, if the container was close to its limit at that time.
     pub last_reading: Option<LastReading>,
-    /// The sizes of the container's largest paths at earlier times, the oldest first, if the container used
-    /// at least half of its limit.
+    /// The sizes of the container's largest paths at earlier times, the oldest first. Sizes are stored only
+    /// while the container uses at least half of its limit.
     pub earlier: VecDeque<Earlier>,
 }
 

@@ -1,5 +1,6 @@
-//! Watches the cgroups of all listed containers and the cgroups above them. Their counters of memory events
-//! show OOM kills. Their memory use shows in time when a container comes close to its limit.
+//! Watches the cgroups of all listed containers and the cgroups above them. The counters of memory events in
+//! these cgroups show OOM kills. The memory use of these cgroups shows early that a container comes close to
+//! its limit.
 //!
 //! One thread reads the counters and the memory use. When a container has reached its limit, this thread
 //! reads only the `status` files of the container's processes. Reading smaps could take so long that the
@@ -36,9 +37,9 @@ const STACK: usize = 64 << 10;
 /// growth of the container decides whether its processes are read.
 ///
 /// The number is this high because a container that begins with much memory seems to grow fast for a few
-/// seconds. With a lower number, such a container would be treated as if it had reached its limit although
-/// there is still time to read its processes. In a test with a lower number, leaks of 5 MB/s into 80 MB that
-/// began with 60 MB were not read above 91%.
+/// seconds. With a lower number, such a container would be treated as if it had reached the limit although
+/// there is still time to read its processes. In a test with a lower number, containers with a limit of 80 MB
+/// began with 60 MB and leaked 5 MB/s. Above 91% of the limit, their processes were not read any more.
 const HIT: u64 = 980;
 
 /// The watched cgroups. The watching thread and the scraping thread share them.
@@ -162,7 +163,7 @@ impl OomWatch {
         self.0.lock().moments.set_processes(processes, now);
     }
 
-    /// Reads the counters of cgroups that may be removed soon. The counters of removed cgroups are dropped.
+    /// Drops the counters of removed cgroups (see [`Counters::drop_gone`]).
     pub fn drop_gone(&self) {
         self.0.lock().counters.drop_gone(Instant::now());
     }
@@ -235,7 +236,8 @@ impl OomWatch {
         self.0.lock().limit_watch.permille(id)
     }
 
-    /// Does one step of the watching thread, as if no file had an event.
+    /// Does what the watching thread does when it wakes up at `now` because of a timeout. No file has an
+    /// event.
     #[cfg(test)]
     pub(super) fn step(&self, proc: Proc, now: Instant) {
         let mut state = self.0.lock();

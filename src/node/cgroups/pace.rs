@@ -14,10 +14,10 @@ const READING: Duration = Duration::from_millis(30);
 /// The maximum time for which a file is read repeatedly, even if the limit is reached again and again. In 588
 /// trials, the time from the first event at the limit to the kill was at most 626 ms. The median was 25 ms.
 const MAX_READING: Duration = Duration::from_secs(1);
-/// The shortest time for which a file is not polled after it was read repeatedly.
+/// The shortest pause after a file was read repeatedly. During a pause, the file is not polled.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
-/// The longest time for which a file is not polled after it was read repeatedly. A file is paused for this
-/// long if its reads keep showing that the limit was reached, but no kill.
+/// The longest pause after a file was read repeatedly. During a pause, the file is not polled. A file gets
+/// the longest pause if its reads keep showing that the limit was reached, but no kill.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a read of the counters has shown.
@@ -34,7 +34,7 @@ pub enum Moved {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Polled,
-    /// The file is read every few milliseconds. This began at `since` and ends at `until`.
+    /// The file of memory events is read every few milliseconds, from `since` until `until`.
     Read {
         since: Instant,
         until: Instant,
@@ -96,9 +96,10 @@ impl Pace {
         match moved {
             Moved::Nothing => {}
             Moved::Kill => *has_kill = true,
-            // An event at the limit makes the repeated reads go on for longer, except in two cases. After a
-            // kill, more kills may follow in a loop. If the last pause was longer than the shortest one, the
-            // limit has been reached again and again. In both cases, the file would be read all the time.
+            // A kill may follow when the limit was reached, so the file is read repeatedly for longer. There
+            // are two exceptions. After a kill, a loop of kills may follow. If the last pause was longer than
+            // the shortest pause, page cache may keep the container at its limit. In both cases the limit may
+            // be reached again and again, and the file would be read all the time.
             Moved::Limit if *has_kill || self.pause > MIN_PAUSE => {}
             Moved::Limit => *until = (*until).max((now + READING).min(*since + MAX_READING)),
         }
@@ -124,9 +125,10 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Simulates a notification at `now`, and then a read every 2 ms. The results of the first reads are the
-    /// elements of `moved`, and all further reads have the last element as their result. Returns how long the
-    /// file is read, and the length of the pause after that.
+    /// Simulates that the kernel reports an event in the file of memory events at `now`, and that the file is
+    /// then read every 2 ms. `moved` has the results of the first reads, and its last element is also the
+    /// result of all further reads. Returns how long the file is read, and the length of the pause after
+    /// that.
     fn read(pace: &mut Pace, now: Instant, moved: &[Moved]) -> (Duration, Duration) {
         pace.tick(now);
         assert!(pace.is_polled());

@@ -62,8 +62,8 @@ pub struct CgroupUsage {
 }
 
 impl CgroupUsage {
-    /// Creates the memory use of a node without containers. Cgroups are read from `fs`. If no container's
-    /// cgroup is found, a message is logged at `level`.
+    /// Creates a `CgroupUsage` without containers. Cgroups are read from `fs`. If no container's cgroup is
+    /// found, a message is logged at `level`.
     ///
     /// Fails with the system's error if no descriptor is left.
     pub fn new(fs: CgroupFs, level: Level) -> io::Result<Self> {
@@ -165,15 +165,16 @@ impl CgroupUsage {
         }
     }
 
-    /// Reads the accounts of all containers and pods, and of the node.
+    /// Reads the memory use of all containers and pods, and of the node.
     pub fn read(&mut self, proc: &Proc) {
         let Self { fs, accounts, pods, ledger, .. } = self;
         pods.iter_mut().for_each(|pods| pods.update(accounts, fs));
         accounts.read(fs, |_| true);
         accounts.log_missing(fs);
-        // `accounts.max_open` is an eighth of the limit of open files, so `max_open` is a 64th. `pods` keeps
-        // four files open for each pod, which is 4/64. `ledger` keeps two files open for each top-level
-        // cgroup and one for each pod, which is 3/64. Together they keep at most 7/64 of the limit open.
+        // `accounts.max_open` is 1/8 of the limit of open files, so `max_open` is 1/64. On version 2, `pods`
+        // keeps four files of each pod open. `ledger` keeps two files of each top-level cgroup and one file
+        // of each pod open. These are seven files, and each is open for at most `max_open` cgroups. So
+        // together they take at most 7/64 of the limit of open files.
         let max_open = accounts.max_open / 8;
         pods.iter_mut().for_each(|pods| pods.read(accounts, max_open));
         if let Some(ledger) = ledger {
@@ -192,8 +193,8 @@ impl CgroupUsage {
         self.watch.is_calm()
     }
 
-    /// Begins the reads of a scrape or a check. The accounts of containers that come close to a limit are
-    /// read first.
+    /// Begins the reads of a scrape or a check. The cgroups of containers that come close to a limit are read
+    /// first.
     pub fn begin_reads(&mut self) {
         self.due = self.watch.take_due();
         let due = &self.due;
@@ -212,15 +213,16 @@ impl CgroupUsage {
         self.watch.time_to_limit(id)
     }
 
-    /// Adds to the accounts what a scrape has summed up: the tmpfs that each container maps, and the largest
-    /// mapped paths of containers close to their limit.
+    /// Stores what a scrape or a check has summed up for each container: the tmpfs that the container maps,
+    /// and its largest mapped paths if the container is close to its limit.
     pub fn join(&mut self, snapshot: &Snapshot, processes: &ProcessTable, proc: &Proc, now: Instant) {
         let Self { accounts, watch, totals, buffers, order, .. } = self;
         find_mapped_shmem(accounts, (snapshot, processes), (proc, buffers), now);
         // If a process was killed during this scrape or check, the sums already lack its memory. So the
-        // container of that process keeps its previous reading. The other containers get a new reading.
-        // Otherwise they would rarely get one when ten containers reach their limits at once, because there
-        // is then a kill during most checks.
+        // container of that process keeps its previous reading. The other containers get a new reading,
+        // although there was a kill. When ten containers reach their limits at once, there is a kill during
+        // most checks. If a kill in one container prevented new readings of all others, they would rarely get
+        // one.
         let has_kills = totals.n_on_node() != proc.oom_kills(buffers);
         let intact = has_kills.then(|| watch.intact());
         let is_intact = |id: ContainerId| intact.as_ref().is_none_or(|intact| intact.contains(&id));
@@ -264,7 +266,7 @@ impl CgroupUsage {
         watch.take().into_iter().map(with_content).collect()
     }
 
-    /// Returns the exported accounts, sorted by label text.
+    /// Returns what is exported about the memory of each container, sorted by label text.
     pub fn exported(&self) -> impl Iterator<Item = Exported<'_>> + Clone {
         self.accounts.exported()
     }
@@ -290,7 +292,7 @@ impl CgroupUsage {
         self.totals.iter()
     }
 
-    /// Records the files of all accounts into `to`.
+    /// Records the cgroup files of all containers and pods, and the files about the node's memory, into `to`.
     ///
     /// Fails with a one-line message if a file cannot be written.
     pub fn record(&mut self, proc: &Proc, to: &mut Writer) -> Result<(), String> {
@@ -303,8 +305,8 @@ impl CgroupUsage {
     }
 }
 
-/// Returns the ledger of the node's memory, if the node's memory is exported and the cgroup file system shows
-/// the whole node.
+/// Returns the [`Ledger`], which divides the node's memory into parts. Returns `None` if the node's memory is
+/// not exported, or if the cgroup file system does not show the whole node.
 fn ledger(fs: &CgroupFs) -> Option<Ledger> {
     let tops = fs.memory(Reads::Tops).filter(|tops| fs.groups() & NODE != 0 && tops.is_of_node())?;
     Some(Ledger::new([tops, fs.memory(Reads::Use)?]))

@@ -13,8 +13,8 @@ struct Node {
     now: Instant,
 }
 
-/// The cgroup that has reached its limit. The number is its position among the containers, or among the
-/// cgroups above.
+/// What has no memory left: a cgroup that has reached its limit, or the whole node. The number is the
+/// position of the cgroup in the array `containers` or `above` of the test's [`Node`].
 enum Full {
     Container(usize),
     Above(usize),
