@@ -8,8 +8,8 @@
 //! path of only `..`.
 //!
 //! A workload may name one of its own cgroups after another container. So an id inside the cgroup of another
-//! container is used only if the init process of the id's container was first seen there. If no init process
-//! is listed, such an id is ignored once a path has the same id outside the cgroups of other containers.
+//! container is used only if the init process of the id's container was first seen there. If the runtime
+//! lists no init process, the id is used only until it is seen outside the cgroups of other containers.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,11 +23,12 @@ use crate::procfs::cgroup::Cgroups;
 pub struct CgroupIndex {
     by_id: HashMap<Box<[u8]>, Listed>,
     by_path: ByPath,
-    /// The ids that were seen in their real place, which is outside the cgroups of other containers.
+    /// The ids that were seen in a cgroup path outside the cgroups of other containers.
     placed: HashSet<Box<[u8]>>,
     /// Whether the exporter sees processes from inside a cgroup namespace.
     is_inside: bool,
-    /// Whether a listing may name ended containers. A workload may name its own cgroup after one of them.
+    /// Whether a listing may name containers that have ended. If a cgroup has the id of an ended container, a
+    /// workload may have made that cgroup.
     includes_ended: bool,
 }
 
@@ -39,7 +40,7 @@ type ByPath = HashMap<Box<[u8]>, Option<Arc<Container>>>;
 #[derive(Debug)]
 struct Listed {
     container: Arc<Container>,
-    /// The pod that the processes are attributed to, if containers of the pod share their processes.
+    /// The container's pod, if the processes are attributed to the pod (see [`super::shared_pods`]).
     pod: Option<Arc<Container>>,
     first: Option<Cgroups>,
 }
@@ -65,9 +66,9 @@ impl CgroupIndex {
         Self { includes_ended, ..Self::default() }
     }
 
-    /// Finds out from the cgroup paths of all processes whether the exporter is in a cgroup namespace, and
-    /// which ids were seen in their real place, outside the cgroups of other containers. Returns whether the
-    /// container of a process may have changed.
+    /// Finds out from the cgroup paths of all processes whether the exporter is in a cgroup namespace. Also
+    /// finds the listed ids that are outside the cgroups of other containers. Returns true if either result
+    /// is new, because the container of a process may then be another one.
     pub fn observe<'a>(&mut self, processes: impl Iterator<Item = &'a Cgroups>) -> bool {
         let Self { by_id, by_path, placed, .. } = self;
         let needs_placing = by_id.values().any(|listed| listed.first.is_none());
@@ -86,8 +87,8 @@ impl CgroupIndex {
         is_new | (std::mem::replace(&mut self.is_inside, is_inside) != is_inside)
     }
 
-    /// Returns the listed ids in the cgroup paths of these processes. An id inside the cgroup of another
-    /// container is left out.
+    /// Returns the ids of listed containers in the cgroup paths of these processes. An id inside the cgroup
+    /// of another container is left out, because a workload may have made that cgroup.
     pub fn ids_of<'p>(&self, processes: impl Iterator<Item = &'p Cgroups>) -> HashSet<&'p [u8]> {
         let is_listed = |id: &[u8]| self.by_id.contains_key(id);
         let paths = processes.flat_map(Cgroups::paths);
@@ -153,9 +154,8 @@ impl CgroupIndex {
     }
 
     /// Returns the container that the cgroup at `path` belongs to, and whether `path` contains a listed id.
-    ///
-    /// Only whole components match. Inside a cgroup namespace, `/../x` is outside `/`. So a container that
-    /// was found before a `..` is dropped.
+    /// Only whole components match. For a cgroup outside the exporter's cgroup namespace, proc prints a path
+    /// such as `/../x`. So a `..` leads out of the cgroup of any container that was found before it.
     fn find<'a, 'p>(&'a self, path: &'p [u8]) -> (Option<Place<'a, 'p>>, bool) {
         let (mut place, mut has_id) = (None::<Place<'a, 'p>>, false);
         for (component, above) in components(path) {
@@ -176,7 +176,7 @@ impl CgroupIndex {
         (place, has_id)
     }
 
-    /// Whether the runtime has placed the container at `path`, below the cgroup of another container.
+    /// Whether `path` is the listed container's own cgroup, although it is inside another container's cgroup.
     fn is_placed_at(&self, listed: &Listed, path: &[u8]) -> bool {
         let id = listed.container.listed.id.as_bytes();
         match &listed.first {
@@ -187,7 +187,7 @@ impl CgroupIndex {
     }
 }
 
-/// Whether the cgroup at `path` belongs to a container although its path does not contain the id.
+/// Whether `path` is the cgroup of a container that has its id in no path (see [`ByPath`]).
 fn is_first(by_path: &ByPath, path: &[u8]) -> bool {
     matches!(by_path.get(path), Some(Some(_)))
 }

@@ -40,8 +40,9 @@ pub fn id_of(component: &[u8]) -> &[u8] {
     RUNTIMES.iter().find_map(|runtime| name.strip_prefix(*runtime)).unwrap_or(component)
 }
 
-/// Returns the first id in `path` for which `is_listed` is true. Returns `None` if the id is inside the
-/// cgroup of a container that has no id in its path. `is_first` is true for the path of such a cgroup.
+/// Returns the outermost id of a listed container in `path`. `is_listed` says whether an id is listed. Some
+/// containers have no id in their cgroup path, and `is_first` recognizes the cgroup of such a container. If
+/// `path` leads into such a cgroup before it reaches a listed id, returns `None`.
 pub fn outermost_id(
     path: &[u8],
     is_listed: impl Fn(&[u8]) -> bool,

@@ -33,8 +33,8 @@ pub struct Discovery {
     /// Whether the log already has the warning that containers of different pods share a cgroup.
     has_reported_sharing: bool,
     unknown_cgroups: UnknownCgroups,
-    /// The number of names in the listing that are not names of container links; `None` if the source lists
-    /// no links.
+    /// How many names in the kubelet's directory of links to log files do not have the form of such a link;
+    /// `None` if containers are not listed by links.
     n_unrecognized: Option<u64>,
     /// The label text of each namespace, and the number of containers in it.
     namespaces: Vec<(String, u64)>,

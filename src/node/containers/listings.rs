@@ -84,9 +84,9 @@ impl Listings {
         }
     }
 
-    /// Begins a listing if one is due. `is_unexplained` says that the listed containers do not explain a
-    /// change on the node. If so, the call also waits a moment for the listing. Returns whether the call has
-    /// waited.
+    /// Begins a listing if one is due. `is_unexplained` says that a container seems to have started or ended
+    /// since the last listing, for example because a process is in an unknown cgroup. If so, the call also
+    /// waits a moment for the listing. Returns whether the call has waited.
     pub fn begin_if_due(&mut self, is_unexplained: bool, now: Instant) -> bool {
         if is_unexplained {
             self.schedule.see_unexplained(now);

@@ -13,16 +13,17 @@ use super::table::{Container, ContainerId, Containers};
 use crate::procfs::cgroup::Cgroups;
 use crate::sources;
 
-/// What several containers of a pod can share: the pid of their init process, or a cgroup whose path contains
-/// no container's id.
+/// What several containers of a pod can share: the pid of their init process, or a cgroup with a path that
+/// contains no container's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Shared<'a> {
     Pid(u32),
     Cgroup(&'a [u8]),
 }
 
-/// Sets the pod of each container that shares a pid or a cgroup with another container of the same pod. For
-/// all other containers, no pod is set.
+/// Sets the pod of each container that shares a pid or a cgroup with another container of the same pod. The
+/// memory of the shared processes is then attributed to the pod, because nothing shows which container uses
+/// this memory. For all other containers, no pod is set.
 pub fn find(containers: &mut Containers, filters: &[Filter]) {
     let mut is_sharing = sharing(containers).into_iter();
     let mut pods: Vec<Arc<Container>> = containers.iter().filter_map(|known| known.pod.clone()).collect();

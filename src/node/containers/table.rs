@@ -22,7 +22,7 @@ const MAX_NAMESPACES: usize = 100;
 pub struct ContainerId(pub u32);
 
 impl ContainerId {
-    /// Returns the key of the container's sums.
+    /// Returns the key under which the memory of the container's processes is summed.
     pub fn key(self) -> ContainerKey {
         ContainerKey(self.0)
     }

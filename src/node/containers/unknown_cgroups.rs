@@ -15,8 +15,9 @@ pub struct UnknownCgroups {
 }
 
 impl UnknownCgroups {
-    /// Stores the cgroups of all processes. Returns whether there is a cgroup that belongs to no container
-    /// and was not seen before. `has_changed` says that the index has changed since the last scrape.
+    /// Stores the cgroups of the processes that are in no container. Returns whether one of these cgroups was
+    /// not seen before. `has_changed` says that `index` has changed since the last scrape. If so, a stored
+    /// cgroup that belongs to a container by now is dropped.
     pub fn see<'a>(
         &mut self,
         processes: impl Iterator<Item = &'a Cgroups>,
