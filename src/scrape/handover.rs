@@ -94,9 +94,10 @@ struct Turns {
     /// The number of the active thread.
     active: usize,
     activity: Activity,
-    /// The number of detached reads that have not delivered their results yet.
+    /// The number of detached reads, which the scrape no longer waits for. A detached read is counted until
+    /// its result is delivered.
     n_detached: usize,
-    /// How many reads of the current scrape or check were detached.
+    /// How many reads took too long in the current scrape or check, so that it no longer waits for them.
     n_detached_in_pass: u32,
 }
 
@@ -137,8 +138,8 @@ impl Turns {
         is_active
     }
 
-    /// Detaches the read of the active thread if it takes too long. Returns what the standby thread does
-    /// next.
+    /// If the read of the active thread takes too long, detaches the read: the scrape no longer waits for it,
+    /// and continues on the standby thread. Returns what the standby thread does next.
     fn stand_by(&mut self, now: Instant) -> Standby {
         let patience = (PATIENCE / (1 << self.n_detached_in_pass.min(8))).max(LEAST_PATIENCE);
         let left = match self.activity {

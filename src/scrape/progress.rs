@@ -24,11 +24,11 @@ enum Phase {
     Reading(Pass),
 }
 
-/// The phase of the current pass, and the state that is kept for later passes.
+/// The phase of the current scrape or check, and the state that is kept for later ones.
 #[derive(Debug)]
 pub struct Progress {
     phase: Phase,
-    /// Whether the current pass has read a process. Between passes, whether the last pass has read one.
+    /// Whether the current scrape or check has read a process. If none is running, whether the last one has.
     has_read: bool,
     /// Whether the first scrape has not ended yet.
     is_first: bool,
@@ -36,7 +36,8 @@ pub struct Progress {
     began_at: Option<Instant>,
     /// When the readings were last summed.
     summed_at: Option<Instant>,
-    /// The CPU time that was used since the end of the last pass, without the time of reads.
+    /// The CPU time that was used for something other than reads since the last call of
+    /// [`Progress::take_overhead`].
     overhead: Duration,
 }
 
@@ -54,7 +55,7 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Begins a pass after its processes were listed.
+    /// Begins a scrape or a check after its processes were listed.
     pub fn begin(&mut self, pass: Pass, now: Instant) {
         if pass == Pass::Scrape {
             self.began_at = Some(now);
@@ -63,7 +64,7 @@ impl Progress {
         self.has_read = false;
     }
 
-    /// Returns the pass that is running, if there is one.
+    /// Returns the kind of pass that is running, a scrape or a check; `None` if no pass is running.
     pub fn under_way(&self) -> Option<Pass> {
         match self.phase {
             Phase::Idle => None,
@@ -71,7 +72,8 @@ impl Progress {
         }
     }
 
-    /// Returns the current pass if its processes are listed but not all of them are identified yet.
+    /// Returns the kind of the current scrape or check, if its processes are listed but not all of them are
+    /// identified yet.
     pub fn identifying(&self) -> Option<Pass> {
         match self.phase {
             Phase::Listed(pass) => Some(pass),
@@ -79,7 +81,7 @@ impl Progress {
         }
     }
 
-    /// Notes that the processes of the pass are identified, and that reads begin.
+    /// Notes that the processes of the current scrape or check are identified, and that reads begin.
     pub fn begin_reads(&mut self, pass: Pass) {
         self.phase = Phase::Reading(pass);
     }
@@ -95,8 +97,8 @@ impl Progress {
         self.is_first && self.began_at.is_some_and(|began_at| now > began_at + MAX_FIRST_SCRAPE)
     }
 
-    /// Ends the pass. Returns its kind, and whether the readings must be summed. After a check that has read
-    /// nothing, the last sums are still right.
+    /// Ends the current scrape or check. Returns its kind, and whether the readings must be summed. After a
+    /// check that has read nothing, the last sums are still right.
     pub fn finish(&mut self, now: Instant) -> Option<(Pass, bool)> {
         let pass = self.under_way()?;
         self.phase = Phase::Idle;

@@ -84,14 +84,17 @@ pub fn refused(n_refused: usize, n_selected: usize) -> String {
 #[derive(Debug, PartialEq, Eq)]
 enum SelectionLog {
     Nothing,
-    /// It was logged that there are no containers.
+    /// The log has a line that says that there are no containers.
     NoContainers,
-    /// It was logged what the filters select. After that, nothing more is logged about the selection.
+    /// The log has a line about what the filters select. Such a line is logged only once.
     Selection,
 }
 
 impl SelectionLog {
-    /// Returns whether the selection must be logged now. `n_containers` is the current number of containers.
+    /// Returns whether a line about the selected containers must be logged now. The first call always returns
+    /// true. If there were no containers at that time, a second line is logged once there are containers,
+    /// because only then does the line show what the filters select. `n_containers` is the current number of
+    /// containers.
     fn advance(&mut self, n_containers: usize) -> bool {
         let next = if n_containers > 0 { Self::Selection } else { Self::NoContainers };
         let is_news = match self {

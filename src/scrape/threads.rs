@@ -22,9 +22,9 @@ use crate::procfs::this_process::this_thread;
 const IDLE: Duration = Duration::from_secs(60);
 
 /// The length of one wait between scrapes while a read is detached, so that no scrape waits for the read. The
-/// active thread then alternates between two kinds of wait. In the first, it holds the lock of the shared
-/// state, and receives the answer of the container runtime. In the second, the lock is free, so that the
-/// thread of the detached read can take it and deliver its result.
+/// active thread then alternates between two kinds of wait, and each takes at most this long. In the first,
+/// the thread holds the lock of the shared state, and receives the answer of the container runtime. In the
+/// second, the lock is free. The thread of the detached read can then take the lock and deliver its result.
 const SLICE: Duration = Duration::from_millis(50);
 
 /// The size of the stack of each scrape thread in bytes. 64 detached reads, which the scrape no longer waits
@@ -33,9 +33,10 @@ const STACK: usize = 256 << 10;
 
 /// A function that is called with the result of each scrape and of each check between scrapes. A check has
 /// the same steps as a scrape, but reads only the processes of containers that come close to their memory
-/// limit. After a scrape, the function returns when the next scrape begins. After a check, its return value
-/// is ignored. The function is also called while the active thread waits for the next scrape or check. It
-/// then gets the arguments of a successful check, and publishes new OOM records and views.
+/// limit. After a scrape, the function's return value says when the next scrape begins. After a check, the
+/// return value is ignored. The function is also called while the active thread waits for the next scrape or
+/// check. It then gets the arguments of a successful check, and publishes new OOM records and new views. A
+/// view is an exposition that a client has requested with parameters.
 pub type AfterPass = Box<dyn FnMut(&mut Scraper, Pass, Result<(), String>) -> Next + Send>;
 
 /// When the next scrape begins.
@@ -62,8 +63,9 @@ struct State {
 }
 
 impl State {
-    /// Makes records of the OOM kills that were found. Then publishes the new records, and the views that are
-    /// due. Neither a scrape nor a check has to run for this.
+    /// Makes records of the OOM kills that were found. Then publishes the new records and the views that are
+    /// due. A view is an exposition that a client has requested with parameters. Neither a scrape nor a check
+    /// has to run for this.
     fn publish(&mut self) {
         self.scraper.record_kills();
         (self.after)(&mut self.scraper, Pass::Check, Ok(()));
@@ -71,7 +73,8 @@ impl State {
 }
 
 /// Runs the requested scrapes, beginning on the calling thread. If this thread is blocked in a read, another
-/// thread takes over. Returns when there are no further scrapes, or when another thread has taken over.
+/// thread takes over. Returns when `after` has returned [`Next::Never`], or when another thread has taken
+/// over.
 pub fn run(scraper: Scraper, demand: Arc<Demand>, after: AfterPass) {
     let state = Mutex::new(State { scraper, after });
     let shared = Shared { state, handover: Handover::default(), demand };
@@ -96,7 +99,7 @@ impl Shared {
         self.scrape(number);
     }
 
-    /// Scrapes until there are no further scrapes, or until another thread has taken over.
+    /// Runs scrapes and checks, until [`AfterPass`] returns [`Next::Never`] or another thread has taken over.
     fn scrape(&self, number: usize) {
         let thread = this_thread();
         let mut state = self.lock();
@@ -129,9 +132,9 @@ impl Shared {
                 state = self.lock();
                 state.scraper.apply(&job, &finding);
                 if !is_active {
-                    // This must be the last call. Until this call, `has_detached` returns true.
-                    // While it returns true, the active thread unlocks the scraper's state at short
-                    // intervals, so that this thread can lock the state and apply its read.
+                    // This must be the last call of this thread. Until this call, `has_detached` returns
+                    // true. While it returns true, the active thread unlocks the scraper's state at short
+                    // intervals, so that this thread can lock it and store the result of its read.
                     self.handover.deliver();
                     return;
                 }
