@@ -28,7 +28,7 @@ pub struct Discovery {
     containers: Containers,
     cut_ids: CutIds,
     index: CgroupIndex,
-    /// Whether the index has changed since the last call of [`Discovery::observe`].
+    /// Whether `index` has changed since the last call of [`Discovery::observe`].
     has_changed: bool,
     /// Whether the log already has the warning that containers of different pods share a cgroup.
     has_reported_sharing: bool,
@@ -62,7 +62,7 @@ impl Discovery {
         self.containers.iter().map(|tracked| &*tracked.container)
     }
 
-    /// Returns what is known about a container, if it is still listed.
+    /// Returns what is stored about a container, if it is still listed.
     pub fn find(&self, container: &Container) -> Option<&Tracked> {
         self.containers.find(container)
     }
@@ -94,8 +94,8 @@ impl Discovery {
         self.listings.has_listed()
     }
 
-    /// Returns how many of the kubelet's links match no container, or match several containers because the id
-    /// in the link is cut. Returns `None` for other sources.
+    /// Returns how many of the kubelet's links to log files match no container, or match several because they
+    /// have only the beginning of an id. Returns `None` if containers are not listed by links.
     pub fn n_unmatched_links(&self) -> Option<u64> {
         Some(self.n_unrecognized? + self.cut_ids.n_ambiguous())
     }
@@ -182,7 +182,7 @@ impl Discovery {
     }
 
     /// Finds the init processes among the processes of the node, and begins a listing if one is due. Returns
-    /// whether the index has changed. If so, a process may be in another container than before.
+    /// whether `index` has changed. If so, a process may be in another container than before.
     ///
     /// `processes` is an iterator, because a slice would have to be allocated in each scrape.
     pub fn observe<'a>(&mut self, processes: impl Iterator<Item = Seen<'a>> + Clone, now: Instant) -> bool {

@@ -12,8 +12,8 @@ use crate::sources::{Listing, Source};
 /// a listing takes under a second.
 const LATE: Duration = Duration::from_secs(5);
 
-/// If a scrape sees a change that the listed containers do not explain, the scrape begins a listing and waits
-/// for it at most this long. With 50 pods, a listing takes 30 ms.
+/// If a container seems to have started or ended since the last listing, the scrape begins a new listing and
+/// waits for it at most this long. With 50 pods, a listing takes 30 ms.
 const PATIENCE: Duration = Duration::from_millis(300);
 
 /// The source that lists the containers, and the results of its listings so far.
