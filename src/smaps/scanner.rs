@@ -57,7 +57,8 @@ pub struct Scanner {
     values: Values,
     learned: Learned,
     only_general: bool,
-    /// Whether the next mapping begins where the previous one in the same file ends.
+    /// Whether the mapping that [`next`](Self::next) returns next begins at the end of the mapping that it
+    /// returned before. False at the beginning of a smaps file.
     is_adjacent: bool,
 }
 
