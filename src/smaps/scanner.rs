@@ -75,8 +75,8 @@ impl Scanner {
         self.is_adjacent = false;
     }
 
-    /// Returns the first whole mapping in `bytes`, the position of its end, and how it relates to the next
-    /// mapping.
+    /// Returns the first whole mapping in `bytes`, the position of its end, and where the next mapping
+    /// begins, compared with the end of this one.
     ///
     /// Returns `None` if `bytes` does not contain a whole mapping yet. Then read more, and call this again
     /// with the same bytes followed by the new ones. If `at_end` is true, there is nothing more to read: the

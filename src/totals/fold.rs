@@ -49,8 +49,7 @@ impl Folding {
         self.choose_reported(rows, summed.table);
     }
 
-    /// Computes how many samples each container and each command adds to the count that `--max-samples`
-    /// limits.
+    /// Computes how many samples each container and each command counts as towards `--max-samples`.
     fn measure(&mut self, rows: &mut Rows) {
         for position in 0..rows.commands.len() {
             let command = &rows.commands[position];

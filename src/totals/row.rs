@@ -110,7 +110,7 @@ pub(super) struct CommandFold {
     pub(super) n_paths: u64,
     /// The position of the row that was folded last.
     pub(super) last_path: usize,
-    /// How many samples the rows of the command add to the count that `--max-samples` limits.
+    /// How many samples the rows of the command count as towards `--max-samples`.
     pub(super) cost: usize,
     /// What the rows of the command add up to (see [`Outline`]).
     pub(super) sum: Outline,

@@ -123,8 +123,8 @@ impl ChangeCheck {
         cost: Duration,
         now: Instant,
     ) {
-        // The check has confirmed the values, so the two fingerprints can differ only in `runs`. If they
-        // differ, the process may have run, and for that reason the check has read `maps`.
+        // The check has confirmed the values, so the two fingerprints differ at most in `runs`. If `runs`
+        // differs, the check has read `maps`.
         if check != Check::CompareWith(fingerprint) {
             (self.fingerprint, self.maps_at) = (fingerprint, Some(now));
         }

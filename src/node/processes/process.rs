@@ -133,9 +133,9 @@ impl Process {
     /// Returns the id of each reading that must be kept. A reading is the stored result of a read. The flag
     /// says whether the sums over all processes include the reading.
     ///
-    /// The flag is false for the reading of a previous entry for this pid. The previous entry is kept until
-    /// `stat` shows the start time of the process. Only the start time shows whether both entries are for the
-    /// same process.
+    /// If `/proc/<pid>` gets a new inode number, the table gets a new entry for the pid, and keeps the
+    /// previous entry until `stat` shows the start time. The start time shows whether both entries are for
+    /// the same process. Until then, the flag is false for the reading of the previous entry.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
         let entries = std::iter::successors(Some((self, true)), |(process, _)| {
             Some((process.previous.as_deref()?, false))

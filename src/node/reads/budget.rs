@@ -47,8 +47,9 @@ impl Budget {
 
     /// Begins a scrape.
     ///
-    /// Before anything else, the CPU time that earlier scrapes have used beyond the budget is subtracted.
-    /// Credit from the time before the last scrape is lost, so an idle hour does not allow a long burst.
+    /// Subtracts the overhead of the previous scrape from the credit, because this scrape will probably have
+    /// as much overhead. The overhead is the CPU time of a scrape without its reads of processes. Credit from
+    /// the time before the last scrape is lost, so an idle hour does not allow a long burst.
     pub fn begin_scrape(&mut self, now: Instant) {
         let before = self.began_at.replace(now);
         self.credit.earn(now, self.longest());

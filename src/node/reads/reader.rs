@@ -239,10 +239,9 @@ impl Reader {
         self.comm.clear();
         self.comm.extend_from_slice(process.comm(&mut self.buffers)?);
         match process.cgroups(&mut self.buffers, &mut self.cgroups) {
-            // The process is probably a zombie, because it maps nothing, and the `cgroup` file shows its
-            // cgroups for none of its threads. The cgroups only decide which container gets the memory of a
-            // process. A zombie has no memory, so its cgroups are not needed, and the read succeeds without
-            // them.
+            // The process maps nothing, and none of the `cgroup` files of its threads shows its cgroups. So
+            // the process is probably a zombie. The cgroups only decide which container gets the memory of a
+            // process. A zombie has no memory, so the read succeeds without the cgroups.
             Err(ReadError::Gone) if self.process_sums.is_empty() && content != Content::Unchanged => {
                 self.cgroups.clear();
                 Ok(())

@@ -194,8 +194,8 @@ impl Reads {
 
     /// Returns the next read, which will run on `thread`, or `None` if this scrape reads nothing more. A
     /// process is skipped if the budget is used up, if its container may reach a limit during the read, or if
-    /// the process looks stuck. The name and the cgroups of a skipped process are read. The process keeps its
-    /// values unless its name or cgroups show that the values no longer belong to it.
+    /// the read would probably not return. The name and the cgroups of a skipped process are read. The
+    /// process keeps its values unless its name or cgroups show that the values no longer belong to it.
     pub fn next(
         &mut self,
         node: &mut Node<'_>,
