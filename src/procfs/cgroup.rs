@@ -82,8 +82,9 @@ impl Cgroups {
         paths().find(|path| *path != b"/").or_else(|| paths().next())
     }
 
-    /// Whether the file may hide where the process is, because the path of every version 1 hierarchy is `/`.
-    /// The kernel prints this path for a thread that has exited. The `0::` line is correct even then.
+    /// Whether the file may show a wrong path, because it shows `/` in every version 1 hierarchy. The kernel
+    /// prints `/` for a thread that has exited, even if its process is in another cgroup. The `0::` line is
+    /// correct even then.
     pub fn may_hide(&self) -> bool {
         let mut version_1 = split(&self.lines).filter(|(kind, _)| *kind != UNIFIED);
         let has_main = [MEMORY, SYSTEMD].into_iter().any(|kind| self.first(kind).is_some());
@@ -155,7 +156,8 @@ mod tests {
                 &["/docker/a", "/docker", "/docker"],
                 Some("/docker/a"),
             ),
-            // A version 1 controller that does not account memory does not take precedence over version 2.
+            // `net_cls` is a version 1 controller, but not the one that accounts memory. So version 2 locates
+            // the process.
             ("1:net_cls:/\n0::/v2\n", &["/", "/v2"], Some("/v2")),
             // No hierarchy accounts memory. The path in systemd's hierarchy is more specific than the one in
             // version 2, which has no controllers.

@@ -91,10 +91,11 @@ impl MemoryReader {
         self.last = None;
         let Some(rollup) = open_address_space(process.as_fd(), "smaps_rollup")? else { return Ok(false) };
         match scan(&rollup, &mut self.chunk, Limits::NONE, &mut self.scanner, each) {
-            // The kernel keeps the address space alive while it computes the sum, so the sum is complete.
+            // The sum is complete, because the kernel keeps the address space alive while it computes the
+            // sum. The file is empty if the process has no memory.
             Ok(n_given) => Ok(n_given > 0),
-            // The process has ended or has executed another program. Then a read of the file that was opened
-            // before fails with this error.
+            // After the file was opened, the process has ended, or has executed another program. If `maps`
+            // can be read now, the process has executed another program.
             Err(ReadError::Gone) => Err(exec_or_gone(process.as_fd(), "maps")),
             Err(error) => Err(error),
         }

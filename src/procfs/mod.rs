@@ -195,9 +195,9 @@ impl ProcessDir {
         Ok(Stat::parse(text).ok_or(Errno::INVAL)?)
     }
 
-    /// Returns how active the process has been, according to `stat`. A recording has no `stat`, so there its
-    /// smaps file is described instead. Returns `None` if that file was changed in the last two seconds,
-    /// because file systems record times in steps of up to a second, and a further change could go unnoticed.
+    /// Returns how active the process has been, according to `stat`. A recording has no `stat`, so the size
+    /// and the times of its smaps file are returned. Returns `None` if that file was changed in the last two
+    /// seconds: a file system may record times in steps of a second, so a further change could go unnoticed.
     pub fn work(&self, buffers: &mut Buffers) -> Result<Option<Work>, ReadError> {
         match self.stat(buffers) {
             Ok(stat) => return Ok(Some(stat.work)),

@@ -24,9 +24,9 @@ pub struct Mounts {
     is_cut: bool,
 }
 
-/// The id of the first mount that a process sees. It identifies the mount namespace of the process (or after
-/// a chroot, its root). `None` if the process sees no mount. In a recording, also `None` for a process
-/// without tmpfs.
+/// The id of the first mount that a process sees. All processes in one mount namespace have the same first
+/// mount, except after a chroot. `None` if the process sees no mount. In a recording, the id is also `None`
+/// if the process sees no tmpfs.
 pub type FirstMount = Option<u64>;
 
 #[derive(Debug, PartialEq, Eq)]

@@ -22,8 +22,8 @@ pub struct Work {
     /// The start addresses of code and stack. Different programs have different addresses. Forks of one
     /// program have the same addresses.
     pub program: [u64; 2],
-    /// Whether the fields were taken from the smaps file of a recording. In that case equal fields prove that
-    /// the file has not changed.
+    /// Whether the fields have the size, the inode number and the times of a smaps file in a recording. If
+    /// these are the same later, the file has not changed, and neither have the mappings in the file.
     pub is_recorded: bool,
 }
 

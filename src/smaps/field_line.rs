@@ -11,15 +11,16 @@ const DIGITS_LEN: usize = 8;
 pub const LINE_LEN: usize = KEY_LEN + DIGITS_LEN + UNIT.len();
 const UNIT: &[u8; 4] = b" kB\n";
 
-/// Whether `line` is one of the frequent lines that are not exported. No header and no line of an exported
-/// field begins with the same eight bytes.
+/// Whether `line` is one of the frequent lines that are not exported. Only the first eight bytes are
+/// compared. That is enough, because no header and no line of an exported field begins with the same eight
+/// bytes as one of these lines.
 #[inline]
 pub fn is_not_exported(line: &[u8]) -> bool {
     matches!(line.first_chunk(), Some(b"VmFlags:" | b"THPeligi" | b"Protecti"))
 }
 
-/// For each hash, the position of the field whose key has that hash. No two keys have the same hash. Any
-/// other text may have the hash of a key, so the whole key must be compared, too.
+/// For each hash, the position of the field with a key that has this hash. No two keys have the same hash.
+/// Any other text may have the hash of a key, so the whole key must be compared, too.
 const FIELD_BY_HASH: [u8; 64] = {
     let mut fields = [u8::MAX; 64];
     let mut i = 0;

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::lines::{EACH, HIGH, bytes_equal_to, line_end};
 
-/// How a mapping relates to the next mapping in the file.
+/// Where the next mapping in the file begins, compared with the address range of this mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// The next mapping begins where this one ends.
@@ -89,9 +89,9 @@ fn any_range_end(bytes: &[u8]) -> Option<usize> {
     Some(space + 1)
 }
 
-/// Returns how the mapping with the header `header` relates to the next mapping. The header of the next
-/// mapping is at the beginning of `following`. The lengths are those of the two address ranges, each with the
-/// space after it.
+/// Returns where the next mapping begins, compared with the mapping that has the header `header`. The header
+/// of the next mapping is at the beginning of `following`. `range_len` and `next_range_len` are the lengths
+/// of the `<address>-<address> ` at the beginning of both headers, including the space.
 #[inline]
 pub fn next(header: &[u8], following: &[u8], range_len: usize, next_range_len: usize) -> Next {
     // Lower-case hexadecimal digits sort like the numbers that they stand for. Nearly all addresses have

@@ -14,16 +14,17 @@ struct LearnedLine {
     field: usize,
 }
 
-/// The result of [`Learned::take`]: whether a mapping begins with the learned lines, which are the field
-/// lines of the previous mapping.
+/// The result of [`Learned::take`], which compares a mapping with the learned lines. The learned lines are
+/// the field lines that are remembered from the previous mapping.
 pub enum Run {
-    /// The mapping begins with the learned lines, which take this many bytes.
+    /// The mapping has the keys of the learned lines, in the same order. The compared lines take this many
+    /// bytes.
     Taken(usize),
-    /// The mapping has other keys than the learned lines, or the same keys in another order. Its lines must
-    /// be learned.
+    /// The mapping has other keys than the learned lines, or the same keys in another order. The lines of
+    /// this mapping must be remembered instead.
     Unlike,
-    /// The learned lines cannot be used for this mapping, because a value is too wide, or because some bytes
-    /// are not read yet. There is nothing to learn.
+    /// This mapping cannot be compared with the learned lines, because a value is too wide, or because some
+    /// bytes are not read yet. The learned lines stay as they are.
     Unfit,
 }
 
@@ -39,14 +40,14 @@ pub struct Learned {
 }
 
 impl Learned {
-    /// Returns the length of the learned field lines in bytes.
+    /// Returns the length of the remembered field lines in bytes.
     #[inline]
     pub fn run_len(&self) -> usize {
         self.run.len() * LINE_LEN
     }
 
-    /// Compares the lines at the beginning of `bytes` with the learned lines, and stores the values that have
-    /// changed in `values`.
+    /// Compares the lines at the beginning of `bytes` with the field lines of the previous mapping. If a
+    /// value has changed, stores the new value in [`values`](Self::values).
     #[inline]
     pub fn take(&mut self, bytes: &[u8]) -> Run {
         let (lines, _) = bytes.as_chunks::<LINE_LEN>();
@@ -72,9 +73,10 @@ impl Learned {
         Run::Taken(n_bytes + if has_tail { self.tail.len() } else { 0 })
     }
 
-    /// Learns the lines at the beginning of `bytes`, which is the text of one mapping after its header. The
-    /// lines of fields in [`FIELDS`] come first, with 28 bytes each. The lines after them are learned as one
-    /// text, because they are the same in nearly every mapping.
+    /// Remembers the lines at the beginning of `bytes`, so that [`take`](Self::take) can compare the next
+    /// mapping with them. `bytes` is the text of one mapping after its header. The lines of fields in
+    /// [`FIELDS`] come first, with 28 bytes each. The lines after them are remembered as one text, because
+    /// they are the same in nearly every mapping.
     pub fn learn(&mut self, bytes: &[u8]) {
         self.run.clear();
         self.values = Values::default();
@@ -83,10 +85,11 @@ impl Learned {
             let kib = kib_of(line)?;
             // If a mapping has two lines for one field, the last line must decide the value. But `take` skips
             // a line that is the same as in the previous mapping, so the value of the first line would stay.
-            // To avoid this, the learned lines end before a field occurs for the second time.
+            // To avoid this, the remembered lines end before a field occurs for the second time.
             let (field, _) = field_of(line).filter(|(field, _)| *present & 1 << field == 0)?;
-            // The bytes between the key and the eight digits must be spaces. Otherwise there is a ninth
-            // digit, or these bytes belong to another line.
+            // `kib_of` parses the eight bytes before the unit. All bytes between the key and these eight
+            // bytes must be spaces. If one of them is not a space, the value has more than eight digits, or
+            // the 28 bytes are not one line.
             let padding = &key(line)[FIELDS[field].key.len() + 1..];
             if padding.iter().any(|&b| b != b' ') {
                 return None;
@@ -98,7 +101,7 @@ impl Learned {
         self.run.extend(bytes.as_chunks::<LINE_LEN>().0.iter().map_while(known));
         self.tail.clear();
         let mut rest = &bytes[self.run_len()..];
-        // VmFlags is the last line. It differs between mappings, so it is not learned.
+        // VmFlags is the last line. It differs between mappings, so it is not remembered.
         while let Some(end) = line_end(rest, 0)
             && is_not_exported(rest)
             && !rest.starts_with(b"VmFlags:")

@@ -57,7 +57,8 @@ pub struct Scanner {
     values: Values,
     learned: Learned,
     only_general: bool,
-    /// Whether the next mapping begins where the previous one in the same file ends.
+    /// Whether the mapping that [`next`](Self::next) returns next begins at the end of the mapping that it
+    /// returned before. False at the beginning of a smaps file.
     is_adjacent: bool,
 }
 
@@ -74,8 +75,8 @@ impl Scanner {
         self.is_adjacent = false;
     }
 
-    /// Returns the first whole mapping in `bytes`, the position of its end, and how it relates to the next
-    /// mapping.
+    /// Returns the first whole mapping in `bytes`, the position of its end, and where the next mapping
+    /// begins, compared with the end of this one.
     ///
     /// Returns `None` if `bytes` does not contain a whole mapping yet. Then read more, and call this again
     /// with the same bytes followed by the new ones. If `at_end` is true, there is nothing more to read: the

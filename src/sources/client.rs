@@ -59,8 +59,9 @@ impl Client {
         Ok(Self { peer, description, socket, listed_at: None, runtime, state: State::Idle(lister) })
     }
 
-    /// Returns the socket's identity, if a process listens on the socket. To find this out, connects and
-    /// closes the connection at once, which never blocks.
+    /// Returns the socket's identity, if a process listens on the socket. To find out whether a process
+    /// listens, the exporter connects to the socket, and closes the connection at once. Connecting never
+    /// blocks.
     fn live_socket(&self) -> Option<SocketId> {
         match self.runtime.block_on(UnixStream::connect(&self.socket)) {
             Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => None,

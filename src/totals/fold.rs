@@ -49,8 +49,7 @@ impl Folding {
         self.choose_reported(rows, summed.table);
     }
 
-    /// Computes how many samples each container and each command adds to the count that `--max-samples`
-    /// limits.
+    /// Computes how many samples each container and each command counts as towards `--max-samples`.
     fn measure(&mut self, rows: &mut Rows) {
         for position in 0..rows.commands.len() {
             let command = &rows.commands[position];
@@ -61,8 +60,8 @@ impl Folding {
             }
             let (container, n_processes) = (command.container, command.n_processes);
             let before = &rows.commands[command.first_of_name..position];
-            // For each command name, there is one sample with the number of processes. A name without
-            // processes has no such sample.
+            // For each command name with processes, one more sample is exported: their number. This sample is
+            // counted together with the first command of that name that has processes.
             let is_first = n_processes > 0 && before.iter().all(|before| before.n_processes == 0);
             let cost = fold.cost + usize::from(is_first);
             match self.containers.last_mut().filter(|last| last.container == container) {

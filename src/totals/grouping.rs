@@ -1,9 +1,9 @@
-//! What one series stands for: a path, a kind of mapping, or a whole process.
+//! Which memory one series sums up: that of a path, of a kind of mapping, or of a whole process.
 
 use super::anon_part::AnonPart;
 use super::other::OTHER;
 
-/// What one series stands for.
+/// Which memory one series sums up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GroupBy {
     /// One mapped path of one command.
@@ -132,9 +132,9 @@ mod tests {
             ("[heap]", "heap"),
             ("[stack]", "stack"),
             ("[stack:42]", "stack"),
-            // fs/hugetlbfs/inode.c, hugetlb_file_setup, gives the first three names: to memory that is mapped
-            // with MAP_ANONYMOUS | MAP_HUGETLB, to a System V segment, and to a memfd. The fourth path is a
-            // file on hugetlbfs.
+            // fs/hugetlbfs/inode.c, hugetlb_file_setup, gives the first three names. The first is for memory
+            // that is mapped with MAP_ANONYMOUS | MAP_HUGETLB, the second for a System V segment, and the
+            // third for a memfd. The fourth path is a file on hugetlbfs.
             ("/anon_hugepage (deleted)", "anon"),
             ("/SYSV0000002a (deleted)", "shm"),
             ("/memfd:x (deleted)", "shm"),
@@ -185,7 +185,7 @@ mod tests {
             // fs/aio.c, aio_private_file
             ("/[aio] (deleted)", "special"),
             ("/[aio]", "file"),
-            // fs/anon_inodes.c gives these names. Many subsystems use that file.
+            // fs/anon_inodes.c gives these names to the files of many kernel subsystems.
             ("anon_inode:[perf_event]", "special"),
             ("anon_inode:[io_uring]", "special"),
             ("anon_inode:i915.gem", "special"),

@@ -18,8 +18,8 @@ pub const OTHER: &str = "[other]";
 /// How many bytes all containers together may use for each sample that may be exported.
 const BYTES_PER_SAMPLE: usize = 128;
 /// The memory limit of commands, series and readings is never lower than this, which is the limit for 100,000
-/// samples. Even if fewer samples are exported, the exporter keeps more paths in memory, because other views
-/// and OOM records need them.
+/// samples. A smaller `--max-samples` does not lower the memory limit further, because OOM records, and
+/// requests to `/metrics` with parameters, may need paths that the usual exposition does not show.
 const MIN_BYTES: usize = 12_800_000;
 /// The memory limit of commands, series and readings if `--max-samples` is 0, which means that the number of
 /// samples is not limited. This is far more than programs need, and far less than hostile paths could use.

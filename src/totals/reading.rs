@@ -26,7 +26,8 @@ pub(super) enum State {
     /// No process refers to this reading any more, so the reading can be removed.
     #[default]
     Unused,
-    /// A process refers to this reading, but the reading is not added to the sums at the moment.
+    /// A process refers to this reading, but the sums do not include it at the moment, because the pid may
+    /// now belong to another process.
     Kept,
     /// A process refers to this reading, and the reading is added to the sums.
     Counted,
@@ -37,8 +38,8 @@ pub(super) enum State {
 const KIB_BITS: u32 = 10;
 
 impl Reading {
-    /// Clears the reading for a process of this command. `n_merged` is how many paths of the process were
-    /// merged during the read.
+    /// Removes the old values from the reading, and assigns the reading to a process of this command.
+    /// `n_merged` is how many paths of the process were merged into `[other]` during the read.
     pub(super) fn begin(&mut self, command: u32, pid: u32, n_merged: usize) {
         (self.command, self.pid) = (command, pid);
         self.state = State::Counted;

@@ -5,9 +5,8 @@ use std::ops::Range;
 use super::sums::{Size, Totals};
 use crate::smaps::fields::FieldMask;
 
-/// What a view shows under one label text. A row without mappings is not shown. The row `[other]` may have no
-/// mappings at first, and get them when other rows are folded into it, which means that their values are
-/// added.
+/// One series of a view, with its own label text. A row without mappings is not shown. The row `[other]` may
+/// have no mappings at first. It gets mappings when the values of other rows are added to it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
     /// The position of the command in the view.
@@ -21,7 +20,7 @@ pub(super) struct Row {
     pub(super) is_folded: bool,
 }
 
-/// What one series of the exposition shows of a command. A command is all processes with one name in a
+/// The part of a command's memory that one series shows. A command is all processes with one name in a
 /// container, or a single process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Label {
@@ -69,8 +68,7 @@ impl Outline {
         Self { size: totals.size(), n_mappings: totals.n_mappings, present, nonzero }
     }
 
-    /// Adds the outline of another row, which is a summary of the row's totals. The result is the outline of
-    /// the sum of both totals.
+    /// Adds the outline of another row. The result is the outline of a row that has the totals of both rows.
     pub(super) fn add(&mut self, other: &Self) {
         self.size = (self.size.0.saturating_add(other.size.0), self.size.1.saturating_add(other.size.1));
         self.n_mappings += other.n_mappings;
@@ -112,7 +110,7 @@ pub(super) struct CommandFold {
     pub(super) n_paths: u64,
     /// The position of the row that was folded last.
     pub(super) last_path: usize,
-    /// How many samples the rows of the command add to the count that `--max-samples` limits.
+    /// How many samples the rows of the command count as towards `--max-samples`.
     pub(super) cost: usize,
     /// What the rows of the command add up to (see [`Outline`]).
     pub(super) sum: Outline,

@@ -1,4 +1,4 @@
-//! What the series of a view stand for, and which samples of them are exported.
+//! The shape of a view: which memory one series sums up, and which samples each series has.
 
 use super::grouping::GroupBy;
 use super::row::Outline;
@@ -9,10 +9,11 @@ use crate::smaps::fields::{FieldMask, NOT_IN_ROLLUP};
 /// times this many bytes.
 const LABEL_BYTES_PER_SAMPLE: usize = 512;
 
-/// What the series of a view stand for, and which samples of them are exported.
+/// The shape of a view: which memory one series sums up, such as that of one path or of one process, and
+/// which samples each series has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shape {
-    /// What one series stands for.
+    /// Which memory one series sums up.
     pub group_by: GroupBy,
     /// Whether anonymous memory is shown as several kinds, by its use, instead of the one kind `anon`.
     pub anon_parts: bool,
@@ -53,8 +54,8 @@ impl Shape {
         }
     }
 
-    /// Returns how many samples a series adds to the count that `--max-samples` limits. Each sample counts
-    /// several times if the label text, of `label_len` bytes, is longer than [`LABEL_BYTES_PER_SAMPLE`].
+    /// Returns how many samples a series counts as towards `--max-samples`. Each sample counts several times
+    /// if the label text, of `label_len` bytes, is longer than [`LABEL_BYTES_PER_SAMPLE`].
     pub(super) fn cost(&self, label_len: usize, series: &Outline) -> usize {
         self.n_samples(series) * label_len.div_ceil(LABEL_BYTES_PER_SAMPLE)
     }

@@ -35,7 +35,7 @@ pub struct Snapshot {
     readings: Slab<Reading>,
     /// The maximum memory of the table and the readings together.
     max_bytes: usize,
-    /// If a new reading makes the memory larger than this, paths are merged at once, before the next sum.
+    /// If a new reading makes the snapshot larger than this, paths are merged before the next `sum`.
     reduce_above: usize,
     lossy: String, // scratch
 }
@@ -320,8 +320,8 @@ mod tests {
         assert_eq!(node.series(), [("comm=\"a\u{fffd}\",path=\"/\u{fffd}\"}", 8192, 4)]);
     }
 
-    /// Whatever a container maps, its memory stays within the limit, its sums do not change, and its largest
-    /// paths keep their names. Other containers lose nothing.
+    /// Whatever a container maps, its data in the snapshot stays within the memory limit, its sums do not
+    /// change, and its largest paths keep their names. Other containers lose nothing.
     #[test]
     fn one_container_cannot_use_all_memory() {
         let paths: Vec<Vec<u8>> = (0..400_u64).map(|i| format!("/{i:0>400}").into_bytes()).collect();

@@ -172,8 +172,9 @@ impl Table {
         self.keys.get(&key).copied()
     }
 
-    /// Returns the number of the command with this name. If there is no such command, adds the command if
-    /// `is_allowed` returns true for the bytes that the command needs, and otherwise returns `None`.
+    /// Returns the number of the command with this name. A new command is added if there is none with this
+    /// name, and if `is_allowed` returns true for the bytes that the command needs. Returns `None` if
+    /// `is_allowed` returns false.
     pub(super) fn command(
         &mut self,
         container: u32,
@@ -293,7 +294,7 @@ impl Table {
         }
     }
 
-    /// Removes the series that no longer exist from the maps of their commands.
+    /// Removes the ids of removed series from the map that each command keeps of its series.
     pub(super) fn forget_removed_series(&mut self) {
         for command in self.commands.iter_mut() {
             command.series.retain(|_, id| self.series.has(*id));

@@ -1,5 +1,5 @@
-//! A view: one way to show the readings of all processes. A view decides what one series stands for, which
-//! samples there are, and what is folded into `[other]` to stay within `--max-samples`.
+//! A view: one way to show the readings of all processes. A view decides which memory one series sums up,
+//! which samples there are, and what is folded into `[other]` to stay within `--max-samples`.
 //!
 //! A view is computed from the sums by path, or from the readings if each process has its own series. This
 //! changes neither the sums nor the readings. While commands and paths stay the same, computing a view again
@@ -39,7 +39,7 @@ impl View {
         Self { rows: Rows { shape, ..Rows::default() }, ..Self::default() }
     }
 
-    /// Returns what series stand for, and which samples are exported.
+    /// Returns which memory one series of the view sums up, and which samples are exported.
     pub fn shape(&self) -> &Shape {
         &self.rows.shape
     }
@@ -112,7 +112,7 @@ impl View {
 }
 
 impl Series<'_> {
-    /// Returns the number of mappings that the series stands for.
+    /// Returns the number of mappings that the series sums up.
     pub fn n_mappings(&self) -> u64 {
         self.row.outline.n_mappings
     }

@@ -31,7 +31,7 @@ pub struct Attribution {
 /// How the selection of a process has changed after its name was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Nothing has changed. A filter selected the process before, and the process still has the same name.
+    /// A filter selected the process before under the same name, so the filter still selects the process.
     None,
     /// A filter selects the process now. Before, no filter selected the process, or it had another name.
     Selected,

@@ -47,8 +47,9 @@ pub struct Fingerprint {
     /// The hashes of what the kernel printed about the memory of the process. `None` if nothing was hashed
     /// because the process was active, or if the values of the read do not add up to what the kernel printed.
     pub hashes: Option<Hashes>,
-    /// How often the process had run before `maps` was read. `None` if the process has several threads, or if
-    /// the kernel does not count runs. If the count is the same later, `maps` is not read again.
+    /// What the scheduler had counted for the process before `maps` was read, for example how often it had
+    /// run on a CPU. `None` if the process has several threads, or if the kernel does not count this. If the
+    /// numbers are the same later, the process has not run since, so `maps` need not be read again.
     pub runs: Option<Runs>,
 }
 
@@ -75,16 +76,16 @@ pub struct ChangeCheck {
     read_cost: Duration,
     /// How many checks in a row found that the process was active since its last read.
     busy_streak: u32,
-    /// How many more scrapes read the process without a check.
+    /// The number of coming scrapes in which the process is read in full at once, without a change check.
     n_unchecked_left: u32,
     /// How many checks have confirmed the values. The count begins again at 0 when the process has been
     /// active, because its memory may then have another size, and a check may have another cost.
     n_confirmed: u32,
-    /// The CPU time of the cheapest check that `n_confirmed` counts. A check of a process with few mappings,
-    /// or with large mappings, takes nearly as much CPU time as a full read.
+    /// The CPU time of the cheapest of the checks that `n_confirmed` counts.
     cheapest: Duration,
-    /// The time until which the process is read in full without a check, because a check takes nearly as much
-    /// CPU time as a full read. After this time, checks are made again, and their CPU time is measured again.
+    /// Until this time, the process is read in full without a change check, because a check takes nearly as
+    /// much CPU time as a full read. That is the case if the process has few mappings, or large ones. After
+    /// this time, checks are made again, and their CPU time is measured again.
     costly_until: Option<Instant>,
 }
 
@@ -114,7 +115,7 @@ impl ChangeCheck {
     }
 
     /// Notes that a check confirmed the values of the last read, so that the process was not read in full.
-    /// The check took `fingerprint`, and used the CPU time `cost`.
+    /// `fingerprint` is the new fingerprint that the check computed. `cost` is the CPU time of the check.
     pub fn note_confirmed(
         &mut self,
         check: Check,
@@ -122,7 +123,8 @@ impl ChangeCheck {
         cost: Duration,
         now: Instant,
     ) {
-        // If the process has run as often as before, the check has not read `maps`.
+        // The check has confirmed the values, so the two fingerprints differ at most in `runs`. If `runs`
+        // differs, the check has read `maps`.
         if check != Check::CompareWith(fingerprint) {
             (self.fingerprint, self.maps_at) = (fingerprint, Some(now));
         }
@@ -142,7 +144,8 @@ impl ChangeCheck {
         (self.read_at, self.maps_at) = (Some(now), Some(now));
         let has_compared = matches!(check, Check::CompareWith(Some(_)));
         if fingerprint.is_none_or(|fingerprint| fingerprint.hashes.is_none()) {
-            // Usually no hashes were computed here, so `cost` is the CPU time of the full read alone.
+            // The fingerprint has no hashes, so the check has usually not read `smaps_rollup` and `maps`.
+            // Then `cost` is the CPU time of the full read alone.
             self.read_cost = cost;
             self.n_confirmed = 0;
             if has_compared {

@@ -63,15 +63,15 @@ pub struct MemoryRead {
 /// took, and what the next read must read.
 #[derive(Debug, Default)]
 pub struct LastRead {
-    /// When the last read began, not counting reads that found overlapping mappings. If this read succeeded,
-    /// the values are from that time.
+    /// When the last read began. Reads that found overlapping mappings do not count. If the last read
+    /// succeeded, it returned or confirmed the current values.
     at: Option<Instant>,
     /// The beginning of the last read that found overlapping mappings. Such a read returns no values, so the
     /// process keeps its previous values.
     torn_at: Option<Instant>,
     /// How long the read that returned the values took.
     took: Duration,
-    /// The values; `None` if there are none, or if the process maps nothing.
+    /// The id of the values in the snapshot; `None` if there are no values, or if the process maps nothing.
     reading: Option<ReadingId>,
     /// Whether the last read found that the process maps nothing.
     maps_nothing: bool,
@@ -96,7 +96,7 @@ struct MappingCount {
 
 impl LastRead {
     /// Returns the time at which the last read began, even if it failed. Reads that found overlapping
-    /// mappings are not included.
+    /// mappings do not count.
     pub fn at(&self) -> Option<Instant> {
         self.at
     }
@@ -121,12 +121,12 @@ impl LastRead {
         (self.reading, self.maps_nothing) = (None, true);
     }
 
-    /// Returns the values.
+    /// Returns the id of the values in the snapshot, if the process has values.
     pub fn reading(&self) -> Option<&ReadingId> {
         self.reading.as_ref()
     }
 
-    /// Returns a mutable reference to the values.
+    /// Returns a mutable reference to the id of the values in the snapshot.
     pub fn reading_mut(&mut self) -> &mut Option<ReadingId> {
         &mut self.reading
     }
@@ -143,8 +143,8 @@ impl LastRead {
         self.summed_until.is_some()
     }
 
-    /// Returns the time at which the last read began. Since that time, the process has been waiting for its
-    /// next read. Reads that returned no values, because they found overlapping mappings, are included.
+    /// Returns the time at which the last read began. The process has been waiting for its next read since
+    /// then. A read that found overlapping mappings counts, too, although it returned no values.
     pub fn due_since(&self) -> Option<Instant> {
         self.at.max(self.torn_at)
     }
@@ -202,7 +202,8 @@ impl LastRead {
         self.at = Some(cost.began_at);
     }
 
-    /// Drops the values, and the fingerprint that confirms them.
+    /// Drops the memory values of the process. Also drops what was stored to find out later whether the
+    /// values have changed.
     pub fn forget_values(&mut self) {
         self.count = MappingCount::default();
         self.check.forget();

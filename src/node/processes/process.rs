@@ -130,10 +130,12 @@ impl Process {
         self.found_at
     }
 
-    /// Returns the readings that must be kept, each with a flag that says whether the sums include it. A
-    /// reading is the stored result of a read. The flag is true for the reading of this entry, and false for
-    /// the readings of previous entries with the same pid. Those are kept until `stat` shows the start time:
-    /// if it equals that of the previous entry, both entries are for the same process.
+    /// Returns the id of each reading that must be kept. A reading is the stored result of a read. The flag
+    /// says whether the sums over all processes include the reading.
+    ///
+    /// If `/proc/<pid>` gets a new inode number, the table gets a new entry for the pid, and keeps the
+    /// previous entry until `stat` shows the start time. The start time shows whether both entries are for
+    /// the same process. Until then, the flag is false for the reading of the previous entry.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
         let entries = std::iter::successors(Some((self, true)), |(process, _)| {
             Some((process.previous.as_deref()?, false))
@@ -209,8 +211,9 @@ impl Process {
         self.found_at = Instant::now();
     }
 
-    /// Whether something must be kept if the process is not read in this scrape: its values, or the pause
-    /// after a long read. The result is false if the process is stuck.
+    /// Whether the process has values, or is in the pause after a long read. Both end when the process
+    /// executes another program. So a scrape that does not read the process checks which program it runs. The
+    /// result is false if the process is stuck.
     pub fn keeps_values(&self) -> bool {
         let rests = matches!(self.pause, Pause::Resting { .. });
         !self.state.is_stuck() && (self.last.has_values() || rests)
@@ -244,14 +247,15 @@ impl Process {
         Job { pid, inode, detail: Detail::Stat, with_stat: true }
     }
 
-    /// Skips the process because it looks stuck: a read of its memory would probably not return. Returns
-    /// whether the process counts as stuck from now on. A process outside the selected containers, such as a
-    /// kernel thread, never counts as stuck.
+    /// Skips the process, because a read of its memory would probably not return. Returns whether the process
+    /// counts as stuck from now on. A process outside the selected containers, such as a kernel thread, never
+    /// counts as stuck.
     pub fn skip(&mut self, now: Instant) -> bool {
         self.state.skip(now) && self.attribution.can_be_selected() && self.report_stuck()
     }
 
-    /// Stops skipping the process, because it no longer looks stuck, or because a thread is free to read it.
+    /// Stops skipping the process, because a read would probably return now, or because a thread is free to
+    /// read it.
     pub fn end_skipping(&mut self) {
         if self.state.end_skipping() {
             info!("{} is read again", self.describe());
@@ -287,9 +291,9 @@ impl Process {
     }
 
     /// Returns whether a read must be repeated because the process has a new name. A new name may mean that
-    /// the process has executed a program during the read. If the process was created by vfork, it shared the
-    /// memory of its parent until then. So the read may have returned the memory of the parent. A read that
-    /// was itself repeated for a new name is not repeated again.
+    /// the process has executed a program during the read. A process that was created by vfork uses the
+    /// memory of its parent until it executes a program. So the read may have returned the memory of the
+    /// parent. A read that was itself repeated for a new name is not repeated again.
     pub fn repeats_for_name(&mut self, is_renamed: bool) -> bool {
         self.has_new_name = is_renamed && !self.has_new_name;
         self.has_new_name

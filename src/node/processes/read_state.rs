@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-/// A read that has used almost no CPU time for this long is stuck. A process that was skipped for this long,
-/// because it looks stuck, also counts as stuck.
+/// A read that has used almost no CPU time for this long is stuck. A process also counts as stuck if it was
+/// skipped for this long. A process is skipped while a read of it would probably not return.
 pub const STUCK_AFTER: Duration = Duration::from_secs(2);
 
 /// The state of the current read of a process.
@@ -14,8 +14,8 @@ pub enum ReadState {
     /// returned, and that the scrape no longer waits for.
     #[default]
     Idle,
-    /// The process is not read, because it looks stuck: a read would probably not return. After
-    /// [`STUCK_AFTER`], the process counts as stuck.
+    /// The process is not read, because a read would probably not return. After [`STUCK_AFTER`], the process
+    /// counts as stuck.
     Skipped {
         /// When the process was first skipped.
         since: Instant,

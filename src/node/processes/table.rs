@@ -62,7 +62,8 @@ pub struct ProcessTable {
 
 impl ProcessTable {
     /// Lists proc. Processes that have ended are dropped together with their values, and new processes are
-    /// added. A check reads the cgroups of fewer processes than a scrape does.
+    /// added. The cgroups of processes that are not selected are read again. A check of memory use between
+    /// scrapes (`is_check`) reads only some of these cgroups, to save CPU time.
     ///
     /// Fails if the directory cannot be read.
     pub fn list(&mut self, proc: &Proc, is_check: bool, now: Instant) -> io::Result<()> {
@@ -100,8 +101,8 @@ impl ProcessTable {
                     Box::new(process)
                 }),
             };
-            // With cgroup version 1, no file shows the cgroups of a zombie, so a zombie is not among the
-            // processes there.
+            // With cgroup version 1, no file shows the cgroups of a zombie. So `process` is `None` for a
+            // zombie, and only the list of zombies has it.
             if process.is_none() && proc.is_zombie(entry.pid, buffers) {
                 zombies.push(entry);
             }
@@ -162,10 +163,10 @@ impl ProcessTable {
         }
     }
 
-    /// Refreshes a process that is not read in this scrape, so that the values of its last read are kept. A
-    /// new name does not drop the values until `stat` shows whether the process runs another program.
-    /// Otherwise a process could hide its memory by changing its name. `stat` is read later, by a job,
-    /// because reading `stat` can block.
+    /// Reads the name and the cgroups of a process that is not read in this scrape. If only the name has
+    /// changed, and a filter selects the new name, the values are kept until `stat` shows whether the process
+    /// runs another program. Otherwise a process could hide its memory by changing its name. `stat` is read
+    /// later, because reading `stat` can block.
     pub fn refresh_kept(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
         let Self { table, buffers, cgroups, lossy, .. } = self;
         let process = &mut table[i];
@@ -288,9 +289,8 @@ impl ProcessTable {
         (self.table[i].identity().entry() == entry).then_some(i)
     }
 
-    /// Returns the readings of all processes, each with a flag that says whether the sums include it. The
-    /// flag is false for a previous entry with the same pid. Its reading is only kept until the start time
-    /// shows whether both entries are for the same process.
+    /// Returns the ids of the stored results of reads (readings) of all processes. The flag says whether the
+    /// sums include the reading, see [`Process::readings`].
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
         self.iter().flat_map(Process::readings)
     }

@@ -47,8 +47,9 @@ impl Budget {
 
     /// Begins a scrape.
     ///
-    /// Before anything else, the CPU time that earlier scrapes have used beyond the budget is subtracted.
-    /// Credit from the time before the last scrape is lost, so an idle hour does not allow a long burst.
+    /// Subtracts the overhead of the previous scrape from the credit, because this scrape will probably have
+    /// as much overhead. The overhead is the CPU time of a scrape without its reads of processes. Credit from
+    /// the time before the last scrape is lost, so an idle hour does not allow a long burst.
     pub fn begin_scrape(&mut self, now: Instant) {
         let before = self.began_at.replace(now);
         self.credit.earn(now, self.longest());
@@ -64,8 +65,8 @@ impl Budget {
         self.credit.earn(now, self.longest());
     }
 
-    /// Ends a check, and subtracts its CPU time from the credit. `overhead` does not include the reads of the
-    /// check.
+    /// Ends a check, and subtracts `overhead` from the credit. `overhead` is the CPU time of the check
+    /// without its reads of processes. The CPU time of each read is subtracted by [`spend`](Self::spend).
     pub fn end_check(&mut self, overhead: Duration) {
         self.check_seconds = overhead.as_secs_f64();
         self.credit.spend(self.check_seconds);
@@ -94,8 +95,10 @@ impl Budget {
         self.credit.spend(cpu.as_secs_f64());
     }
 
-    /// Ends a scrape, and subtracts its CPU time from the credit. `overhead` does not include the reads of
-    /// the scrape.
+    /// Ends a scrape. `overhead` is the CPU time of the scrape without its reads of processes. The CPU time
+    /// of each read is subtracted by [`spend`](Self::spend). When the scrape began, the overhead of the
+    /// previous scrape was subtracted from the credit. So only the difference between both overheads is
+    /// subtracted now.
     pub fn end_scrape(&mut self, overhead: Duration) {
         let before = std::mem::replace(&mut self.overhead_seconds, overhead.as_secs_f64());
         self.credit.spend(self.overhead_seconds - before);

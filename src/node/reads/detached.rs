@@ -10,8 +10,9 @@ use crate::node::processes::job::Job;
 use crate::node::processes::read_state::STUCK_AFTER;
 use crate::procfs::Entry;
 
-/// The maximum number of detached reads. Each detached read occupies a thread. While this many reads are
-/// detached, a process that has a thread in state D is skipped.
+/// The maximum number of detached reads. Each of them occupies a thread. While this many reads are detached,
+/// a process is skipped if one of its threads is in an uninterruptible wait (state D). Such a thread may be
+/// waiting for the memory-map lock, and then a read of the process would wait for that lock, too.
 pub const MAX_DETACHED: usize = 64;
 
 /// The detached reads.

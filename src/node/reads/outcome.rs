@@ -31,9 +31,10 @@ pub enum Outcome {
     Read {
         /// Whether the process has executed another program since the previous read.
         has_executed: bool,
-        /// Whether the mappings must still be read, because the process has executed another program. Only
-        /// the sum over all mappings was read, because the kernel took too long to print the mappings of the
-        /// previous program. The kernel may print the mappings of the current program faster.
+        /// Whether the process must be read again, one mapping after the other. If so, this read returned
+        /// only the sum over all mappings, because the kernel took too long to print the mappings in an
+        /// earlier read. Since then the process has executed another program, and the mappings of this
+        /// program may take less time to print.
         needs_mappings: bool,
     },
 }

@@ -34,7 +34,7 @@ pub struct Plan {
     /// The groups that still have processes to read, by position in `groups`. The first group to come out is
     /// the group of the container that has used the least read time, according to `tag` in its [`Share`].
     waiting: BinaryHeap<Reverse<(Duration, usize)>>,
-    /// The group of the process that was popped last.
+    /// The position in `groups` of the container to which the last popped process belongs.
     served: Option<usize>,
     /// The process to pop next, before all others, if there is such a process.
     repeated: Option<u32>,

@@ -239,9 +239,9 @@ impl Reader {
         self.comm.clear();
         self.comm.extend_from_slice(process.comm(&mut self.buffers)?);
         match process.cgroups(&mut self.buffers, &mut self.cgroups) {
-            // No thread shows the cgroups of this process, and the process maps nothing, so it is probably a
-            // zombie. The cgroups only decide which container gets the memory of a process. A zombie has
-            // none, so the read succeeds without the cgroups.
+            // The process maps nothing, and none of the `cgroup` files of its threads shows its cgroups. So
+            // the process is probably a zombie. The cgroups only decide which container gets the memory of a
+            // process. A zombie has no memory, so the read succeeds without the cgroups.
             Err(ReadError::Gone) if self.process_sums.is_empty() && content != Content::Unchanged => {
                 self.cgroups.clear();
                 Ok(())
@@ -334,8 +334,9 @@ mod tests {
                 if contents == [Mappings, Mappings, Unchanged, Unchanged] {
                     break;
                 }
-                // Other tests start and end processes that share libraries with this process. That changes
-                // its PSS.
+                // While other tests start and end processes that share libraries with this process, its PSS
+                // changes. Then its third or fourth read is not confirmed, and the test tries again. The
+                // first two reads always return the mappings.
                 assert_eq!(contents[..2], [Mappings; 2]);
                 assert!(Instant::now() < deadline, "{contents:?}");
             }

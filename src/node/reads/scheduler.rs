@@ -42,7 +42,7 @@ pub struct Bounds<'a> {
     pub time_to_limit: &'a dyn Fn(ContainerId) -> Option<Duration>,
 }
 
-/// The reads of a node's processes.
+/// The state of the reads of a node's processes.
 #[derive(Debug)]
 pub struct Reads {
     plan: Plan,
@@ -58,7 +58,7 @@ pub struct Reads {
     n_searched: usize,
     interval: Duration,
     always_reads: bool,
-    /// Whether this scrape needs only the kernel's sums.
+    /// Whether this scrape needs only the sums over all mappings, which the kernel prints in `smaps_rollup`.
     reads_sums: bool,
     errors: ReadErrors,
     counts: ReadCounts,
@@ -82,7 +82,8 @@ impl Bounds<'_> {
 }
 
 impl Reads {
-    /// Creates the reads of a node on which no scrape has begun yet. `interval` is the time between scrapes.
+    /// Returns the state before the first scrape, when no process has been read. `interval` is the time
+    /// between scrapes.
     pub fn new(interval: Duration) -> Self {
         Self {
             plan: Plan::default(),
@@ -131,7 +132,7 @@ impl Reads {
 
     /// Begins a scrape, after proc has been listed. Counts and logs the detached reads that have become
     /// stuck. A detached read is a read that no scrape waits for any more. `reads_sums` says that this scrape
-    /// needs only the kernel's sums, so no mappings are read.
+    /// reads no mappings, but only the kernel's sums in `smaps_rollup`.
     pub fn begin(&mut self, processes: &mut ProcessTable, reads_sums: bool) {
         (self.n_searched, self.reads_sums) = (0, reads_sums);
         let now = Instant::now();
@@ -193,8 +194,8 @@ impl Reads {
 
     /// Returns the next read, which will run on `thread`, or `None` if this scrape reads nothing more. A
     /// process is skipped if the budget is used up, if its container may reach a limit during the read, or if
-    /// the process looks stuck. The name and the cgroups of a skipped process are read. The process keeps its
-    /// values unless its name or cgroups show that the values no longer belong to it.
+    /// the read would probably not return. The name and the cgroups of a skipped process are read. The
+    /// process keeps its values unless its name or cgroups show that the values no longer belong to it.
     pub fn next(
         &mut self,
         node: &mut Node<'_>,
@@ -223,10 +224,10 @@ impl Reads {
         self.next_check(node, thread)
     }
 
-    /// Returns a job that reads `stat` of the next process that keeps the values of an earlier read. `stat`
-    /// shows whether the process still runs the same program. Reading `stat` can block on `exec_update_lock`.
-    /// So `stat` is read in the same way as memory: the exporter holds no lock, and the scrape can go on
-    /// without waiting for the read.
+    /// Returns a job that reads `stat` of the next process that is not read in this scrape, and so keeps its
+    /// earlier values. `stat` shows whether the process still runs the program that had these values. Reading
+    /// `stat` can block on `exec_update_lock`. So `stat` is read in the same way as memory: the exporter
+    /// holds no lock, and the scrape can go on without waiting for the read.
     fn next_check(&mut self, node: &mut Node<'_>, thread: u32) -> Option<Job> {
         while let Some(i) = self.kept.pop() {
             let i = i as usize;
@@ -265,10 +266,9 @@ impl Reads {
         job
     }
 
-    /// Whether a read of this process would probably not return, so that it would occupy a thread for good.
-    /// This is checked only if [`MAX_DETACHED`] reads are detached already, which means that no scrape waits
-    /// for them any more. While fewer reads are detached, the result is false, because a thread is free for
-    /// one more read that does not return.
+    /// Whether a read of this process would probably block, and occupy a thread for good. The result is
+    /// always false while fewer than [`MAX_DETACHED`] reads are detached, because a thread is free for such a
+    /// read. A detached read is a read that the scrape no longer waits for.
     fn looks_stuck(&mut self, node: &mut Node<'_>, i: usize) -> bool {
         let is_waiting =
             self.detached.count() >= MAX_DETACHED && node.processes.has_waiting_thread(i, node.proc);
@@ -294,7 +294,7 @@ impl Reads {
         self.plan.repeat(i);
     }
 
-    /// Adds the CPU time of a read to what the container of the process has used.
+    /// Adds the CPU time of a read to the CPU time that was used to read the processes of this container.
     pub fn charge(&mut self, container: ContainerId, is_new: bool, cost: Duration) {
         self.plan.charge(container, is_new, cost);
     }
