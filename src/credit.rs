@@ -15,8 +15,9 @@ pub struct Credit {
 }
 
 impl Credit {
-    /// Returns unlimited credit. [`limit`](Self::limit) or [`cap`](Self::cap) makes it limited. It earns
-    /// `fraction` seconds per second of elapsed time.
+    /// Returns unlimited credit. Call [`limit`](Self::limit) or [`cap`](Self::cap) to limit the credit. From
+    /// then on, the credit grows by `fraction` seconds per second of elapsed time. If `fraction` is 0, the
+    /// credit stays unlimited.
     pub fn new(fraction: f64) -> Self {
         Self { fraction, seconds: f64::INFINITY, credited_at: None }
     }

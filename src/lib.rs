@@ -279,8 +279,10 @@ fn no_demand(error: io::Error) -> String {
     format!("cannot make a pair of sockets: {}", plain(&error))
 }
 
-/// Returns a function that is called after each pass. It publishes the result of a scrape, new OOM records,
-/// and the views that are due.
+/// Returns the function that the scrape thread calls after each scrape, after each check of memory use
+/// between scrapes, and while it waits for the next of them. After a scrape, the function publishes the
+/// exposition. At the other times, it renders the views that are due, which are expositions for requests with
+/// parameters. At all times, it publishes new OOM records.
 fn publish_each(
     mut publisher: Publisher,
     ooms: Document,

@@ -29,8 +29,9 @@ const MAX_FLUSH: Duration = Duration::from_millis(500);
 /// The lines that are not written yet.
 #[derive(Debug)]
 struct Queue {
-    /// The lines of each rank. The rank whose lines are dropped first comes first. Within a rank, the oldest
-    /// line comes first. The number of a line gives its place among the lines of all ranks.
+    /// The lines of each rank, beginning with the lowest rank. When the queue is full, lines of the lowest
+    /// rank are dropped first. Within a rank, the oldest line comes first. The number of a line gives its
+    /// place among the lines of all ranks.
     lines: [VecDeque<(u64, String)>; 4],
     n_bytes: usize,
     /// The number that the next line gets.

@@ -95,8 +95,9 @@ pub fn shape(options: &Options) -> Shape {
     Shape { group_by, anon_parts, by_pid, fields, omit_zero, max_samples }
 }
 
-/// Returns the queue of views. A view is the exposition for one request whose parameters replace options. If
-/// the parameters change nothing, the request gets the exposition that each scrape renders.
+/// Returns the queue of views. A request for metrics may have parameters that replace options of the command
+/// line. A view is the exposition for such a request. If the parameters change nothing, the request needs no
+/// view, because each scrape already renders the right exposition.
 pub fn views(options: &Options) -> http::views::Views {
     let max_samples = options.max_samples;
     let options = options.clone();

@@ -21,9 +21,10 @@ pub struct Spot<'a> {
 }
 
 impl Spot<'_> {
-    /// Whether a rule may have to see the mapping above this one before it can decide. Only
-    /// [`is_malloc_arena`] and [`is_jemalloc`] look at the mapping above. Any other mapping is added to the
-    /// sums as soon as it is read. So its values need not be copied and kept until the next mapping is read.
+    /// Whether the rules may have to see the mapping above this mapping before they can decide what this
+    /// mapping is used for. Only the rules [`is_malloc_arena`] and [`is_jemalloc`] look at the mapping above.
+    /// If neither of them can claim this mapping, its values are added to the sums as soon as it is read. So
+    /// the values need not be copied and kept until the next mapping is read.
     pub fn depends_on_above(&self) -> bool {
         let place = self.place;
         let reaches_arena = || place.begin.wrapping_sub(1) / ARENA != place.end / ARENA;

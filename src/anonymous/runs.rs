@@ -17,13 +17,13 @@ const CHUNK: u64 = 4 * MIB;
 /// a JVM.
 const GO: Range<u64> = 0x40_0000_0000..0x7e00_0000_0000;
 
-/// What lies directly below a run of adjacent mappings, as far as the rules need it.
+/// The kind of the mapping that lies directly below a run of adjacent mappings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Below {
     Anonymous,
     File,
-    /// A JVM's archive of classes, which is a mapped file. An inaccessible gap may lie between the archive
-    /// and the run.
+    /// A JVM's archive of classes, which is a mapped file. An inaccessible mapping may lie between the
+    /// archive and the run of adjacent mappings.
     ClassArchive,
 }
 
@@ -40,7 +40,8 @@ pub struct Run {
     has_odd_steps: bool,
     /// Whether a writable mapping begins above inaccessible memory, at a multiple of 4 MiB. The metaspace of
     /// a JVM looks like this, because it begins to use a chunk of 4 MiB while the chunk below still has room.
-    /// A mapping at a multiple of 64 MiB from the beginning of the run does not count.
+    /// A mapping at a multiple of 64 MiB from the beginning of the run does not count. Metaspace is reserved
+    /// in areas of 64 MiB, so another area may begin there.
     has_chunks: bool,
     pub is_below_archive: bool,
     n_reserved: u64,
@@ -89,8 +90,9 @@ impl Run {
         true
     }
 
-    /// Whether another run begins at this address. The other run may be the class space above a heap,
-    /// anything above the class space, or a reservation above a block of malloc.
+    /// Whether the mapping that begins at this address belongs to another reservation than the mappings below
+    /// it. The mapping may be the class space of a JVM above the heap, any mapping above the class space, or
+    /// a reservation above a block of malloc.
     fn is_followed_at(&self, begin: u64) -> bool {
         let is_aligned = begin.is_multiple_of(CHUNK) && !self.begin.is_multiple_of(CHUNK);
         let ends_space =
@@ -111,10 +113,10 @@ impl Run {
     }
 }
 
-/// Whether the run is Go's heap. This heap consists of whole arenas of 64 MiB. Go makes the memory of an
-/// arena usable in steps of 4 MiB (runtime/mheap.go). Precision 100%. Recall 98%, because the rule does not
-/// find the memory that Go's runtime uses for itself. If the rule did not check the steps, it would also
-/// claim memory of PartitionAlloc, the allocator of Chromium.
+/// Whether the run of adjacent mappings is Go's heap. This heap consists of whole arenas of 64 MiB. Go makes
+/// the memory of an arena usable in steps of 4 MiB (runtime/mheap.go). Precision 100%. Recall 98%, because
+/// the rule does not find the memory that Go's runtime uses for itself. If the rule did not check the steps,
+/// it would also claim memory of PartitionAlloc, the allocator of Chromium.
 fn is_go_heap(run: &Run) -> bool {
     !run.has_odd_steps && (run.begin | run.end).is_multiple_of(ARENA) && run.end <= GO.end
 }
@@ -131,11 +133,12 @@ fn is_class_space(run: &Run) -> bool {
         || run.begin == 4 * GIB && is_above(Below::Anonymous)
 }
 
-/// Whether the run is metaspace of a JVM, from JDK 16 on. Metaspace consists of areas of 64 MiB, which become
-/// usable in steps of 64 KiB (metaspaceSettings.hpp). The first area lies directly below the archive of
-/// classes, and may have merged with memory below it. Any other area is recognized only if a chunk of 4 MiB
-/// is in use above a chunk that still has room. Without this condition, the rule would claim 31 MB of marks
-/// that the garbage collector G1 keeps for a heap of 4 GiB. Precision 100%.
+/// Whether the run of adjacent mappings is metaspace of a JVM, from JDK 16 on. Metaspace consists of areas of
+/// 64 MiB, which become usable in steps of 64 KiB (metaspaceSettings.hpp). The first area lies directly below
+/// the archive of classes, and may have merged with memory below it. Any other area is recognized only if a
+/// chunk of 4 MiB is in use, and the end of the chunk below is not yet usable. Without this condition, the
+/// rule would claim 31 MB of the bitmap that the garbage collector G1 keeps for a heap of 4 GiB. Precision
+/// 100%.
 fn is_metaspace(run: &Run) -> bool {
     let size = run.end - run.begin;
     let has_chunks = run.has_chunks && !run.is_writable && size.is_multiple_of(ARENA) && size <= 4 * ARENA;
@@ -143,21 +146,21 @@ fn is_metaspace(run: &Run) -> bool {
     is_reservation && (has_chunks || run.is_below_archive && size <= ARENA)
 }
 
-/// Whether the run is the heap of a JVM with compressed pointers. Such a heap ends below 32 GiB. Nothing else
-/// lies below 32 GiB, except a program that is not position-independent. Precision 100%. Recall 85% together
-/// with [`is_uncompressed_java_heap`].
+/// Whether the run of adjacent mappings is the heap of a JVM with compressed pointers. Such a heap ends below
+/// 32 GiB. Nothing else lies below 32 GiB, except a program that is not position-independent. Precision 100%.
+/// Recall 85% together with [`is_uncompressed_java_heap`].
 fn is_java_heap(run: &Run) -> bool {
     run.end <= 32 * GIB && run.below != Some(Below::File)
 }
 
-/// Whether the run is the heap of a JVM without compressed pointers. Such a heap is a reservation of at least
-/// 32 GiB. None of the snapshots from which the rules were made has such a heap. ZGC also reserves at least
-/// 32 GiB, but its heap is a memfd.
+/// Whether the run of adjacent mappings is the heap of a JVM without compressed pointers. Such a heap is a
+/// reservation of at least 32 GiB. ZGC also reserves at least 32 GiB, but its heap is a memfd. The rules for
+/// anonymous memory were made from snapshots of processes. None of these snapshots has a heap that this rule
+/// claims.
 ///
-/// Two kinds of Java heaps are not recognized. One kind is a heap in which the JVM has made all reserved
-/// memory usable. The other kind is a heap of less than 32 GiB with `-XX:-UseCompressedOops`. Three snapshots
-/// have heaps of these two kinds. The recall at [`is_java_heap`] is below 100% only because of these
-/// snapshots.
+/// A Java heap is not recognized if the JVM has made all of its reserved memory usable. A heap of less than
+/// 32 GiB with `-XX:-UseCompressedOops` is not recognized either. Three of the snapshots have such heaps. The
+/// recall at [`is_java_heap`] is below 100% only because of these heaps.
 fn is_uncompressed_java_heap(run: &Run) -> bool {
     is_mmap_address(run.begin) && run.n_reserved >= 32 * GIB
 }

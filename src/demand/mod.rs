@@ -93,9 +93,10 @@ impl Demand {
     /// without paths cannot answer this request. Most scrapes read only sums.
     pub fn request_paths(&self, now: Instant) -> Freshness {
         let mut state = self.lock();
-        // A scrape that is already running does not read paths, so its result counts as one more result
-        // without paths. If an earlier request for paths still applies, the number from that request is used
-        // instead.
+        // The request is answered when more than `n_without` scrapes have succeeded. A running scrape began
+        // without reading paths, so it is one of the `n_without` scrapes. If an earlier request for paths
+        // still applies, all scrapes that began after that request read paths. So `n_without` of the earlier
+        // request is used.
         let n_without = state.n_succeeded + u64::from(state.is_running);
         let n_without = state.paths.filter(|(until, _)| now < *until).map_or(n_without, |(_, n)| n);
         state.paths = Some((now + PATHS_PERIOD, n_without));

@@ -160,8 +160,9 @@ mod tests {
         assert_eq!(gunzip(&mut Compressor::default(), &published), None);
     }
 
-    /// A waiting request also accepts a later exposition. So the request is answered even if the scrape
-    /// thread has freed the text that was being compressed.
+    /// The scrape thread may free a text before all of it is compressed. Then the waiting request gets the
+    /// latest text, uncompressed. If a later exposition is already compressed, the request gets that
+    /// exposition.
     #[test]
     fn compression_ends_when_its_text_is_taken_away() {
         let (mut publisher, published) = publisher();

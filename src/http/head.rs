@@ -131,7 +131,8 @@ fn list(value: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
 mod tests {
     use super::*;
 
-    /// Parses a complete head. Also checks that the result for each prefix of the head agrees with this.
+    /// Parses a complete head. Also parses each shorter prefix of the head, and checks that the prefix is
+    /// incomplete or gives the same result.
     fn parse(head: &str) -> Parsed<'_> {
         let bytes = head.as_bytes();
         let whole = parse_head(bytes);

@@ -22,9 +22,9 @@ const USUAL_PATIENCE: Duration = Duration::from_secs(5);
 pub const MAX_PATIENCE: Duration = Duration::from_secs(30);
 /// The wait for a scrape ends this long before the client's timeout, so that the response arrives in time.
 const SPARE: Duration = Duration::from_millis(500);
-/// The maximum time that a request waits until a view of the last scrape is rendered. A view is the
-/// exposition that the parameters of the request describe. A request gets a view of the last scrape if the
-/// next scrape takes too long.
+/// A request for a view gets a view of the last scrape if the next scrape takes too long. A view is the
+/// exposition that the parameters of the request describe. This is the maximum time that the request then
+/// waits until the view is rendered.
 const GRACE: Duration = Duration::from_millis(400);
 /// How often a waiting request wakes the scrape thread to render its view.
 const TRY_INTERVAL: Duration = Duration::from_millis(250);
@@ -98,8 +98,9 @@ impl Pending {
         self.compressing.is_some()
     }
 
-    /// Returns when [`advance`](Self::advance) must be called if the request waits for a scrape or a view.
-    /// Returns `None` if the request does not wait for them, so `advance` must be called now.
+    /// Returns when [`advance`](Self::advance) must be called next while the request waits for a scrape or a
+    /// view. Returns `None` if the request does not wait, or if the wait is over. Then `advance` must be
+    /// called now.
     pub fn waits_until(&self, site: &Site) -> Option<Instant> {
         if let Some(view) = &self.view {
             return (!view.view.is_answered()).then_some(view.next_try.min(view.deadline));

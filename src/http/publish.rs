@@ -12,8 +12,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// How many bytes of outdated expositions, as text or gzipped, may be kept for slow connections. The gzipped
-/// bytes of one exposition may be kept in addition.
+/// How many bytes of outdated expositions, as text or gzipped, may be kept for slow connections. The latest
+/// exposition is kept in addition, as text and gzipped.
 const EXTRA_BYTES: usize = 2 << 20;
 /// The gzipped bytes of a text may take a twelfth of the text's size, and 256 KiB more. Usually they take a
 /// sixteenth.
@@ -69,20 +69,21 @@ impl Drop for Buffer {
 /// The exposition of one scrape.
 #[derive(Clone)]
 pub struct Exposition {
-    /// The text of the exposition, except its last sample.
+    /// The text of the exposition without its last sample, which is in `age`.
     pub text: Arc<Buffer>,
-    /// The last sample of the exposition. Its value is computed when the exposition is served.
+    /// The last sample of the exposition. The sample is not in `text`, because its value is computed when the
+    /// exposition is served.
     pub age: Option<Age>,
     /// The number of the exposition. Expositions are numbered in the order in which they are published.
     pub number: u64,
 }
 
-/// A sample with an age, which grows until the exposition is served.
+/// A sample that gives the age of the exposition's data. The age grows until the exposition is served.
 #[derive(Clone, Copy, Debug)]
 pub struct Age {
     /// The text before the sample's value: the HELP and TYPE lines and the metric's name.
     pub family: &'static str,
-    /// The time from which the age is counted.
+    /// The time at which the data was read. The sample's value is the time that has passed since then.
     pub since: Instant,
 }
 
@@ -95,7 +96,7 @@ impl Age {
     }
 }
 
-/// The HTTP thread's handle: the latest exposition, and all buffers that connections may send.
+/// What the HTTP thread reads: the latest exposition, and all buffers that connections may send.
 #[derive(Clone, Default)]
 pub struct Published(Arc<Mutex<Buffers>>);
 
@@ -117,7 +118,8 @@ impl Published {
         lock(&self.0).latest.clone()
     }
 
-    /// Adds gzipped bytes to the buffers that together have a limited size.
+    /// Adds the gzipped bytes of an exposition. They count towards the memory limit of all buffers, so the
+    /// buffers of outdated expositions may be emptied.
     pub fn add_gzipped(&self, gzipped: Arc<Buffer>) {
         let mut buffers = lock(&self.0);
         buffers.gzipped.push(gzipped);
@@ -157,7 +159,7 @@ impl Buffers {
     }
 }
 
-/// The scrape thread's handle.
+/// The scrape thread's access to the buffers, with which it renders and publishes expositions.
 pub struct Publisher {
     published: Published,
     /// The buffer for the next text. Nothing else refers to it.
@@ -165,7 +167,7 @@ pub struct Publisher {
     n_published: u64,
 }
 
-/// Returns the two handles: the first for the scrape thread, the second for the HTTP thread.
+/// Returns a [`Publisher`] for the scrape thread, and for the HTTP thread the expositions that it publishes.
 pub fn publisher() -> (Publisher, Published) {
     let published = Published::default();
     (Publisher { published: published.clone(), next: None, n_published: 0 }, published)
@@ -298,9 +300,9 @@ mod tests {
         }
     }
 
-    /// Rendering the next text empties the buffers of outdated texts that slow connections still send, the
-    /// oldest first. With texts of 8 MiB, no outdated text is kept. With texts of 1 MiB, the two newest
-    /// outdated texts are kept.
+    /// When the next text is rendered, slow connections may still send outdated texts. The buffers of these
+    /// texts are emptied, the oldest first. With texts of 8 MiB, no outdated text is kept. With shorter
+    /// texts, of 1 MiB, the two newest outdated texts are kept.
     #[test]
     fn outdated_texts_are_taken_from_connections_oldest_first() {
         let (mut publisher, published) = publisher();

@@ -141,8 +141,9 @@ impl Server {
             }
             connections.expire(now);
             // New connections are accepted after the turns, which are the next steps of the open connections.
-            // A turn may free a place for a new connection. A turn may also receive a request. A connection
-            // with a complete request is not closed to make room for a new connection.
+            // There are two reasons for this order. A turn may end a connection, which frees a slot for a new
+            // connection. A turn may also complete the request of a connection, and a connection with a
+            // complete request is rarely closed to make room.
             if can_accept {
                 resume_at = self.accept(&mut connections, resume_at, now);
                 throttle.charge(Account::Requests);

@@ -48,7 +48,7 @@ fn needed(needs: &Needs) -> CapabilitySet {
     needed
 }
 
-/// Whether CAP_PERFMON is the only capability that allows reading other processes.
+/// Whether CAP_PERFMON is the only capability that this thread has for reading other processes.
 pub(super) fn reads_by_perfmon() -> bool {
     thread::capabilities(None).is_ok_and(|sets| sets.effective & READING == CapabilitySet::PERFMON)
 }

@@ -32,7 +32,8 @@ for (const part of [...UNMAPPED, ...OF_CONTAINER, 'difference', ...NODE_PARTS]) 
 // of a tile is TILE followed by the name of the part. No command, container or pod can have such a name: a
 // command has at most 15 bytes, which is too short, and Kubernetes allows no _ in names.
 const TILE = 'cgroup_memory_', CHARGED = 'charged_memory', NODE = 'node_memory', LAYERS = [CHARGED, NODE];
-// Returns the kind of a tile and its displayed text. `tile` is the tile's name without TILE.
+// Returns the kind of a tile and its displayed text. `tile` is the tile's name without the prefix
+// `cgroup_memory_`, which is the constant TILE.
 function tileOf(tile) {
 	const [, where, part] = /^(?:(outside|node)_)?(.*)/s.exec(tile);
 	if (where === 'outside') return [where, 'outside containers: ' + (part === 'kernel'
@@ -139,19 +140,20 @@ function addToPod(a) {
 	for (const [part, v] of Object.entries(hasParts(a) ? a.parts : { rest: a.current }))
 		parts[part] = (parts[part] || 0) + v;
 }
-// Completes a pod's account with two parts. `outside` is the memory that is charged to the pod, but to none
-// of its containers. `rest` is the other memory of the pod that the listed containers do not use, for example
-// the memory of containers that are not listed. If the containers and `outside` together exceed the pod's
-// use, the negative difference goes to the part `remainder` instead.
+// Adds two parts to a pod's account. `outside` is the memory that is charged to the pod, but to none of its
+// containers. `rest` is what then remains of the pod's memory use, for example the memory of containers that
+// are not listed. If the listed containers and `outside` together exceed the pod's memory use, what remains
+// is negative. A negative amount is added to the part `remainder`, and not to `rest`.
 function completePod(a) {
 	const outside = sumOfAll([...a.more.values()]), left = a.current - a.inside - outside;
 	if (a.more.size) a.parts.outside = outside;
 	const part = left > 0 ? 'rest' : 'remainder';
 	if (left) a.parts[part] = (a.parts[part] || 0) + left;
 }
-// Splits `left` bytes of an account's memory use into tiles of the treemap. The tree has no other nodes for
-// these bytes. Each part gets a tile. The bytes that belong to no part get a tile with the name in `rest`. If
-// the parts add up to more than `left`, the difference is stored as `over`.
+// Splits `left` bytes of an account's memory use into tiles of the treemap. No other node of the tree shows
+// these bytes. Each part gets a tile. If the parts add up to less than `left`, one more tile shows the
+// difference, and `rest` is the name of that tile. If the parts add up to more than `left`, the difference is
+// stored as `over`.
 function divide(a, left, parts, rest = 'difference') {
 	const some = parts.filter(([, v]) => v > 0);
 	for (const [, v] of some) left -= v;
@@ -168,10 +170,10 @@ function divide(a, left, parts, rest = 'difference') {
 	});
 	for (let up = a.n; up; up = up.up) up.charged = tick;
 }
-// Fills a field with values. `summed` lists accounts of containers or pods: each node of the tree above them
-// gets the sum of their memory uses. `owners` lists the accounts of containers, pods or the node that are
-// shown with their own memory use. Below the nodes of these accounts, commands and mapped paths get their
-// PSS, and tiles get their bytes.
+// Fills a field, such as charged memory, with the values of nodes of the tree. The container, pod or node of
+// each account in `owners` gets the memory use in the account. Inside it, each tile gets its bytes, and each
+// command and mapped path gets its PSS. `summed` has accounts of containers or pods. Each node of the tree
+// above one of them, such as a namespace, gets the sum of their memory uses.
 function fill(name, help, summed, owners) {
 	const { next } = Object.assign(fieldOf(FAMILY + name + '_bytes'), { help }), pss = fields.get('pss').next;
 	for (const a of summed) for (let { up } = a.n; up; up = up.up) next[up.i] = (next[up.i] || 0) + a.current;
@@ -179,8 +181,10 @@ function fill(name, help, summed, owners) {
 	for (const n of nodes) if (LEVELS.indexOf(n.level) > 2 && next[n.up.i] >= 0) next[n.i] = pss[n.i];
 	for (const a of owners) for (const [tile, v] of a.tiles) next[tile.i] = v;
 }
-// isShown() returns whether the selected field shows the account of a container, a pod or the node.
-// excesses() returns those of the shown accounts in which the tiles add up to more than the memory use.
+// isShown() returns whether the selected field shows an account. The field of node memory shows the accounts
+// of the node, its pods, and their containers. The field of charged memory shows the accounts of containers.
+// excesses() returns each shown account for which the treemap shows more memory inside than the account's
+// memory use.
 const isShown = a => layer === NODE ? a.isInPod !== false : a.names.length > 2;
 const excesses = () => [ofNode, ...accounts.values()].filter(a => a?.over > 0 && isShown(a));
 

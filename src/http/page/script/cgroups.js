@@ -126,7 +126,7 @@ function fillUse(use, a, largest) {
 	use.percent.className = a.current >= .9 * a.limit ? 'up' : '';
 }
 
-// ---- Notes below the treemap: the memory use of a container, and why its tiles may add up to more
+// ---- Notes below the treemap: on the memory use of a container, and on tiles that exceed this use
 
 // Matches the paths of shared memory without a file name. The kernel frees this memory when the last process
 // that maps it ends (a System V segment only if it is marked for removal). A mapping of /dev/zero is only

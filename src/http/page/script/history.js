@@ -54,10 +54,10 @@ function measureOwn() {
 		}
 	}
 }
-// Returns whether the growth of a node in a field is the smaller growth of the two sums that measureOwn()
-// makes. If not, the growth is measured in the field itself. The sums are used for the field PSS. They are
-// also used for commands, pids, paths and kinds in the fields that show the memory of cgroups or of the node,
-// because these fields show the PSS of a command, pid, path or kind.
+// Returns whether the growth of a node is measured by the two sums of measureOwn(), and not by the node's
+// values in the field. In the field PSS, the sums are used for every node. In the fields that show the memory
+// of cgroups or of the node, the sums are used only for commands, pids, paths and kinds, because their values
+// in these fields are PSS.
 function isByOwn(f, n) {
 	return fields.has('own') && isThere(fields.get('own')) && (f.name === 'pss' || LAYERS.includes(f.name)
 		&& /^(comm|pid|path|kind)$/.test((n.members?.[0] || n).level));
@@ -80,8 +80,8 @@ const matters = (f, n, v) => abs(v) >= max(f.bytes ? 1048576 : 1, abs(at(f, n) |
 // Returns the remembered values of a node as a list of [time, value].
 const dotsOf = (f, n) => since().points.map(p => [p.t, valueAt(p, f, n)]).filter(([, v]) => v === v);
 // Returns the values from which the speed of a node's growth is computed, as a list of [time, value]. Usually
-// a value is the node's value in the field. If the growth is measured by the sums of measureOwn(), a value is
-// the growth since the page was opened, or since the user started a measurement.
+// these are the node's values in the field. If isByOwn() returns true, a value is the growth by the sums of
+// measureOwn() since the page was opened, or since the user started a measurement.
 function growthOf(f, n) {
 	if (!isByOwn(f, n)) return dotsOf(f, n);
 	return since().points.filter(p => p.columns.has('own'))

@@ -20,8 +20,9 @@ function addToPivot(leaf) {
 	let n = pivot;
 	const isPart = leaf.level === 'part';
 	for (const level of [leaf.level, 'namespace', 'pod', isPart ? 'container' : 'comm']) {
-		// A part of the node's memory has no pod, and a part of a pod's memory has no container. So the levels
-		// below are missing in the pivot.
+		// The pivot has no node for a level that the tile lacks. A tile may show a part of the memory of the
+		// whole node, which has no namespace, pod or container. A tile may also show a part of a pod's memory,
+		// which has no container.
 		if (isPart && !(level in names)) break;
 		n = child(n, level, names[level] ?? '');
 		n.kind = leaf.kind;

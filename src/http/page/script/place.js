@@ -17,7 +17,8 @@ let state;
 function fromHash() {
 	const [path, query] = location.hash.slice(1).split('?'), get = new URLSearchParams(query);
 	let names = [];
-	// No place has more than eight names. Further names in a link are ignored.
+	// A link has at most one name for each of the eight levels of the tree (LEVELS in tree.js). Further names
+	// are ignored.
 	try {
 		names = path.split('/', 9).slice(1).map(decodeURIComponent);
 	} catch { /* An invalid link leads to the node. */ }

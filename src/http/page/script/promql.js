@@ -53,10 +53,10 @@ function selectorOf(where, level) {
 	return (isUss ? '' : metric) + (all.length ? `{${all}}` : '');
 }
 const sumOf = (by, where, level) => `sum by (${by.join(', ')}) (${selectorOf(where, level)})`;
-// partsOf() returns PromQL selectors for the metrics of tiles. REST matches the kinds of tiles that show a
-// remainder, which is the memory of a container, pod or node that no other tile shows. No metric has the
-// remainder. So partsOf() skips these tiles, and restOf() makes a query that computes the remainder by
-// subtraction.
+// partsOf() returns PromQL selectors for the values of tiles in the treemap. Most tiles show one part of the
+// memory of a container, a pod or the node, and a metric has this part. Some tiles show the memory that
+// remains when all other parts are subtracted, and no metric has this remainder. REST matches the kinds of
+// these tiles. partsOf() skips them, and restOf() makes a query that does the subtraction.
 const POD = 'cgroup_pod_memory_', NODE_METRIC = 'cgroup_node_memory_bytes',
 	REST = /^(difference|rest|other_pods)$/;
 function partsOf(where, tiles) {
@@ -82,10 +82,11 @@ function restOf(where, n) {
 			...partsOf(where, n.account.tiles.map(([tile]) => tile))];
 	return terms.map(term => `sum(${term})`).join(' - ');
 }
-// Returns lists of matchers that together select what a search has found on one level. Each list is an
-// alternative to the others. Usually a list has one regular expression. A regular expression is not enough if
-// names are displayed differently from their labels, or if a match spans two names. In these cases, the lists
-// have the names.
+// Returns label matchers for those nodes that a search has found on one level of the tree, for example the
+// pods. The result has several lists of matchers. The caller makes a selector from each list, and joins the
+// selectors with `or`. Usually each list has one regular expression with the text of the search. Such an
+// expression is not enough if names are displayed differently from their labels, or if the text spans two
+// names. In these cases, the matchers have the names of the nodes that were found.
 function foundBy(found, level) {
 	const q = asSearched(state.q), text = new RegExp(literal(q), 'iu'), isList = isListing();
 	const levels = isList ? OUTER.slice(OUTER.indexOf(place.level) + 1) : level === 'pod' && q.includes('/')

@@ -38,16 +38,16 @@ let room = 1024, tick = 0;
 const NONE = []; // the children of leaves, which most nodes are
 const root = number(makeNode(null, 'node', ''));
 let layer = ''; // the selected field if it is one that shows tiles of cgroups, see account.js
-// Returns whether the last exposition contains a node of the tree. `tick` is the number of that exposition.
-// `seen` is the number of the last exposition that had series of processes for the node, or for a node below
-// it. While the next exposition is read, `seen` may already be `tick` + 1. `charged` is the number of the
-// last exposition that had memory of a cgroup for the node, or for a node below it. This memory counts only
-// if the selected field shows it.
+// Returns whether the last exposition has values to show for a node of the tree. `tick` is the number of that
+// exposition. `seen` is the number of the last exposition that had series of processes for the node, or for a
+// node below it. `seen` is larger than `tick` while the next exposition is being read. `charged` is the
+// number of the last exposition that had memory of a cgroup for the node, or for a node below it. `charged`
+// matters only if the selected field shows memory of cgroups, and has a value for the node.
 const live = n => n.seen >= tick || !!layer && n.charged >= tick && at(fields.get(layer), n) >= 0;
 
-// Makes a node without a number, which is the index of a node's values in the columns of all fields. Either
-// number() then gives the node a number, or the node's values are computed from the numbered nodes in
-// `members` (see pivot.js).
+// Makes a node without a number. A node of the tree then gets its number from number(). The number is the
+// index of the node's values in the columns of all fields. A node of the pivot and a row of a search get no
+// number. Their values are computed from the nodes in `members` (see pivot.js).
 function makeNode(up, level, name) {
 	const n = { i: -1, up, level, name, kids: NONE, by: null, kind: 'all', dir: '', rank: -1, seen: 0,
 		charged: 0, v: NaN };
@@ -90,7 +90,8 @@ function child(up, level, name, isNumbered) {
 	}
 	return n;
 }
-// Returns a node's value, or the sum of its members' values.
+// Returns a node's value in a field. A node without a number, such as a row of a search, has `members`, and
+// its value is the sum of their values. In a field of page sizes, it is the largest of their values.
 function at(f, n, values = f.now) {
 	if (n.i >= 0) return values?.[n.i] ?? NaN;
 	let sum = NaN;
