@@ -39,8 +39,9 @@ const USES: [(&str, Option<AnonPart>); 20] = [
     ("other", None),
 ];
 
-/// How many KiB of each real use (column) the rules assign to each part (row). The last row is the memory
-/// that the rules assign to no part.
+/// A table of KiB. The column says what the memory was really used for, in the order of [`USES`]. The row is
+/// the part that the rules assign this memory to. The last row is the memory that the rules assign to no
+/// part.
 type Claims = [[u64; USES.len()]; AnonPart::ALL.len() + 1];
 
 /// One mapping of a snapshot.

@@ -137,8 +137,8 @@ impl Naive<'_> {
         self.claims.iter().position(|claim| stands_for(component, &claim.id))
     }
 
-    /// Returns the container with an init process that has exactly this path. Returns `None` if several
-    /// containers have this path.
+    /// Returns the container with an init process in the cgroup at exactly this path. Returns `None` if
+    /// several containers have an init process there.
     fn by_path(&self, path: &[u8]) -> Option<usize> {
         let is_root = path.split(|&b| b == b'/').all(|component| component.is_empty() || component == b"..");
         let has_it = |claim: &Listed| {
@@ -193,8 +193,8 @@ impl Naive<'_> {
                 if component == b".." {
                     outermost = None;
                 } else if outermost.is_none() {
-                    // `above` may be the cgroup of one container, although its last component is the id of
-                    // another container. Then the container with this cgroup has precedence.
+                    // `above` may be the cgroup of one container's init process, and end with the id of
+                    // another container. Then the container of the init process has precedence.
                     outermost = self.by_path(above).map(|_| None).or(self.by_id(component).map(Some));
                 }
             }

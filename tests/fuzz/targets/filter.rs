@@ -1,4 +1,4 @@
-//! Compares filters with the definition of `*`.
+//! Compares the labels that filters match with the labels that a simpler matcher for `*` matches.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
