@@ -274,7 +274,7 @@ def altered(page, change):
 
 
 def own(name, value):
-    """Returns a change for `altered`. It sets a sample of the exporter's own metrics."""
+    """Returns a function that sets one sample of the exporter's own metrics in an exposition."""
 
     def change(text):
         return (

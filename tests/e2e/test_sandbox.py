@@ -104,9 +104,10 @@ def test_the_same_calls_succeed_without_the_sandbox(live, victim, inject, tmp_pa
     KERNEL < (6, 15) or os.uname().machine != "x86_64", reason="CAP_PERFMON reads smaps from Linux 6.15 on"
 )
 def test_landlock_allows_only_proc_with_cap_perfmon(live, inject, tmp_path):
-    """The kernel refuses access to files below /proc/<pid>/root.
+    """With CAP_PERFMON, two checks confine the exporter.
 
-    Landlock also refuses access to all files outside a few directories.
+    The kernel refuses access to files below /proc/<pid>/root. Landlock refuses access to all files outside a
+    few directories.
     """
     secret = tmp_path / "secret"
     secret.write_text("secret")
