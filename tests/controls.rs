@@ -86,8 +86,8 @@ fn sums(text: &str) -> BTreeMap<(String, Series), u64> {
     sums
 }
 
-/// Asserts that each sum is the same with these options as without them. All sums of the selected families
-/// must be exported, except sums that are 0 and omitted.
+/// Asserts that each sum is the same with these options as without them. A selected family must have all its
+/// sums, except sums of 0 with `--omit-zero`.
 fn assert_sums(recording: &Path, args: &[&str]) {
     let unlimited: &[&str] = if args.contains(&"--max-samples") { &[] } else { &["--max-samples", "0"] };
     let args = [unlimited, args].concat();

@@ -57,8 +57,8 @@ fn fitting_commands_are_not_folded() {
         (vec![vec![1; 101]], 808, 808, 101),
         // With one sample less than in the first case, two commands are folded.
         (vec![vec![1; 101]], 807, 800, 99),
-        // The container with 30 paths needs 211 samples, which is less than its fair share. The other
-        // container gets the rest for its commands.
+        // The container with 30 paths needs 211 samples, which is less than half of the limit. The other
+        // container gets the rest of the limit for its commands.
         (vec![vec![1; 100], vec![30]], 808, 803, 74),
         (vec![vec![2; 50], vec![1; 50], vec![30]], 820, 819, 75),
         (vec![vec![3; 100], vec![1]], 808, 808, 101),

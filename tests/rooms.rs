@@ -369,8 +369,8 @@ fn is_name(token: &str) -> bool {
     token.starts_with(|c: char| c.is_alphabetic() || c == '_')
 }
 
-/// Returns whether the `::` before `at` continues a path, as in `a::b` and `<A>::b`. In `-> ::a`, it begins a
-/// path.
+/// Returns whether the `::` before `at` continues a Rust path, as in `a::b` and `<A>::b`. In `-> ::a`, the
+/// `::` begins a path.
 fn is_continued(tokens: &[&str], at: usize) -> bool {
     let token = |back: usize| at.checked_sub(back).map_or("", |at| tokens[at]);
     token(1) == "::" && (is_name(token(2)) || token(2) == ">" && token(3) != "-")

@@ -1,5 +1,5 @@
-//! Tests `cgroup_memory_unmapped_bytes`, which is the page cache and shared memory that no process maps. It
-//! is exported only for containers for which it is known.
+//! Tests `cgroup_memory_unmapped_bytes`, which is the page cache and shared memory that no process maps. The
+//! exporter omits the metric for a container if it cannot compute the values of that container.
 
 use std::fmt::Write as _;
 

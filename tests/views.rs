@@ -136,8 +136,8 @@ fn assert_printed(golden: &str, shapes: &[Vec<&str>], max_samples: &str, min_lin
                 let more: &[&str] = if has_anon_parts { &["--anon-parts", "off"] } else { &[] };
                 let text = once(&path_of(name, recording), &[&options, more].concat());
                 let text = families_of_processes(&text);
-                // Versions of the program may sum different commands into `[other]` to stay within
-                // `--max-samples`. So texts with this command are left out.
+                // Another version of the program may sum other commands into `[other]` to stay within
+                // `--max-samples`. So the golden file has no outputs in which `[other]` is a command.
                 if !text.contains("comm=\"[other]\"") {
                     let (length, hash) = (text.len(), hash(text));
                     writeln!(lines, "{name}\t{}\t{length}\t{hash:016x}", options.join(" ")).unwrap();

@@ -36,7 +36,10 @@ def victim():
 
 @pytest.fixture
 def live(tmp_path, victim):
-    """A recording with a link to /proc. Its only container has one process, the victim."""
+    """A directory like a recording, with a link to the live /proc.
+
+    The only container has one process, the victim.
+    """
     (tmp_path / "node").mkdir()
     (tmp_path / "node/containers.tsv").write_text(
         f"id\tinit_pid\tnamespace\tpod\tcontainer\nc0ffee\t{victim}\tlive\tpod\tvictim\n"

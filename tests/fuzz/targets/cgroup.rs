@@ -10,8 +10,8 @@ use smaps_container_exporter::node::containers::table::{Container, ContainerId};
 use smaps_container_exporter::procfs::cgroup::Cgroups;
 use smaps_container_exporter::sources;
 
-/// A container that the runtime lists. It has an id and, if the cgroup file of its init process is known, the
-/// lines of this file.
+/// A container that the runtime lists. It has an id, and the lines of the cgroup file of its init process if
+/// the input has them.
 struct Listed {
     id: String,
     first: Option<Vec<Line>>,
@@ -132,7 +132,7 @@ impl Naive<'_> {
         self.container_of_path(main_path(lines)?)
     }
 
-    /// Returns the container with the id that this component stands for.
+    /// Returns the container with the id that this component of a path stands for.
     fn by_id(&self, component: &[u8]) -> Option<usize> {
         self.claims.iter().position(|claim| stands_for(component, &claim.id))
     }
@@ -181,8 +181,8 @@ impl Naive<'_> {
         }
     }
 
-    /// Returns whether some process has a path in which this container is the outermost container. The path
-    /// must contain the id of the container.
+    /// Returns whether the cgroup path of some process contains the id of this container, and no container's
+    /// cgroup or id before that id.
     fn is_seen_outside(&self, i: usize) -> bool {
         self.files.iter().flat_map(|lines| ordered(lines)).any(|path| {
             let ends = (0..=path.len()).filter(|&end| end == path.len() || path[end] == b'/');
@@ -209,8 +209,8 @@ fn named<'a>(path: &'a [u8], id: &str) -> Option<&'a [u8]> {
     ends.map(|end| &path[..end]).find(|above| stands_for(above.rsplit(|&b| b == b'/').next().unwrap(), id))
 }
 
-/// Returns whether a component stands for this id. It may be the id alone, or the id after a colon or after
-/// the name of a runtime, and it may end with `.scope`.
+/// Returns whether a component of a path stands for this id. The component may be the id alone, or the id
+/// after a colon or after the name of a runtime, and it may end with `.scope`.
 fn stands_for(component: &[u8], id: &str) -> bool {
     if id.is_empty() || component == b".." {
         return false;

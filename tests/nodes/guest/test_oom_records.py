@@ -38,8 +38,8 @@ def test_oom_records_explain_leaks(tmp_path, record_property):
 def n_without(tmp_path_factory) -> int:
     """In how many containers the kernel kills a second process after the leaking one, without an exporter.
 
-    Each container has one leaking process. The test below compares this number with the
-    number for containers that an exporter reads.
+    Each container has one leaking process. The test below compares this number with the number for containers
+    that an exporter reads.
     """
     with pods_of(tmp_path_factory.mktemp("harm") / "links", PROGRAMS) as pods:
         return second_victims(pods, "without", 4 * N_EACH)
