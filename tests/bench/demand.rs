@@ -12,8 +12,8 @@ use crate::table::{cpu_time, full_or_short, heading, median, ratio, single, time
 use crate::workload::{N_MAPPINGS, Workload};
 
 const N_PROCESSES: usize = 50;
-/// The number of scrapes before the measurement. From its third scrape on, the exporter skips processes whose
-/// memory has not changed.
+/// The number of scrapes before the measurement. From its third scrape on, the exporter skips a process if
+/// the memory of the process has not changed.
 const N_WARM_UP: u32 = 4;
 
 /// A running exporter that reads the processes of a workload.
