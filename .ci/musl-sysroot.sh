@@ -88,8 +88,9 @@ LD_LIBRARY_PATH=$libs exec $root/usr/bin/rustc --sysroot $dir "\$@"
 SH
 chmod +x "$dir/bin/rustc"
 
-# For a static binary, rustc links musl, the compiler's start files, and an unwinder. In this sysroot, the
-# start files and the unwinder are empty.
+# For a static binary, rustc links musl, the C compiler's start files (crtbegin.o and crtend.o), and a library
+# that unwinds the stack. In this sysroot, the start files and that library are empty. Empty files are enough,
+# because the program aborts on a panic and does not unwind the stack.
 musl=$(dirname "$(find "$root/usr/lib" -name rcrt1.o)")
 for file in crt1.o rcrt1.o crti.o crtn.o libc.a; do cp "$musl/$file" "$lib/self-contained/"; done
 for file in crtbegin.o crtbeginS.o crtend.o crtendS.o; do

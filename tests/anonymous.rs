@@ -15,7 +15,7 @@ use smaps_container_exporter::smaps::fields::FIELDS;
 use smaps_container_exporter::smaps::scanner::{Mapping, Scanner};
 use smaps_container_exporter::totals::anon_part::AnonPart;
 
-/// Each real use of memory in the snapshots, and the part that it belongs to.
+/// What memory may be used for according to the snapshots, and the part that such memory belongs to.
 const USES: [(&str, Option<AnonPart>); 20] = [
     ("stack", Some(AnonPart::ThreadStacks)),
     ("arena", Some(AnonPart::MallocArenas)),
@@ -39,8 +39,9 @@ const USES: [(&str, Option<AnonPart>); 20] = [
     ("other", None),
 ];
 
-/// How many KiB of each real use (column) the rules assign to each part (row). The last row is the memory
-/// that the rules assign to no part.
+/// A table of KiB. The column says what the memory was really used for, in the order of [`USES`]. The row is
+/// the part that the rules assign this memory to. The last row is the memory that the rules assign to no
+/// part.
 type Claims = [[u64; USES.len()]; AnonPart::ALL.len() + 1];
 
 /// One mapping of a snapshot.
@@ -169,12 +170,12 @@ fn all_claims(what: &str, change: impl Fn(&mut Line)) -> Claims {
 }
 
 /// A variant of the snapshots: its name, a function that changes each line of the snapshots, and the minimum
-/// recall of each part.
+/// recall of each part. The recall is the share of the part's memory that the rules assign to the part.
 type Variant<'a> = (&'a str, &'a dyn Fn(&mut Line), [f64; AnonPart::ALL.len()]);
 
 /// Tests that at least 99% of the bytes that the rules assign to a part really belong to the part. The
-/// minimum recalls are a little below the measured recalls. Some recalls are low, because the snapshots
-/// include JDK 8 and 11 and JVMs without compressed pointers. In these, the rules recognize little.
+/// minimum recalls are a little below the measured recalls. Some recalls are low, because the rules recognize
+/// little memory of JDK 8 and 11 and of JVMs without compressed pointers.
 #[test]
 fn rules_are_right_about_99_percent_of_bytes() {
     let without = |flags: &'static [&'static str]| {

@@ -48,8 +48,7 @@ const DOCKER_IN_DOCKER: &[&str] = &[
 ];
 
 /// The names of recordings in `fixtures/attribution`, with the expected RSS of each command in KiB and the
-/// expected use and limit of each container's cgroup. The recordings do not contain the name of the container
-/// runtime.
+/// expected use and limit of each container's cgroup.
 const RECORDINGS: &[(&str, &[&str])] = &[
     // The node has the controllers of version 1, and a version 2 hierarchy without controllers. In version 2,
     // the path of every container is the path of containerd's service. A shell that kubectl exec has started
@@ -164,8 +163,8 @@ const SANDBOXES: &[(&str, &[&str])] = &[
             "web-0/ virtiofsd 300",
         ],
     ),
-    // Both containers are listed with the same pid. The process is in a cgroup with the id of the first
-    // container, but its memory still counts for the pod.
+    // Both containers are listed with the same pid. So the memory of this process counts for the whole pod
+    // and not for one container, although the process is in a cgroup with the id of the first container.
     ("shared-pid", &["web-0/ exe 50000", "web-0/ uses 60000000 of 80000000"]),
 ];
 
@@ -276,9 +275,9 @@ fn cut_link_names_are_matched_by_their_remaining_digits() {
     // The ids of the last two containers begin with the same digits, so the link `twin`, which has only these
     // digits, is assigned to neither.
     let twin = id("cccccccccccc", '1');
-    // The first container has created a cgroup inside its own cgroup. The name of this cgroup looks like a
-    // container id, and begins with the 12 digits of the link `cut`. But the link belongs to the second
-    // container, which has an id with the same digits.
+    // The link `cut` has the first 12 digits of the second container's id, and must be assigned to the second
+    // container. The first container has created a cgroup inside its own cgroup. The name of the created
+    // cgroup looks like a container id, and begins with the same 12 digits.
     let fake = format!("/pod1/{}/{}", ids[0], id("bbbbbbbbbbbb", '9'));
     let paths = [
         format!("/pod1/{}", ids[0]),

@@ -71,8 +71,8 @@ fn samples(text: &str) -> Vec<(String, Series, u64)> {
         .collect()
 }
 
-/// Returns the sums of each family over the labels that these options change: path, kind and pid. For a page
-/// size, the largest value takes the place of the sum.
+/// Returns the values of each family, summed over the labels path, kind and pid. For families of page sizes,
+/// returns the largest page size instead of the sum.
 fn sums(text: &str) -> BTreeMap<(String, Series), u64> {
     let mut sums = BTreeMap::new();
     for (family, mut labels, value) in samples(text) {
@@ -86,8 +86,8 @@ fn sums(text: &str) -> BTreeMap<(String, Series), u64> {
     sums
 }
 
-/// Asserts that each sum is the same with these options as without them. All sums of the selected families
-/// must be exported, except sums that are 0 and omitted.
+/// Asserts that each sum is the same with these options as without them. A selected family must have all its
+/// sums, except sums of 0 with `--omit-zero`.
 fn assert_sums(recording: &Path, args: &[&str]) {
     let unlimited: &[&str] = if args.contains(&"--max-samples") { &[] } else { &["--max-samples", "0"] };
     let args = [unlimited, args].concat();
@@ -247,8 +247,9 @@ fn rollup_equals_the_sum_over_smaps() {
         let samples = samples(&text).into_iter().map(|(family, _, value)| (family, value));
         samples.filter(|(family, _)| family != "process_smaps_size_bytes").collect::<BTreeMap<_, _>>()
     };
-    // This process shares memory with other processes, so its values change when one of them starts or ends.
-    // The comparison is repeated until this has not happened between the two reads.
+    // The values of this process change when another process that shares memory with it starts or ends. If
+    // this happens between the scrape by smaps and the scrape by smaps_rollup, their values differ, and the
+    // loop scrapes again.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
         let (smaps, rollup) = (scrape(&format!("size,{fields}")), scrape(&fields));

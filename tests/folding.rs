@@ -16,8 +16,9 @@ use smaps_container_exporter::totals::view::View;
 
 use crate::support::{Directory, Numbers, once};
 
-/// Scrapes a recording of these containers. Each number stands for a command that has this many paths.
-/// Returns the number of samples, and the number of commands that are not folded.
+/// Scrapes a recording of these containers. A container is a list with one number for each of its commands,
+/// which is the number of paths that the command maps. Returns the number of samples, and the number of
+/// commands that are exported by name. The other commands are summed into `[other]` because of `max_samples`.
 fn shown(containers: &[Vec<usize>], max_samples: usize) -> (usize, usize) {
     let recording = Directory::new();
     let mut listed = String::from("id\tinit_pid\tnamespace\tpod\tcontainer\n");
@@ -47,16 +48,17 @@ fn shown(containers: &[Vec<usize>], max_samples: usize) -> (usize, usize) {
     (samples().count(), commands.filter(|line| !line.contains("comm=\"[other]\"")).count())
 }
 
-/// In the first case, there are 101 commands with one path each. Each path has 7 samples, and each command
-/// has one sample in addition.
+/// Each case has the containers, the sample limit, the smallest expected number of samples, and the expected
+/// number of commands that are exported by name. The first case has 101 commands with one path each. A path
+/// has 7 samples, and a command has one more sample, so 101 commands need 808 samples.
 #[test]
 fn fitting_commands_are_not_folded() {
     for (containers, max_samples, min_samples, n_commands) in [
         (vec![vec![1; 101]], 808, 808, 101),
         // With one sample less than in the first case, two commands are folded.
         (vec![vec![1; 101]], 807, 800, 99),
-        // The container with 30 paths needs 211 samples, which is less than its fair share. The other
-        // container gets the rest for its commands.
+        // The container with 30 paths needs 211 samples, which is less than half of the limit. The other
+        // container gets the rest of the limit for its commands.
         (vec![vec![1; 100], vec![30]], 808, 803, 74),
         (vec![vec![2; 50], vec![1; 50], vec![30]], 820, 819, 75),
         (vec![vec![3; 100], vec![1]], 808, 808, 101),
@@ -146,8 +148,8 @@ fn by_container(view: &View, snapshot: &Snapshot) -> BTreeMap<String, Shown> {
     containers
 }
 
-/// The sums of a container are the same in all views. They depend neither on what a series stands for nor on
-/// the limit.
+/// The sums of a container are the same in all views, for any `--group-by`, with or without `--pid`, and for
+/// any `--max-samples`.
 #[test]
 fn sums_of_all_views_agree() {
     for seed in 1..=200 {

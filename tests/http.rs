@@ -106,8 +106,9 @@ fn requests_for_stale_data_share_the_next_scrape() {
     }
 }
 
-/// A waiting request takes no slot for connections, even if its client has disconnected. So probes are still
-/// answered. At most 64 requests may wait. A further request gets the last exposition at once.
+/// A request that waits for a scrape takes none of the slots for open connections. So while 64 requests wait,
+/// the server still answers probes. At most 64 requests may wait, including requests of clients that have
+/// disconnected. A further request gets the last exposition at once.
 #[test]
 fn waiting_requests_do_not_count_as_connections() {
     let (mut publisher, addr, demand) = serve_old();

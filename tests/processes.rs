@@ -102,7 +102,8 @@ fn zombie_is_not_read_again() {
     }
     wait_until(|| shown()[1]);
     assert_eq!(shown(), [true, true, false, false]);
-    // Another process gets pid 7, so its directory has another inode number.
+    // A new process gets pid 7. The test writes its directory as `proc/70` and renames the directory, so that
+    // `proc/7` has another inode number than before.
     recording.process(70, "worker", SMAPS);
     fs::remove_dir_all(recording.path().join("proc/7")).unwrap();
     fs::rename(recording.path().join("proc/70"), recording.path().join("proc/7")).unwrap();
@@ -134,9 +135,9 @@ fn values_are_kept_until_the_next_read_or_the_end_of_the_process() {
 }
 
 /// A process that has changed its name is exported under the new name after its next read. Until then it has
-/// no values here, because it may have executed another program. Only its `stat` could show that it has not,
-/// and the recordings of this test have no `stat`. A process that has changed its cgroup leaves its container
-/// immediately. Neither change is counted as a read error.
+/// no values here, because it may have executed another program. With `stat`, the exporter could see whether
+/// the program is still the same, but the recordings of this test have no `stat`. A process that has changed
+/// its cgroup leaves its container immediately. Neither change is counted as a read error.
 #[test]
 fn changed_name_or_cgroup_is_no_read_error() {
     // In the first case, CPU time is not limited. In the second case, the first scrape uses up the budget.

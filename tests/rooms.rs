@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Paths with which code can do I/O. Some paths below `std::io` do none: see [`NO_IO`].
+/// Modules of the standard library that do I/O. Some paths of `std::io` do none: see [`NO_IO`].
 const IO: [&str; 7] =
     ["std::env", "std::fs", "std::io", "std::net", "std::os", "std::process", "std::thread"];
-/// Paths of `std::io` that do no I/O, because they only write into a buffer.
+/// Rust paths of `std::io` that do no I/O, because the code only writes into a buffer.
 const NO_IO: [&str; 3] = ["std::io::Write", "std::io::self", "std::io"];
 
 /// A room is a folder of src. Each row has a room, the rooms or modules that the room must not mention, and
@@ -113,8 +113,8 @@ fn files_have_at_most_400_lines() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// Returns the items that import each other in a circle, and the items that depend on a circle. All other
-/// items are removed one after another. An item is removed if it needs none of the remaining items.
+/// Returns the items that import each other in a circle, and the items that depend on a circle. To find them,
+/// the loop removes items that need none of the remaining items, until there is no such item.
 fn circle(mut needs: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
     let mut left: BTreeSet<String> = needs.keys().cloned().collect();
     while let Some(free) = left.iter().find(|each| needs[*each].is_disjoint(&left)).cloned() {
@@ -130,8 +130,8 @@ fn without_tests(text: &str) -> &str {
     text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text)
 }
 
-/// The files by module path. Each file has two parts: the paths that it mentions, and the names that its
-/// `use` declarations import. Each imported name has the path that it stands for.
+/// The files by module path. Each file has the Rust paths that it mentions, and the names that its `use`
+/// declarations import. Each imported name has the Rust path that it stands for.
 #[derive(Default)]
 struct Files(BTreeMap<String, (BTreeSet<String>, BTreeMap<String, String>)>);
 
@@ -369,15 +369,15 @@ fn is_name(token: &str) -> bool {
     token.starts_with(|c: char| c.is_alphabetic() || c == '_')
 }
 
-/// Returns whether the `::` before `at` continues a path, as in `a::b` and `<A>::b`. In `-> ::a`, it begins a
-/// path.
+/// Returns whether the `::` before `at` continues a Rust path, as in `a::b` and `<A>::b`. In `-> ::a`, the
+/// `::` begins a path.
 fn is_continued(tokens: &[&str], at: usize) -> bool {
     let token = |back: usize| at.checked_sub(back).map_or("", |at| tokens[at]);
     token(1) == "::" && (is_name(token(2)) || token(2) == ">" && token(3) != "-")
 }
 
-/// Returns the tokens of Rust code that are needed to find paths. Comments, strings and characters are left
-/// out.
+/// Returns the tokens of Rust code that are needed to find Rust paths such as `std::fs`. Comments, string
+/// literals and character literals are left out.
 fn tokens(text: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let mut rest = text;

@@ -96,8 +96,9 @@ fn scanners_agree_at_every_read_and_buffer_size() {
     assert!((100..900).contains(&n_torn), "{n_torn} of 1,000 generated records are torn");
 }
 
-/// Each case has a list of address ranges, and the indexes of the ranges that remain. Instead of indexes, it
-/// has `None` if the mappings overlap, so that the read is torn.
+/// Each case has the address ranges that the kernel printed in one read, and the indexes of the ranges that
+/// the scanner must count. The indexes are `None` if the scanner must reject the read, because mappings
+/// changed during the read and now overlap.
 #[test]
 fn mapping_printed_again_counts_once() {
     for (ranges, counted) in [
@@ -276,9 +277,10 @@ fn addresses_have_lower_case_hexadecimal_digits() {
             n_headers += expected.len();
         }
     }
-    // The 24 digits of the addresses can each be any of 16 digits, so 24 * 16 of the lines are headers. Two
-    // more are headers, because the minus or the space was replaced by itself. A few others are headers,
-    // because a space or a newline instead of a digit makes an address shorter.
+    // Each line is the header with one byte replaced. The addresses have 24 digits, and each of them can be
+    // replaced by any of 16 digits, so 24 * 16 of the lines are headers. Two more lines are headers, because
+    // the minus is replaced by a minus, or the space by a space. A few other lines are headers, because a
+    // space or a newline in place of a digit makes an address shorter.
     assert!((24 * 16 + 2..24 * 16 + 30).contains(&n_headers), "{n_headers}");
 }
 

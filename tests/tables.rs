@@ -62,8 +62,8 @@ fn the_list_of_metrics_has_the_fields() {
     assert_block(LIST_OF_METRICS, "metrics", &table);
 }
 
-/// A cgroup file with keys has a row of its own. The files of a group that have only one number share a row.
-/// An asterisk marks a value that version 1 lacks.
+/// In the documented table of cgroup metrics, a cgroup file with keys has a row of its own. The files of a
+/// group that have only one number share a row. An asterisk marks a metric that cgroup version 1 lacks.
 #[test]
 fn the_list_of_metrics_has_the_cgroup_fields() {
     let mut rows: Vec<(String, String)> = Vec::new();

@@ -1,5 +1,5 @@
-//! Tests `cgroup_memory_unmapped_bytes`, which is the page cache and shared memory that no process maps. It
-//! is exported only for containers for which it is known.
+//! Tests `cgroup_memory_unmapped_bytes`, which is the page cache and shared memory that no process maps. The
+//! exporter omits the metric for a container if it cannot compute the values of that container.
 
 use std::fmt::Write as _;
 
@@ -75,8 +75,9 @@ fn mounts_of_each_process_are_those_of_its_namespace() {
     let node = Node::new(120);
     node.process(1, 30, "/data", &paths([("/data/x", 40), ("/scratch/x", 30)]));
     node.process(2, 77, "/scratch", &paths([("/data/x", 30), ("/scratch/x", 20)]));
-    // Each process has its tmpfs at another path. So the processes map 60 MiB of shared memory, which are 40
-    // MiB of `/data/x` in the first process, and 20 MiB of `/scratch/x` in the second process.
+    // The first process has a tmpfs at `/data`, and the second process has one at `/scratch`. Only files in a
+    // process's own tmpfs are shared memory. So the processes map 60 MiB of shared memory, which are 40 MiB
+    // of `/data/x` in the first process, and 20 MiB of `/scratch/x` in the second process.
     assert_eq!(node.unmapped(&[]), Some([138, 42]));
     // Now both processes are in one mount namespace, with a tmpfs at `/data`. So they map 70 MiB of shared
     // memory, which are the 40 MiB and the 30 MiB of `/data/x`.

@@ -136,8 +136,8 @@ fn assert_printed(golden: &str, shapes: &[Vec<&str>], max_samples: &str, min_lin
                 let more: &[&str] = if has_anon_parts { &["--anon-parts", "off"] } else { &[] };
                 let text = once(&path_of(name, recording), &[&options, more].concat());
                 let text = families_of_processes(&text);
-                // Versions of the program may sum different commands into `[other]` to stay within
-                // `--max-samples`. So texts with this command are left out.
+                // Another version of the program may sum other commands into `[other]` to stay within
+                // `--max-samples`. So the golden file has no outputs in which `[other]` is a command.
                 if !text.contains("comm=\"[other]\"") {
                     let (length, hash) = (text.len(), hash(text));
                     writeln!(lines, "{name}\t{}\t{length}\t{hash:016x}", options.join(" ")).unwrap();
@@ -169,7 +169,8 @@ fn options_print_the_same_as_version_0_1() {
 
 /// The golden file has the output of commit ae59f4e, the last commit without views. To write the file again,
 /// build this commit, and run this test with `BLESS=1` and with the path of that binary as `EXPORTER`.
-/// Version 0.1 has no views either, but it summed more series into `[other]` than `--max-samples` requires.
+/// The output of version 0.1 cannot be used here, because that version summed more series into `[other]` than
+/// `--max-samples` requires.
 #[test]
 fn same_paths_fold_as_before_views_existed() {
     let by_path: Vec<_> = shapes().into_iter().filter(|shape| shape[1] == "path").collect();
@@ -273,9 +274,9 @@ fn invalid_parameters_are_refused_with_one_line() {
     }
 }
 
-/// The exporter's own options need no paths and no page sizes. So its scrapes read only the sums in
-/// `smaps_rollup` of a live process. A request for the exposition by path must wait for a scrape that reads
-/// `smaps`.
+/// The exporter is started with options that need no paths and no page sizes. So its scrapes read only the
+/// sums in `smaps_rollup` of a live process. A request for an exposition by path must wait for a scrape that
+/// reads `smaps`, because `smaps_rollup` has no paths.
 #[test]
 fn view_by_path_makes_scrapes_read_paths() {
     let recording = Directory::new();

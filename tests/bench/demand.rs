@@ -12,8 +12,8 @@ use crate::table::{cpu_time, full_or_short, heading, median, ratio, single, time
 use crate::workload::{N_MAPPINGS, Workload};
 
 const N_PROCESSES: usize = 50;
-/// The number of scrapes before the measurement. From its third scrape on, the exporter skips processes whose
-/// memory has not changed.
+/// The number of scrapes before the measurement. From its third scrape on, the exporter skips a process if
+/// the memory of the process has not changed.
 const N_WARM_UP: u32 = 4;
 
 /// A running exporter that reads the processes of a workload.
@@ -34,7 +34,7 @@ struct Answer {
 struct Periods {
     /// The CPU time of the exporter in each period.
     spent: Vec<f64>,
-    /// The read floor in each period.
+    /// The CPU time that the bench itself needed to read the smaps of every process once, in each period.
     floor: Vec<f64>,
     answers: Vec<Answer>,
 }
@@ -84,8 +84,9 @@ impl Exporter {
         Ok(seconds)
     }
 
-    /// Sends `n_periods` requests, one in each period. Half a period after each request, measures the read
-    /// floor. So the caches of the CPU are as cold for the floor as they are for the exporter.
+    /// Sends one request in each period. Half a period after each request, measures how much CPU time it
+    /// takes just to read the smaps of every process. The pause before each measurement makes the caches of
+    /// the CPU as cold as they are for the exporter, which also starts after half a period without work.
     fn periods(&self, workload: &Workload, period: Duration, n_periods: u32) -> io::Result<Periods> {
         let began = Instant::now();
         let sleep_until = |at: Instant| thread::sleep(at.saturating_duration_since(Instant::now()));
@@ -150,8 +151,8 @@ pub fn demand() -> io::Result<()> {
 }
 
 impl Workload {
-    /// Returns the CPU seconds that reading every process's smaps once takes now. A scrape that reads all
-    /// processes needs at least this time.
+    /// Reads the smaps of every process once, and returns how many seconds of CPU time the reads took. A
+    /// scrape that reads all processes needs at least this time.
     fn read_floor(&self) -> f64 {
         let paths: Vec<String> = self.pids().map(|pid| format!("/proc/{pid}/smaps")).collect();
         let mut buffer = vec![0; 64 * 1024];

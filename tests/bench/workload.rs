@@ -22,7 +22,7 @@ const BUSY: &str = "bench-busy";
 
 /// The number of mappings of each process.
 pub const N_MAPPINGS: usize = 200;
-/// The number of pages of each mapping. An argument of the process gives the number of pages that it touches.
+/// The number of pages of each mapping.
 const N_PAGES: usize = 8;
 /// The number of distinct files that a process maps, if it maps any.
 const N_FILES: usize = 40;

@@ -14,8 +14,9 @@ PARTS = (
     "vmalloc zswap kernel_other sockets remainder"
 ).split()
 # The parts of a container's memory that have one tile each in the treemap. Anonymous memory, page cache and
-# shared memory are not among them, because the tiles of paths show how much of them processes map. Page cache
-# and shared memory that no process maps have two more tiles, with the sizes in `Charge.unmapped`.
+# shared memory are not among them. If a process maps such memory, the treemap shows the memory in the tiles
+# of the mapped paths. Page cache and shared memory that no process maps have two tiles of their own, with the
+# sizes in `Charge.unmapped`.
 TILES = [part for part in PARTS if part not in ("anon", "page_cache", "shmem", "remainder")]
 
 

@@ -407,8 +407,7 @@ def test_64_records_with_hostile_names(busy, browse):
     }""")
     assert longest <= 1000
     page.screenshot("hostile-records")
-    # The list also contains containers without a process. The links of their rows lead to their charged
-    # memory.
+    # The page also has a row for a container that has cgroup metrics but no process.
     assert {row[0] for row in bars(page)} >= {f"{MARKUP}/{MARKUP} › {MARKUP}"}
     page.go("#/" + "/".join([quote(MARKUP, safe="")] * 3) + CHARGED)
     until("the place", lambda: page.value("#total") == 90 * MIB)

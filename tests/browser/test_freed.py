@@ -117,7 +117,7 @@ def usage(cgroup):
 
 
 def shown(text, after):
-    """Returns the size that a text states behind the words `after`, for example 1.5 MiB, in bytes."""
+    """Finds a size such as "1.5 MiB" in a text, behind the words `after` and a colon. Returns it in bytes."""
     number, unit = re.search(rf"{after}: ([\d.]+) ([KMG])iB", text).groups()
     return float(number) * 1024 ** "_KMG".index(unit)
 

@@ -20,9 +20,10 @@ def busy(tmp_path_factory, serve):
 
 
 def expected(busy, **more):
-    """Returns the memory of the node that the page should show.
+    """Returns the parts of the node's memory that the page should show.
 
-    `charged` replaces the cgroup metrics in the exposition with invented metrics, which have these values.
+    They are computed from the same invented cgroup metrics that the page gets. `more` has further arguments
+    of `ledger_of`.
     """
     return ledger_of(charges_of(Exposition(without_cgroups(get(busy.url + "metrics")))), **more)
 
@@ -82,8 +83,8 @@ def test_the_tiles_add_up_to_memtotal(busy, page):
     assert {
         name.removeprefix("cgroup_memory_node_"): v for name, v in shown.items() if "_node_" in name
     } == others
-    # The tiles of four containers exceed the use of the container, because they show memory that is charged
-    # to other containers.
+    # In each of four containers, the sum of the tiles is 9 MiB larger than the use of the container's cgroup.
+    # This can happen because a process may map memory that is charged to another container.
     assert sum(
         shown.values()
     ) == total + 36 * MIB and "the tiles of 4 places are 36.0 MiB more than their use" in page.text(

@@ -29,7 +29,7 @@ IN_FULL = {
 
 
 def below(page, place):
-    """Opens what has these labels, such as a pod, by changing the address of the page."""
+    """Opens the part of the node with these labels, such as a pod, by changing the page's address."""
     page.tab.evaluate("hash => { location.hash = hash }", fragment(place))
 
 
@@ -100,8 +100,8 @@ def test_each_exported_field_can_be_selected_and_has_the_right_total(node, page)
     exposition = node.exposition()
     metrics = exposition.metrics()
     offered = page.tab.eval_on_selector_all("#field option", "all => all.map(o => [o.value, o.title])")
-    # Page sizes do not add up, so they cannot be drawn as areas. The number of processes is the same for all
-    # mappings of a process, so it is not drawn either.
+    # The page draws values as areas. It does not offer page sizes, because their sum has no meaning. It does
+    # not offer the number of processes either, because that number cannot be split between mappings.
     charged = {CHARGED} if "cgroup_memory_account_bytes" in exposition.families else set()
     assert {name for name, _ in offered} == {name for name in metrics if not name.endswith("page_size")} - {
         "processes"

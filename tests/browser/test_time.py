@@ -29,7 +29,10 @@ while True:
 
 @pytest.fixture
 def live(tmp_path):
-    """A recording with a link to /proc. Its container has two processes, one of which grows."""
+    """A directory like a recording, with a link to the live /proc.
+
+    The container has two processes, one of which grows.
+    """
     processes = []
     for name, speed in (("leak-grows", "1"), ("leak-a-steady", "0")):
         process = subprocess.Popen([sys.executable, "-c", GROWS, name, speed], stdout=subprocess.PIPE)
@@ -274,7 +277,7 @@ def altered(page, change):
 
 
 def own(name, value):
-    """Returns a change for `altered`. It sets a sample of the exporter's own metrics."""
+    """Returns a function that sets one sample of the exporter's own metrics in an exposition."""
 
     def change(text):
         return (

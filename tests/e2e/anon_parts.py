@@ -97,7 +97,8 @@ class JavaMemory:
     def assert_matches(self, found: dict[str, float], stacks: float = 0.99, classes: float = 0.75):
         """Compares the exporter's parts with the JVM's figures.
 
-        `stacks` and `classes` are minimum recalls.
+        The exporter must find at least the share `stacks` of the memory that the JVM reports for thread
+        stacks. It must find at least the share `classes` of the memory that the JVM reports for classes.
         """
         assert_close(found["anon_java_heap"], self.heap, 0.99)
         # The JVM's figure includes a guard area of at least 16 KiB for each stack. Guard areas are never

@@ -26,7 +26,8 @@ NODE_PROCESSES = {
     ("default", WEB, "sidecar", "sleep"): 1,
     # This pod has the same pod and container names as another pod, in another namespace.
     ("batch", WEB, "app", "sleep"): 1,
-    # This pod is in the PID namespace of the node (`pid: NODE`).
+    # The next pods use unusual PID namespaces, which must not change the counts. This pod is in the PID
+    # namespace of the node (`pid: NODE` in CRI).
     ("kube-system", "node-agent-4tq9z", "agent", "sh"): 1,
     ("kube-system", "node-agent-4tq9z", "agent", "sleep"): 2,
     # The containers of this pod share one PID namespace (`pid: POD`).
@@ -114,7 +115,7 @@ def programs(tmp_path_factory):
 
 @pytest.fixture
 def any_node(tmp_path):
-    """A recording with a link to /proc. Its only container has live processes."""
+    """A node for tests that do not depend on the cgroup version. Its only container has live processes."""
     node = Node(tmp_path, sorted(roots().items())[0][1])
     yield node
     node.cgroup.close()

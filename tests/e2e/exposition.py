@@ -83,6 +83,7 @@ def errors(exposition: Exposition) -> dict[str, int]:
 def errors_without_gone(exposition: Exposition) -> dict[str, int]:
     """Returns the number of failed reads for each reason, except reads that failed because a process ended.
 
-    Any process may end while its cgroup is read, even if it is outside of containers.
+    A test cannot rule out such failures, because any process of the machine may end while the exporter reads
+    the process's cgroup file.
     """
     return {reason: n for reason, n in errors(exposition).items() if n and reason != "gone"}

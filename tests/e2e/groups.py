@@ -127,7 +127,10 @@ def group_of(module: str, function: str) -> str:
 
 
 def stale(tests: set[tuple[str, str]]) -> list[str]:
-    """Returns the entries of the table that match none of these (module, function) pairs."""
+    """Returns the entries of `GROUPS` that match no test.
+
+    `tests` has a (module, function) pair for each test.
+    """
     known = {module for module, _ in tests} | {f"{module}::{function}" for module, function in tests}
     return [entry for group in GROUPS.values() for entry in group.tests if entry not in known]
 

@@ -20,7 +20,11 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def scrape_jobs() -> list[dict]:
-    """Returns the documented scrape jobs for Prometheus: all pods by kind, and one namespace by path."""
+    """Returns the documented scrape jobs for Prometheus.
+
+    The first job scrapes all pods, grouped by the kind of memory. The second job scrapes one namespace,
+    grouped by the path of the mapped files.
+    """
     texts = [block for page in (FRONT_PAGE, KUBERNETES_PAGE) for block in blocks(page, "yaml")]
     documents = [yaml.safe_load(text) for text in texts if text.startswith("scrape_configs:")]
     return [job for document in documents for job in document["scrape_configs"]]

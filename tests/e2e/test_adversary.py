@@ -47,7 +47,8 @@ class Node:
 
     @contextmanager
     def exporter(self, *arguments, prefix=("env", "MALLOC_ARENA_MAX=1")):
-        # With only one malloc arena, the exporter uses as much memory as the static binary does.
+        # The tests measure the exporter's memory. MALLOC_ARENA_MAX=1 lets glibc use only one malloc arena.
+        # The exporter then uses as much memory as the static binary does, which is linked to musl.
         with Exporter("--fixture", self.directory, *EVERYTHING, *arguments, prefix=prefix) as exporter:
             yield exporter
 

@@ -26,8 +26,9 @@ from live_node import MIB, Node, resident, roots
 
 @pytest.fixture(params=sorted(roots()))
 def node(request, tmp_path):
-    # On a host with version 1, a container may be only in the version 2 hierarchy. The exporter then finds it
-    # by its id, so the name of the cgroup is an id.
+    # On a host that also has the memory controller in version 1, the exporter uses a version 2 path only if
+    # the path contains the id of a container. So on such a host, the version 2 cgroup must have an id as its
+    # name.
     node = Node(
         tmp_path,
         roots()[request.param],
@@ -180,7 +181,11 @@ def test_zombies_are_not_counted(node, programs):
 
 
 def test_zombie_init_process_gets_no_other_processes(node, programs):
-    """With version 1, an ended process appears to be in the root cgroup, which is above all other cgroups."""
+    """With cgroup version 1, the kernel shows a zombie in the root cgroup.
+
+    All other processes are in the root cgroup or below it. If the zombie is the init process of a container,
+    the exporter must not take all those processes for processes of the container.
+    """
     with node.exporter() as exporter:
         node.cgroup.run_ready(programs / "hostile", "left-over")
         node.cgroup.init.kill()  # the parent does not wait for the process, so it stays a zombie
@@ -287,7 +292,7 @@ UNPRIVILEGED = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-grou
 
 
 def readable(tmp_path: Path) -> Path:
-    """Lets other users read the recording. Returns a copy of the program that other users can run."""
+    """Lets other users read the recording and run a copy of the program. Returns the path of the copy."""
     for directory in [tmp_path, *tmp_path.parents][:3]:
         directory.chmod(0o755)
     binary = tmp_path / "exporter"

@@ -212,9 +212,10 @@ def test_foreign_host_headers_are_refused_on_loopback(small_node):
 
 
 def test_own_address_of_the_machine_counts_as_local(small_node):
-    """Requests from another machine, such as the machine of Prometheus, may have any Host.
+    """A request from any address of the machine itself needs an allowed Host.
 
-    In this test, the other machine is a network namespace.
+    A request from another machine, such as the machine of Prometheus, may have any Host. In this test, a
+    network namespace stands for the other machine.
     """
     name, address = f"smaps{os.getpid()}", "198.51.100.1"
     for arguments in (

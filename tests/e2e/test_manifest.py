@@ -40,9 +40,9 @@ def printed(what: str, *arguments: str) -> list[dict]:
 
 
 def chosen_lines(tmp_path: Path, wanted: tuple[str, ...]) -> Path:
-    """Returns a copy of the directory.
+    """Returns a copy of the directory with the Kubernetes manifests.
 
-    In the kustomization of the copy, these lines are not commented out.
+    In kustomization.yaml, the lines with the names `wanted` are comments. The copy has them as active lines.
     """
     copy = tmp_path / "kubernetes"
     shutil.copytree(readme.KUBERNETES, copy)

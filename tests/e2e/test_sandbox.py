@@ -36,7 +36,10 @@ def victim():
 
 @pytest.fixture
 def live(tmp_path, victim):
-    """A recording with a link to /proc. Its only container has one process, the victim."""
+    """A directory like a recording, with a link to the live /proc.
+
+    The only container has one process, the victim.
+    """
     (tmp_path / "node").mkdir()
     (tmp_path / "node/containers.tsv").write_text(
         f"id\tinit_pid\tnamespace\tpod\tcontainer\nc0ffee\t{victim}\tlive\tpod\tvictim\n"
@@ -104,9 +107,10 @@ def test_the_same_calls_succeed_without_the_sandbox(live, victim, inject, tmp_pa
     KERNEL < (6, 15) or os.uname().machine != "x86_64", reason="CAP_PERFMON reads smaps from Linux 6.15 on"
 )
 def test_landlock_allows_only_proc_with_cap_perfmon(live, inject, tmp_path):
-    """The kernel refuses access to files below /proc/<pid>/root.
+    """With CAP_PERFMON, two checks confine the exporter.
 
-    Landlock also refuses access to all files outside a few directories.
+    The kernel refuses access to files below /proc/<pid>/root. Landlock refuses access to all files outside a
+    few directories.
     """
     secret = tmp_path / "secret"
     secret.write_text("secret")

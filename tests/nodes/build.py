@@ -264,10 +264,10 @@ def finish(system: Path, *platforms: str):
 
 
 def kernel(release: str, flavour: str, containerd: str, runc: str) -> Path:
-    """Returns a directory with the kernel of a release.
+    """Returns a directory with the kernel of a Debian release.
 
-    The directory also has containerd and runc of the given releases. If a release is bookworm, the program is
-    left out, because the root file system has that version.
+    `containerd` and `runc` are the Debian releases of these two programs, which are also in the directory. A
+    program from bookworm is left out, because the root file system already has it.
     """
     path = NODES_DIR / f"kernel-{release}-{flavour}-{key(containerd, runc)}"
     return build_once(path, lambda out: _make_kernel(out, release, flavour, containerd, runc))

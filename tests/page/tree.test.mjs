@@ -179,7 +179,7 @@ test('the tree by path has the same sums', async () => {
 		);
 		assert.equal(page.insideOf(n).length, 4);
 	}
-	// The tree by path changes when places appear and disappear.
+	// The tree by path changes when pods and paths appear and disappear.
 	await readInto(page, exposition({ pss: shop([3, 4], ['[heap]', '/new']) }));
 	assert.deepEqual(
 		page

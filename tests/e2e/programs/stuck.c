@@ -113,9 +113,9 @@ static void serve(int device) {
     for (;;) pause(); // reached after an abort; if a child exited here, the guardian would exit, too
 }
 
-// The victim. It maps the one page of the file.
+// The code of the victim process.
 
-static char *page;
+static char *page; // the one page of the file in the FUSE file system, mapped by the victim
 static volatile pid_t protector;
 
 // Returns whether a thread waits. Reads status, because a read of status never blocks on the mmap_lock.
@@ -182,7 +182,7 @@ static void be_stuck(const char *directory, int with_exec) {
     for (;;) pause();
 }
 
-// The guardian.
+// The code of the guardian process.
 
 // Returns the number of the FUSE connection, which is the minor number of the mounted device. Reads the
 // number from mountinfo, because stat would send a request to the server, which does not run yet.

@@ -10,8 +10,8 @@ use smaps_container_exporter::node::containers::table::{Container, ContainerId};
 use smaps_container_exporter::procfs::cgroup::Cgroups;
 use smaps_container_exporter::sources;
 
-/// A container that the runtime lists. It has an id and, if the cgroup file of its init process is known, the
-/// lines of this file.
+/// A container that the runtime lists. It has an id, and the lines of the cgroup file of its init process if
+/// the input has them.
 struct Listed {
     id: String,
     first: Option<Vec<Line>>,
@@ -132,13 +132,13 @@ impl Naive<'_> {
         self.container_of_path(main_path(lines)?)
     }
 
-    /// Returns the container with the id that this component stands for.
+    /// Returns the container with the id that this component of a path stands for.
     fn by_id(&self, component: &[u8]) -> Option<usize> {
         self.claims.iter().position(|claim| stands_for(component, &claim.id))
     }
 
-    /// Returns the container with an init process that has exactly this path. Returns `None` if several
-    /// containers have this path.
+    /// Returns the container with an init process in the cgroup at exactly this path. Returns `None` if
+    /// several containers have an init process there.
     fn by_path(&self, path: &[u8]) -> Option<usize> {
         let is_root = path.split(|&b| b == b'/').all(|component| component.is_empty() || component == b"..");
         let has_it = |claim: &Listed| {
@@ -181,8 +181,8 @@ impl Naive<'_> {
         }
     }
 
-    /// Returns whether some process has a path in which this container is the outermost container. The path
-    /// must contain the id of the container.
+    /// Returns whether the cgroup path of some process contains the id of this container, and no container's
+    /// cgroup or id before that id.
     fn is_seen_outside(&self, i: usize) -> bool {
         self.files.iter().flat_map(|lines| ordered(lines)).any(|path| {
             let ends = (0..=path.len()).filter(|&end| end == path.len() || path[end] == b'/');
@@ -193,8 +193,8 @@ impl Naive<'_> {
                 if component == b".." {
                     outermost = None;
                 } else if outermost.is_none() {
-                    // `above` may be the cgroup of one container, although its last component is the id of
-                    // another container. Then the container with this cgroup has precedence.
+                    // `above` may be the cgroup of one container's init process, and end with the id of
+                    // another container. Then the container of the init process has precedence.
                     outermost = self.by_path(above).map(|_| None).or(self.by_id(component).map(Some));
                 }
             }
@@ -209,8 +209,8 @@ fn named<'a>(path: &'a [u8], id: &str) -> Option<&'a [u8]> {
     ends.map(|end| &path[..end]).find(|above| stands_for(above.rsplit(|&b| b == b'/').next().unwrap(), id))
 }
 
-/// Returns whether a component stands for this id. It may be the id alone, or the id after a colon or after
-/// the name of a runtime, and it may end with `.scope`.
+/// Returns whether a component of a path stands for this id. The component may be the id alone, or the id
+/// after a colon or after the name of a runtime, and it may end with `.scope`.
 fn stands_for(component: &[u8], id: &str) -> bool {
     if id.is_empty() || component == b".." {
         return false;

@@ -1,4 +1,4 @@
-//! Compares filters with the definition of `*`.
+//! Compares the labels that filters match with the labels that a simpler matcher for `*` matches.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -29,8 +29,8 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(filter.matches(namespace, pod, container, comm), matched == [true; 4]);
 });
 
-/// Follows the definition: `*` matches the empty text, or one byte and then whatever `*` matches. A table of
-/// all pairs of suffixes makes this fast.
+/// Returns whether `pattern` matches `text`, by this definition: `*` matches the empty text, or one byte and
+/// then whatever `*` matches. A table of all pairs of suffixes makes this fast.
 fn by_definition(pattern: &[u8], text: &[u8]) -> bool {
     let mut below = vec![false; text.len() + 1];
     below[text.len()] = true;

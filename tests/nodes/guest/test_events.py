@@ -47,8 +47,7 @@ def up(exporter: Client) -> bool:
 class Observer(threading.Thread):
     """Scrapes an exporter every second.
 
-    Each command has a counter in `seen`. For each number of processes, it counts the scrapes that showed this
-    number.
+    `seen[command][n]` is the number of scrapes that showed n processes of a command.
     """
 
     def __init__(self, exporter: Client):

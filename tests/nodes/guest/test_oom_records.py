@@ -36,7 +36,11 @@ def test_oom_records_explain_leaks(tmp_path, record_property):
 
 @pytest.fixture(scope="module")
 def n_without(tmp_path_factory) -> int:
-    """In how many trials the kernel kills a second process if no exporter runs."""
+    """In how many containers the kernel kills a second process after the leaking one, without an exporter.
+
+    Each container has one leaking process. The test below compares this number with the number for containers
+    that an exporter reads.
+    """
     with pods_of(tmp_path_factory.mktemp("harm") / "links", PROGRAMS) as pods:
         return second_victims(pods, "without", 4 * N_EACH)
 
