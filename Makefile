@@ -93,7 +93,7 @@ browser: build page-test
 	tests/browser/run
 
 # Runs the benchmarks, which print ratios between figures of the same run. If the user is root, also runs the
-# three benchmarks below, which take ten minutes more.
+# three benchmarks below, which take a quarter of an hour more.
 .PHONY: bench
 bench: protoc
 	$(CARGO) bench --locked --bench bench
@@ -110,8 +110,8 @@ sizing: static
 	EXPORTER=$(STATIC) BLESS=1 $(CARGO) test --locked --test tests tables::series_counts
 
 # Measures how many millicores the exporter uses on a node with 110 pods, with the options of the manifest.
-# Compares it with process-exporter. Takes five minutes, or less with ROUNDS=1. Needs root.
-ROUNDS ?= 3
+# Compares it with process-exporter. Takes seven minutes, or less with ROUNDS=1. Needs root.
+ROUNDS ?= 4
 .PHONY: bench-node
 bench-node: build
 	tests/bench/node $(ROUNDS)

@@ -9,6 +9,7 @@ Each is measured with the options of the DaemonSet, and with a series for each p
 
 import gzip
 import itertools
+import os
 import re
 import shutil
 import signal
@@ -113,7 +114,11 @@ class Live:
             for _, root, kind, options, *_ in mounts()
             if kind == "cgroup2" or kind == "cgroup" and has_containers(options)
         ]
-        files = sorted(Path("/usr/lib").glob("*/lib*.so.*"))[:30]
+        # Containers use the libraries of their images. Other programs that start or end do not change their
+        # PSS.
+        libraries = sorted(Path("/usr/lib").glob("*/lib*.so.*"))[:30]
+        files = [shutil.copy(library, directory) for library in libraries]
+        os.sync()  # otherwise, the kernel would write the new files after 30 s, and so change the mappings
         try:
             inits = []
             for i in range(n_containers):
