@@ -121,8 +121,8 @@ impl CgroupFs {
         };
         let mut roots = Vec::new();
         let mut files = Vec::new();
-        // If pods or the node are exported, the memory of containers is also read, because it is subtracted
-        // from the memory of their pods.
+        // Whether pods or the node are exported. If so, the memory fields of containers are also read,
+        // because the memory of containers is subtracted from the memory of their pods.
         let is_pod = groups & (POD | NODE) != 0;
         for file in fields::files(version, if is_pod { groups | MEMORY } else { groups }) {
             let hierarchy = if version == Version::V2 { "" } else { file.hierarchy() };
@@ -222,9 +222,9 @@ impl CgroupFs {
 
     fn try_read(&mut self, cgroup: &mut Cgroup, values: &mut Values) -> bool {
         let mut first = None;
-        // The first read of a cgroup includes the files that rarely change, and then every tenth read. Which
-        // reads those are depends on the number of the cgroup's descriptor. These numbers differ, so each
-        // scrape reads such files for only about a tenth of the cgroups.
+        // The first read of a cgroup includes the files that rarely change. After that, one read in ten
+        // includes them. The number of the cgroup's descriptor decides which one, so that each scrape reads
+        // such files for only about a tenth of the cgroups.
         let reads_slow = cgroup.n_until_slow == 0;
         if reads_slow {
             let directory = cgroup.directories.iter().flatten().next();
@@ -381,7 +381,7 @@ impl CgroupFs {
 const NODE_NAMESPACE: &str = "cgroup:[4026531835]";
 
 fn explain_absence(path: &Path, version: Version, namespace: &Path) -> String {
-    // Only on version 2 does the exporter find the root of its cgroup namespace (`namespace::find_root`).
+    // On version 1, the exporter does not find the root of its cgroup namespace (see `CgroupFs::open`).
     if version == Version::V1 && namespace != Path::new(NODE_NAMESPACE) && !namespace.as_os_str().is_empty() {
         return format!(
             "no container's cgroup is found below {path:?}: this process has a cgroup namespace of its own, \

@@ -24,7 +24,7 @@ const V1_NAME: &str = "memory";
 /// On version 1, only the root of a hierarchy has this file.
 const ONLY_IN_ROOT: &str = "cgroup.sane_behavior";
 
-/// The hierarchy of a cgroup file system that counts memory.
+/// The cgroup hierarchy that counts memory. On version 2, this is the only hierarchy.
 #[derive(Debug)]
 pub struct MemoryFs {
     version: Version,

@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 /// Finds the root of this process's cgroup namespace, and returns its path relative to `root`. `root` is the
 /// mounted root of version 2.
 ///
-/// The function searches for the cgroup that lists this process. The path of that cgroup ends with the path
-/// that proc prints for the process. The part before that ending is the result. The result is empty if the
-/// namespace's root is `root` itself, or if the process is not found.
+/// The function searches the tree below `root` for the cgroup that contains this process. The path of that
+/// cgroup in the tree begins with the path of the namespace's root, and continues with the path that proc
+/// prints for the process. The function returns only the first part. The result is empty if the namespace's
+/// root is `root` itself, or if the process is not found.
 pub(super) fn find_root(root: &Path) -> Vec<u8> {
     let text = fs::read("/proc/self/cgroup").unwrap_or_default();
     let seen = text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"0::/"));

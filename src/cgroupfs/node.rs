@@ -98,7 +98,8 @@ mod tests {
             balloon: Some(8),
         };
         assert_eq!(uncharged(&memory, &root, tops.iter()), expected);
-        // The kernel updates its counters late, so more memory may be charged than the node's counters show.
+        // The kernel updates the node's counters late. So the node's counters may show less memory than is
+        // charged to the cgroups. A part is then 0, and not negative.
         let less = NodeMemory { total: 1000, ..NodeMemory::default() };
         let expected =
             Uncharged { free: 0, root_cgroup: 0, kernel: 0, hugetlb_pool: None, zram: None, balloon: None };

@@ -25,9 +25,9 @@ pub struct Exported<'a> {
     pub outside: Option<Outside>,
 }
 
-/// Returns, for each part, how much memory is charged to a pod but to none of its running containers. The sum
-/// of the parts is the memory charged to the pod minus the memory charged to its containers. The remainder
-/// may be negative, because the cgroups are not read at the same moment.
+/// Returns the memory that is charged to a pod but to none of its running containers, divided into the
+/// [`PARTS`]. The sum of the parts is the memory charged to the pod minus the memory charged to its
+/// containers. The part `remainder` may be negative, because the cgroups are not read at the same moment.
 ///
 /// Returns `None` if one of the cgroups does not show how much memory is charged to it.
 pub fn outside<'a>(pod: &Values, containers: impl Iterator<Item = &'a Values>) -> Option<Outside> {

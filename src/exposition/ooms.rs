@@ -36,7 +36,7 @@ pub struct Record<'a> {
     pub time: SystemTime,
     /// The names of the namespace, pod and container. The container's name is empty if only the pod is known.
     pub container: [&'a str; 3],
-    /// The containers in which the kills may have happened; `None` if it is certain which container it was.
+    /// Details of kills that only the pod's cgroup has counted; `None` if the container is known.
     pub pod: Option<PodKill<'a>>,
     /// How many processes were killed.
     pub n_kills: u64,
@@ -89,8 +89,8 @@ impl LogLine {
         self.n_kills
     }
 
-    /// Adds the kills of an earlier record of the same container or pod. The line of that record is never
-    /// logged, so this line must show the kills of both records.
+    /// Adds the kills of an earlier record of the same container or pod to this log line. The log line of the
+    /// earlier record is never logged, so this log line must show the kills of both records.
     pub fn add_kills(&mut self, earlier: &Self) {
         self.n_kills += earlier.n_kills;
     }
@@ -175,8 +175,8 @@ impl Record<'_> {
         text.push(']');
     }
 
-    /// Returns the memory use and the limit, of the container and of the cgroup that hit its limit. Each
-    /// number comes with its name.
+    /// Returns the memory uses and limits that the record shows, each with its name. The first two belong to
+    /// the cgroup with the limit that was hit, the third to the pod, and the last three to the container.
     fn numbers(&self) -> [(&'static str, Option<u64>); 6] {
         [
             ("hit_limit_bytes", self.hit.limit),

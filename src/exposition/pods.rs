@@ -29,8 +29,7 @@ pub const OUTSIDE: &str = "Memory charged to the pod but to none of its running 
 pub const INFO: &str =
     "The uid of each pod, from the name of its cgroup; for a static pod, the hash of its manifest.";
 
-/// For each part of a pod's account, the end of its sample's label text: the label `part` and the closing
-/// brace.
+/// The last label and the closing brace of the sample of each part. The order is that of [`PARTS`].
 const PART_LABELS: [&str; PARTS.len()] = [
     ",part=\"anon\"}",
     ",part=\"page_cache\"}",
