@@ -95,7 +95,8 @@ impl Account {
         self.started_at
     }
 
-    /// Whether the container's cgroup is known, but its kills are not counted yet.
+    /// Whether the kills of the container still have to be watched. This is the case if the container's
+    /// cgroup is known, but its kills are not counted yet.
     pub fn must_watch(&self) -> bool {
         !self.is_watched && !self.paths.memory.is_empty()
     }
@@ -199,7 +200,8 @@ impl Account {
     /// known, the result is the memory cgroup among them. Otherwise the result is the outermost memory cgroup
     /// of the container's processes, provided that all of these processes are in that cgroup or below it.
     ///
-    /// Returns `None` if there is no such cgroup, or if a process outside the container is in it or below it.
+    /// Returns `None` if there is no such cgroup. Also returns `None` if the cgroup is the root, or if a
+    /// process of another container or of the node is in the cgroup or in a cgroup below it.
     fn unnamed_memory<'a>(
         &self,
         first: Option<&'a Cgroups>,
@@ -267,10 +269,10 @@ impl Account {
     }
 
     /// Stores the largest mapped paths of the container, for a later OOM record. `permille` is the memory use
-    /// in thousandths of the limit. If `permille` is at least [`HALF`], the sizes of these paths are stored
-    /// every [`STEP`], so that the record can show how the sizes have grown. If `permille` is at least
-    /// [`CLOSE`], each call also stores the paths themselves and the values of the cgroup, in place of those
-    /// of the previous call. Nothing is stored while another running container has the same labels.
+    /// in thousandths of the limit. From [`HALF`] on, the sizes of these paths are stored every [`STEP`], so
+    /// that the record can show how the sizes have grown. From [`CLOSE`] on, each call also stores the
+    /// current paths and the current values of the cgroup, and drops those of the previous call. Nothing is
+    /// stored while another running container has the same labels.
     pub fn keep_reading(
         &mut self,
         permille: u64,

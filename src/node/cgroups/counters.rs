@@ -42,7 +42,7 @@ pub enum Which {
     Container(ContainerId),
 }
 
-/// The open files of one cgroup with counters.
+/// A cgroup, and its open files with the counters of memory events.
 #[derive(Debug)]
 struct Held {
     which: Which,
@@ -66,8 +66,8 @@ pub struct Counters {
     max_held: usize,
     settle_at: Option<Instant>,
     found: Vec<FoundKill>,
-    /// The cgroups that have reported since the last call of [`Counters::take_at_limit`] that a limit was
-    /// reached: their own limit, or the limit of a cgroup below them.
+    /// The cgroups for which the kernel has reported that a limit was reached, since the last call of
+    /// [`Counters::take_at_limit`]. The limit is that of the cgroup itself, or of a cgroup below it.
     at_limit: Vec<Which>,
     /// The pods with a cgroup that was removed. Each pod is represented by one of its containers.
     gone_pods: Vec<Arc<Container>>,
@@ -114,8 +114,9 @@ impl Counters {
             return (false, has_pod);
         }
         let Some((files, counts)) = open(fs, &place.path) else { return (false, has_pod) };
-        // If the counters of the pod were open before, they may include kills in this container. These kills
-        // must not be counted a second time for the container.
+        // Kills before this call are also counted if the container and its pod started after the exporter.
+        // They are not counted if the counters of the pod were open before this call, because those counters
+        // may already include these kills.
         let is_whole = is_new && (pod.is_none() || is_new_pod && !had_pod);
         let before = if is_whole { EventCounts::default() } else { counts };
         self.counts.add_container(container, pod.filter(|_| has_pod), before);
@@ -263,8 +264,8 @@ impl Counters {
         self.counts.has_new(id)
     }
 
-    /// Returns the cgroups that have reported since the last call that a limit was reached: their own limit,
-    /// or the limit of a cgroup below them.
+    /// Returns the cgroups for which the kernel has reported since the last call that a limit was reached.
+    /// The limit is that of the cgroup itself, or of a cgroup below it.
     pub fn take_at_limit(&mut self) -> Vec<Which> {
         std::mem::take(&mut self.at_limit)
     }

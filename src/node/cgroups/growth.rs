@@ -140,8 +140,8 @@ impl Growth {
         self.read_at.map_or(part_of(limit, CLOSE), |read_at| read_at + part_of(limit, STEP))
     }
 
-    /// Whether the cgroup is close to its limit. That is true from the time at which the processes are due to
-    /// be read until a measurement shows a memory use below [`FAR`].
+    /// Whether the cgroup is close to its limit. A cgroup becomes close when its processes are due to be read
+    /// ([`Growth::add`]). It stays close until a measurement shows a memory use below [`FAR`].
     pub fn is_close(&self) -> bool {
         self.read_at.is_some()
     }
@@ -151,8 +151,9 @@ impl Growth {
         self.hit_at = Some(now);
     }
 
-    /// Returns how long the cgroup takes to reach its limit if it keeps growing. Within a second after the
-    /// limit was reached, the result is 0. The result is `None` if the cgroup has no limit or did not grow.
+    /// Returns how long the cgroup takes to reach its limit if it keeps growing. For one second after
+    /// [`Growth::note_hit`], the result is 0. The result is `None` if the cgroup has no limit or did not
+    /// grow.
     pub fn time_to_limit(&self, now: Instant) -> Option<Duration> {
         if self.hit_at.is_some_and(|hit_at| now < hit_at + MAX_INTERVAL) {
             return Some(Duration::ZERO);

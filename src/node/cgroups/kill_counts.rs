@@ -31,7 +31,7 @@ pub enum Limit {
     Pod,
     /// A cgroup above the pod's.
     Kubepods,
-    /// No cgroup: the node had no memory left.
+    /// No cgroup has hit its limit. The kernel killed a process because the node had no memory left.
     Node,
 }
 
@@ -130,8 +130,8 @@ struct InContainer {
 #[derive(Debug)]
 struct Above {
     counter: Counter,
-    /// A container of the pod, if this is the cgroup of a pod. If a filter selects some of the pod's
-    /// containers, it is one of those.
+    /// A container of the pod; `None` if this is not the cgroup of a pod. A container that a filter selects
+    /// is preferred to one that no filter selects.
     pod_of: Option<Arc<Container>>,
     has_unselected: bool,
     /// Whether the cgroup contains containers of different pods. If so, it is not the cgroup of a pod.
@@ -334,16 +334,17 @@ impl KillCounts {
         names
     }
 
-    /// Returns the limit that was hit. If that limit is on a cgroup above containers, also returns the path
-    /// of the cgroup.
+    /// Returns the limit that was hit. If the limit is that of a pod or of a cgroup above pods, also returns
+    /// the path of the cgroup.
     ///
-    /// The limit that was hit belongs to the cgroup with the `oom` event that is closest in time to the kill.
-    /// If two cgroups are equally close, the lower one is used. If no event is closer than [`NEARBY`], the
-    /// node had no memory left.
+    /// `counter` is the counter of the container or pod in which the kill was counted. `oom_at` is the time
+    /// of the last `oom` event in that container, or in any container of that pod. `pod` is the path of the
+    /// pod's cgroup.
     ///
-    /// A kill is attributed to a container, or to a pod if no container has counted the kill. `counter` is
-    /// the counter of that container or pod. `oom_at` is the time of the last `oom` event in that container,
-    /// or in any container of that pod. `pod` is the path of the pod's cgroup.
+    /// The kernel counts an `oom` event in the cgroup that has reached its limit. So the limit that was hit
+    /// is that of the cgroup with the `oom` event closest in time to the kill. If two events are equally
+    /// close, the container is preferred to the pod, and the pod to the cgroups above it. If no event is
+    /// closer than [`NEARBY`], the node had no memory left.
     fn limit(
         &self,
         counter: &Counter,

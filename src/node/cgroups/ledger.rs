@@ -224,7 +224,7 @@ impl Ledger {
         parts.filter_map(|((_, labels), bytes)| Some((labels.as_str(), (*bytes)?)))
     }
 
-    /// Records the files from which the node's memory is computed into `to`.
+    /// Writes the files from which the node's memory is computed to the recording `to`.
     ///
     /// Fails with a one-line message if a file cannot be written.
     pub fn record(&mut self, proc: &Proc, to: &mut Writer) -> Result<(), String> {

@@ -66,7 +66,8 @@ pub struct Measured {
     pub at_limit: Vec<ContainerId>,
 }
 
-/// Measures the cgroups of the containers that a filter selects, and the cgroups of their pods.
+/// Holds the cgroups of the containers that a filter selects, and the cgroups of their pods. Measures how
+/// much memory these cgroups use.
 #[derive(Debug)]
 pub struct LimitWatch {
     levels: BTreeMap<Box<[u8]>, Level>,

@@ -130,8 +130,8 @@ impl MappedShmem {
         has_many && self.bytes.is_some()
     }
 
-    /// Adds the tmpfs and shared memory that a process maps. Does nothing if there is only one mount
-    /// namespace, because [`MappedShmem::sum`] has then already counted the memory of all processes.
+    /// Adds the tmpfs and shared memory that a process maps. Does nothing if all processes of the container
+    /// have the same mount namespace, because [`MappedShmem::sum`] has already counted their memory.
     pub fn add(&mut self, process: &Process, snapshot: &Snapshot) {
         let Self { bytes: Some(bytes), members, namespaces, path, .. } = self else { return };
         let Some(reading) = process.last().reading().filter(|_| process.is_selected()) else { return };

@@ -22,9 +22,10 @@ use crate::procfs::{Buffers, Proc};
 /// The time between two reads of a container that stays at its limit.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// If a process ends in a container at its limit, the last name and memory of the process are kept for this
-/// long, because the kernel may have killed the process. The exporter takes less time to notice a kill.
+/// long, because the kernel may have killed the process. The exporter needs less time than this to notice a
+/// kill.
 const KEPT: Duration = Duration::from_secs(2);
-/// If a container was read longer ago than this, what was read is not used to explain a kill.
+/// The maximum age of the data that is used to explain a kill. Older data about the container is ignored.
 const MAX_AGE: Duration = Duration::from_secs(10);
 
 /// If a cgroup's inactive page cache is more than this many thousandths of its limit, the cgroup is not full,
@@ -53,7 +54,7 @@ impl Member {
     }
 }
 
-/// What a container held at its limit.
+/// The memory and the processes of a container when the container or its pod was at its memory limit.
 #[derive(Clone, Debug, Default)]
 pub struct Moment {
     /// The values of the container's cgroup, including the limit that applies.
@@ -70,7 +71,7 @@ pub struct Moment {
 /// What was read about a container or a pod at the time of a kill.
 #[derive(Debug, Default)]
 pub struct End {
-    /// The time at which the container was last read at its limit, and what it held then.
+    /// The time at which the container was last found at its limit, and what it held then.
     pub moment: Option<(Instant, Moment)>,
     /// The processes that the kernel has probably killed, because they were in the container at its limit and
     /// have ended. The largest process comes first. At most one process per kill is listed.
@@ -81,7 +82,7 @@ pub struct End {
     pub kills_group: Option<bool>,
 }
 
-/// The times and the result of the last reads of a container that may have reached its limit.
+/// When a container was last read, and what it held when it was last found at its limit.
 #[derive(Debug)]
 struct Tried {
     /// When the container was last read.
@@ -153,8 +154,8 @@ impl Moments {
         let own = processes[start..].iter().take_while(|&&(other, _)| other == id);
         let read = |&(_, pid): &(ContainerId, u32)| {
             let status = proc.as_ref()?.status(pid, buffers).ok()?;
-            // A process without memory has ended after proc was listed. Perhaps it was just killed by the
-            // kernel.
+            // A process without memory is ending, perhaps because the kernel has just killed it. The process
+            // is listed with 0 bytes, and `carry_over` then restores the memory that the process had before.
             Some(Member { pid, name: status.name, rss: status.rss.unwrap_or_default() })
         };
         let mut members: Vec<_> = own.take(MAX_PROCESSES).filter_map(read).collect();
@@ -203,12 +204,13 @@ impl Moments {
     }
 }
 
-/// Compares the processes that a container has now (`members`) with what the container held when it was last
-/// read (`before`, read at the time `at`). Returns the processes that have ended since then, together with
-/// those in `before.ended`. Processes that were last read more than two seconds ago are left out.
+/// Returns the processes of a container that have ended, and were last read at most two seconds ago.
+/// `members` are the processes that the container has now. `before` is what the container held when it was
+/// last found at its limit, and `at` is the time of that read. The processes that had ended before that read
+/// are in `before.ended`, and are returned as well.
 ///
-/// A process that is just ending is still in `members`, but has no memory any more. Its memory in `members`
-/// is set to what it had in `before`.
+/// A process that is just ending is still in `members`, but has no memory any more. This function sets its
+/// memory in `members` to the memory that the process had in `before`.
 fn carry_over(members: &mut [Member], at: Instant, before: Moment, now: Instant) -> Vec<(Instant, Member)> {
     let mut ended = before.ended;
     for old in before.members {

@@ -39,7 +39,8 @@ const STACK: usize = 64 << 10;
 /// The number is this high because a container that begins with much memory seems to grow fast for a few
 /// seconds. With a lower number, such a container would be treated as if it had reached the limit although
 /// there is still time to read its processes. In a test with a lower number, containers with a limit of 80 MB
-/// began with 60 MB and leaked 5 MB/s. Above 91% of the limit, their processes were not read any more.
+/// began with 60 MB and leaked 5 MB/s. From 91% of the limit on, their processes were not read any more,
+/// although the containers took more than a second longer to reach the limit.
 const HIT: u64 = 980;
 
 /// The watched cgroups. The watching thread and the scraping thread share them.
@@ -122,8 +123,9 @@ impl OomWatch {
     }
 
     /// Starts the watching thread. This thread wakes the scraping thread when there are kills to report, or
-    /// processes to read. `cpu_budget` is a fraction of one core, and measurements may use a quarter of it.
-    /// If `cpu_budget` is 0, there is no limit.
+    /// processes to read. `cpu_budget` is the CPU time that the exporter may use, as a fraction of one core.
+    /// A quarter of that CPU time may be used to measure the memory use of cgroups. If `cpu_budget` is 0,
+    /// there is no limit.
     ///
     /// Fails with the system's error if no thread can be started.
     pub fn start(&self, demand: Arc<Demand>, cpu_budget: f64, proc: Arc<Proc>) -> io::Result<()> {

@@ -84,8 +84,9 @@ impl Pace {
         if self.paused_until.is_some_and(|until| now > until + MAX_PAUSE) {
             self.pause = Duration::ZERO;
         }
-        // A file gets the longest pause if it keeps showing that the limit is reached, but no kill. Repeated
-        // reads of such a file would rarely find a kill, so the file is read only once.
+        // A file gets the longest pause if it keeps showing that the limit is reached, but no kill. Reading
+        // such a file repeatedly would rarely find a kill. So after the next notification, the file is read
+        // once, and then the next pause begins.
         let reading = if self.pause == MAX_PAUSE { Duration::ZERO } else { READING };
         self.state = State::Read { since: now, until: now + reading, has_kill: false };
     }

@@ -85,9 +85,9 @@ impl Checked {
         self.pass(processes, false);
     }
 
-    /// Simulates a check that finds these processes, a second after the previous one. Returns the containers
-    /// that are due to be read, and the kills: for each, the name of the container (empty for a pod) and the
-    /// number of kills.
+    /// Simulates a check that finds these processes, a second after the previous one. Returns the names of
+    /// the containers that are due to be read, and the kills. Each kill has the name of its container, which
+    /// is empty if only the pod is known, and the number of killed processes.
     pub(crate) fn check(&mut self, processes: &[Process]) -> (Vec<&str>, Vec<(String, u64)>) {
         let kills = self.pass(processes, true);
         let kill = |kill: &Kill| {
@@ -176,8 +176,9 @@ fn a_container_can_come_close_to_the_limit_of_its_pod() {
     }
 }
 
-/// The memory use jumps from 1% to 96% of the limit. For five seconds after the jump, the container seems to
-/// keep growing at the same rate. From 98% on, the container is treated as if it had reached its limit.
+/// The time until a container reaches its limit is computed from its growth. Here the memory use jumps from
+/// 1% to 96% of the limit, and the container counts as growing at this rate for five seconds. From 98% of the
+/// limit on, the time is 0, because the container is treated as if it had reached its limit.
 #[test]
 fn the_growth_of_a_container_decides_until_98_percent_of_its_limit() {
     let (mut node, processes) = pod("start");
