@@ -23,17 +23,17 @@ use crate::procfs::cgroup::Cgroups;
 pub struct CgroupIndex {
     by_id: HashMap<Box<[u8]>, Listed>,
     by_path: ByPath,
-    /// The ids that were seen in a cgroup path outside the cgroups of other containers.
+    /// The ids of the containers that were seen in a cgroup outside the cgroup of any other container.
     placed: HashSet<Box<[u8]>>,
     /// Whether the exporter sees processes from inside a cgroup namespace.
     is_inside: bool,
-    /// Whether a listing may name containers that have ended. If a cgroup has the id of an ended container, a
-    /// workload may have made that cgroup.
+    /// Whether a listing may name containers that have ended. An ended container has lost its cgroup, so a
+    /// cgroup with the container's id may be one that a workload has made.
     includes_ended: bool,
 }
 
-/// The containers with an id that is in no path. The key is the cgroup in which the init process was first
-/// seen. The value is `None` if containers of different pods share that cgroup.
+/// The containers with an id that no cgroup path contains. The key is the cgroup in which the init process
+/// was first seen. The value is `None` if containers of different pods share that cgroup.
 type ByPath = HashMap<Box<[u8]>, Option<Arc<Container>>>;
 
 /// A listed container, and the cgroups in which its init process was first seen, if it was seen.
@@ -66,9 +66,9 @@ impl CgroupIndex {
         Self { includes_ended, ..Self::default() }
     }
 
-    /// Finds out from the cgroup paths of all processes whether the exporter is in a cgroup namespace. Also
-    /// finds the listed ids that are outside the cgroups of other containers. Returns true if either result
-    /// is new, because the container of a process may then be another one.
+    /// Finds out from the cgroup paths of all processes whether the exporter is in a cgroup namespace, and
+    /// which containers have a cgroup outside the cgroups of other containers. Returns true if either result
+    /// is new, because processes may then be attributed to other containers.
     pub fn observe<'a>(&mut self, processes: impl Iterator<Item = &'a Cgroups>) -> bool {
         let Self { by_id, by_path, placed, .. } = self;
         let needs_placing = by_id.values().any(|listed| listed.first.is_none());
@@ -154,8 +154,8 @@ impl CgroupIndex {
     }
 
     /// Returns the container that the cgroup at `path` belongs to, and whether `path` contains a listed id.
-    /// Only whole components match. For a cgroup outside the exporter's cgroup namespace, proc prints a path
-    /// such as `/../x`. So a `..` leads out of the cgroup of any container that was found before it.
+    /// Only whole components match. In a cgroup namespace, proc prints paths such as `/../x`. A `..` leads to
+    /// the cgroup above, so the containers in the part of `path` before the `..` are ignored.
     fn find<'a, 'p>(&'a self, path: &'p [u8]) -> (Option<Place<'a, 'p>>, bool) {
         let (mut place, mut has_id) = (None::<Place<'a, 'p>>, false);
         for (component, above) in components(path) {
@@ -187,7 +187,7 @@ impl CgroupIndex {
     }
 }
 
-/// Whether `path` is the cgroup of a container that has its id in no path (see [`ByPath`]).
+/// Whether the init process of a container in [`ByPath`] was first seen in the cgroup at `path`.
 fn is_first(by_path: &ByPath, path: &[u8]) -> bool {
     matches!(by_path.get(path), Some(Some(_)))
 }
@@ -225,7 +225,7 @@ mod tests {
         id
     }
 
-    /// A workload in container a names one of its own cgroups after container b.
+    /// The workload of container "a" gives the name of container "b" to one of its own cgroups.
     #[test]
     fn id_below_another_container_counts_only_where_the_runtime_placed_it() {
         let (real, fake) = ("/kubepods/pod2/b", "/kubepods/pod1/a/b");

@@ -40,9 +40,11 @@ pub fn id_of(component: &[u8]) -> &[u8] {
     RUNTIMES.iter().find_map(|runtime| name.strip_prefix(*runtime)).unwrap_or(component)
 }
 
-/// Returns the outermost id of a listed container in `path`. `is_listed` says whether an id is listed. Some
-/// containers have no id in their cgroup path, and `is_first` recognizes the cgroup of such a container. If
-/// `path` leads into such a cgroup before it reaches a listed id, returns `None`.
+/// Returns the outermost id of a listed container in `path`. `is_listed` says whether an id is listed.
+///
+/// Some containers have no id in their cgroup path. `is_first` says whether a path is the cgroup of such a
+/// container. If `path` reaches such a cgroup before any listed id, returns `None`, because the rest of
+/// `path` is inside that container.
 pub fn outermost_id(
     path: &[u8],
     is_listed: impl Fn(&[u8]) -> bool,

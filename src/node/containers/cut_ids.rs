@@ -30,9 +30,9 @@ pub struct CutIds {
 }
 
 impl CutIds {
-    /// Replaces the containers by those of a new listing. The ids in `listed` are complete. The ids in `cut`
-    /// have only their first digits. Returns the containers with a complete id, sorted by id. A container in
-    /// `cut` is among them if its id was completed before.
+    /// Replaces the containers by those of a new listing. The containers in `listed` have complete ids. The
+    /// containers in `cut` have only the first digits of their ids. Returns the containers with a complete
+    /// id, sorted by id. They include a container in `cut` if an earlier call has completed its id.
     pub fn take(&mut self, listed: Vec<Container>, mut cut: Vec<Container>) -> Vec<Container> {
         if cut.is_empty() {
             *self = Self { has_reported: self.has_reported, ..Self::default() };

@@ -244,7 +244,7 @@ mod tests {
 
     const HOST: Process = (1, 10, "/init.scope");
     const A: Process = (100, 11, "/kubepods/a");
-    /// A process in a cgroup path that does not contain the id of container b.
+    /// The init process of container b. Its cgroup path does not contain the id of the container.
     const B: Process = (200, 12, "/kubepods/x/init");
 
     impl Node {

@@ -1,5 +1,5 @@
-//! Describes what the filters select. If the exporter shows no memory, the reason is usually a filter that
-//! does not match.
+//! Describes for the log which processes the filters select. The description helps if the exporter exports no
+//! memory, because the usual reason is a filter that matches no process.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;

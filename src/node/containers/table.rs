@@ -184,10 +184,11 @@ impl Containers {
         has_news
     }
 
-    /// Rejects the init process of a container if the container's id is in the cgroup paths of other
-    /// processes, but not in the cgroup paths of the init process. In that case the listed pid now belongs to
-    /// another process, or it is from another PID namespace: the runtime inside a kind node lists such pids.
-    /// Returns whether a process was rejected.
+    /// Rejects the listed init process of a container if that process is in another container or in none.
+    /// This is the case if the container's id is in the cgroup paths of other processes, but not in those of
+    /// the listed process. Either the pid was reused, or the pid is from another PID namespace. The
+    /// runtime in a node of kind (Kubernetes in Docker) lists such pids. Returns whether a process was
+    /// rejected.
     pub fn reject_foreign_inits(&mut self, is_in_paths: impl Fn(&[u8]) -> bool) -> bool {
         let mut has_news = false;
         for tracked in &mut self.tracked {
