@@ -12,15 +12,15 @@ use crate::node::reads::detached::MAX_DETACHED as MAX_CHOSEN;
 
 /// How long a read may take before it is detached, so that the scrape no longer waits for it. The time is
 /// long, because normal reads also take long on a busy node. A client may wait for the scrape, so the time is
-/// halved after each detached read of the same scrape or check. So 64 processes that become stuck together
-/// delay a scrape by only 0.6 s.
+/// halved after each detached read of the same scrape or check, down to [`LEAST_PATIENCE`]. If 64 processes
+/// become stuck together, the first seven delay a scrape by 0.4 s in total, and the others by 0.2 s.
 const PATIENCE: Duration = Duration::from_millis(200);
 const LEAST_PATIENCE: Duration = Duration::from_millis(3);
 
 /// The maximum number of detached reads, which are reads that the scrape no longer waits for. When this
-/// number is reached, a scrape waits until its current read returns. This is unlikely, because from
-/// [`MAX_CHOSEN`] detached reads on, a process that looks stuck is not read at all. So eight more processes
-/// would have to become stuck while they are being read.
+/// number is reached, a scrape waits until its current read returns. This rarely happens. Once [`MAX_CHOSEN`]
+/// reads are detached, the exporter no longer reads processes that look stuck. The number can then grow only
+/// if further processes become stuck while they are being read.
 const MAX_DETACHED: usize = MAX_CHOSEN + 8;
 
 /// Passes the work from the active thread to the standby thread. Threads are numbered from 0 in the order in

@@ -26,7 +26,7 @@ pub struct Parts {
     pub budget: Budget,
     /// The readings, and their sums by path.
     pub snapshot: Snapshot,
-    /// The view that `/metrics` shows.
+    /// Decides what one series of `/metrics` stands for, for example a path or a process.
     pub views: Views,
     /// Renders the families about the exporter itself.
     pub self_metrics: SelfMetrics,

@@ -18,8 +18,9 @@ impl Scraper {
         let selected = || self.discovery.containers().filter(|container| container.is_selected);
         let mut buffers = Buffers::default();
         for init_pid in selected().filter_map(|container| container.listed.init_pid) {
-            // The container of a process may be found by the cgroup of the container's init process. So that
-            // cgroup is recorded even if no filter selects the init process.
+            // The exporter may find the container of a process by the cgroup of the container's init process.
+            // For this reason, the cgroup of each init process is recorded, even if no filter selects the
+            // init process.
             let init = self.proc.process(init_pid, &mut buffers);
             if let Ok(cgroup) = init.and_then(|init| init.raw_cgroup(&mut buffers)) {
                 writer.file(init_pid, "cgroup", &cgroup)?;

@@ -62,8 +62,9 @@ impl StateLog {
         }
     }
 
-    /// Logs once that there are more samples than `max_samples`. This is possible, because folding keeps at
-    /// least one command of each container.
+    /// Logs once that there are more samples than `max_samples`. There may be more even after the smallest
+    /// series were folded, which means summed into `[other]`, because at least one command of each container
+    /// is kept.
     pub fn log_over_limit(&mut self, n_samples: u64, max_samples: u64) {
         let is_over = max_samples > 0 && n_samples > max_samples;
         if is_over && self.over_limit.update(true).is_some() {
@@ -84,9 +85,9 @@ pub fn refused(n_refused: usize, n_selected: usize) -> String {
 #[derive(Debug, PartialEq, Eq)]
 enum SelectionLog {
     Nothing,
-    /// The log has a line that says that there are no containers.
+    /// It was logged that there are no containers.
     NoContainers,
-    /// The log has a line about what the filters select. Such a line is logged only once.
+    /// It was logged what the filters select. This is logged only once.
     Selection,
 }
 

@@ -18,13 +18,14 @@ use crate::demand::Demand;
 use crate::errors::plain;
 use crate::procfs::this_process::this_thread;
 
-/// How long the active thread waits at most if no scrape is requested.
+/// The longest time that the active thread waits if no scrape is requested.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// The length of one wait between scrapes while a read is detached, so that no scrape waits for the read. The
-/// active thread then alternates between two kinds of wait, and each takes at most this long. In the first,
-/// the thread holds the lock of the shared state, and receives the answer of the container runtime. In the
-/// second, the lock is free. The thread of the detached read can then take the lock and deliver its result.
+/// The maximum length of one wait between scrapes while there is a detached read. A detached read is a read
+/// that the scrape no longer waits for. The active thread then alternates between two kinds of wait. In the
+/// first kind, the thread holds the lock of the shared state, and receives the container runtime's list of
+/// containers. In the second kind, the lock is free. The thread of the detached read can then take the lock
+/// and deliver its result.
 const SLICE: Duration = Duration::from_millis(50);
 
 /// The size of the stack of each scrape thread in bytes. 64 detached reads, which the scrape no longer waits
@@ -99,7 +100,8 @@ impl Shared {
         self.scrape(number);
     }
 
-    /// Runs scrapes and checks, until [`AfterPass`] returns [`Next::Never`] or another thread has taken over.
+    /// Runs scrapes and checks. Returns when [`AfterPass`] has returned [`Next::Never`], or when another
+    /// thread has taken over.
     fn scrape(&self, number: usize) {
         let thread = this_thread();
         let mut state = self.lock();
@@ -148,9 +150,12 @@ impl Shared {
         }
     }
 
-    /// Waits until a requested scrape may begin, or until a check is due. During the wait, the container
-    /// runtime can answer, and the threads of detached reads, which no scrape waits for, can deliver their
-    /// results. Returns whether to run a scrape or a check.
+    /// Waits until a requested scrape may begin, or until a check is due. Returns whether to run a scrape or
+    /// a check.
+    ///
+    /// During the wait, this function receives the container runtime's list of containers. If there is a
+    /// detached read, which the scrape no longer waits for, this function also unlocks the state at short
+    /// intervals. The thread of the detached read can then lock the state and deliver its result.
     fn wait_for_pass<'a>(&'a self, mut state: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, Pass) {
         let requested = self.demand.requested();
         loop {
