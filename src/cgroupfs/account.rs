@@ -81,13 +81,13 @@ pub fn parts(values: &Values) -> Option<[Option<i64>; PARTS.len()]> {
 }
 
 /// Returns how many bytes of anonymous memory are charged although no process maps them. Most of these bytes
-/// belong to huge pages that a process has partly unmapped and the kernel has not split yet. The LRU lists
-/// count whole huge pages, but `anon` counts only mapped pages. So the result is the anonymous memory in the
-/// lists minus `anon`.
+/// belong to huge pages that a process has partly unmapped and the kernel has not split yet. The kernel's
+/// active and inactive lists count whole huge pages, but `anon` counts only mapped pages. So the result is
+/// the anonymous memory in these lists minus `anon`.
 ///
-/// Returns `None` if the unevictable list, which contains locked memory, exceeds 1% of `anon`, or if the
-/// kernel does not print how much of the lists is swap cache. In these two cases, the difference would also
-/// contain memory of other kinds.
+/// Returns `None` if the result would be wrong. This is the case if the unevictable list exceeds 1% of
+/// `anon`. That list contains locked memory, which `anon` includes, but which is not in the active and
+/// inactive lists. It is also the case if the kernel does not print how much of the lists is swap cache.
 fn anon_unmapped(values: &Values) -> Option<i64> {
     let get = |field| signed(values, field);
     let (anon, shmem, swap_cached) = (get(ANON)?, get(SHMEM)?, get(SWAPCACHED)?);

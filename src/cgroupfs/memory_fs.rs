@@ -158,11 +158,13 @@ impl MemoryFs {
         smallest
     }
 
-    /// Makes a recording show that its root is the node's root cgroup. A recording is a copy of the kernel's
-    /// files. On version 1, calls `each` with the file `cgroup.sane_behavior`, which only a root has. The
-    /// arguments of `each` are the path of the file in the recording, and the text of the file. On version 2,
-    /// `each` is not called, because a root is recognized without such a file: only the root lacks
-    /// `memory.current`.
+    /// Adds to a recording what shows that its root is the node's root cgroup. A recording is a copy of the
+    /// kernel's files. `each` writes a file to the recording. The arguments of `each` are the path of the
+    /// file in the recording, and the text of the file.
+    ///
+    /// On version 1, the root cgroup is recognized by the file `cgroup.sane_behavior`, so `each` is called
+    /// with this file. On version 2, the root cgroup is recognized because it has no `memory.current`, so
+    /// `each` is not called.
     ///
     /// Fails if `each` fails.
     pub fn record_root(

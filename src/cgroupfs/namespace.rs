@@ -32,8 +32,8 @@ fn find(root: &Path, seen: &[u8], pid: &str) -> Vec<u8> {
         let pids = fs::read_to_string(root.join(directory).join("cgroup.procs")).unwrap_or_default();
         pids.lines().any(|line| line == pid)
     };
-    // The first path to try is `seen` itself. Outside a cgroup namespace, `seen` is the process's path below
-    // `root`, so no other directory is searched.
+    // The path `seen` itself is tried first. Outside a cgroup namespace, this is the path of the process's
+    // cgroup, so the search ends there. Otherwise all directories are searched, beginning with the root.
     let mut directories = VecDeque::from([seen.to_owned(), PathBuf::new()]);
     while let Some(directory) = directories.pop_front() {
         if directory.ends_with(seen) && is_in(&directory) {

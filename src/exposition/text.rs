@@ -60,7 +60,7 @@ impl Kind {
 #[derive(Debug)]
 pub struct Family<'a> {
     text: &'a mut Vec<u8>,
-    /// The family's name, divided into prefix, name and suffix.
+    /// The prefix, the middle and the suffix of the family's name.
     name: [&'static str; 3],
     kind: Kind,
     help: &'static str,
