@@ -221,7 +221,7 @@ impl Counters {
         }
     }
 
-    /// Moves the kills that were counted to the list that [`Counters::take`] returns.
+    /// Fills the list that [`Counters::take`] returns with the kills that were counted.
     fn settle(&mut self) {
         self.settle_at = None;
         self.counts.settle(&mut self.found);

@@ -25,9 +25,10 @@ const MAX_SHARE: f64 = 0.25;
 /// with the limits. If a limit has changed without a report, the kernel does not report such writes. From
 /// then on, all limits are read once a second.
 const ALL_LIMITS: Duration = Duration::from_secs(10);
-/// If no cgroup was created for this long, the checks between scrapes become rarer. Before that, they are
-/// frequent, because a new cgroup may belong to a new container. A check finds this container only after its
-/// first process has started, which is later than the creation of the cgroup.
+/// If no cgroup was created for this long, the checks between scrapes become rarer. A new cgroup may belong
+/// to a new container. A check cannot find this container before its first process has started, which is some
+/// time after the creation of the cgroup. So the checks stay frequent for a while, to find the container
+/// soon.
 const CALMING: Duration = Duration::from_secs(10);
 
 /// A cgroup that may have a limit: the cgroup of a container or of a pod.
@@ -230,8 +231,8 @@ impl LimitWatch {
             let has_changed = |level: &mut Level| level.read_limit().then_some(level.limit_file);
             differing.extend(levels.values_mut().filter_map(has_changed));
         }
-        // The limits were read first, and the kernel's reports are taken now. So each changed limit must be
-        // among the reports. If one is missing, the kernel does not report such writes.
+        // The kernel's reports are taken after the limits were read. So each changed limit must be among the
+        // reports. If one is missing, the kernel does not report writes to the files with the limits.
         let changed = changes.take();
         if differing.iter().any(|&file| !changed.includes(file)) {
             changes.stop();

@@ -31,8 +31,9 @@ const MAX_AGE: Duration = Duration::from_secs(10);
 /// If a cgroup's inactive page cache is more than this many thousandths of its limit, the cgroup is not full,
 /// because the kernel reclaims this page cache before it kills a process.
 const INACTIVE: u64 = 50;
-/// If a cgroup uses less than this many thousandths of its limit, the cgroup is not full. If the kernel has
-/// just reported that the limit was reached, a kill has freed memory since that report.
+/// If a cgroup uses less than this many thousandths of its limit, the cgroup is not full. This can happen
+/// even just after the kernel has reported that the limit was reached, because a kill may have freed memory
+/// since then.
 const USED: u64 = 850;
 /// The maximum number of processes to read in a container. Reading 64 of them takes 6 ms.
 const MAX_PROCESSES: usize = 64;
@@ -73,10 +74,11 @@ pub struct Moment {
 pub struct End {
     /// The time at which the container was last found at its limit, and what it held then.
     pub moment: Option<(Instant, Moment)>,
-    /// The processes that the kernel has probably killed, because they were in the container at its limit and
-    /// have ended. The largest process comes first. At most one process per kill is listed.
+    /// The processes that the kernel has probably killed. They were in the container at a time when it was at
+    /// its limit, and have ended since then. The largest process comes first. At most one process per kill is
+    /// listed.
     pub victims: Vec<Member>,
-    /// The memory use and the limit of the cgroup with the limit that was hit.
+    /// The limit that was hit, and the memory use of the cgroup with that limit.
     pub hit: UseAndLimit,
     /// Whether an OOM kill in the container kills all processes of the container at once.
     pub kills_group: Option<bool>,
@@ -190,9 +192,9 @@ impl Moments {
         End { moment, victims, hit, kills_group }
     }
 
-    /// Returns the processes that the kernel has probably killed, because they were in the container at its
-    /// limit and have ended. The largest process comes first. At most `n_kills` processes are returned.
-    /// `moment` is what the container held when it was last read at its limit.
+    /// Returns the processes that the kernel has probably killed. They were in the container at a time when
+    /// it was at its limit, and have ended since then. The largest process comes first. At most `n_kills`
+    /// processes are returned. `moment` is what the container held when it was last found at its limit.
     fn victims(&mut self, moment: &Moment, n_kills: u64) -> Vec<Member> {
         let Self { proc, buffers, .. } = self;
         let gone = moment.members.iter().filter(|member| is_gone(member, proc.as_deref(), buffers));

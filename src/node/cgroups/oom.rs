@@ -84,8 +84,8 @@ impl KillTotals {
         let n_before = std::mem::replace(&mut self.n_on_node, n_on_node);
         let has_changed = n_on_node.is_none() || n_on_node != n_before;
         // The kernel counts a kill first for the node, and then for the container. If the counters of the
-        // cgroups were read between these two steps, they did not include the kill. So they are read once
-        // more at the next update.
+        // cgroups are read between these two steps, they do not include the kill. So after a change on the
+        // node, these counters are read at this update and at the next one.
         std::mem::replace(&mut self.has_changed, has_changed) || has_changed
     }
 

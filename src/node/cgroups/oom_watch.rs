@@ -68,8 +68,8 @@ impl State {
     /// something to do.
     fn step(&mut self, woken: &[&Arc<EventFiles>], now: Instant) -> bool {
         self.counters.step(woken, now);
-        // Kills are taken before containers are read. In the reverse order, the killed process would be
-        // missing in the reading.
+        // Kills are taken before containers are read, because a kill is explained by what was read before it.
+        // In the reverse order, a new reading without the killed process would replace what was read before.
         self.take_kills();
         let measured = self.limit_watch.measure(now);
         let clock = thread_cpu_time();

@@ -49,8 +49,9 @@ enum State {
 #[derive(Debug)]
 pub struct Pace {
     state: State,
-    /// The length of the last pause (`pause`), and the time at which it ends or has ended (`paused_until`).
+    /// The length of the last pause.
     pause: Duration,
+    /// The end of the last pause, which may be in the past.
     paused_until: Option<Instant>,
 }
 
@@ -97,10 +98,10 @@ impl Pace {
         match moved {
             Moved::Nothing => {}
             Moved::Kill => *has_kill = true,
-            // A kill may follow when the limit was reached, so the file is read repeatedly for longer. There
-            // are two exceptions. After a kill, a loop of kills may follow. If the last pause was longer than
-            // the shortest pause, page cache may keep the container at its limit. In both cases the limit may
-            // be reached again and again, and the file would be read all the time.
+            // A kill may follow when the limit was reached, so the file is read repeatedly for longer. This
+            // is not done if the limit may be reached again and again, because the file would then be read
+            // all the time. There are two such cases. After a kill, a loop of kills may follow. If the last
+            // pause was longer than the shortest pause, page cache may keep the container at its limit.
             Moved::Limit if *has_kill || self.pause > MIN_PAUSE => {}
             Moved::Limit => *until = (*until).max((now + READING).min(*since + MAX_READING)),
         }

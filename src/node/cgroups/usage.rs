@@ -171,10 +171,10 @@ impl CgroupUsage {
         pods.iter_mut().for_each(|pods| pods.update(accounts, fs));
         accounts.read(fs, |_| true);
         accounts.log_missing(fs);
-        // `accounts.max_open` is 1/8 of the limit of open files, so `max_open` is 1/64. On version 2, `pods`
-        // keeps four files of each pod open. `ledger` keeps two files of each top-level cgroup and one file
-        // of each pod open. These are seven files, and each is open for at most `max_open` cgroups. So
-        // together they take at most 7/64 of the limit of open files.
+        // `accounts.max_open` is 1/8 of the limit of open files, so `max_open` is 1/64 of that limit. `pods`
+        // keeps four files of each pod open on version 2. `ledger` keeps one file of each pod open, and two
+        // files of each top-level cgroup. The files of at most `max_open` pods and of at most `max_open`
+        // top-level cgroups stay open. So together they take at most 7/64 of the limit of open files.
         let max_open = accounts.max_open / 8;
         pods.iter_mut().for_each(|pods| pods.read(accounts, max_open));
         if let Some(ledger) = ledger {
