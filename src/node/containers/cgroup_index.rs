@@ -8,8 +8,8 @@
 //! path of only `..`.
 //!
 //! A workload may name one of its own cgroups after another container. So an id inside the cgroup of another
-//! container is used only if the init process of the id's container was first seen there. If the runtime
-//! lists no init process, the id is used only until it is seen outside the cgroups of other containers.
+//! container counts only if the init process of the container with this id was first seen there. If no init
+//! process is listed, the id counts until it is seen outside the cgroups of other containers.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -57,7 +57,7 @@ impl Discovery {
         }
     }
 
-    /// Returns the listed containers, sorted by the runtime's id.
+    /// Returns the listed containers, sorted by the id that the runtime gave them.
     pub fn containers(&self) -> impl ExactSizeIterator<Item = &Container> {
         self.containers.iter().map(|tracked| &*tracked.container)
     }

@@ -17,9 +17,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 /// When the next listing is due.
 #[derive(Debug, Default)]
 pub struct Schedule {
-    /// The last time at which proc showed a change that the listed containers do not explain, such as a
-    /// process in an unknown cgroup. A listing with a container that has not started yet counts as such a
-    /// change.
+    /// The last time at which something showed that the containers must be listed again. Either proc showed a
+    /// change that the listed containers do not explain, such as a process in an unknown cgroup. Or a listing
+    /// had a container that had not started yet.
     unexplained_since: Option<Instant>,
     /// When the last successful listing began.
     listed_at: Option<Instant>,

@@ -94,7 +94,7 @@ pub struct Tracked {
 /// The containers of the last listing.
 #[derive(Debug, Default)]
 pub struct Containers {
-    /// The containers, sorted by the runtime's id.
+    /// The containers, sorted by the id that the runtime gave them.
     tracked: Vec<Tracked>,
     /// The pid of each init process, and the position in `tracked` of the container that it belongs to.
     /// Sorted by pid.
@@ -104,7 +104,7 @@ pub struct Containers {
 }
 
 impl Containers {
-    /// Returns the listed containers, sorted by the runtime's id.
+    /// Returns the listed containers, sorted by the id that the runtime gave them.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Tracked> {
         self.tracked.iter()
     }
@@ -133,7 +133,7 @@ impl Containers {
         filters: &[Filter],
         includes_ended: bool,
     ) {
-        // Both lists are sorted by the runtime's id.
+        // Both lists are sorted by the id that the runtime gave the containers.
         let mut before = std::mem::take(&mut self.tracked).into_iter().peekable();
         for listed in listed {
             while let Some(gone) = before.next_if(|known| known.container.listed.id < listed.id) {
