@@ -243,7 +243,7 @@ impl ProcessDir {
                 return Ok(());
             }
         }
-        // Every thread has exited. If the `0::` line has a path other than `/`, that path is still correct.
+        // Every thread has exited, so version 1 shows only `/`. A path other than `/` is from `0::`.
         if cgroups.paths().any(|path| path != b"/") { Ok(()) } else { Err(ReadError::Gone) }
     }
 

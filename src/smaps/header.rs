@@ -113,7 +113,8 @@ pub fn next(header: &[u8], following: &[u8], range_len: usize, next_range_len: u
 /// that begin below the end of the previous one.
 #[cold]
 fn any_next(header: &[u8], following: &[u8]) -> Next {
-    // Of two numbers without leading zeros, the one with more digits is larger.
+    // Returns the number of digits without leading zeros, and these digits. If two numbers are compared as
+    // such pairs, the number with more digits is larger.
     fn number(digits: &[u8]) -> (usize, &[u8]) {
         let n_zeros = digits.iter().take_while(|&&b| b == b'0').count();
         (digits.len() - n_zeros, &digits[n_zeros..])

@@ -57,8 +57,8 @@ pub struct Scanner {
     values: Values,
     learned: Learned,
     only_general: bool,
-    /// Whether the mapping that [`next`](Self::next) returns next begins at the end of the mapping that it
-    /// returned before. False at the beginning of a smaps file.
+    /// Whether the next mapping to be returned begins where the previous mapping ends. False at the beginning
+    /// of a smaps file.
     is_adjacent: bool,
 }
 

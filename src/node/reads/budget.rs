@@ -72,8 +72,9 @@ impl Budget {
         self.credit.spend(self.check_seconds);
     }
 
-    /// Returns the time at which the next check may begin. Checks may use a quarter of the budget. The CPU
-    /// time of the reads of processes in a check does not count towards that quarter.
+    /// Returns the time at which the next check between two scrapes may begin. Checks may use a quarter of
+    /// the budget. If a check reads processes, the CPU time of these reads does not count towards that
+    /// quarter.
     pub fn next_check(&self) -> Option<Instant> {
         Some(self.checked_at? + self.credit.time_to_earn(4.0 * self.check_seconds))
     }

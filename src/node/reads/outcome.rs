@@ -31,10 +31,10 @@ pub enum Outcome {
     Read {
         /// Whether the process has executed another program since the previous read.
         has_executed: bool,
-        /// Whether the process must be read again, one mapping after the other. If so, this read returned
-        /// only the sum over all mappings, because the kernel took too long to print the mappings in an
-        /// earlier read. Since then the process has executed another program, and the mappings of this
-        /// program may take less time to print.
+        /// Whether the process must be read again, to get each of its mappings. This read returned only the
+        /// sum over all mappings, because the kernel took too long to print the mappings of the previous
+        /// program. But the process has executed another program, and printing the mappings of the new
+        /// program may take less time.
         needs_mappings: bool,
     },
 }
