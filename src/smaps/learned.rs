@@ -83,10 +83,9 @@ impl Learned {
         let Values { present, bytes: values } = &mut self.values;
         let known = |line: &[u8; LINE_LEN]| {
             let kib = kib_of(line)?;
-            // The remembered lines end before a field occurs for the second time. If a mapping has two lines
-            // for one field, the value must come from the last line. But if both lines were remembered,
-            // `take` might store a new value from the first line, and skip the last line because it has not
-            // changed.
+            // If a mapping has two lines for one field, the last line must decide the value. So the
+            // remembered lines end before a field occurs for the second time. Otherwise `take` might store a
+            // new value from the first line, and skip the last line because the last line has not changed.
             let (field, _) = field_of(line).filter(|(field, _)| *present & 1 << field == 0)?;
             // `bytes` is cut into pieces of 28 bytes, the usual length of a line. `kib_of` parses the eight
             // bytes before the unit. All bytes between the key and these eight bytes must be spaces.

@@ -203,7 +203,7 @@ impl prost::Message for ContainerRecord {
     }
 }
 
-/// Makes a container of its containerd namespace, its id and its labels. Returns `None` for a sandbox.
+/// Creates a container from its containerd namespace, its id and its labels. Returns `None` for a sandbox.
 fn container(namespace: &str, id: &str, mut labels: HashMap<String, String>) -> Option<Container> {
     if labels.get(KIND).is_some_and(|kind| kind == "sandbox") {
         return None;

@@ -81,8 +81,8 @@ impl Outline {
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) container: u32,
-    /// The id of the command in the table. `None` if the command was added to the view only to be the sum of
-    /// small commands, and contains no processes until small commands are added to it.
+    /// The id of the command in the table. `None` if this is a command `[other]` that only the view has. Such
+    /// a command has no processes until small commands are added to it.
     pub(super) id: Option<u32>,
     /// If the command is a single process: the range of the view's text that has the label `pid`.
     pub(super) pid: Range<usize>,
@@ -106,7 +106,7 @@ pub(super) struct Command {
 /// What folding has to know about a command. Folding sums small paths and commands as `[other]`.
 #[derive(Debug, Default)]
 pub(super) struct CommandFold {
-    /// How many paths of the command are folded.
+    /// How many paths of the command are summed in its row `[other]`.
     pub(super) n_paths: u64,
     /// The position of the row that was folded last.
     pub(super) last_path: usize,

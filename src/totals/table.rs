@@ -52,7 +52,7 @@ pub(super) struct Command {
     pub(super) series: HashMap<Box<str>, u32>,
     /// The id of the series `[other]`, once there is one.
     pub(super) other: Option<u32>,
-    /// Whether this is the command `[other]`, into which other commands may be folded.
+    /// Whether this is the command `[other]`.
     pub(super) is_other: bool,
 }
 

@@ -195,7 +195,7 @@ impl Reader {
         Ok(has_sum.then_some(Content::Sum))
     }
 
-    /// Reads every mapping, unless the change check confirms the last reading.
+    /// Reads every mapping, unless the change check finds that nothing has changed since the last read.
     fn read_mappings(
         &mut self,
         process: &ProcessDir,

@@ -72,10 +72,10 @@ struct UnderWay {
 }
 
 impl Bounds<'_> {
-    /// Whether the container of a process may reach its memory limit before a read of the process ends. Such
-    /// a read would do harm: if the kernel kills the process at the limit, the memory of the process stays
-    /// charged to the container until the read ends, because the read walks the pages of the process. The
-    /// kernel may then kill a second process.
+    /// Whether the container of a process may reach its memory limit before a read of the process ends. At
+    /// the limit, the kernel may kill the process. The memory of a process stays charged to the container
+    /// while a read walks its pages, even after the process was killed. So the kernel may then kill a second
+    /// process.
     fn is_too_close(&self, node: &mut Node<'_>, i: usize) -> bool {
         let time_left = node.processes.at(i).container().and_then(|of| (self.time_to_limit)(of.id));
         time_left.is_some_and(|time_left| time_left < MARGIN * node.processes.expected_read(i, node.proc))
