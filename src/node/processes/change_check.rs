@@ -8,9 +8,10 @@
 //!    values of the last read are still correct, so the process is not read.
 //! 3. In all other cases the process is read.
 //!
-//! If `schedstat` shows that the process has not run on a CPU since then, `maps` is read only once a minute.
-//! A process adds and removes mappings by its own system calls, and must run to make them. Another process
-//! can only rename or delete a file that is mapped. The next read of `maps` shows that change.
+//! If `schedstat` shows that the process has not run on a CPU since `maps` was last read, `maps` is read only
+//! once a minute. A process adds and removes mappings by its own system calls, and must run to make them.
+//! Another process can only rename or delete a file that is mapped. The next read of `maps` shows that
+//! change.
 //!
 //! `smaps_rollup` and `maps` are hashed just before a full read. The hashes are kept only if the values of
 //! that read add up to the values in `smaps_rollup`. In that case nothing has changed between the hashing and
@@ -28,17 +29,17 @@ pub const MAX_CONFIRMED: Duration = Duration::from_secs(300);
 /// because that takes a third of the CPU time of a check (measured with 200 small mappings).
 const MAX_MAPS_AGE: Duration = Duration::from_secs(60);
 
-/// If this many checks in a row find that a process was active since its last read, the process is read
-/// without a check in the next [`N_UNCHECKED`] scrapes. A check takes a twelfth of the CPU time of reading a
-/// small process.
+/// How many checks in a row must find that a process was active before the next checks are skipped. The
+/// process is then read without a check in the next [`N_UNCHECKED`] scrapes. A check that finds activity only
+/// adds CPU time, about a twelfth of the CPU time of reading a small process.
 const MIN_BUSY: u32 = 3;
 const N_UNCHECKED: u32 = 15;
 
-/// A process is read without a check for [`MAX_CONFIRMED`] if even its cheapest check took more than three
-/// quarters of the CPU time of a full read. This is decided only after this many checks have confirmed the
-/// values. The cheapest check decides, because other work on the CPU makes a check take up to three times as
-/// long. An earlier rule required only three costly checks in a row. With that rule, 50 of 50 quiet processes
-/// were read in full on a busy machine.
+/// How many checks must confirm the values of a process before the cost of its checks is judged. If even the
+/// cheapest of these checks took more than three quarters of the CPU time of a full read, the process is read
+/// without a check for [`MAX_CONFIRMED`]. The cheapest check decides, because other work on the CPU makes a
+/// check take up to three times as long. When three costly checks in a row were enough to skip checks, 50 of
+/// 50 quiet processes were read in full on a busy machine.
 const MIN_COSTLY: u32 = 3;
 
 /// What the kernel showed about a process just before its last read.
@@ -125,8 +126,8 @@ impl ChangeCheck {
         cost: Duration,
         now: Instant,
     ) {
-        // The check has confirmed the values, so the two fingerprints differ at most in `runs`. If `runs`
-        // differs, the check has read `maps`.
+        // The check has confirmed the values, so the new fingerprint differs from the one in `check` at most
+        // in `runs`. If `runs` differs, the process may have run, so the check has read `maps` again.
         if check != Check::CompareWith(fingerprint) {
             (self.fingerprint, self.maps_at) = (fingerprint, Some(now));
         }

@@ -212,8 +212,9 @@ impl Process {
     }
 
     /// Whether the process has values, or is in the pause after a long read. If so, a scrape that does not
-    /// read the process checks which program it runs, because another program ends both. The result is false
-    /// if the process is stuck, which means that a read of it does not return.
+    /// read the memory of the process checks whether the process still runs the same program. If not, the
+    /// values are dropped and the pause ends. The result is false if the process is stuck, which means that a
+    /// read of it does not return.
     pub fn keeps_values(&self) -> bool {
         let rests = matches!(self.pause, Pause::Resting { .. });
         !self.state.is_stuck() && (self.last.has_values() || rests)

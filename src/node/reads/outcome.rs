@@ -53,8 +53,8 @@ pub fn outcome(job: &Job, finding: &Finding<'_>, process: &Process) -> Outcome {
     };
     let identity = process.identity();
     let is_new = job.detail == Detail::Stat && identity.start_time().is_none();
-    // A process with the same start time is the same process, to which the kernel has given a new inode
-    // number.
+    // After a shortage of memory, the kernel may give a new inode number to the directory of a process that
+    // still runs. An unchanged start time shows that it is still the same process.
     let is_same = || found.stat.is_some_and(|stat| Some(stat.start_time) == identity.start_time());
     if found.inode != identity.entry().inode && !is_new && !is_same() {
         return Outcome::Replaced;
