@@ -83,9 +83,9 @@ impl Cgroups {
         paths().find(|path| *path != b"/").or_else(|| paths().next())
     }
 
-    /// Whether the file may show a wrong path, because it shows `/` in every version 1 hierarchy. The kernel
-    /// prints `/` for a thread that has exited, even if its process is in another cgroup. The `0::` line is
-    /// correct even then.
+    /// Whether the version 1 paths may be wrong. They may be wrong if all of them are `/`, because the kernel
+    /// prints `/` for a thread that has exited, even if its process is in another cgroup. The `0::` line of
+    /// version 2 is correct even then.
     pub fn may_hide(&self) -> bool {
         let mut version_1 = split(&self.lines).filter(|(kind, _)| *kind != UNIFIED);
         let has_main = [MEMORY, SYSTEMD].into_iter().any(|kind| self.first(kind).is_some());
