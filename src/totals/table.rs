@@ -44,7 +44,7 @@ pub(super) struct Command {
     pub(super) labels: Box<str>,
     /// The position of the command among all commands, sorted by label text.
     pub(super) position: u32,
-    /// How many processes of the command the sums include.
+    /// The number of the command's processes that are included in the sums.
     pub(super) n_processes: u64,
     /// How many readings the command has. A reading is the stored result of a process's last read.
     pub(super) n_readings: u32,
@@ -345,7 +345,7 @@ impl Table {
         commands.take_while(move |command| command.container == container)
     }
 
-    /// Returns how many processes the sums include.
+    /// Returns the number of processes that are included in the sums.
     pub fn n_processes(&self) -> u64 {
         self.commands.iter().map(|command| command.n_processes).sum()
     }
