@@ -74,17 +74,18 @@ impl Cgroups {
     /// the path of the `memory` controller, then the path of `name=systemd`, and then the path in the `0::`
     /// line. If version 1 accounts memory, the `0::` line is ignored, because it means nothing then.
     ///
-    /// The root `/` is returned only if there is no other path to choose. The reason is that on version 1, a
-    /// service is in the root of `memory` if systemd does not account the memory of that service.
+    /// The root `/` is returned only if there is no other path to choose. On version 1, systemd may be
+    /// configured not to account the memory of a service. The service is then in the root of `memory`, but
+    /// another hierarchy still shows its own path.
     pub fn main(&self) -> Option<&[u8]> {
         let unified = self.first(UNIFIED).filter(|_| self.memory().is_none());
         let paths = || [self.memory(), self.first(SYSTEMD), unified].into_iter().flatten();
         paths().find(|path| *path != b"/").or_else(|| paths().next())
     }
 
-    /// Whether the file may show a wrong path, because it shows `/` in every version 1 hierarchy. The kernel
-    /// prints `/` for a thread that has exited, even if its process is in another cgroup. The `0::` line is
-    /// correct even then.
+    /// Whether the version 1 paths may be wrong. They may be wrong if all of them are `/`, because the kernel
+    /// prints `/` for a thread that has exited, even if its process is in another cgroup. The `0::` line of
+    /// version 2 is correct even then.
     pub fn may_hide(&self) -> bool {
         let mut version_1 = split(&self.lines).filter(|(kind, _)| *kind != UNIFIED);
         let has_main = [MEMORY, SYSTEMD].into_iter().any(|kind| self.first(kind).is_some());
@@ -163,7 +164,8 @@ mod tests {
             // version 2, which has no controllers.
             ("5:cpu,cpuacct:/cpu\n1:name=systemd:/sys\n0::/v2\n", &["/sys", "/cpu", "/v2"], Some("/sys")),
             ("5:cpu,cpuacct:/cpu\n0::/v2\n", &["/cpu", "/v2"], Some("/v2")),
-            // systemd does not account the memory of a service.
+            // systemd does not account the memory of this service, so the service is in the root of `memory`.
+            // Its path in `name=systemd` is used instead.
             ("4:memory:/\n1:name=systemd:/sys\n0::/v2\n", &["/", "/sys", "/v2"], Some("/sys")),
             ("4:memory:/\n0::/v2\n", &["/", "/v2"], Some("/")),
             (

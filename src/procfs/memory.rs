@@ -91,8 +91,9 @@ impl MemoryReader {
         self.last = None;
         let Some(rollup) = open_address_space(process.as_fd(), "smaps_rollup")? else { return Ok(false) };
         match scan(&rollup, &mut self.chunk, Limits::NONE, &mut self.scanner, each) {
-            // The sum is complete, because the kernel keeps the address space alive while it computes the
-            // sum. The file is empty if the process has no memory.
+            // If the process has memory, the file has one entry, the sum over all mappings. The sum includes
+            // every mapping, because the kernel keeps the address space alive while it computes the sum. If
+            // the process has no memory, the file is empty.
             Ok(n_given) => Ok(n_given > 0),
             // After the file was opened, the process has ended, or has executed another program. If `maps`
             // can be read now, the process has executed another program.

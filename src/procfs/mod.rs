@@ -243,7 +243,7 @@ impl ProcessDir {
                 return Ok(());
             }
         }
-        // Every thread has exited. If the `0::` line has a path other than `/`, that path is still correct.
+        // Every thread has exited, so a path other than `/` is from the `0::` line, which is correct.
         if cgroups.paths().any(|path| path != b"/") { Ok(()) } else { Err(ReadError::Gone) }
     }
 

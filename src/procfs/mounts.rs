@@ -25,8 +25,8 @@ pub struct Mounts {
 }
 
 /// The id of the first mount that a process sees. All processes in one mount namespace have the same first
-/// mount, except after a chroot. `None` if the process sees no mount. In a recording, the id is also `None`
-/// if the process sees no tmpfs.
+/// mount, except after a chroot. `None` if `mountinfo` is empty or missing. A recording has this file only
+/// for processes that see a tmpfs.
 pub type FirstMount = Option<u64>;
 
 #[derive(Debug, PartialEq, Eq)]

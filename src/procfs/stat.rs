@@ -22,8 +22,8 @@ pub struct Work {
     /// The start addresses of code and stack. Different programs have different addresses. Forks of one
     /// program have the same addresses.
     pub program: [u64; 2],
-    /// Whether the fields have the size, the inode number and the times of a smaps file in a recording. If
-    /// these are the same later, the file has not changed, and neither have the mappings in the file.
+    /// Whether the process is in a recording, where the fields describe its smaps file. If all fields are the
+    /// same later, that file has not changed. The mappings in the file are then the same, too.
     pub is_recorded: bool,
 }
 

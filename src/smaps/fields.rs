@@ -35,8 +35,7 @@ pub type FieldMask = u32;
 /// Every field.
 pub const ALL_FIELDS: FieldMask = (1 << N_FIELDS) - 1;
 
-/// The position of the first field with [`Combine::Largest`] in [`FIELDS`]. All fields from this one on have
-/// it.
+/// The position in [`FIELDS`] at which the fields with [`Combine::Largest`] begin. They are the last fields.
 pub const FIRST_LARGEST: usize = 20;
 
 /// The fields that are missing in `/proc/<pid>/smaps_rollup`: size and page sizes.
@@ -48,7 +47,8 @@ pub const ROUNDED: FieldMask = 1 << 2 | 1 << 3 | 1 << 18 | 1 << 19;
 
 /// The position of the resident set size in [`FIELDS`].
 pub const RSS: usize = 1;
-/// The position of the proportional set size in [`FIELDS`]. Paths are folded in the order of this field.
+/// The position of the proportional set size in [`FIELDS`]. Paths with the smallest proportional set sizes
+/// are the first to be summed as `[other]`.
 pub const PSS: usize = 2;
 /// The position of the field `Anonymous` in [`FIELDS`]. The field counts the resident memory that belongs to
 /// no file.

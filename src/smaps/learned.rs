@@ -83,13 +83,13 @@ impl Learned {
         let Values { present, bytes: values } = &mut self.values;
         let known = |line: &[u8; LINE_LEN]| {
             let kib = kib_of(line)?;
-            // If a mapping has two lines for one field, the last line must decide the value. But `take` skips
-            // a line that is the same as in the previous mapping, so the value of the first line would stay.
-            // To avoid this, the remembered lines end before a field occurs for the second time.
+            // If a mapping has two lines for one field, the last line must decide the value. So the
+            // remembered lines end before a field occurs for the second time. Otherwise `take` might store a
+            // new value from the first line, and skip the last line because the last line has not changed.
             let (field, _) = field_of(line).filter(|(field, _)| *present & 1 << field == 0)?;
-            // `kib_of` parses the eight bytes before the unit. All bytes between the key and these eight
-            // bytes must be spaces. If one of them is not a space, the value has more than eight digits, or
-            // the 28 bytes are not one line.
+            // `bytes` is cut into pieces of 28 bytes, the usual length of a line. `kib_of` parses the eight
+            // bytes before the unit. All bytes between the key and these eight bytes must be spaces.
+            // Otherwise the value has more than eight digits, or the piece is not exactly one line.
             let padding = &key(line)[FIELDS[field].key.len() + 1..];
             if padding.iter().any(|&b| b != b' ') {
                 return None;

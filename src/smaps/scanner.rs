@@ -57,8 +57,8 @@ pub struct Scanner {
     values: Values,
     learned: Learned,
     only_general: bool,
-    /// Whether the mapping that [`next`](Self::next) returns next begins at the end of the mapping that it
-    /// returned before. False at the beginning of a smaps file.
+    /// Whether the next mapping to be returned begins where the previous mapping ends. False at the beginning
+    /// of a smaps file.
     is_adjacent: bool,
 }
 
@@ -87,9 +87,9 @@ impl Scanner {
             return None; // the mapping is most likely incomplete
         }
         let run = if self.only_general { Run::Unfit } else { self.learned.take(&bytes[header_end..]) };
-        // The learned lines are the field lines that the scanner remembers from the previous mapping. If the
-        // lines of this mapping were compared with them, `rest` is the position after the compared lines. The
-        // line of flags is at `rest` or after it.
+        // The line of flags is at `rest` or after it. `rest` is usually the position after the learned lines,
+        // which are the field lines that the scanner remembers from the previous mapping. If this mapping
+        // could not be parsed by comparing it with the learned lines, `rest` is the end of its header.
         let (values, rest, (end, next_range_len)) = match run {
             Run::Taken(n_bytes) => {
                 let rest = header_end + n_bytes;

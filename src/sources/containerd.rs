@@ -34,7 +34,8 @@ pub struct Containerd {
     /// The containers by containerd namespace and id; `None` stands for a sandbox. The containers are kept
     /// for the next listing, because labels do not change while a task exists.
     known: HashMap<(String, String), Option<Container>>,
-    /// Whether a line in the log has already said that containers have no names.
+    /// Whether the log already says that containers are named by their ids, because containerd knows no
+    /// names.
     has_logged_ids: bool,
 }
 
@@ -202,7 +203,7 @@ impl prost::Message for ContainerRecord {
     }
 }
 
-/// Returns the container that has these labels. Returns `None` for a sandbox.
+/// Creates a container from its containerd namespace, its id and its labels. Returns `None` for a sandbox.
 fn container(namespace: &str, id: &str, mut labels: HashMap<String, String>) -> Option<Container> {
     if labels.get(KIND).is_some_and(|kind| kind == "sandbox") {
         return None;

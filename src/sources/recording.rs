@@ -21,7 +21,7 @@ const HEADER: &str = "id\tinit_pid\tnamespace\tpod\tcontainer";
 /// Stands in the column `init_pid` if the source of the containers did not list the pid.
 const UNKNOWN: &str = "-";
 
-/// The containers of a recording.
+/// A source that lists the containers of a recorded node.
 #[derive(Debug)]
 pub struct Recording {
     path: PathBuf,

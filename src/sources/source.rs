@@ -9,15 +9,15 @@ use crate::sources::Container;
 /// The result of a listing.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// The running containers, sorted by id, without sandboxes. If the kubelet's links are listed, some of
-    /// these containers may have ended.
+    /// The running containers, sorted by id, without sandboxes. If containers are listed by the kubelet's
+    /// links to their logs, some of these containers may have ended.
     pub containers: Vec<Container>,
     /// Whether some container was created but is not running yet. If so, the next listing should come soon.
     pub more_to_come: bool,
-    /// Further containers, of whose ids only the first digits are known.
+    /// Further containers. Their ids are cut, so that only the first digits are in the listing.
     pub cut: Vec<Container>,
-    /// How many links have names that do not stand for containers. `None` if containers are not listed by
-    /// links.
+    /// How many of the kubelet's links to container logs have a name that does not identify a container.
+    /// `None` if the source does not list containers by these links.
     pub n_unrecognized: Option<u64>,
 }
 

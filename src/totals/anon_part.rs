@@ -34,7 +34,7 @@ impl AnonPart {
         Self::Allocator,
     ];
 
-    /// Returns the part with this path.
+    /// Returns the part for which the label `path` has this value.
     pub fn of_path(path: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|part| part.path().as_bytes() == path)
     }

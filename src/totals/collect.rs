@@ -25,8 +25,8 @@ pub(super) struct Collector {
     kinds: [Totals; N_KINDS],
 }
 
-/// The command to which rows are being added: its position in the view, and the position of its row
-/// `[other]`, once there is such a row.
+/// The command that is being collected. `command` is its position in the view. `other` is the position of its
+/// row `[other]`, once there is such a row.
 struct Current {
     command: usize,
     other: Option<usize>,

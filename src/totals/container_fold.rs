@@ -19,8 +19,8 @@ pub(super) struct ContainerFold {
     pub(super) container: u32,
     /// The positions of the container's commands in the view.
     pub(super) commands: Range<usize>,
-    /// How many samples the container adds to the count that `--max-samples` limits. A series with a long
-    /// label text counts as several samples.
+    /// The number of samples that `--max-samples` counts for the container. A series with a long label text
+    /// counts as several samples.
     pub(super) cost: usize,
     /// How many paths are folded into `[other]`.
     pub(super) n_folded: u64,
@@ -40,8 +40,9 @@ impl Scratch {
     }
 }
 
-/// Returns the lowest possible cost of a command's rows, in samples. Paths cost least if all of them are
-/// folded into one row `[other]`. Kinds cannot be folded.
+/// Returns the lowest cost, in samples, that folding can reach for the rows of a command. If each row is a
+/// path, all rows can be folded into one row `[other]`. Otherwise no row can be folded into another row of
+/// the command.
 fn least_cost(rows: &Rows, command: &Command) -> usize {
     if rows.shape.group_by == GroupBy::Path {
         return rows.shape.cost(command.label_len + OTHER_PATH.len(), &command.fold.sum);
@@ -63,8 +64,8 @@ impl ContainerFold {
         }
     }
 
-    /// Folds the smallest commands into the command `[other]`. Stops when the lowest possible cost of the
-    /// remaining commands is within `share`. Their paths are folded later.
+    /// Folds the smallest commands into the command `[other]`, until the container could use at most `share`
+    /// samples if all paths were folded too. `fold_paths` then folds only as many paths as necessary.
     fn fold_commands(&mut self, rows: &mut Rows, summed: Summed<'_>, share: usize, scratch: &mut Scratch) {
         let Scratch { candidates, n_named } = scratch;
         candidates.clear();
@@ -161,9 +162,9 @@ impl ContainerFold {
         }
     }
 
-    /// If the row `[other]` of a command stands for a single path, shows that path under its name instead.
-    /// This is not done if the container would then exceed `share`, because a series with a long path counts
-    /// as several samples.
+    /// If only one path was folded into the row `[other]` of a command, shows the path by name again. A long
+    /// path counts as several samples, so the row of the path may cost more than the row `[other]`. If the
+    /// container would then exceed `share`, nothing is changed.
     fn unfold_single(&mut self, rows: &mut Rows, summed: Summed<'_>, position: usize, share: usize) {
         let command = &rows.commands[position];
         let Some(other) = command.other.filter(|_| command.fold.n_paths == 1) else { return };

@@ -28,8 +28,8 @@ pub(super) struct Folding {
 
 impl Folding {
     /// If there are more samples than `--max-samples`, sums the smallest paths and commands as `[other]`.
-    /// This is done only in containers with more samples than their fair share. If that is not enough, more
-    /// samples than the limit remain.
+    /// This is done only in containers with more samples than their fair share. The number of samples may
+    /// still be above the limit afterwards.
     pub(super) fn fold(&mut self, rows: &mut Rows, summed: Summed<'_>) {
         self.containers.clear();
         let limit = rows.shape.max_samples;
@@ -49,7 +49,8 @@ impl Folding {
         self.choose_reported(rows, summed.table);
     }
 
-    /// Computes how many samples each container and each command counts as towards `--max-samples`.
+    /// Computes the cost of each container and of each command. The cost is the number of samples that
+    /// `--max-samples` counts.
     fn measure(&mut self, rows: &mut Rows) {
         for position in 0..rows.commands.len() {
             let command = &rows.commands[position];
@@ -60,8 +61,9 @@ impl Folding {
             }
             let (container, n_processes) = (command.container, command.n_processes);
             let before = &rows.commands[command.first_of_name..position];
-            // For each command name with processes, one more sample is exported: their number. This sample is
-            // counted together with the first command of that name that has processes.
+            // For each command name, the number of processes with that name is also exported, as one more
+            // sample. If several commands have the same name, the sample is counted once, for the first of
+            // these commands that has processes.
             let is_first = n_processes > 0 && before.iter().all(|before| before.n_processes == 0);
             let cost = fold.cost + usize::from(is_first);
             match self.containers.last_mut().filter(|last| last.container == container) {
@@ -87,8 +89,8 @@ impl Folding {
                 reported.push((command.container, table.containers.get(command.container).n_folded));
             }
         }
-        // The lists `reported` and `containers` are both in the order of the label texts, so they can be
-        // joined by position.
+        // `reported` has the containers in the order of the view's commands. After sorting by the position of
+        // the first command, `containers` has the same order, so the two lists can be joined by position.
         containers.sort_unstable_by_key(|container| container.commands.start);
         for (reported, container) in reported.iter_mut().zip(&*containers) {
             reported.1 += container.n_folded;
@@ -102,9 +104,9 @@ impl Folding {
         }
     }
 
-    /// Returns the containers with paths that are shown only as a part of the sum `[other]`. Each item is the
-    /// label text of a container (without its closing brace) and the number of such paths. If there are more
-    /// than 100 such containers, returns those with the most such paths.
+    /// Returns the containers in which paths are folded. A folded path is shown only as a part of the sum
+    /// `[other]`. Each item is the label text of a container (without its closing brace) and the number of
+    /// its folded paths. At most 100 containers are returned, namely those with the most folded paths.
     pub(super) fn reported<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = (&'a str, u64)> {
         self.reported.iter().map(|&(id, n_folded)| (&*table.containers.get(id).labels, n_folded))
     }

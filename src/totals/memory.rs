@@ -13,7 +13,8 @@ use super::slab::Slab;
 use super::sums::Totals;
 use super::table::{Command, Series, Table};
 
-/// About how many bytes a series takes in each reading that contains it.
+/// About how many bytes a series takes in each reading that contains it. A reading is the stored result of a
+/// read.
 const READING_BYTES: usize = 24;
 
 /// Whether a container may use another `n_bytes` for a new command. This is so if all containers together

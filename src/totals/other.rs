@@ -1,5 +1,5 @@
-//! Decides what is summed as `[other]`: always the smallest candidates, and only as many as the limit
-//! requires.
+//! Decides which paths and commands are summed as `[other]`. The smallest ones are always taken first, and
+//! only as many as a limit requires.
 //!
 //! | limit | what is summed as `[other]` | applied by |
 //! | --- | --- | --- |
@@ -7,8 +7,9 @@
 //! | [`max_bytes`] | paths of a command, commands of a container | [`memory`](super::memory) |
 //! | `--max-samples` | paths of a command, commands of a container | [`fold`](super::fold) |
 //!
-//! If printing the mappings of a process takes the kernel too long, only their sum is read. Then all memory
-//! of the process is `[other]`.
+//! There is one case that has nothing to do with these limits: if the kernel takes too long to print the
+//! mappings of a process, only the sum over its mappings is read. All memory of such a process is summed as
+//! `[other]`.
 
 use super::sums::Size;
 

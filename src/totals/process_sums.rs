@@ -26,7 +26,7 @@ pub struct ProcessSums {
     /// The position in `sums` of the last mapping's path. The next mapping often has the same path, as with
     /// the segments of a library.
     last: usize,
-    /// The maximum memory of `text` and `sums`.
+    /// How many bytes `text` and `sums` may take together.
     max_bytes: usize,
     /// Hashes of the paths that were merged into [`OTHER`]. A further mapping of such a path is also merged,
     /// so it does not begin a new sum for the path. Therefore each sum except [`OTHER`] includes all mappings
@@ -186,7 +186,7 @@ impl ProcessSums {
         len + size_of::<Sum>()
     }
 
-    /// Merges the smallest paths into [`OTHER`] until at least half of the memory is free. Paths stay merged
+    /// Merges the smallest paths into [`OTHER`] until at least half of `max_bytes` is free. Paths stay merged
     /// until the sums are cleared.
     fn merge_smallest(&mut self) {
         let mut candidates: Vec<Candidate> = (0..)

@@ -41,9 +41,9 @@ pub(super) enum Source {
     Nothing,
     /// The totals are in the table, in the series with this id. This series is the sum over all processes.
     Series(u32),
-    /// The totals are in the reading `id`, at the position `at`. They are what one process adds to a series.
-    /// They are unpacked only when needed, because 1,500 processes have 90,000 such totals, which would take
-    /// 17 MB unpacked.
+    /// The totals are in the reading `id`, at the position `at`. A reading is the stored result of a read of
+    /// one process. Its totals are packed, and are unpacked only when needed, because 1,500 processes have
+    /// 90,000 such totals, which would take 17 MB unpacked.
     Reading { id: u32, at: u32 },
     /// The totals are at this position of [`Rows::sums`](super::rows::Rows::sums).
     Sum(u32),
@@ -81,8 +81,8 @@ impl Outline {
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) container: u32,
-    /// The id of the command in the table. `None` if the command is an `[other]` without processes of its
-    /// own, which was added to the view only to be the sum of small commands.
+    /// The id of the command in the table. `None` if this is a command `[other]` that only the view has. Such
+    /// a command has no processes until small commands are added to it.
     pub(super) id: Option<u32>,
     /// If the command is a single process: the range of the view's text that has the label `pid`.
     pub(super) pid: Range<usize>,
@@ -93,8 +93,8 @@ pub(super) struct Command {
     pub(super) rows: Range<usize>,
     /// The position of the row `[other]`, if small paths may be summed in such a row.
     pub(super) other: Option<usize>,
-    /// The position of the first command with the same name in the container. Several commands have the same
-    /// name only if each process has its own series, because then each process is a command.
+    /// The position of the first command with the same name in the container. Commands have the same name
+    /// only if each process has its own series, because then each command is a single process.
     pub(super) first_of_name: usize,
     /// Whether this is the command `[other]`, to which small commands of the container may be added.
     pub(super) is_other: bool,
@@ -106,11 +106,11 @@ pub(super) struct Command {
 /// What folding has to know about a command. Folding sums small paths and commands as `[other]`.
 #[derive(Debug, Default)]
 pub(super) struct CommandFold {
-    /// How many paths of the command are folded.
+    /// How many paths of the command are summed in its row `[other]`.
     pub(super) n_paths: u64,
     /// The position of the row that was folded last.
     pub(super) last_path: usize,
-    /// How many samples the rows of the command count as towards `--max-samples`.
+    /// The number of samples that `--max-samples` counts for the rows of the command.
     pub(super) cost: usize,
     /// What the rows of the command add up to (see [`Outline`]).
     pub(super) sum: Outline,

@@ -54,8 +54,8 @@ impl Shape {
         }
     }
 
-    /// Returns how many samples a series counts as towards `--max-samples`. Each sample counts several times
-    /// if the label text, of `label_len` bytes, is longer than [`LABEL_BYTES_PER_SAMPLE`].
+    /// Returns the number of samples that `--max-samples` counts for a series. If the label text, of
+    /// `label_len` bytes, is longer than [`LABEL_BYTES_PER_SAMPLE`], each sample counts several times.
     pub(super) fn cost(&self, label_len: usize, series: &Outline) -> usize {
         self.n_samples(series) * label_len.div_ceil(LABEL_BYTES_PER_SAMPLE)
     }

@@ -74,7 +74,8 @@ impl<T> Slab<T> {
         self.slots.truncate(used);
         self.slots.shrink_to(2 * used);
         self.free.clear();
-        // The lowest free number is used first. So slots at the end become unused, and their memory can be
+        // `insert` takes numbers from the end of `free`, so the lowest number must be the last one. If low
+        // numbers are used first, the slots at the end of the table become unused, and their memory can be
         // freed.
         let ids = self.slots.iter().enumerate().rev();
         self.free.extend(ids.filter(|(_, slot)| slot.is_none()).map(|(id, _)| id as u32));

@@ -1,7 +1,7 @@
 //! The table of containers, their commands, and the series of each command.
 //!
 //! A *command* is one command name in a container. A *series* is one path that the processes of a command
-//! map. Containers, commands and series have numbers, which they keep until they are removed.
+//! map. Containers, commands and series have ids, which they keep until they are removed.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use super::sums::{Size, Totals};
 /// About how much memory an entry of a hash table takes, without its key.
 const ENTRY_BYTES: usize = 48;
 
-/// The number by which the caller identifies a container.
+/// The key by which the caller identifies a container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContainerKey(pub u32);
 
@@ -44,15 +44,15 @@ pub(super) struct Command {
     pub(super) labels: Box<str>,
     /// The position of the command among all commands, sorted by label text.
     pub(super) position: u32,
-    /// How many processes of the command the sums include.
+    /// The number of the command's processes that are included in the sums.
     pub(super) n_processes: u64,
     /// How many readings the command has. A reading is the stored result of a process's last read.
     pub(super) n_readings: u32,
-    /// The number of each series of the command, by path.
+    /// The id of each series of the command, by path.
     pub(super) series: HashMap<Box<str>, u32>,
-    /// The number of the series `[other]`, once there is one.
+    /// The id of the series `[other]`, once there is one.
     pub(super) other: Option<u32>,
-    /// Whether this is the command `[other]`, into which other commands may be folded.
+    /// Whether this is the command `[other]`.
     pub(super) is_other: bool,
 }
 
@@ -72,7 +72,7 @@ pub struct Series {
     pub(super) position: u32,
     /// The position of the path's kind in [`KIND_LABELS`](super::grouping::KIND_LABELS).
     pub(super) kind: u8,
-    /// Whether this is the series `path="[other]"`, which stays in the table as long as its command.
+    /// Whether this is the series `path="[other]"`, which stays in the table until its command is removed.
     pub(super) is_other: bool,
 }
 
@@ -125,8 +125,9 @@ impl Series {
         label.split_once('"').and_then(|(_, rest)| rest.strip_suffix("\"}")).unwrap_or_default()
     }
 
-    /// Returns how many bytes a series takes in the table if its label text and its path have these lengths.
-    /// The path is also kept as a key.
+    /// Returns how many bytes a series takes in the table. `label_len` is the length of its label text, and
+    /// `value_len` is the length of its path. The path is counted because the map `series` of the command has
+    /// it as a key.
     pub(super) fn n_bytes(label_len: usize, value_len: usize) -> usize {
         size_of::<Self>() + label_len + value_len + ENTRY_BYTES
     }
@@ -167,14 +168,14 @@ impl Table {
         self.keys.insert(key, id);
     }
 
-    /// Returns the number of the container with this key, if it is registered.
+    /// Returns the id of the container with this key, if it is registered.
     pub(super) fn container(&self, key: ContainerKey) -> Option<u32> {
         self.keys.get(&key).copied()
     }
 
-    /// Returns the number of the command with this name. A new command is added if there is none with this
-    /// name, and if `is_allowed` returns true for the bytes that the command needs. Returns `None` if
-    /// `is_allowed` returns false.
+    /// Returns the id of the command with this name. If there is no such command, `is_allowed` gets the
+    /// number of bytes that a new command needs. If `is_allowed` returns true, the command is added.
+    /// Otherwise the result is `None`.
     pub(super) fn command(
         &mut self,
         container: u32,
@@ -194,8 +195,8 @@ impl Table {
         Some(self.insert_command(container, comm == OTHER))
     }
 
-    /// Returns the id of the command `[other]`. It is used for a process if there is no memory for a command
-    /// with the name of that process.
+    /// Returns the id of the command `[other]` of a container. It contains the processes that got no command
+    /// with their own name, because that command would have exceeded the exporter's memory limit.
     pub(super) fn other_command(&mut self, container: u32) -> u32 {
         self.text.clear();
         labels::command(&mut self.text, &self.containers.get(container).labels, OTHER);
@@ -224,7 +225,7 @@ impl Table {
         id
     }
 
-    /// Returns the number of a command's series for this path. Adds the series if there is none.
+    /// Returns the id of a command's series for this path. Adds the series if there is none.
     pub(super) fn series_of(&mut self, command_id: u32, path: &str) -> u32 {
         let command = self.commands.get_mut(command_id);
         if let Some(&id) = command.series.get(path) {
@@ -273,8 +274,8 @@ impl Table {
         }
     }
 
-    /// Removes the commands and series that no reading contains. The series `[other]` stays as long as its
-    /// command, because paths that were merged are usually merged again.
+    /// Removes the commands and series that no reading contains. The series `[other]` stays until its command
+    /// is removed, because paths that were merged are usually merged again.
     pub(super) fn remove_unused(&mut self) {
         let commands = &self.commands;
         let is_used = |series: &Series| {
@@ -344,12 +345,12 @@ impl Table {
         commands.take_while(move |command| command.container == container)
     }
 
-    /// Returns how many processes the sums include.
+    /// Returns the number of processes that are included in the sums.
     pub fn n_processes(&self) -> u64 {
         self.commands.iter().map(|command| command.n_processes).sum()
     }
 
-    /// Returns the series that have mappings in the sums, sorted by label text.
+    /// Returns the series with at least one mapping in their totals, sorted by label text.
     pub fn series(&self) -> impl Iterator<Item = &Series> {
         let series = self.order.series.iter().map(|&id| self.series.get(id));
         series.filter(|series| series.totals.n_mappings > 0)

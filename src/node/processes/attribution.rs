@@ -28,12 +28,13 @@ pub struct Attribution {
     comm: Vec<u8>,
 }
 
-/// How the selection of a process has changed after its name was read.
+/// The result of [`Attribution::select`], which compares the name and the container of a process with the
+/// filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A filter selected the process before under the same name, so the filter still selects the process.
+    /// A filter selects the process, as before. The name of the process is also the same as before.
     None,
-    /// A filter selects the process now. Before, no filter selected the process, or it had another name.
+    /// A filter selects the process now. Before, the process had another name, or was not selected.
     Selected,
     /// No filter selects the process.
     Deselected,

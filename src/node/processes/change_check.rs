@@ -1,18 +1,21 @@
 //! The change check decides whether a process must be read again. It does no I/O.
 //!
-//! A process is read again only if its values may have changed:
-//! 1. If a number in `stat` has changed (page faults, CPU time, size, resident pages), the process was
-//!    active, so it is read.
-//! 2. Otherwise other processes may still have changed its memory. `smaps_rollup` shows the sums over its
-//!    mappings, and `maps` shows their layout. If both files are the same as before, the last reading is
-//!    confirmed. If `schedstat` shows that the process has not run, `maps` is read only once a minute. The
-//!    layout changes by system calls of the process itself. Other processes can only rename or delete a file
-//!    that it maps, and the next read of `maps` shows that.
+//! A process is read in full only if its values may have changed:
+//! 1. `stat` shows whether the process was active. If its page faults, CPU time, size or resident pages have
+//!    changed, the process is read.
+//! 2. If the process was not active, other processes may still have changed its memory. `smaps_rollup` shows
+//!    the sums over its mappings, and `maps` lists the mappings. If both files are the same as before, the
+//!    values of the last read are still correct, so the process is not read.
 //! 3. In all other cases the process is read.
 //!
+//! If `schedstat` shows that the process has not run on a CPU since `maps` was last read, `maps` is read only
+//! once a minute. A process adds and removes mappings by its own system calls, and must run to make them.
+//! Another process can only rename or delete a file that is mapped. The next read of `maps` shows that
+//! change.
+//!
 //! `smaps_rollup` and `maps` are hashed just before a full read. The hashes are kept only if the values of
-//! that read add up to the rollup: then nothing has changed between the hashing and the read. No value is
-//! ever estimated, and every process is read in full at least every five minutes.
+//! that read add up to the values in `smaps_rollup`. In that case nothing has changed between the hashing and
+//! the read. No value is ever estimated, and every process is read in full at least every five minutes.
 
 use std::time::{Duration, Instant};
 
@@ -26,17 +29,17 @@ pub const MAX_CONFIRMED: Duration = Duration::from_secs(300);
 /// because that takes a third of the CPU time of a check (measured with 200 small mappings).
 const MAX_MAPS_AGE: Duration = Duration::from_secs(60);
 
-/// If this many checks in a row find that a process was active since its last read, the process is read
-/// without a check in the next [`N_UNCHECKED`] scrapes. A check takes a twelfth of the CPU time of reading a
-/// small process.
+/// How many checks in a row must find that a process was active before the next checks are skipped. The
+/// process is then read without a check in the next [`N_UNCHECKED`] scrapes. A check that finds activity only
+/// adds CPU time, about a twelfth of the CPU time of reading a small process.
 const MIN_BUSY: u32 = 3;
 const N_UNCHECKED: u32 = 15;
 
-/// A process is read without a check for [`MAX_CONFIRMED`] if even its cheapest check took more than three
-/// quarters of the CPU time of a full read. This is decided only after this many checks have confirmed the
-/// values. The cheapest check decides, because other work on the CPU makes a check take up to three times as
-/// long. An earlier rule required only three costly checks in a row. With that rule, 50 of 50 quiet processes
-/// were read in full on a busy machine.
+/// How many checks must confirm the values of a process before the cost of its checks is judged. If even the
+/// cheapest of these checks took more than three quarters of the CPU time of a full read, the process is read
+/// without a check for [`MAX_CONFIRMED`]. The cheapest check decides, because other work on the CPU makes a
+/// check take up to three times as long. When three costly checks in a row were enough to skip checks, 50 of
+/// 50 quiet processes were read in full on a busy machine.
 const MIN_COSTLY: u32 = 3;
 
 /// What the kernel showed about a process just before its last read.
@@ -123,8 +126,8 @@ impl ChangeCheck {
         cost: Duration,
         now: Instant,
     ) {
-        // The check has confirmed the values, so the two fingerprints differ at most in `runs`. If `runs`
-        // differs, the check has read `maps`.
+        // The check has confirmed the values, so the new fingerprint differs from the one in `check` at most
+        // in `runs`. If `runs` differs, the process may have run, so the check has read `maps` again.
         if check != Check::CompareWith(fingerprint) {
             (self.fingerprint, self.maps_at) = (fingerprint, Some(now));
         }
@@ -144,8 +147,9 @@ impl ChangeCheck {
         (self.read_at, self.maps_at) = (Some(now), Some(now));
         let has_compared = matches!(check, Check::CompareWith(Some(_)));
         if fingerprint.is_none_or(|fingerprint| fingerprint.hashes.is_none()) {
-            // The fingerprint has no hashes, so the check has usually not read `smaps_rollup` and `maps`.
-            // Then `cost` is the CPU time of the full read alone.
+            // There are no hashes. In most cases that is because the process was active, so that
+            // `smaps_rollup` and `maps` were not read for the check. Then `cost` is the CPU time of the full
+            // read alone.
             self.read_cost = cost;
             self.n_confirmed = 0;
             if has_compared {
@@ -156,8 +160,9 @@ impl ChangeCheck {
         self.fingerprint = fingerprint;
     }
 
-    /// Drops the fingerprint, because the values that were read after it have been dropped. Also drops the
-    /// measured CPU times, because the process may run another program.
+    /// Drops everything that earlier reads have shown, because the values of the process have been dropped. A
+    /// fingerprint can only confirm values that still exist. The measured CPU times are dropped too, because
+    /// the process may have executed another program, which may take more or less time to read.
     pub fn forget(&mut self) {
         *self = Self::default();
     }

@@ -130,12 +130,12 @@ impl Process {
         self.found_at
     }
 
-    /// Returns the id of each reading that must be kept. A reading is the stored result of a read. The flag
-    /// says whether the sums over all processes include the reading.
+    /// Returns the stored results of reads (readings) that must be kept. Each item is the id of a reading,
+    /// and whether the sums over all processes include the reading.
     ///
-    /// If `/proc/<pid>` gets a new inode number, the table gets a new entry for the pid, and keeps the
-    /// previous entry until `stat` shows the start time. The start time shows whether both entries are for
-    /// the same process. Until then, the flag is false for the reading of the previous entry.
+    /// The sums do not include the reading of the previous entry for the pid. There is a previous entry if
+    /// `/proc/<pid>` got a new inode number. It is kept until `stat` shows the start time, because only the
+    /// start time shows whether both entries are for the same process.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
         let entries = std::iter::successors(Some((self, true)), |(process, _)| {
             Some((process.previous.as_deref()?, false))
@@ -211,9 +211,10 @@ impl Process {
         self.found_at = Instant::now();
     }
 
-    /// Whether the process has values, or is in the pause after a long read. Both end when the process
-    /// executes another program. So a scrape that does not read the process checks which program it runs. The
-    /// result is false if the process is stuck.
+    /// Whether the process has values, or is in the pause after a long read. If so, a scrape that does not
+    /// read the memory of the process checks whether the process still runs the same program. If not, the
+    /// values are dropped and the pause ends. The result is false if the process is stuck, which means that a
+    /// read of it does not return.
     pub fn keeps_values(&self) -> bool {
         let rests = matches!(self.pause, Pause::Resting { .. });
         !self.state.is_stuck() && (self.last.has_values() || rests)
@@ -280,8 +281,8 @@ impl Process {
         is_new
     }
 
-    /// Notes that a read of the process has returned. `is_detached` says that another read of the process is
-    /// still detached: it has not returned either, and the scrape no longer waits for it.
+    /// Notes that a read of the process has returned. `is_detached` says that another read of the process has
+    /// not returned, and is detached: the scrape no longer waits for that read.
     pub fn end_read(&mut self, is_detached: bool) {
         let was_stuck = self.state.is_stuck();
         self.state.end_read(is_detached);

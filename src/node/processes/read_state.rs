@@ -70,8 +70,8 @@ impl ReadState {
         true
     }
 
-    /// Notes that a read of the process has returned. `is_detached` says that another read of the process is
-    /// still detached: it has not returned either, and the scrape no longer waits for it.
+    /// Notes that a read of the process has returned. `is_detached` says that another read of the process has
+    /// not returned, and is detached: the scrape no longer waits for that read.
     pub fn end_read(&mut self, is_detached: bool) {
         *self = if is_detached { Self::Detached } else { Self::Idle };
     }
@@ -120,7 +120,8 @@ impl Pause {
         *self = Self::Refused { n_in_a_row: n_before + 1, n_scrapes_left };
     }
 
-    /// Ends the pause after a long read. A pause after refused reads continues.
+    /// Ends the pause, if the reason for the pause is that the last read was long. A pause after refused
+    /// reads continues.
     pub fn end_rest(&mut self) {
         if let Self::Resting { .. } = self {
             *self = Self::None;

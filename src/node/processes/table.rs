@@ -1,13 +1,11 @@
 //! The table of the node's processes.
 //!
-//! The name and the cgroups of a selected process are read together with its memory. If a scrape does not
-//! read the memory of a selected process, [`ProcessTable::refresh`] reads the name and the cgroups. Listing
-//! proc does not read the cgroups of selected processes. That saves 4 us for each of them, which is 4% of a
-//! scrape of processes with 25 mappings.
+//! The name and the cgroups of a selected process are read together with its memory, not when proc is listed.
+//! That saves 4 us for each process, which is 4% of a scrape of processes with 25 mappings. If a scrape does
+//! not read the memory, [`ProcessTable::refresh`] reads the name and the cgroups.
 //!
-//! Listing proc reads the cgroups of the processes that are not selected. The name of such a process is read
-//! later, and only if a filter may select the process. A check, which looks at memory use between scrapes,
-//! reads the cgroups of only a few of these processes.
+//! If no filter selects a process, its cgroups are read when proc is listed, because they show its container.
+//! Its name is read only if a filter may select a process in that container.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -23,9 +21,9 @@ use crate::sources::recording::Writer;
 use crate::totals::reading::ReadingId;
 use crate::totals::snapshot::Snapshot;
 
-/// The expected duration of a first read is 15 ms per GiB of resident memory, plus 5 microseconds per
-/// mapping. The number of mappings is assumed to be 200, a usual number, because counting them would take the
-/// memory-map lock.
+/// The duration of a process's first read is estimated as [`READ_OF_GIB`] for each GiB of resident memory,
+/// plus [`READ_OF_MAPPINGS`]. The latter is 5 us for each of 200 mappings, a usual number. The mappings are
+/// not counted, because that would take the memory-map lock.
 const READ_OF_GIB: Duration = Duration::from_millis(15);
 const READ_OF_MAPPINGS: Duration = Duration::from_micros(5 * 200);
 
@@ -163,10 +161,10 @@ impl ProcessTable {
         }
     }
 
-    /// Reads the name and the cgroups of a process that is not read in this scrape. If only the name has
-    /// changed, and a filter selects the new name, the values are kept until `stat` shows whether the process
-    /// runs another program. Otherwise a process could hide its memory by changing its name. `stat` is read
-    /// later, because reading `stat` can block.
+    /// Reads the name and the cgroups of a process that is not read in this scrape. Drops its values if they
+    /// no longer belong to it. If a filter also selects the new name of a process, the values are kept for
+    /// now, because otherwise a process could hide its memory by renaming itself. Later, `stat` shows whether
+    /// the process runs another program. `stat` is not read here, because that can block.
     pub fn refresh_kept(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
         let Self { table, buffers, cgroups, lossy, .. } = self;
         let process = &mut table[i];
@@ -220,8 +218,8 @@ impl ProcessTable {
         READ_OF_MAPPINGS + READ_OF_GIB.mul_f64(resident as f64 / f64::from(1 << 30))
     }
 
-    /// Records every selected process with values into `to`, and returns how many were recorded. A process is
-    /// skipped if it ends meanwhile or cannot be read.
+    /// Writes the files of the selected processes to the recording `to`. Returns how many processes were
+    /// recorded. Processes that cannot be read are skipped.
     ///
     /// Fails with a one-line message if a file cannot be written.
     pub fn record(&mut self, proc: &Proc, to: &mut Writer) -> Result<usize, String> {
@@ -314,8 +312,8 @@ impl ProcessTable {
         self.iter().filter(|process| process.state().is_stuck()).count()
     }
 
-    /// Whether no more values can be expected from detached reads, which the scrape no longer waits for. A
-    /// detached read that is stuck does not count, because waiting longer would not complete the values.
+    /// Whether all detached reads have returned, except stuck ones. A detached read is a read that the scrape
+    /// no longer waits for. A stuck read does not return, so waiting for it would bring no more values.
     pub fn is_complete(&self) -> bool {
         self.iter().all(|process| process.state().is_stuck() || !process.state().is_detached())
     }

@@ -72,15 +72,17 @@ impl Budget {
         self.credit.spend(self.check_seconds);
     }
 
-    /// Returns the time at which the next check may begin. Checks may use a quarter of the budget. The CPU
-    /// time of the reads of processes in a check does not count towards that quarter.
+    /// Returns the time at which the next check between two scrapes may begin. Checks may use a quarter of
+    /// the budget. If a check reads processes, the CPU time of these reads does not count towards that
+    /// quarter.
     pub fn next_check(&self) -> Option<Instant> {
         Some(self.checked_at? + self.credit.time_to_earn(4.0 * self.check_seconds))
     }
 
-    /// Returns the maximum elapsed time that adds credit (see [`MAX_ELAPSED`]). Credit is the CPU time that
-    /// may still be used. The maximum is not less than the shortest time between two scrapes, so that a
-    /// scrape always gets the credit for its own CPU time.
+    /// Returns the elapsed time beyond which no more credit is added. Credit is the CPU time that may still
+    /// be used, and it grows with the elapsed time. The result is [`MAX_ELAPSED`], or the shortest time
+    /// between two scrapes if that is longer. With a shorter limit, a scrape could not get enough credit for
+    /// its own CPU time.
     fn longest(&self) -> Duration {
         MAX_ELAPSED.max(self.least_distance())
     }
@@ -95,10 +97,10 @@ impl Budget {
         self.credit.spend(cpu.as_secs_f64());
     }
 
-    /// Ends a scrape. `overhead` is the CPU time of the scrape without its reads of processes. The CPU time
-    /// of each read is subtracted by [`spend`](Self::spend). When the scrape began, the overhead of the
-    /// previous scrape was subtracted from the credit. So only the difference between both overheads is
-    /// subtracted now.
+    /// Ends a scrape. `overhead` is the CPU time of the scrape without its reads of processes.
+    /// [`begin_scrape`](Self::begin_scrape) has already subtracted an estimate from the credit, namely the
+    /// overhead of the previous scrape. So only the difference between `overhead` and the estimate is
+    /// subtracted here. The CPU time of each read is subtracted by [`spend`](Self::spend).
     pub fn end_scrape(&mut self, overhead: Duration) {
         let before = std::mem::replace(&mut self.overhead_seconds, overhead.as_secs_f64());
         self.credit.spend(self.overhead_seconds - before);

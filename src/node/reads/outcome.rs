@@ -31,10 +31,10 @@ pub enum Outcome {
     Read {
         /// Whether the process has executed another program since the previous read.
         has_executed: bool,
-        /// Whether the process must be read again, one mapping after the other. If so, this read returned
-        /// only the sum over all mappings, because the kernel took too long to print the mappings in an
-        /// earlier read. Since then the process has executed another program, and the mappings of this
-        /// program may take less time to print.
+        /// Whether the process must be read again, to get each of its mappings. This read returned only the
+        /// sum over all mappings, because the kernel took too long to print the mappings of the previous
+        /// program. But the process has executed another program, and printing the mappings of the new
+        /// program may take less time.
         needs_mappings: bool,
     },
 }
@@ -53,8 +53,8 @@ pub fn outcome(job: &Job, finding: &Finding<'_>, process: &Process) -> Outcome {
     };
     let identity = process.identity();
     let is_new = job.detail == Detail::Stat && identity.start_time().is_none();
-    // A process with the same start time is the same process, to which the kernel has given a new inode
-    // number.
+    // After a shortage of memory, the kernel may give a new inode number to the directory of a process that
+    // still runs. An unchanged start time shows that it is still the same process.
     let is_same = || found.stat.is_some_and(|stat| Some(stat.start_time) == identity.start_time());
     if found.inode != identity.entry().inode && !is_new && !is_same() {
         return Outcome::Replaced;

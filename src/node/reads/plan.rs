@@ -1,10 +1,11 @@
 //! Decides the order in which processes are read. This module does no I/O.
 //!
-//! All containers with processes to read get equal shares of the read time (start-time fair queueing), so no
-//! container can starve another. Within the share of a container, processes without values get at most half
-//! of the time while processes with values wait. Without this rule, a workload that forks faster than the
-//! budget allows could keep its other processes from being read. Of two processes in a container that both
-//! have values, or both have none, the process that has waited longer is read first.
+//! All containers with processes to read get equal shares of the read time (start-time fair queueing), so
+//! that no container can starve another. Some processes of a container have values from an earlier read, and
+//! some have no values yet. While processes of both kinds wait, each kind gets half of the container's share.
+//! Without this rule, a workload that forks faster than the budget allows could keep its other processes from
+//! being read. Of two processes of the same kind in a container, the process that has waited longer is read
+//! first.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -98,7 +99,8 @@ impl Plan {
         self.repeated = Some(position as u32);
     }
 
-    /// Adds the CPU time of a read to what the container of the process has used.
+    /// Charges the CPU time of a read to `container`, the container of the process that was read. `is_new`
+    /// says that this was the first read of the process.
     pub fn charge(&mut self, container: ContainerId, is_new: bool, cost: Duration) {
         if let Some(share) = self.shares.get_mut(&container) {
             share.tag += cost;
@@ -216,8 +218,8 @@ mod tests {
         assert!(waits[4..].iter().all(|&wait| wait <= 4), "{:?}", waits[4..].iter().max());
         let share = spent(&processes, 0).as_secs_f64() / (0.25 * 200.0);
         assert!(share < 0.3, "{share}");
-        // Reading every process once takes at least 100 ms of CPU time in each of the two containers. A
-        // scrape may spend only 100 ms on both together, so the containers must share that time equally.
+        // Reading all ten processes once takes 100 ms of CPU time in one container, and 500 ms in the other.
+        // A scrape may spend only 100 ms on both containers, so each container must get half of that time.
         let mut processes: Vec<Process> = (0..20).map(|i| process(i % 2, [10, 50][i as usize % 2])).collect();
         run(&mut processes, ms(100), 1000);
         let ratio = spent(&processes, 0).as_secs_f64() / spent(&processes, 1).as_secs_f64();

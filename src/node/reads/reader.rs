@@ -195,7 +195,7 @@ impl Reader {
         Ok(has_sum.then_some(Content::Sum))
     }
 
-    /// Reads every mapping, unless the change check confirms the last reading.
+    /// Reads every mapping, unless the change check finds that nothing has changed since the last read.
     fn read_mappings(
         &mut self,
         process: &ProcessDir,
@@ -239,9 +239,9 @@ impl Reader {
         self.comm.clear();
         self.comm.extend_from_slice(process.comm(&mut self.buffers)?);
         match process.cgroups(&mut self.buffers, &mut self.cgroups) {
-            // The process maps nothing, and none of the `cgroup` files of its threads shows its cgroups. So
-            // the process is probably a zombie. The cgroups only decide which container gets the memory of a
-            // process. A zombie has no memory, so the read succeeds without the cgroups.
+            // The process maps nothing, and no `cgroup` file of its threads shows its cgroups. So the process
+            // is probably a zombie. The cgroups are needed only to find the container that the memory of a
+            // process belongs to. A zombie has no memory, so the read succeeds without the cgroups.
             Err(ReadError::Gone) if self.process_sums.is_empty() && content != Content::Unchanged => {
                 self.cgroups.clear();
                 Ok(())
@@ -334,9 +334,10 @@ mod tests {
                 if contents == [Mappings, Mappings, Unchanged, Unchanged] {
                     break;
                 }
-                // While other tests start and end processes that share libraries with this process, its PSS
-                // changes. Then its third or fourth read is not confirmed, and the test tries again. The
-                // first two reads always return the mappings.
+                // The first two reads always return the mappings, because there are no hashes to compare with
+                // yet. The third and the fourth read usually find that nothing has changed. But while other
+                // tests start and end processes that share libraries with this process, its PSS changes. In
+                // that case the test tries again.
                 assert_eq!(contents[..2], [Mappings; 2]);
                 assert!(Instant::now() < deadline, "{contents:?}");
             }

@@ -72,9 +72,10 @@ struct UnderWay {
 }
 
 impl Bounds<'_> {
-    /// Whether the container of a process may reach its limit before a read of the process ends. If a process
-    /// is killed while the kernel walks its pages for a read, its memory stays charged until the walk ends.
-    /// The kernel may then kill a second process.
+    /// Whether the container of a process may reach its memory limit before a read of the process ends. At
+    /// the limit, the kernel may kill the process. The memory of a process stays charged to the container
+    /// while a read walks its pages, even after the process was killed. So the kernel may then kill a second
+    /// process.
     fn is_too_close(&self, node: &mut Node<'_>, i: usize) -> bool {
         let time_left = node.processes.at(i).container().and_then(|of| (self.time_to_limit)(of.id));
         time_left.is_some_and(|time_left| time_left < MARGIN * node.processes.expected_read(i, node.proc))
@@ -160,11 +161,13 @@ impl Reads {
         None
     }
 
-    /// Queues the selected processes for which `wanted` is true. A process is not queued during the pause
-    /// after a long or refused read. It is also not queued while it has a detached read, which has not
-    /// returned and which the scrape no longer waits for. A process that is not queued may keep the values of
-    /// its last read. So its name and container are checked now. Whether it still runs the same program is
-    /// checked later, when the queue is empty, because that check can block.
+    /// Queues the selected processes for which `wanted` is true, except processes that cannot be read now.
+    /// One reason is the pause after a long or refused read. The other reason is that an earlier read of the
+    /// process has not returned, and that the scrape no longer waits for that read (a detached read).
+    ///
+    /// A process that is not queued may keep the values of its last read. To find out whether they still
+    /// belong to it, this function checks its name and container. Whether the process still runs the same
+    /// program is checked when the queue is empty, because that check can block.
     pub fn queue(&mut self, node: &mut Node<'_>, now: Instant, wanted: impl Fn(&Process) -> bool) {
         let Self { plan, kept, .. } = self;
         kept.clear();
@@ -224,9 +227,9 @@ impl Reads {
         self.next_check(node, thread)
     }
 
-    /// Returns a job that reads `stat` of the next process that is not read in this scrape, and so keeps its
-    /// earlier values. `stat` shows whether the process still runs the program that had these values. Reading
-    /// `stat` can block on `exec_update_lock`. So `stat` is read in the same way as memory: the exporter
+    /// Returns a job that reads `stat` of the next process that keeps the values of an earlier read. `stat`
+    /// shows whether the process still runs the program that it ran during that read. Reading `stat` can
+    /// block on the kernel's `exec_update_lock`. So `stat` is read in the same way as memory: the exporter
     /// holds no lock, and the scrape can go on without waiting for the read.
     fn next_check(&mut self, node: &mut Node<'_>, thread: u32) -> Option<Job> {
         while let Some(i) = self.kept.pop() {
@@ -308,8 +311,8 @@ impl Reads {
         }
     }
 
-    /// Notes that a read has ended. Returns true if the scrape was waiting for the read, or if the read was
-    /// detached.
+    /// Notes that a read has ended. Returns whether the read was under way or detached. The scrape waits for
+    /// the read that is under way, and no longer waits for detached reads.
     pub fn end(&mut self, job: &Job) -> bool {
         if self.under_way.take_if(|under_way| under_way.job == *job).is_some() {
             return true;
