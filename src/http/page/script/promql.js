@@ -53,12 +53,13 @@ function selectorOf(where, level) {
 	return (isUss ? '' : metric) + (all.length ? `{${all}}` : '');
 }
 const sumOf = (by, where, level) => `sum by (${by.join(', ')}) (${selectorOf(where, level)})`;
-// partsOf() returns PromQL selectors for the values of tiles in the treemap. Most tiles show one part of the
-// memory of a container, a pod or the node, and a metric has this part. Some tiles show the memory that
-// remains when all other parts are subtracted, and no metric has this remainder. REST matches the kinds of
-// these tiles. partsOf() skips them, and restOf() makes a query that does the subtraction.
+// REST matches the kinds of tiles that show the memory that remains when all other parts are subtracted. No
+// metric has this remainder, so restOf() makes a query that does the subtraction.
 const POD = 'cgroup_pod_memory_', NODE_METRIC = 'cgroup_node_memory_bytes',
 	REST = /^(difference|rest|other_pods)$/;
+// Returns PromQL selectors for the values of tiles in the treemap. A tile shows one part of the memory of a
+// container, a pod or the node. Tiles of a kind that matches REST are skipped, because no metric has their
+// values.
 function partsOf(where, tiles) {
 	const lists = new Map();
 	for (const n of tiles) {
