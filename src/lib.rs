@@ -136,7 +136,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Writes the reason as the last line of the log, and returns the exit code.
+    /// Writes the last line of the log, which says why the program failed. Returns the exit code.
     pub fn report(self) -> ExitCode {
         let (error, code) = match self {
             Self::Usage(error) => (error.to_string(), 2),
@@ -279,10 +279,10 @@ fn no_demand(error: io::Error) -> String {
     format!("cannot make a pair of sockets: {}", plain(&error))
 }
 
-/// Returns the function that the scrape thread calls after each scrape, after each check of memory use
-/// between scrapes, and while it waits for the next of them. After a scrape, the function publishes the
-/// exposition. At the other times, it renders the views that are due, which are expositions for requests with
-/// parameters. At all times, it publishes new OOM records.
+/// Returns the function that the scrape thread calls after each scrape and after each check of memory use.
+/// The scrape thread also calls the function while it waits for the next scrape or check. Every call
+/// publishes new OOM records. A call after a successful scrape also publishes the exposition. A call that
+/// follows no scrape renders the requested views, which are expositions for requests with parameters.
 fn publish_each(
     mut publisher: Publisher,
     ooms: Document,
