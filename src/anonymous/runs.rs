@@ -17,13 +17,14 @@ const CHUNK: u64 = 4 * MIB;
 /// a JVM.
 const GO: Range<u64> = 0x40_0000_0000..0x7e00_0000_0000;
 
-/// The kind of the mapping that lies directly below a run of adjacent mappings.
+/// The kind of the mapping directly below a run. A run is a series of adjacent anonymous mappings, but the
+/// mapping below it may be a file. For example, a JVM reserves memory directly above a file with its classes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Below {
     Anonymous,
     File,
-    /// A JVM's archive of classes, which is a mapped file. An inaccessible mapping may lie between the
-    /// archive and the run of adjacent mappings.
+    /// A JVM's archive of classes, which is a mapped file. Inaccessible memory may lie between this file and
+    /// the run.
     ClassArchive,
 }
 

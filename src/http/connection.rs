@@ -264,8 +264,9 @@ impl Connection {
     pub fn can_be_evicted(&mut self, now: Instant) -> bool {
         match self.state {
             State::Idle | State::ReadingHead => {
-                // The rest of the request may already wait in the socket, so it is received before this
-                // decision. If receiving fails, the client has closed the connection.
+                // Bytes that complete the request may already wait in the socket. So these bytes are received
+                // first, and then the request is checked. If receiving fails, the client has closed the
+                // connection.
                 let is_gone = !self.may_hold_request && self.receive(now).is_err();
                 is_gone || matches!(parse_head(&self.received), Parsed::Incomplete)
             }

@@ -92,9 +92,9 @@ impl Pending {
         self.scrape.is_some() || self.view.is_some()
     }
 
-    /// Whether the exposition is being compressed for this request. Compression that has begun does not wait
-    /// until CPU time may be spent on responses. If it waited, the next scrape might free the text before all
-    /// of it is compressed.
+    /// Whether the exposition is being compressed for this request. Other requests pause when the limit on
+    /// CPU time for responses is reached. A request does not pause once compression has begun, because the
+    /// next scrape might free the text of the exposition before all of it is compressed.
     pub fn is_compressing(&self) -> bool {
         self.compressing.is_some()
     }
@@ -110,8 +110,9 @@ impl Pending {
         wait.map(|wait| wait.deadline)
     }
 
-    /// Ends the wait for a scrape. If the client accepts gzip, compresses one piece of the exposition.
-    /// Returns the response when it is complete.
+    /// Makes the next step towards the response. Returns the response, or `None` if more steps are needed. A
+    /// request that waits for a scrape stops waiting, and gets the latest exposition. If the client accepts
+    /// gzip, each step compresses one piece of this exposition.
     pub fn advance(&mut self, site: &Site, now: Instant) -> Option<Response> {
         if self.view.is_some() {
             return self.advance_view(site, now);

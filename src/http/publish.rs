@@ -50,9 +50,10 @@ impl Buffer {
         Some(lock(&self.bytes)).filter(|bytes| bytes.len() == self.n_bytes)
     }
 
-    /// Empties the buffer and returns its memory to the kernel. The buffer is first shrunk to one byte. If a
-    /// large buffer were freed as a whole, glibc would allocate further buffers of that size from its heap,
-    /// and keep their memory.
+    /// Empties the buffer and returns its memory to the kernel. The buffer is shrunk to one byte, so that
+    /// `free()` is never called for a large buffer. After such a call, glibc would allocate further buffers
+    /// of that size from its heap, and would not return their memory to the kernel (M_MMAP_THRESHOLD in
+    /// mallopt(3)).
     pub fn take(&self) {
         let mut bytes = lock(&self.bytes);
         bytes.clear();
@@ -108,8 +109,8 @@ struct Buffers {
     outdated: Vec<Arc<Buffer>>,
     /// The gzipped bytes of expositions, the oldest first.
     gzipped: Vec<Arc<Buffer>>,
-    /// The length for which buffers are made. This is the length of the last text. If an earlier text was
-    /// longer, it is the length of that text, reduced by an eighth for each scrape since then.
+    /// The length of text for which buffers are made. Each scrape reduces this length by an eighth, but not
+    /// below the length of the scrape's own text.
     usual_len: usize,
 }
 

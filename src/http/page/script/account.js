@@ -172,10 +172,11 @@ function divide(a, left, parts, rest = 'difference') {
 	});
 	for (let up = a.n; up; up = up.up) up.charged = tick;
 }
-// Fills a field, such as charged memory, with the values of nodes of the tree. The container, pod or node of
-// each account in `owners` gets the memory use in the account. Inside it, each tile gets its bytes, and each
-// command and mapped path gets its PSS. `summed` has accounts of containers or pods. Each node of the tree
-// above one of them, such as a namespace, gets the sum of their memory uses.
+// Fills one field of the tree, such as charged memory. `owners` and `summed` are lists of accounts. Each
+// account has the memory use of a container, a pod or the whole machine. Each container, pod or machine with
+// an account in `owners` gets the account's memory use as its value. The tiles of the account get their
+// bytes, and the commands and mapped paths in a container get their PSS. The levels of the tree above the
+// accounts in `summed`, such as namespaces, get the sum of the memory uses of these accounts.
 function fill(name, help, summed, owners) {
 	const { next } = Object.assign(fieldOf(FAMILY + name + '_bytes'), { help }), pss = fields.get('pss').next;
 	for (const a of summed) for (let { up } = a.n; up; up = up.up) next[up.i] = (next[up.i] || 0) + a.current;

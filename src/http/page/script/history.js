@@ -56,7 +56,7 @@ function measureOwn() {
 }
 // Returns whether the growth of a node is measured in the fields `own` and `held` (see measureOwn()), and not
 // in the field `f`. If `f` is PSS, this is true for every node. If `f` is the memory of cgroups or of the
-// node, this is true only for commands, pids, paths and kinds, because they have values of PSS in `f`.
+// machine, this is true only for commands, pids, paths and kinds, because `f` has the PSS of these nodes.
 function isByOwn(f, n) {
 	return fields.has('own') && isThere(fields.get('own')) && (f.name === 'pss' || LAYERS.includes(f.name)
 		&& /^(comm|pid|path|kind)$/.test((n.members?.[0] || n).level));
