@@ -17,28 +17,28 @@
 //! others:
 //! - [`cli`] owns the options, their table and their help. It does not know what the options do.
 //! - [`scrape`] owns one scrape from beginning to end, the checks between scrapes, the threads that run
-//!   scrapes and checks, and the OOM records. It knows nothing of HTTP or options.
+//!   scrapes and checks, and the records of OOM kills. It knows nothing of HTTP or options.
 //! - [`demand`] owns the requests for scrapes, from which it decides when the next scrape begins. It also
 //!   wakes waiting threads. It does not know what a scrape is.
-//! - [`sources`] owns the listings of containers: containerd, CRI, the kubelet's links, a recording. It knows
-//!   nothing of processes.
+//! - [`sources`] owns the listings of containers, which come from containerd, CRI, the kubelet's links to log
+//!   files, or a recording. It knows nothing of processes.
 //! - [`node`] owns the containers, their cgroups, and the decision when to list containers. It owns the
 //!   processes, and decides which container each process is in. It decides which process to read next within
 //!   the CPU budget, and what to do with the result. It also owns the memory use of cgroups, and OOM kills.
 //!   It knows nothing of options.
 //! - [`procfs`] (Linux) owns the files of a process and their errors. It also notices when an address space
 //!   ends. It knows nothing of containers.
-//! - [`cgroupfs`] (Linux) owns the table of cgroup fields, and makes the account from these fields (without
-//!   I/O). It owns the files of a cgroup, and finds a cgroup in the hierarchy. It knows nothing of
-//!   containers.
+//! - [`cgroupfs`] (Linux) owns the table of cgroup fields. From these fields it splits the memory of a cgroup
+//!   into parts, without I/O. It owns the files of a cgroup, and finds a cgroup in the hierarchy. It knows
+//!   nothing of containers.
 //! - [`smaps`] (pure) owns the table of fields and the scanner. It knows nothing else.
 //! - [`totals`] (pure) owns the memory that each process maps, the sums over processes, and label text. It
-//!   also decides which series are kept and which are folded, so that each container has its share. It knows
-//!   only `smaps`.
+//!   also decides which series are kept, and which are folded (summed into `[other]`) to limit the number of
+//!   series. This decision gives each container its share of the series. It knows only `smaps`.
 //! - [`exposition`] (pure) owns the text of a snapshot, of cgroups, of OOM kills and of the exporter's own
 //!   metrics. It knows only `smaps`, `totals` and the table of cgroup fields.
-//! - [`http`] owns connections, requests, the hand-over of the text, and the page. It knows nothing of how
-//!   the text is made.
+//! - [`http`] owns connections, requests and the web page. It also passes the text from the scrape thread to
+//!   the HTTP thread. It knows nothing of how the text is made.
 //! - `logging` owns the queue of log lines and the thread that writes them. It knows nothing else.
 //! - `signals` owns SIGTERM and SIGINT. It knows nothing else.
 //! - `sandbox` owns the list of rights that the program keeps, and drops all others before the first scrape.
@@ -54,8 +54,9 @@
 //!   during the read cannot be mistaken for it.
 //! - No process, container runtime or client can delay the others: every wait has a time limit, can be
 //!   cancelled, or is left to a thread that nothing else waits for.
-//! - While nothing changes, a scrape allocates no memory. Whatever workloads or clients can make larger has a
-//!   maximum size.
+//! - While nothing changes, a scrape allocates no memory.
+//! - Workloads and clients cannot make the program use unlimited memory. Everything that grows because of
+//!   them has a maximum size.
 #![forbid(unsafe_code)]
 
 pub mod anonymous;
@@ -136,7 +137,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Writes the reason as the last line of the log, and returns the exit code.
+    /// Writes the last line of the log, which says why the program failed. Returns the exit code.
     pub fn report(self) -> ExitCode {
         let (error, code) = match self {
             Self::Usage(error) => (error.to_string(), 2),
@@ -196,8 +197,10 @@ fn record(options: &Options, signals: Signals, directory: &Path) -> Result<(), F
     Ok(())
 }
 
-/// Scrapes on other threads until the scrape is complete, and returns the result of `then`. Stuck reads are
-/// skipped. A signal ends the wait.
+/// Scrapes on another thread, and repeats the scrape until all processes that can be read were read, or until
+/// [`ONLY_READS`] has passed. Stuck reads are skipped. If the last scrape succeeded, calls `then` with the
+/// scraper, for example to print the sums, and returns the result of this call. SIGTERM or SIGINT ends the
+/// function early.
 fn scrape_once<T: Send + 'static>(
     options: &Options,
     signals: Signals,
@@ -279,10 +282,10 @@ fn no_demand(error: io::Error) -> String {
     format!("cannot make a pair of sockets: {}", plain(&error))
 }
 
-/// Returns the function that the scrape thread calls after each scrape, after each check of memory use
-/// between scrapes, and while it waits for the next of them. After a scrape, the function publishes the
-/// exposition. At the other times, it renders the views that are due, which are expositions for requests with
-/// parameters. At all times, it publishes new OOM records.
+/// Returns the function that the scrape thread calls after each scrape and after each check of memory use.
+/// The scrape thread also calls the function while it waits for the next scrape or check. Every call
+/// publishes new OOM records. A call after a successful scrape also publishes the exposition. A call that
+/// follows no scrape renders the requested views, which are expositions for requests with parameters.
 fn publish_each(
     mut publisher: Publisher,
     ooms: Document,

@@ -16,14 +16,14 @@ const REST: usize = AnonPart::ALL.len();
 #[derive(Debug, Default)]
 pub struct Parts {
     sums: [Totals; REST + 1],
-    /// The last mapping, or `None` if the last mapping has a name.
+    /// The mapping that was added last, or `None` if that mapping has a name.
     last: Option<Place>,
     /// A mapping that is not summed yet, because the mapping above it may decide to which part it belongs.
     /// The tuple has the address range and flags of this mapping, those of the unnamed mapping directly below
     /// it, and the values of this mapping.
     waiting: Option<(Place, Option<Place>, Values)>,
-    /// The first entry says what lies directly below the last mapping. The second entry says what lies
-    /// directly below the next mapping.
+    /// The first entry says what lies directly below the unnamed mapping that was added last. The second
+    /// entry says what lies directly below the mapping that is added next.
     below: [Option<Below>; 2],
     run: Option<Run>,
     /// The totals of the mappings that look like stacks, by size. There is room for eight sizes. Mappings of

@@ -74,9 +74,10 @@ fn is_flagged_stack(&Spot { place, below, .. }: &Spot<'_>) -> bool {
 
 /// Whether the mapping looks like a stack above its guard. This needs no flag, so it also works with older
 /// kernels and with musl. [`Parts`](super::parts::Parts) accepts the mapping as a stack only if its size is
-/// one of [`USUAL_STACKS`], or if another such mapping in the process has the same size. Without this
-/// condition, 62 MB of a JVM's direct buffers would be counted as a stack, because the kernel had merged them
-/// with a Java stack. Precision 99.8%. Recall 99.4% if [`is_flagged_stack`] is not used.
+/// one of [`USUAL_STACKS`], or if another such mapping in the process has the same size. The size is checked
+/// because the kernel may merge a stack with other memory. In one JVM, it had merged 62 MB of direct buffers
+/// with a Java stack, and the buffers would have been counted as a stack. Precision 99.8%. Recall 99.4% if
+/// [`is_flagged_stack`] is not used.
 pub fn is_stack_above_guard(&Spot { place, below, .. }: &Spot<'_>) -> bool {
     place.is_writable()
         && place.is_in_mmap_area()

@@ -17,13 +17,14 @@ const CHUNK: u64 = 4 * MIB;
 /// a JVM.
 const GO: Range<u64> = 0x40_0000_0000..0x7e00_0000_0000;
 
-/// The kind of the mapping that lies directly below a run of adjacent mappings.
+/// The kind of the mapping directly below a run. A run is a series of adjacent anonymous mappings, but the
+/// mapping below it may be a file. For example, a JVM reserves memory directly above a file with its classes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Below {
     Anonymous,
     File,
-    /// A JVM's archive of classes, which is a mapped file. An inaccessible mapping may lie between the
-    /// archive and the run of adjacent mappings.
+    /// A JVM's archive of classes, which is a mapped file. Inaccessible memory may lie between this file and
+    /// the run.
     ClassArchive,
 }
 
@@ -38,10 +39,10 @@ pub struct Run {
     /// Whether the permissions change at an address at which the language runtime would not change them. Go
     /// changes permissions at multiples of 4 MiB, and HotSpot, a JVM, at multiples of 64 KiB.
     has_odd_steps: bool,
-    /// Whether a writable mapping begins above inaccessible memory, at a multiple of 4 MiB. The metaspace of
-    /// a JVM looks like this, because it begins to use a chunk of 4 MiB while the chunk below still has room.
-    /// A mapping at a multiple of 64 MiB from the beginning of the run does not count. Metaspace is reserved
-    /// in areas of 64 MiB, so another area may begin there.
+    /// Whether a writable mapping begins directly above inaccessible memory, at an address that is a multiple
+    /// of 4 MiB. The metaspace of a JVM looks like this. It consists of chunks of 4 MiB, and the JVM begins
+    /// to use a chunk before it has used up the chunk below. A mapping that begins a multiple of 64 MiB above
+    /// the beginning of the run does not count, because a new reservation of 64 MiB may begin there.
     has_chunks: bool,
     pub is_below_archive: bool,
     n_reserved: u64,
@@ -90,9 +91,11 @@ impl Run {
         true
     }
 
-    /// Whether the mapping that begins at this address belongs to another reservation than the mappings below
-    /// it. The mapping may be the class space of a JVM above the heap, any mapping above the class space, or
-    /// a reservation above a block of malloc.
+    /// Whether a mapping that begins at this address cannot belong to the run, because another reservation
+    /// begins there. There are three such cases. First, the address is 4 GiB, where the class space of a JVM
+    /// begins above the heap. Second, the address is a multiple of 4 MiB, but the run does not begin at such
+    /// a multiple. The run may then be a block of malloc. Third, the run is the class space of a JVM, and its
+    /// size below the address is a multiple of 64 MiB.
     fn is_followed_at(&self, begin: u64) -> bool {
         let is_aligned = begin.is_multiple_of(CHUNK) && !self.begin.is_multiple_of(CHUNK);
         let ends_space =
@@ -123,9 +126,8 @@ fn is_go_heap(run: &Run) -> bool {
 
 /// Whether the run of adjacent mappings is the class space of a JVM. The class space is a reservation
 /// directly above the JVM's archive of classes, which is a mapped file. Without an archive, the class space
-/// begins at the address 4 GiB, directly above the heap (metaspace.cpp). Precision 100%. The recall of this
-/// rule and [`is_metaspace`] together is 77%. In JDK 8 and 11, the two rules find the class space, but not
-/// the metaspace.
+/// begins at the address 4 GiB, directly above the heap (metaspace.cpp). Precision 100%. The recall for class
+/// space and metaspace together is 77%. The metaspace of JDK 8 and 11 is not found.
 fn is_class_space(run: &Run) -> bool {
     let is_aligned = run.begin.is_multiple_of(CHUNK) && (run.end - run.begin).is_multiple_of(ARENA);
     let is_above = |below| run.below == Some(below);
@@ -135,10 +137,10 @@ fn is_class_space(run: &Run) -> bool {
 
 /// Whether the run of adjacent mappings is metaspace of a JVM, from JDK 16 on. Metaspace consists of areas of
 /// 64 MiB, which become usable in steps of 64 KiB (metaspaceSettings.hpp). The first area lies directly below
-/// the archive of classes, and may have merged with memory below it. Any other area is recognized only if a
-/// chunk of 4 MiB is in use, and the end of the chunk below is not yet usable. Without this condition, the
-/// rule would claim 31 MB of the bitmap that the garbage collector G1 keeps for a heap of 4 GiB. Precision
-/// 100%.
+/// the archive of classes, and may have merged with memory below it. Any other area is recognized by two
+/// adjacent chunks of 4 MiB: the upper chunk is in use, and the end of the lower chunk is still inaccessible.
+/// If the rule did not require such chunks, it would claim 31 MB of the bitmap that the garbage collector G1
+/// keeps for a heap of 4 GiB. Precision 100%.
 fn is_metaspace(run: &Run) -> bool {
     let size = run.end - run.begin;
     let has_chunks = run.has_chunks && !run.is_writable && size.is_multiple_of(ARENA) && size <= 4 * ARENA;
@@ -154,13 +156,13 @@ fn is_java_heap(run: &Run) -> bool {
 }
 
 /// Whether the run of adjacent mappings is the heap of a JVM without compressed pointers. Such a heap is a
-/// reservation of at least 32 GiB. ZGC also reserves at least 32 GiB, but its heap is a memfd. The rules for
-/// anonymous memory were made from snapshots of processes. None of these snapshots has a heap that this rule
-/// claims.
+/// reservation of at least 32 GiB. ZGC also reserves at least 32 GiB, but its heap is a memfd. The rules were
+/// made from snapshots of processes, and this rule claims no memory in them.
 ///
-/// A Java heap is not recognized if the JVM has made all of its reserved memory usable. A heap of less than
-/// 32 GiB with `-XX:-UseCompressedOops` is not recognized either. Three of the snapshots have such heaps. The
-/// recall at [`is_java_heap`] is below 100% only because of these heaps.
+/// Two kinds of Java heap are not recognized. In the first kind, the JVM has made all of the reserved memory
+/// usable. The second kind is a heap of less than 32 GiB with `-XX:-UseCompressedOops`. Three of the
+/// snapshots have a heap of one of these kinds. Only because of these three heaps, the recall at
+/// [`is_java_heap`] is below 100%.
 fn is_uncompressed_java_heap(run: &Run) -> bool {
     is_mmap_address(run.begin) && run.n_reserved >= 32 * GIB
 }

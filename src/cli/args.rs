@@ -52,8 +52,10 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
                 None => return Err(unknown_option("--", name)),
             },
             Arg::Short(letter) => {
-                // double_dashes() has already given two dashes to each known option. This argument still has
-                // one dash, so it is an unknown long option, and not a group of short options.
+                // double_dashes() has changed each valid long option with one dash, such as `-addr`, into the
+                // form with two dashes. So this argument is `-h`, `-V` or an unknown option. The parser takes
+                // an unknown option such as `-adr` for a group of short options. Then `letter` is the first
+                // of them, and optional_value() returns the others.
                 let rest = parser.optional_value().unwrap_or_default();
                 return match (letter, rest.is_empty()) {
                     ('h', true) => Ok(Command::Help),

@@ -68,9 +68,10 @@ pub struct Options {
     pub allowed_hosts: Vec<String>,
     /// Whether the program drops unneeded capabilities and system calls once all files and sockets are open.
     pub sandbox: bool,
-    /// The text of the file that `--print` prints. A manifest in this text has the default name of the image.
+    /// The text of the file that `--print` prints, for example a Kubernetes manifest. In this text, the name
+    /// of the exporter's container image is not yet replaced by `image`.
     pub print: Option<String>,
-    /// The name of the image that replaces the default name in the text that `--print` prints.
+    /// The name that the exporter's container image gets in the text that `--print` prints.
     pub image: String,
 }
 

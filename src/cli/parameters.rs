@@ -18,9 +18,8 @@ const PARAMETERS: [&str; 5] = ["group-by", "filter", "pid", "fields", "omit-zero
 const MAX_FILTER_BYTES: usize = 1024;
 
 /// Parses a query, which is the part of a request's target after `?`. Returns a copy of `options`. In the
-/// copy, each option that the query names has the value from the query. The filters in the copy are only the
-/// filters in the query. The filters in `options` still apply, so a process is shown only if both sets of
-/// filters match it.
+/// copy, each option that the query names has the value from the query. The copy has only the filters of the
+/// query, because each scrape already applies the filters in `options`.
 ///
 /// The error is a one-line message that quotes the wrong part and says what is expected.
 pub fn parse(query: &[u8], options: &Options) -> Result<Options, UsageError> {

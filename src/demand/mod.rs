@@ -53,8 +53,9 @@ struct State {
     is_running: bool,
     /// The time before which the CPU budget allows no scrape.
     not_before: Option<Instant>,
-    /// Set by a request for the paths of mappings. Scrapes read paths until the time in the tuple. The last
-    /// result has paths once `n_succeeded` is larger than the number in the tuple.
+    /// Set by a request for the paths of mappings. The first value is the time until which scrapes read
+    /// paths. The second value is a number of scrapes. If more scrapes than this number have succeeded, the
+    /// last result has paths.
     paths: Option<(Instant, u64)>,
     /// Whether a request needs a further scrape, which begins only after the running scrape has ended.
     is_another_requested: bool,
@@ -93,10 +94,11 @@ impl Demand {
     /// without paths cannot answer this request. Most scrapes read only sums.
     pub fn request_paths(&self, now: Instant) -> Freshness {
         let mut state = self.lock();
-        // The request is answered when more than `n_without` scrapes have succeeded. A running scrape began
-        // without reading paths, so it is one of the `n_without` scrapes. If an earlier request for paths
-        // still applies, all scrapes that began after that request read paths. So `n_without` of the earlier
-        // request is used.
+        // `n_without` is the number of scrapes without paths. These are all scrapes that have succeeded, and
+        // the running scrape, which began without reading paths. The next scrape reads paths. So the request
+        // can be answered when more than `n_without` scrapes have succeeded. If an earlier request for paths
+        // has not expired, all scrapes since that request read paths. Then `n_without` is the number that the
+        // earlier request has stored.
         let n_without = state.n_succeeded + u64::from(state.is_running);
         let n_without = state.paths.filter(|(until, _)| now < *until).map_or(n_without, |(_, n)| n);
         state.paths = Some((now + PATHS_PERIOD, n_without));

@@ -88,8 +88,8 @@ impl Connection {
         !self.is_surplus() && !is_scraping
     }
 
-    /// Whether the connection will close soon: it is closing, or it has no slot and gets at most one
-    /// response.
+    /// Whether the connection will close soon. This is the case if it is already closing. It is also the case
+    /// if too many connections were open when it was accepted. Such a connection gets at most one response.
     pub fn is_surplus(&self) -> bool {
         !self.client.has_slot || matches!(self.state, State::Closing | State::Ended)
     }
@@ -192,7 +192,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Parses the first request in `received`, if it is complete. A probe is answered at once.
+    /// Parses the first request in `received`, if it is complete. The response to a probe, such as a request
+    /// to `/healthz`, is written immediately. Other responses are written in a later turn.
     fn parse(&mut self, site: &Site, now: Instant) -> io::Result<()> {
         self.may_hold_request = false;
         let refuse = |status, text: &'static str| {
@@ -263,8 +264,9 @@ impl Connection {
     pub fn can_be_evicted(&mut self, now: Instant) -> bool {
         match self.state {
             State::Idle | State::ReadingHead => {
-                // The rest of the request may already wait in the socket, so it is received before this
-                // decision. If receiving fails, the client has closed the connection.
+                // Bytes that complete the request may already wait in the socket. So these bytes are received
+                // first, and then the request is checked. If receiving fails, the client has closed the
+                // connection.
                 let is_gone = !self.may_hold_request && self.receive(now).is_err();
                 is_gone || matches!(parse_head(&self.received), Parsed::Incomplete)
             }

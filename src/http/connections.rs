@@ -12,8 +12,9 @@ use super::connection::{Connection, State};
 pub struct Connections {
     /// The connections, in no particular order.
     pub open: Vec<Connection>,
-    /// The number of slots. A slot is a place for one open connection. A connection takes no slot while it
-    /// waits for a scrape or is closing. It also takes none if no slot was free when it was accepted.
+    /// The number of slots. A slot is a place for one open connection that may send several requests. A
+    /// connection takes no slot while it waits for a scrape or is closing. If no slot is free, a new
+    /// connection is accepted without one, gets a single response, and is then closed.
     n_slots: usize,
     /// The maximum number of connections that are closing or were accepted when no slot was free. If there
     /// are more, the oldest of them is closed immediately, even if its client has not received the whole
@@ -75,9 +76,9 @@ impl Connections {
         n_slots
     }
 
-    /// Removes the connections that have passed their deadline. Connections that are closing, or that were
-    /// accepted when no slot was free, have a limit of their own. If there are too many of them, removes the
-    /// oldest.
+    /// Removes the connections that have passed their deadline. Then counts the connections that are closing
+    /// or were accepted when no slot was free. If their number exceeds `n_others`, removes the oldest of
+    /// them.
     pub fn expire(&mut self, now: Instant) {
         self.open.retain(|connection| now < connection.deadline());
         let mut others: Vec<_> = self.open.iter().filter(|c| c.is_surplus()).map(|c| c.since).collect();
@@ -88,10 +89,9 @@ impl Connections {
         }
     }
 
-    /// Sorts ready connections into the order in which they are served. A slot is a place for one open
-    /// connection. Connections from addresses that hold fewer slots come first. Among addresses with equally
-    /// many slots, the connection that has been in its state (such as receiving a request) for the longest
-    /// time comes first.
+    /// Sorts ready connections into the order in which they are served. Connections from addresses that hold
+    /// fewer slots (places for open connections) come first. Among addresses with equally many slots, the
+    /// connection that has been in its state (such as receiving a request) for the longest time comes first.
     pub fn sort_by_turn(&self, ready: &mut [usize]) {
         let n_slots = self.n_slots_by_address();
         ready.sort_by_key(|&i| (n_slots.get(&self.open[i].peer), self.open[i].since));
@@ -158,7 +158,8 @@ mod tests {
             let mut connections = limited(1, 0);
             let (connection, client) = connect(now, bytes);
             connections.admit(connection, now);
-            // A response is written at the end of the turn that made it, or in the next turn.
+            // After three turns, each connection has parsed its bytes and has written as much of a response
+            // as the client's socket takes.
             (0..3).for_each(|_| connections.open[0].turn(&site, now));
             assert_eq!(connections.open[0].next_turn(&site), now + limit);
             connections.expire(now + limit - MS);

@@ -22,9 +22,9 @@ const USUAL_PATIENCE: Duration = Duration::from_secs(5);
 pub const MAX_PATIENCE: Duration = Duration::from_secs(30);
 /// The wait for a scrape ends this long before the client's timeout, so that the response arrives in time.
 const SPARE: Duration = Duration::from_millis(500);
-/// A request for a view gets a view of the last scrape if the next scrape takes too long. A view is the
-/// exposition that the parameters of the request describe. This is the maximum time that the request then
-/// waits until the view is rendered.
+/// A view is the exposition that the parameters of a request describe. If the next scrape takes too long, the
+/// view is rendered from the last scrape instead. This is the maximum time that the request waits for that
+/// rendering.
 const GRACE: Duration = Duration::from_millis(400);
 /// How often a waiting request wakes the scrape thread to render its view.
 const TRY_INTERVAL: Duration = Duration::from_millis(250);
@@ -86,21 +86,22 @@ impl Pending {
         Ok(Self { form, accepts_gzip, scrape: None, view, compressing: None })
     }
 
-    /// Whether the request waits for a scrape or a view.
+    /// Whether the request waits for the scrape thread, which runs scrapes and renders the views that
+    /// requests with parameters describe.
     pub fn is_scraping(&self) -> bool {
         self.scrape.is_some() || self.view.is_some()
     }
 
-    /// Whether the exposition is being compressed for this request. Compression that has begun does not wait
-    /// until CPU time may be spent on responses. If it waited, the next scrape might free the text before all
-    /// of it is compressed.
+    /// Whether the exposition is being compressed for this request. Other requests pause when the limit on
+    /// CPU time for responses is reached. A request does not pause once compression has begun, because the
+    /// next scrape might free the text of the exposition before all of it is compressed.
     pub fn is_compressing(&self) -> bool {
         self.compressing.is_some()
     }
 
-    /// Returns when [`advance`](Self::advance) must be called next while the request waits for a scrape or a
-    /// view. Returns `None` if the request does not wait, or if the wait is over. Then `advance` must be
-    /// called now.
+    /// Returns when [`advance`](Self::advance) must be called if the scrape or the view that the request
+    /// waits for is not ready earlier. Returns `None` if the request does not wait, or if its wait is over.
+    /// In both cases, `advance` must be called now.
     pub fn waits_until(&self, site: &Site) -> Option<Instant> {
         if let Some(view) = &self.view {
             return (!view.view.is_answered()).then_some(view.next_try.min(view.deadline));
@@ -109,8 +110,9 @@ impl Pending {
         wait.map(|wait| wait.deadline)
     }
 
-    /// Ends the wait for a scrape. If the client accepts gzip, compresses one piece of the exposition.
-    /// Returns the response when it is complete.
+    /// Makes the next step towards the response. Returns the response, or `None` if more steps are needed. A
+    /// request that waits for a scrape stops waiting, and gets the latest exposition. If the client accepts
+    /// gzip, each step compresses one piece of this exposition.
     pub fn advance(&mut self, site: &Site, now: Instant) -> Option<Response> {
         if self.view.is_some() {
             return self.advance_view(site, now);
@@ -152,7 +154,8 @@ impl Pending {
     }
 }
 
-/// Returns the response to a request for a view that is refused.
+/// Returns the error response to a request with parameters. `refusal` is the reason why there is no
+/// exposition for these parameters.
 pub fn refused(form: Form, refusal: Refusal) -> Response {
     match refusal {
         Refusal::Invalid(line) => Response::new(form, 400, &[PLAIN], (line + "\n").into_bytes()),

@@ -50,9 +50,10 @@ impl Buffer {
         Some(lock(&self.bytes)).filter(|bytes| bytes.len() == self.n_bytes)
     }
 
-    /// Empties the buffer and returns its memory to the kernel. The buffer is first shrunk to one byte. If a
-    /// large buffer were freed as a whole, glibc would allocate further buffers of that size from its heap,
-    /// and keep their memory.
+    /// Empties the buffer and returns its memory to the kernel. The buffer is shrunk to one byte, so that
+    /// `free()` is never called for a large buffer. After such a call, glibc would allocate further buffers
+    /// of that size from its heap, and would not return their memory to the kernel (M_MMAP_THRESHOLD in
+    /// mallopt(3)).
     pub fn take(&self) {
         let mut bytes = lock(&self.bytes);
         bytes.clear();
@@ -88,8 +89,9 @@ pub struct Age {
 }
 
 impl Age {
-    /// Returns the sample with its value at the time `now`. The sample always has the same length, because
-    /// clients compare the lengths of responses. So a larger value has fewer decimals.
+    /// Returns the sample with its value at the time `now`. A larger value has fewer decimals, so the sample
+    /// always has the same length. So if the same exposition is served twice, clients that compare the
+    /// lengths of the two responses find no difference.
     pub fn sample(self, now: Instant) -> Vec<u8> {
         let seconds = format!("{:.9}", now.saturating_duration_since(self.since).as_secs_f64());
         format!("{}{}\n", self.family, &seconds[..9]).into_bytes()
@@ -107,8 +109,8 @@ struct Buffers {
     outdated: Vec<Arc<Buffer>>,
     /// The gzipped bytes of expositions, the oldest first.
     gzipped: Vec<Arc<Buffer>>,
-    /// The length for which buffers are made. This is the length of the last text. If an earlier text was
-    /// longer, it is the length of that text, reduced by an eighth for each scrape since then.
+    /// The length of text for which buffers are made. Each scrape reduces this length by an eighth, but not
+    /// below the length of the scrape's own text.
     usual_len: usize,
 }
 
@@ -138,7 +140,8 @@ impl Buffers {
         spare.unwrap_or_default()
     }
 
-    /// Empties buffers that connections still send, until the other buffers stay within the limit.
+    /// If all buffers together exceed the memory limit, empties some of the buffers that connections still
+    /// send. Older buffers are emptied first, and texts before gzipped bytes.
     fn make_room(&mut self) {
         let is_held = |buffer: &Arc<Buffer>| Arc::strong_count(buffer) > 1;
         self.gzipped.retain(is_held);
@@ -167,7 +170,8 @@ pub struct Publisher {
     n_published: u64,
 }
 
-/// Returns a [`Publisher`] for the scrape thread, and for the HTTP thread the expositions that it publishes.
+/// Returns a [`Publisher`] for the scrape thread, and a [`Published`] for the HTTP thread. The HTTP thread
+/// gets from [`Published`] what the scrape thread publishes.
 pub fn publisher() -> (Publisher, Published) {
     let published = Published::default();
     (Publisher { published: published.clone(), next: None, n_published: 0 }, published)

@@ -29,8 +29,8 @@ use super::views::Views;
 use crate::demand::Demand;
 use crate::errors::plain;
 
-/// How many new connections the kernel keeps in its queue until the server accepts them. Accepting a
-/// connection takes 0.1 ms.
+/// How many new connections the kernel keeps in its queue until the server accepts them. Accepting all
+/// connections of a full queue takes about 0.1 s, because one connection takes 0.1 ms.
 const BACKLOG: i32 = 1024;
 
 /// The size of the HTTP thread's stack in bytes. The thread, which also compresses, needs 16 KiB in a release
@@ -44,10 +44,10 @@ const MAX_ACCEPTS: usize = 16;
 /// at once, and each failure may write a log line.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// The size of a connection's send buffer: how many bytes of a response the kernel may hold until the client
-/// reads them. The kernel doubles this size and adds up to one packet of 64 KiB; at most 116 KiB were
-/// measured. With a size of 32 KiB, loopback's delayed ACKs limit the speed to 2 MB/s. With 40 KiB, the speed
-/// is 1 GB/s.
+/// The size of a connection's send buffer, in which the kernel keeps bytes of a response until the client
+/// reads them. The kernel doubles this size to 80 KiB. The last packet, of up to 64 KiB, may exceed the
+/// doubled size. In measurements, the kernel kept at most 116 KiB. With a size of 32 KiB, loopback's delayed
+/// ACKs limit the speed to 2 MB/s. With 40 KiB, the speed is 1 GB/s.
 const SEND_BUFFER_BYTES: usize = 40 << 10;
 
 /// A listening socket that has accepted no connection yet.

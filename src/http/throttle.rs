@@ -46,7 +46,8 @@ impl Throttle {
         Self { credits, cpu: thread_cpu_time() }
     }
 
-    /// Subtracts the CPU time that this thread has used since the last call from an account's credit.
+    /// Measures how much CPU time this thread has used since the last call. Subtracts this time from the
+    /// credit of the account.
     pub fn charge(&mut self, account: Account) {
         let cpu = thread_cpu_time();
         let used = cpu.saturating_sub(std::mem::replace(&mut self.cpu, cpu));
@@ -59,7 +60,8 @@ impl Throttle {
     }
 
     /// Returns how long responses must wait until CPU time may be spent on them. This is 5 ms longer than
-    /// necessary, because otherwise waking the thread would cost more CPU time than the wait has earned.
+    /// necessary. After a shorter wait, waking the thread would cost more CPU time than the credit has grown
+    /// during the wait.
     pub fn pause(&self) -> Duration {
         self.credits[Account::Responses as usize].time_to_next() + Duration::from_millis(5)
     }

@@ -64,8 +64,8 @@ pub struct View {
 }
 
 enum Answer {
-    /// The view is not rendered yet. It is due when more scrapes than this number have succeeded. `None`
-    /// means that it is due now.
+    /// The view is not rendered yet. Rendering waits until the number of successful scrapes is larger than
+    /// this number. `None` means that rendering need not wait for a further scrape.
     Waiting(Option<u64>),
     /// The view is rendered. The tuple has the bytes of the response and the time of rendering.
     Rendered(Arc<Buffer>, Instant),
@@ -272,8 +272,8 @@ mod tests {
     use super::*;
     use crate::totals::shape::Shape;
 
-    /// Returns an empty queue, a demand with a fresh result, and the current time. In this queue, the
-    /// parameter `N` requests a view of N KiB.
+    /// Returns an empty queue, a `Demand` after its first successful scrape, and the current time. In this
+    /// queue, the parameter `N` requests a view of N KiB.
     fn queue() -> (Views, Demand, Instant) {
         let parse = |parameters: &[u8]| {
             let number = str::from_utf8(parameters).ok().and_then(|text| text.parse().ok());

@@ -18,7 +18,8 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// Returns the parent of the directory in `writes`. The program creates that directory in this parent.
+    /// Returns the directory in which the program creates the directory `writes`. Returns `None` if the
+    /// program creates no directory.
     pub fn writes_in(&self) -> Option<&Path> {
         let parent = self.writes.as_deref()?.parent()?;
         Some(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })

@@ -122,8 +122,8 @@ const OPEN_MASK: i32 = libc::O_WRONLY
 /// The `prctl` option that returns what the kernel passed to the program at its start, such as the page size.
 const PR_GET_AUXV: i32 = 0x41555856;
 
-/// Makes all calls that are not listed fail, in every thread of this process. Threads that already run are
-/// included.
+/// Installs the filter in every thread of this process, including threads that already run. From then on, a
+/// system call fails unless the filter allows it.
 pub(super) fn enter(needs: &Needs) -> Result<(), String> {
     seccompiler::apply_filter_all_threads(&program(needs)?).map_err(|error| error.to_string())
 }

@@ -140,20 +140,22 @@ function addToPod(a) {
 	for (const [part, v] of Object.entries(hasParts(a) ? a.parts : { rest: a.current }))
 		parts[part] = (parts[part] || 0) + v;
 }
-// Adds two parts to a pod's account. `outside` is the memory that is charged to the pod, but to none of its
-// containers. `rest` is what then remains of the pod's memory use, for example the memory of containers that
-// are not listed. If the listed containers and `outside` together exceed the pod's memory use, what remains
-// is negative. A negative amount is added to the part `remainder`, and not to `rest`.
+// Adds to a pod's account the memory that its containers do not have. The part `outside` is the memory that
+// is charged to the pod, but to none of its containers. Then the listed containers and `outside` are
+// subtracted from the pod's memory use. A positive difference is the part `rest`, for example the memory of
+// containers that are not listed. A negative difference is added to the part `remainder`, so that all parts
+// add up to the memory use.
 function completePod(a) {
 	const outside = sumOfAll([...a.more.values()]), left = a.current - a.inside - outside;
 	if (a.more.size) a.parts.outside = outside;
 	const part = left > 0 ? 'rest' : 'remainder';
 	if (left) a.parts[part] = (a.parts[part] || 0) + left;
 }
-// Splits `left` bytes of an account's memory use into tiles of the treemap. No other node of the tree shows
-// these bytes. Each part gets a tile. If the parts add up to less than `left`, one more tile shows the
-// difference, and `rest` is the name of that tile. If the parts add up to more than `left`, the difference is
-// stored as `over`.
+// Makes the tiles of an account, which has the memory use of a container, a pod or the node. Inside the
+// account, the treemap shows nodes such as commands or containers, and beside them the tiles. `left` is the
+// account's memory use without these nodes. Each part gets a tile. If the parts add up to less than `left`,
+// one more tile shows the difference, and `rest` is the name of that tile. If the parts add up to more than
+// `left`, the difference is stored as `over`.
 function divide(a, left, parts, rest = 'difference') {
 	const some = parts.filter(([, v]) => v > 0);
 	for (const [, v] of some) left -= v;
@@ -170,10 +172,11 @@ function divide(a, left, parts, rest = 'difference') {
 	});
 	for (let up = a.n; up; up = up.up) up.charged = tick;
 }
-// Fills a field, such as charged memory, with the values of nodes of the tree. The container, pod or node of
-// each account in `owners` gets the memory use in the account. Inside it, each tile gets its bytes, and each
-// command and mapped path gets its PSS. `summed` has accounts of containers or pods. Each node of the tree
-// above one of them, such as a namespace, gets the sum of their memory uses.
+// Fills one field of the tree, such as charged memory. `owners` and `summed` are lists of accounts. Each
+// account has the memory use of a container, a pod or the whole machine. Each container, pod or machine with
+// an account in `owners` gets the account's memory use as its value. The tiles of the account get their
+// bytes, and the commands and mapped paths in a container get their PSS. The levels of the tree above the
+// accounts in `summed`, such as namespaces, get the sum of the memory uses of these accounts.
 function fill(name, help, summed, owners) {
 	const { next } = Object.assign(fieldOf(FAMILY + name + '_bytes'), { help }), pss = fields.get('pss').next;
 	for (const a of summed) for (let { up } = a.n; up; up = up.up) next[up.i] = (next[up.i] || 0) + a.current;
@@ -181,11 +184,11 @@ function fill(name, help, summed, owners) {
 	for (const n of nodes) if (LEVELS.indexOf(n.level) > 2 && next[n.up.i] >= 0) next[n.i] = pss[n.i];
 	for (const a of owners) for (const [tile, v] of a.tiles) next[tile.i] = v;
 }
-// isShown() returns whether the selected field shows an account. The field of node memory shows the accounts
-// of the node, its pods, and their containers. The field of charged memory shows the accounts of containers.
-// excesses() returns each shown account for which the treemap shows more memory inside than the account's
-// memory use.
+// Returns whether the selected field shows an account. The field of node memory shows the accounts of the
+// node, its pods, and their containers. The field of charged memory shows the accounts of containers.
 const isShown = a => layer === NODE ? a.isInPod !== false : a.names.length > 2;
+// Returns the shown accounts for which the treemap shows more memory inside the account than the account's
+// memory use.
 const excesses = () => [ofNode, ...accounts.values()].filter(a => a?.over > 0 && isShown(a));
 
 // ---- Bars

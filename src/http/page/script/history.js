@@ -17,8 +17,8 @@ function remember(t) {
 	const most = max(16, min(120, 12e6 / (nodes.length * point.columns.size + 1)));
 	for (const s of spans()) {
 		const p = s.points;
-		// The new point replaces the newest one, if less than `gap` seconds have passed since the second-newest
-		// point. When there are too many points, every second point is dropped.
+		// If the new point and the last two points all lie within less than `gap` seconds, the new point replaces
+		// the last point. If a span has too many points, every second point is removed.
 		if (p.length > 1 && t - p.at(-2).t < s.gap || p.at(-1).t === t) p.pop();
 		p.push(point);
 		if (p.length < most) continue;
@@ -38,10 +38,10 @@ function identify(id) {
 }
 
 // If two processes share pages and one of them ends, the PSS and the private bytes of the other process rise,
-// although it uses no more memory. Its resident bytes stay the same. So growth is measured by two sums, and
-// the smaller growth of the two is used. The sum `own` has the private bytes, the swapped bytes, and the
-// bytes that are charged to a container but not mapped. The sum `held` has the same bytes, but with resident
-// instead of private bytes.
+// although it uses no more memory. Its resident bytes stay the same. So growth is measured both in private
+// bytes and in resident bytes, and the smaller growth is used. measureOwn() fills the field `own` with
+// private bytes, and the field `held` with resident bytes. It adds to both fields the swapped bytes, and the
+// bytes that are charged to a container but not mapped.
 function measureOwn() {
 	const uss = fields.get('uss'), swap = fields.get('swap');
 	if (!(uss?.next[0] >= 0)) return;
@@ -54,10 +54,9 @@ function measureOwn() {
 		}
 	}
 }
-// Returns whether the growth of a node is measured by the two sums of measureOwn(), and not by the node's
-// values in the field. In the field PSS, the sums are used for every node. In the fields that show the memory
-// of cgroups or of the node, the sums are used only for commands, pids, paths and kinds, because their values
-// in these fields are PSS.
+// Returns whether the growth of a node is measured in the fields `own` and `held` (see measureOwn()), and not
+// in the field `f`. If `f` is PSS, this is true for every node. If `f` is the memory of cgroups or of the
+// machine, this is true only for commands, pids, paths and kinds, because `f` has the PSS of these nodes.
 function isByOwn(f, n) {
 	return fields.has('own') && isThere(fields.get('own')) && (f.name === 'pss' || LAYERS.includes(f.name)
 		&& /^(comm|pid|path|kind)$/.test((n.members?.[0] || n).level));
@@ -80,8 +79,8 @@ const matters = (f, n, v) => abs(v) >= max(f.bytes ? 1048576 : 1, abs(at(f, n) |
 // Returns the remembered values of a node as a list of [time, value].
 const dotsOf = (f, n) => since().points.map(p => [p.t, valueAt(p, f, n)]).filter(([, v]) => v === v);
 // Returns the values from which the speed of a node's growth is computed, as a list of [time, value]. Usually
-// these are the node's values in the field. If isByOwn() returns true, a value is the growth by the sums of
-// measureOwn() since the page was opened, or since the user started a measurement.
+// these are the node's values in the field. If isByOwn() returns true, each value is the node's growth up to
+// that time, as change() computes it.
 function growthOf(f, n) {
 	if (!isByOwn(f, n)) return dotsOf(f, n);
 	return since().points.filter(p => p.columns.has('own'))
@@ -97,9 +96,10 @@ function slopeOf(dots) {
 	for (const [x, y] of dots) up += (x - t) * (y - v), down += (x - t) ** 2;
 	return down > 0 ? up / down : NaN;
 }
-// fastest() returns the command, or the part of the memory of a cgroup, that grows fastest. It returns null
-// if no growth is large enough to show. It skips parts of a kind that matches NO_USE.
+// Matches the kinds of parts that fastest() skips.
 const NO_USE = /^(difference|free|other_pods|remainder)$/;
+// Returns the command, or the part of the memory of a cgroup, that grows fastest. Returns null if no growth
+// is large enough to show.
 function fastest(f) {
 	const grown = [];
 	for (const n of nodes) {

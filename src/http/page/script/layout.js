@@ -82,7 +82,7 @@ function layOut(place, width, height, scale, drawn) {
 	divide(withArea(place), 0, 0, width, height, 0);
 	return { groups, tiles };
 }
-// Sets the area of a node, and of all nodes below it, to its value in a field.
+// Sets the area `v` of a node to the node's value in a field. Does the same for each node below it.
 function weigh(n, f) {
 	n.v = live(n) ? at(f, n) : NaN;
 	for (const k of n.kids) weigh(k, f);

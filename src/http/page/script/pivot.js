@@ -85,9 +85,9 @@ const lowerFull = n => n.lowerFull ??= asSearched(n.full);
 const matches = (n, q) => lower(n).includes(q) || (n.level === 'path' || q.includes('/'))
 	&& lowerFull(n).includes(q);
 
-// Finds the nodes below a node of the tree that match the search. `drawing` is the number of the current
-// drawing of the treemap. Sets `hit` of each matching node to this number. Sets `near` of each matching node,
-// and of its ancestors below the given node, to this number, too. Returns whether any node matches.
+// Marks the nodes below `n` that match the search. `drawing` is the number of the current drawing of the
+// treemap. If a node matches, its property `hit` is set to `drawing`. If a node matches or has a match below
+// it, its property `near` is set to `drawing`. Returns whether any node matches.
 function mark(n, q, drawing) {
 	let any = false;
 	for (const k of n.kids) {
@@ -132,8 +132,8 @@ function search(place, q) {
 	}
 	return [...rows.values()];
 }
-// Returns the node of the tree that a click on a row opens. A row for a path that occurs more than once opens
-// the node of that path in the pivot, which is the tree with paths at its top.
+// Returns the node that the page shows after a click on a row. If the row is a path that occurs more than
+// once, this is the node of the path in the pivot, which is a second tree with the paths at its top.
 function targetOf(n) {
 	return n.target || (n.members && !n.up.members && isByPath(n) ? getPivot().by?.get(n.name) : n);
 }

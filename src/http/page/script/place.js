@@ -40,8 +40,8 @@ function select(changes) {
 const namesOf = n => n.up ? [...namesOf(n.up), n.name] : [];
 const hrefOf = n => hashOf({ at: namesOf(n), by: n.members ? 'path' : pivot && isIn(pivot, n) ? 'path' : '',
 	q: '', ...live(n) ? {} : { field: CHARGED } });
-// Returns the link to the place around the current place. If the current place is gone, the link leads to the
-// innermost place around it that still exists.
+// Returns the link that leads one level out of the node that the page shows. If this node no longer exists,
+// the link leads to the innermost node above it that still exists.
 function outerHref() {
 	if (place) return hrefOf(outsideOf(place));
 	let at = state.at;

@@ -96,10 +96,10 @@ function pace(t) {
 	if (!latest || t === latest.t) return interval ? min(interval, max(.1, interval / 8) * 1.5 ** early++)
 		: max(.5, (performance.now() - started) / 2000);
 	// `gap` is the time between the last two scrapes that the page saw. The first gap becomes the interval, and
-	// so does each gap that is shorter than the interval. In a longer gap, the page may have missed a scrape,
-	// unless a poll during the gap found no new scrape. So a longer gap becomes the interval only if there was
-	// such a poll. A gap of more than three intervals may also be a pause of the exporter. So such a gap
-	// becomes the interval only if the gap before it was that long, too.
+	// so does each gap that is shorter than the interval. A longer gap becomes the interval only if two
+	// conditions are met. First, a poll during the gap must have found no new scrape. Otherwise the page may
+	// have missed a scrape. Second, a gap of more than three intervals must follow another such gap. Otherwise
+	// the exporter may just have paused.
 	const gap = t - latest.t, isLong = interval && gap > 3 * interval;
 	if (!interval || gap < interval || early && (!isLong || wasLong)) interval = max(.5, gap);
 	wasLong = isLong;

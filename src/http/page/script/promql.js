@@ -53,12 +53,13 @@ function selectorOf(where, level) {
 	return (isUss ? '' : metric) + (all.length ? `{${all}}` : '');
 }
 const sumOf = (by, where, level) => `sum by (${by.join(', ')}) (${selectorOf(where, level)})`;
-// partsOf() returns PromQL selectors for the values of tiles in the treemap. Most tiles show one part of the
-// memory of a container, a pod or the node, and a metric has this part. Some tiles show the memory that
-// remains when all other parts are subtracted, and no metric has this remainder. REST matches the kinds of
-// these tiles. partsOf() skips them, and restOf() makes a query that does the subtraction.
+// REST matches the kinds of tiles that show the memory that remains when all other parts are subtracted. No
+// metric has this remainder, so restOf() makes a query that does the subtraction.
 const POD = 'cgroup_pod_memory_', NODE_METRIC = 'cgroup_node_memory_bytes',
 	REST = /^(difference|rest|other_pods)$/;
+// Returns PromQL selectors for the values of tiles in the treemap. A tile shows one part of the memory of a
+// container, a pod or the node. Tiles of a kind that matches REST are skipped, because no metric has their
+// values.
 function partsOf(where, tiles) {
 	const lists = new Map();
 	for (const n of tiles) {
@@ -82,11 +83,12 @@ function restOf(where, n) {
 			...partsOf(where, n.account.tiles.map(([tile]) => tile))];
 	return terms.map(term => `sum(${term})`).join(' - ');
 }
-// Returns label matchers for those nodes that a search has found on one level of the tree, for example the
-// pods. The result has several lists of matchers. The caller makes a selector from each list, and joins the
-// selectors with `or`. Usually each list has one regular expression with the text of the search. Such an
-// expression is not enough if names are displayed differently from their labels, or if the text spans two
-// names. In these cases, the matchers have the names of the nodes that were found.
+// Returns PromQL label matchers that select the nodes that a search has found on one level of the tree, for
+// example pods. The result is a list of lists. The caller makes one selector from the matchers of each inner
+// list, and joins the selectors with `or`. Usually the matcher is a regular expression with the text of the
+// search. But if names are displayed differently from their labels, or if the text spans two names, a regular
+// expression would select other nodes than the search has found. The matchers then have the exact names of
+// the nodes.
 function foundBy(found, level) {
 	const q = asSearched(state.q), text = new RegExp(literal(q), 'iu'), isList = isListing();
 	const levels = isList ? OUTER.slice(OUTER.indexOf(place.level) + 1) : level === 'pod' && q.includes('/')

@@ -123,9 +123,9 @@ function fillRow(row, n, dots, half) {
 		if (!row.use) row.limitCell.append(...(row.use = makeUse()).all);
 		fillUse(row.use, accountOf(n), largestUse);
 	}
-	// A row is new if it had no mappings when the page was opened, or when the user started a measurement.
-	// Memory that no process maps never has mappings. Such a row is new if it had no value in the selected
-	// field at that time.
+	// A row is marked as new if its node of the tree had no mappings when the page was opened, or when the user
+	// started a measurement. Some nodes show memory that no process maps, so they never have mappings. These
+	// nodes are new if they had no value in the selected field at that time.
 	const mappings = fields.get('mappings');
 	row.isNew.hidden = !isNew(mappings && at(mappings, n) >= 0 ? mappings : field, n);
 	drawChange(row.delta, n, change(field, n));

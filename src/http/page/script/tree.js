@@ -38,11 +38,12 @@ let room = 1024, tick = 0;
 const NONE = []; // the children of leaves, which most nodes are
 const root = number(makeNode(null, 'node', ''));
 let layer = ''; // the selected field if it is one that shows tiles of cgroups, see account.js
-// Returns whether the last exposition has values to show for a node of the tree. `tick` is the number of that
-// exposition. `seen` is the number of the last exposition that had series of processes for the node, or for a
-// node below it. `seen` is larger than `tick` while the next exposition is being read. `charged` is the
-// number of the last exposition that had memory of a cgroup for the node, or for a node below it. `charged`
-// matters only if the selected field shows memory of cgroups, and has a value for the node.
+// Returns whether the last exposition has values to show for a node of the tree. The expositions are
+// numbered, and `tick` is the number of the last one. `seen` is the number of the last exposition with series
+// of processes for the node, or for a node below it. It is larger than `tick` while the next exposition is
+// being read. `charged` is the number of the last exposition with memory of a cgroup for the node, or for a
+// node below it. `charged` matters only if the selected field shows memory of cgroups, and has a value for
+// the node.
 const live = n => n.seen >= tick || !!layer && n.charged >= tick && at(fields.get(layer), n) >= 0;
 
 // Makes a node without a number. A node of the tree then gets its number from number(). The number is the
@@ -90,8 +91,9 @@ function child(up, level, name, isNumbered) {
 	}
 	return n;
 }
-// Returns a node's value in a field. A node without a number, such as a row of a search, has `members`, and
-// its value is the sum of their values. In a field of page sizes, it is the largest of their values.
+// Returns the value of a node in the field `f`. Some nodes, such as the rows of a search, have no value of
+// their own, but a list of other nodes in `members`. Then the value is the sum of the members' values. If the
+// field is a page size, the value is the largest of the members' values.
 function at(f, n, values = f.now) {
 	if (n.i >= 0) return values?.[n.i] ?? NaN;
 	let sum = NaN;
@@ -131,9 +133,9 @@ function addSeries(key, labels) {
 // writes the values of the new exposition to `next`. Returns the samples about the exporter itself by name,
 // and the number of invalid lines. `pause` lets the browser draw and respond to the user during the parsing.
 //
-// All families list their series in the same order. So the node of a line is nearly always the node that
-// follows the node of the line before. If the label text of that node and of the line are equal, this is
-// certain, and the labels are not parsed.
+// All families list their series in the same order, and `order` has the nodes of the series in this order. So
+// after the line of one node, a line of the next node in `order` is expected. If the line has the label text
+// of that next node, the node is found without parsing the labels.
 async function read(text, pause) {
 	const own = new Map();
 	let prefix = '', field, walk = [], longest = [], next = 0, until = performance.now() + 10, broken = 0;

@@ -29,7 +29,8 @@ function span(s) {
 		+ ' s'
 		: s < 7200 ? round(s / 60) + ' min' : round(s / 3600) + ' h';
 }
-// Returns the text of a slope. `v` is in units per second, and the text has MiB (or units) per minute.
+// Returns the text for the speed at which a value grows. `v` is the growth per second. The text has the
+// growth per minute, in MiB if the field has bytes.
 function slope(f, v) {
 	if (v !== v) return '';
 	const x = f.bytes ? v * 60 / 1048576 : v * 60, digits = abs(x) < 9.995 ? 2 : abs(x) < 99.95 ? 1 : 0,
@@ -40,10 +41,11 @@ const clock = t => new Date(t * 1000).toTimeString().slice(0, 8);
 const title = name => name === 'uss' ? 'Private to single processes' : name.replace(/_/g, ' ')
 	.replace(/\b([prum]ss|ksm|mmu)\b/g, w => w.toUpperCase()).replace(/^./, c => c.toUpperCase());
 
+// Matches control characters, invisible characters, characters that reverse text, and unusual spaces.
+const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}\p{Default_Ignorable_Code_Point}\u2800]|(?! )\p{Zs}/gu;
 // Returns a name as it is displayed. Misleading characters are replaced. A control character is replaced by
 // its picture. An invisible character, a character that reverses text, or an unusual space is replaced by its
 // code point. A space at either end is replaced by a mark.
-const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}\p{Default_Ignorable_Code_Point}\u2800]|(?! )\p{Zs}/gu;
 function visible(text) {
 	if (/^[!-~]*$/.test(text)) return text;
 	return text.replace(UNSEEN, c => {
