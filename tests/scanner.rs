@@ -67,8 +67,8 @@ fn read(scanner: &mut Scanner, text: &[u8], read_size: usize, buffer_size: usize
 fn naively_read(text: &[u8]) -> Option<Mappings> {
     let mut mappings = naive::mappings(text);
     mappings.retain(|(.., next)| *next != Next::Same);
-    // `Torn` is checked here. The tests do not compare other values of `Next`, so all are set to `Above`, as
-    // in `read`.
+    // A read is whole if no mapping has `Next::Torn`. After this check, each `Next` is replaced by `Above`,
+    // because `read` returns `Above` for every mapping, and the tests compare the two results.
     let is_whole = |(.., next): &mut (_, _, Next)| std::mem::replace(next, Next::Above) != Next::Torn;
     mappings.iter_mut().all(is_whole).then_some(mappings)
 }

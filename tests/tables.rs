@@ -292,8 +292,9 @@ const SIZED: [(&str, &str); 7] = [
     ("`--group-by process`", "--group-by process"),
 ];
 
-/// The last column of the front page's table is resident memory. It varies, so it is not compared. `make
-/// sizing` measures it with the static binary.
+/// Tests the table in README.md that says how many series the exporter has with various options. The last
+/// column is the resident memory of the exporter. The test does not compare this column, because resident
+/// memory varies. `make sizing` measures the resident memory with the static binary.
 #[test]
 fn series_counts() {
     let recording = hundred_pods();

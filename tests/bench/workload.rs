@@ -226,9 +226,9 @@ pub fn play(comm: &OsStr, n_touched: usize, files: Option<&Path>) -> io::Result<
             })
             .collect::<io::Result<_>>()?,
     };
-    // The kernel would merge adjacent mappings, so an unmapped gap is left after each mapping.
     let (private, access) = (MapFlags::PRIVATE, ProtFlags::READ | ProtFlags::WRITE);
     let place = MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE;
+    // The kernel would merge adjacent mappings, so each mapping is followed by an unmapped gap of equal size.
     let span = 2 * len * N_MAPPINGS;
     // SAFETY: nothing else refers to the mapped memory, because it is new. Only memory that was just mapped
     // is unmapped.
