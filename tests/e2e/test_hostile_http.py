@@ -134,8 +134,8 @@ def swarm(peer, stop):
                 except OSError:
                     pass  # if the connection is closed already, the code below notices it
                 clients[i].setblocking(False)
-                # A client that has stopped reading waits for no events. The state of its socket, below, shows
-                # whether the socket was closed.
+                # A client that sends `GET` never reads the response, so it waits for no events. The loop
+                # below finds out from the state of its socket whether the connection was closed.
                 events = {GET: 0, None: selectors.EVENT_WRITE}.get(kind, selectors.EVENT_READ)
                 if events:
                     selector.register(clients[i], events, i)
@@ -154,8 +154,8 @@ def swarm(peer, stop):
                 except OSError:
                     drop(key.data)
         for i, kind in enumerate(kinds):
-            # A client sees the end of the stream only after it has read all data. So the test looks at the
-            # state of the socket.
+            # A client sees the end of the stream only after it has read all data. The clients that send `GET`
+            # read nothing, so the test looks at the state of the socket.
             if kind == GET and clients[i].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != b"\x01":
                 clients[i].close()
                 clients[i] = None
