@@ -16,8 +16,8 @@ use smaps_container_exporter::totals::view::View;
 
 use crate::support::{Directory, Numbers, once};
 
-/// Scrapes a recording of these containers. A container is a list with one number for each of its commands,
-/// which is the number of paths that the command maps. Returns the number of samples, and the number of
+/// Scrapes a recording of these containers. A container is a list of numbers. Each number stands for a
+/// command and says how many paths the command maps. Returns the number of samples, and the number of
 /// commands that are exported by name. The other commands are summed into `[other]` because of `max_samples`.
 fn shown(containers: &[Vec<usize>], max_samples: usize) -> (usize, usize) {
     let recording = Directory::new();
@@ -65,7 +65,8 @@ fn fitting_commands_are_not_folded() {
         (vec![vec![1; 100], vec![30]], 808, 803, 74),
         (vec![vec![2; 50], vec![1; 50], vec![30]], 820, 819, 75),
         (vec![vec![3; 100], vec![1]], 808, 808, 101),
-        // With this limit, all commands fit. One of the paths fits as well, and the other paths are folded.
+        // All 101 commands fit into 820 samples. Of the last command's 30 paths, one path keeps its name, and
+        // the other 29 are folded.
         (vec![[vec![1; 100], vec![30]].concat()], 820, 815, 101),
     ] {
         let (n_samples, n_shown) = shown(&containers, max_samples);

@@ -262,8 +262,8 @@ fn scanners_agree_on_generated_records() {
     assert!(n_mappings > 50_000, "the records are not mostly refused: {n_mappings}");
 }
 
-/// Puts each byte at each place of an address range. The scanner and the naive reader must agree on whether
-/// the line is still a header.
+/// Replaces one byte of an address range by each of the 256 possible bytes. This is done at each place in the
+/// range. The scanner and the naive reader must agree on whether the line is still a header.
 #[test]
 fn addresses_have_lower_case_hexadecimal_digits() {
     let header = b"7f123456000a-7f12345a9f0c r--p 00000000 fe:00 1 /x\nRss:                   4 kB\n";

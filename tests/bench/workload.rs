@@ -166,8 +166,9 @@ impl Drop for Workload {
 }
 
 /// Copies this program and its libraries into a new `directory`. Returns the command that runs the copy.
-/// Processes in containers use the files of their image. If the workload used the libraries of the node, each
-/// program that starts or ends on the node would change the PSS of the workload.
+///
+/// Like processes in containers, the workload then shares no libraries with programs of the node. With shared
+/// libraries, each program that starts or ends on the node would change the PSS of the workload.
 fn own_copy(directory: &Path) -> io::Result<Vec<OsString>> {
     fs::create_dir_all(directory)?;
     let copy = |from: &Path| {

@@ -295,7 +295,8 @@ def test_copied_queries_give_the_displayed_values(request, tmp_path, page, recor
     questions.append(
         (copied(page), [("", {"path": labels["path"]}, exposition.total("uss", **labels)) for labels in rows])
     )
-    # In the view by path, the query returns the pods that map the path.
+    # The page can also show the pods that map a path. Then the copied query returns these pods. This is not
+    # tested with hostile names.
     if recorded != "hostile":
         page.go("#/" + quote(place["path"], safe="") + "?by=path")
         sharers = exposition.by_pod("pss", place["path"])

@@ -132,7 +132,8 @@ def test_chart_has_axes_and_a_slope(exporter, page, live):
     page.go("#/")
     page.tab.click("#node-grows_fastest a")
     until("the grower", lambda: page.crumbs()[-1] == "leak-grows")
-    # Only significant changes are coloured. All lines of a column have the same scale.
+    # In the table of the pod's commands, only a significant change is coloured. The trend lines of all rows
+    # have the same scale, so that they can be compared.
     page.go("#/live/pod/app")
     until("the rows", lambda: len(page.names()) == 2)
     colours = page.tab.eval_on_selector_all(
