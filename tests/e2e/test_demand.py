@@ -15,8 +15,8 @@ from prometheus import Prometheus
 SCRAPES = "smaps_exporter_scrapes_total"
 OLDEST_DATA = "smaps_exporter_oldest_data_seconds"  # computed for each response
 ENDED = "smaps_exporter_last_scrape_timestamp_seconds"
-# Prometheus's scrape interval in seconds. An exposition stays fresh for one second, so each request of
-# Prometheus causes a new scrape.
+# Prometheus's scrape interval in seconds. An exposition stays fresh for only one second, so a server never
+# gets the exposition of its last request again.
 INTERVAL = 2
 N_SCRAPES = 12
 
