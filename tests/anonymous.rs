@@ -15,7 +15,8 @@ use smaps_container_exporter::smaps::fields::FIELDS;
 use smaps_container_exporter::smaps::scanner::{Mapping, Scanner};
 use smaps_container_exporter::totals::anon_part::AnonPart;
 
-/// What memory may be used for according to the snapshots, and the part that such memory belongs to.
+/// The uses of memory that the snapshots name, such as `stack`. Each use has the part that the rules should
+/// assign such memory to, or `None` if they should assign it to no part.
 const USES: [(&str, Option<AnonPart>); 20] = [
     ("stack", Some(AnonPart::ThreadStacks)),
     ("arena", Some(AnonPart::MallocArenas)),

@@ -115,8 +115,8 @@ fn startup_failures_exit_with_1() {
     assert_eq!(error, format!("cannot read {path:?}: {expected}"));
 }
 
-/// With `--addr`, the program must not try to listen on the default port. Otherwise, it would report that the
-/// default port is in use, and not the real fault, which is in the recording.
+/// With `--addr`, the program must not also try to listen on the default port, which is in use here.
+/// Otherwise the error would be about the port. The expected error is that the recording has no `proc`.
 #[test]
 fn listener_on_the_default_port_does_not_hide_the_cause() {
     let listener = std::net::TcpListener::bind("127.0.0.1:8080");
@@ -276,7 +276,8 @@ fn empty_selection_records_nothing() {
     assert!(!to.exists());
 }
 
-/// On a node without containers, the log does not name the filter as the cause.
+/// On a node without containers, the log says that no container runs. It does not say that the filter selects
+/// no container.
 #[test]
 fn node_without_containers_is_logged() {
     let empty = Directory::new();

@@ -187,8 +187,8 @@ fn smallest_paths_fold_first() {
     let kept: Vec<u64> = folded.iter().filter(|(labels, _)| !is_other(labels)).map(|(_, rss)| *rss).collect();
     let lost = plain.iter().filter(|(labels, _)| !is_other(labels) && !folded.contains_key(*labels));
     let largest_lost = lost.map(|(_, rss)| *rss).max().unwrap();
-    // If only one path of a command would be summed into `[other]`, this path keeps its name, even if it is
-    // small.
+    // A few small paths keep their names, although larger paths of other commands are summed into `[other]`.
+    // This happens if a small path would be the only path of its command in `[other]`.
     let n_smaller = kept.iter().filter(|rss| **rss < largest_lost).count();
     assert!(
         n_smaller <= 12 && kept.len() > 20,

@@ -16,8 +16,8 @@ use smaps_container_exporter::totals::view::View;
 
 use crate::support::{Directory, Numbers, once};
 
-/// Scrapes a recording of these containers. A container is a list with one number for each of its commands,
-/// which is the number of paths that the command maps. Returns the number of samples, and the number of
+/// Scrapes a recording of these containers. A container is a list of numbers. Each number stands for a
+/// command and says how many paths the command maps. Returns the number of samples, and the number of
 /// commands that are exported by name. The other commands are summed into `[other]` because of `max_samples`.
 fn shown(containers: &[Vec<usize>], max_samples: usize) -> (usize, usize) {
     let recording = Directory::new();
@@ -50,19 +50,23 @@ fn shown(containers: &[Vec<usize>], max_samples: usize) -> (usize, usize) {
 
 /// Each case has the containers, the sample limit, the smallest expected number of samples, and the expected
 /// number of commands that are exported by name. The first case has 101 commands with one path each. A path
-/// has 7 samples, and a command has one more sample, so 101 commands need 808 samples.
+/// has 7 samples, and a command has one more sample. So a command with one path needs 8 samples, and 101 such
+/// commands need 808 samples.
 #[test]
 fn fitting_commands_are_not_folded() {
     for (containers, max_samples, min_samples, n_commands) in [
         (vec![vec![1; 101]], 808, 808, 101),
-        // With one sample less than in the first case, two commands are folded.
+        // The limit is one sample too small for 101 commands. So two commands are folded into `[other]`. The
+        // 99 other commands and `[other]` have 800 samples.
         (vec![vec![1; 101]], 807, 800, 99),
-        // The container with 30 paths needs 211 samples, which is less than half of the limit. The other
-        // container gets the rest of the limit for its commands.
+        // The second container has one command with 30 paths, which needs 211 samples. This is less than half
+        // of the limit, so the container is not folded. The first container gets the other 597 samples. They
+        // are enough for 73 commands and `[other]`.
         (vec![vec![1; 100], vec![30]], 808, 803, 74),
         (vec![vec![2; 50], vec![1; 50], vec![30]], 820, 819, 75),
         (vec![vec![3; 100], vec![1]], 808, 808, 101),
-        // With this limit, all commands fit. One of the paths fits as well, and the other paths are folded.
+        // All 101 commands fit into 820 samples. Of the last command's 30 paths, one path keeps its name, and
+        // the other 29 are folded.
         (vec![[vec![1; 100], vec![30]].concat()], 820, 815, 101),
     ] {
         let (n_samples, n_shown) = shown(&containers, max_samples);

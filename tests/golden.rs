@@ -14,9 +14,10 @@ fn smaps_of_other_kernels_equal_golden_files() {
     }
 }
 
-/// Tests the accounts of containers. The recordings were written by hand in the format of kernels. The
-/// recording of version 2 is seen from inside a cgroup namespace. One of its containers has all files, and
-/// another container has only the files of an older kernel. The other recording is of version 1.
+/// Tests the cgroup metrics with two recordings. Their cgroup files were written by hand, in the format in
+/// which Linux prints such files. The recording `v1` has version 1 cgroups. The recording `v2` has version 2
+/// cgroups, as seen from inside a cgroup namespace. In `v2`, one container has all files, and another
+/// container has only the files of an older kernel.
 #[test]
 fn accounts_of_both_cgroup_versions_equal_golden_files() {
     for version in ["v1", "v2"] {

@@ -274,8 +274,8 @@ fn stalled_clients_do_not_block_others() {
         let mut client = send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert!(receive(&mut client).1 == text);
     }
-    // Clients that have stopped reading may hold one outdated exposition, but not two. If newer clients hold
-    // another outdated exposition, the server closes the connections of the older clients.
+    // The server keeps about 3 MiB of outdated expositions for slow clients, but each exposition has 16 MiB.
+    // So after further scrapes, the server closes the connections of clients that have stopped reading.
     let mut newer = send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     newer.read_exact(&mut [0]).unwrap();
     publish(&mut publisher, &text);

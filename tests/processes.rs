@@ -63,10 +63,10 @@ fn processes_are_added_and_removed() {
     assert_eq!(scrape(&mut scraper), ["init 1"]);
 }
 
-/// The first scrape recognizes a zombie by its `stat`. If the container of a process is unknown, the first
-/// scrape reads `status` instead. The container of a zombie is unknown with version 1 cgroups, because the
-/// kernel prints `/` as the cgroup of a zombie. Later scrapes do not read the files of the zombie. So for
-/// 20,000 zombies, a scrape only has to list 20,000 more entries of /proc.
+/// The first scrape recognizes a zombie by its `stat`. With version 1 cgroups, the kernel prints `/` as the
+/// cgroup of a zombie, so the container of the zombie is unknown. In this case, the first scrape recognizes
+/// the zombie by its `status`. Later scrapes read no files of a zombie. So for 20,000 zombies, a scrape only
+/// has to list 20,000 more entries of /proc.
 #[test]
 fn zombie_is_not_read_again() {
     let recording = three();
@@ -134,10 +134,11 @@ fn values_are_kept_until_the_next_read_or_the_end_of_the_process() {
     assert_eq!(scrape(&mut scraper), ["init 1"], "without stat it may be another program");
 }
 
-/// A process that has changed its name is exported under the new name after its next read. Until then it has
-/// no values here, because it may have executed another program. With `stat`, the exporter could see whether
-/// the program is still the same, but the recordings of this test have no `stat`. A process that has changed
-/// its cgroup leaves its container immediately. Neither change is counted as a read error.
+/// A process that has changed its name may have executed another program. Usually the exporter sees in `stat`
+/// whether the program is still the same, but the recordings of this test have no `stat`. So the exporter
+/// drops the values of the process until its next read, and then exports the process under the new name. A
+/// process that has moved to another cgroup leaves its container immediately. Neither change is counted as a
+/// read error.
 #[test]
 fn changed_name_or_cgroup_is_no_read_error() {
     // In the first case, CPU time is not limited. In the second case, the first scrape uses up the budget.
@@ -197,8 +198,9 @@ fn kept_values_are_dropped_after_an_exec() {
     }
 }
 
-/// If mappings overlap, the read fails, and the values of the previous read are kept. If the kernel prints a
-/// mapping twice, it is counted once.
+/// If the kernel prints two mappings with the same start address, the second one is the same mapping after a
+/// change, and only the second one is counted. If mappings overlap in another way, the read fails, and the
+/// values of the previous read are kept.
 #[test]
 fn torn_read_keeps_the_last_values() {
     let recording = three();

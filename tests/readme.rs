@@ -115,9 +115,9 @@ fn arguments_in(line: &str) -> Option<&str> {
     arguments.starts_with('-').then_some(arguments)
 }
 
-/// Checks each command in the documents that runs the program, directly or in its container image. One of
-/// these commands has options with single dashes. It is for the older exporter in Go, and must still be
-/// valid.
+/// Checks each command in the documents that runs the program, directly or in its container image. One
+/// command in MIGRATING.md has options with single dashes, like those of the older exporter in Go. The
+/// program must accept these options, too.
 #[test]
 fn every_command_line_is_valid() {
     let joined: Vec<String> = pages().values().map(|text| text.replace("\\\n", " ")).collect();
@@ -232,8 +232,8 @@ fn parts_of_the_manifest_match() {
     let image = container["image"].as_str().expect("an image");
     assert!(image.ends_with(concat!(":", env!("CARGO_PKG_VERSION"))), "{image}");
 
-    // Each path that the program opens is below a read-only mount. The volume of the mount is the same
-    // directory on the node.
+    // Each path that the program opens is below a read-only mount. The mounts contain /proc, /sys/fs/cgroup
+    // and the directory of containerd's socket from the node.
     let mounts = container["volumeMounts"].as_vec().expect("mounts");
     let mount_of = |path: &Path| {
         let is_below = |mount: &&Yaml| mount["mountPath"].as_str().is_some_and(|at| path.starts_with(at));

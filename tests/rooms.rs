@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Modules of the standard library that do I/O. Some paths of `std::io` do none: see [`NO_IO`].
+/// Modules of the standard library that do I/O. Some items of `std::io` do no I/O. They are in [`NO_IO`].
 const IO: [&str; 7] =
     ["std::env", "std::fs", "std::io", "std::net", "std::os", "std::process", "std::thread"];
 /// Rust paths of `std::io` that do no I/O, because the code only writes into a buffer.

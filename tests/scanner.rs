@@ -67,8 +67,8 @@ fn read(scanner: &mut Scanner, text: &[u8], read_size: usize, buffer_size: usize
 fn naively_read(text: &[u8]) -> Option<Mappings> {
     let mut mappings = naive::mappings(text);
     mappings.retain(|(.., next)| *next != Next::Same);
-    // `Torn` is checked here. The tests do not compare other values of `Next`, so all are set to `Above`, as
-    // in `read`.
+    // A read is whole if no mapping has `Next::Torn`. After this check, each `Next` is replaced by `Above`,
+    // because `read` returns `Above` for every mapping, and the tests compare the two results.
     let is_whole = |(.., next): &mut (_, _, Next)| std::mem::replace(next, Next::Above) != Next::Torn;
     mappings.iter_mut().all(is_whole).then_some(mappings)
 }
@@ -262,8 +262,8 @@ fn scanners_agree_on_generated_records() {
     assert!(n_mappings > 50_000, "the records are not mostly refused: {n_mappings}");
 }
 
-/// Puts each byte at each place of an address range. The scanner and the naive reader must agree on whether
-/// the line is still a header.
+/// Replaces one byte of an address range by each of the 256 possible bytes. This is done at each place in the
+/// range. The scanner and the naive reader must agree on whether the line is still a header.
 #[test]
 fn addresses_have_lower_case_hexadecimal_digits() {
     let header = b"7f123456000a-7f12345a9f0c r--p 00000000 fe:00 1 /x\nRss:                   4 kB\n";

@@ -62,8 +62,9 @@ fn the_list_of_metrics_has_the_fields() {
     assert_block(LIST_OF_METRICS, "metrics", &table);
 }
 
-/// In the documented table of cgroup metrics, a cgroup file with keys has a row of its own. The files of a
-/// group that have only one number share a row. An asterisk marks a metric that cgroup version 1 lacks.
+/// Compares the documented table of cgroup metrics with the program. A cgroup file with keys, such as
+/// `memory.stat`, has its own row. Files with a single number, such as `memory.max`, share one row for each
+/// group of metrics. An asterisk marks a metric that cgroup version 1 lacks.
 #[test]
 fn the_list_of_metrics_has_the_cgroup_fields() {
     let mut rows: Vec<(String, String)> = Vec::new();
@@ -292,8 +293,9 @@ const SIZED: [(&str, &str); 7] = [
     ("`--group-by process`", "--group-by process"),
 ];
 
-/// The last column of the front page's table is resident memory. It varies, so it is not compared. `make
-/// sizing` measures it with the static binary.
+/// Tests the table in README.md that says how many series the exporter has with various options. The last
+/// column is the resident memory of the exporter. The test does not compare this column, because resident
+/// memory varies. `make sizing` measures the resident memory with the static binary.
 #[test]
 fn series_counts() {
     let recording = hundred_pods();
@@ -328,7 +330,7 @@ fn series_counts() {
         all_counts.push(counts);
     }
     assert_block(FRONT_PAGE, "counts", &table);
-    // The front page also states some numbers of the table in its text. The text must contain these numbers.
+    // The text of README.md states some numbers of this table, and must contain the current numbers.
     let [defaults, .., manifest, by_path, _] = &all_counts[..] else { panic!("{all_counts:?}") };
     let mut numbers = readme.split(|c: char| !c.is_ascii_digit() && c != ',').collect::<Vec<_>>();
     numbers.iter_mut().for_each(|number| *number = number.trim_end_matches(','));

@@ -77,10 +77,12 @@ fn mounts_of_each_process_are_those_of_its_namespace() {
     node.process(2, 77, "/scratch", &paths([("/data/x", 30), ("/scratch/x", 20)]));
     // The first process has a tmpfs at `/data`, and the second process has one at `/scratch`. Only files in a
     // process's own tmpfs are shared memory. So the processes map 60 MiB of shared memory, which are 40 MiB
-    // of `/data/x` in the first process, and 20 MiB of `/scratch/x` in the second process.
+    // of `/data/x` in the first process, and 20 MiB of `/scratch/x` in the second process. The container has
+    // 102 MiB of shared memory, so 42 MiB of shared memory are unmapped. Of its 300 MiB of files, 180 MiB are
+    // unmapped. These are the 42 MiB of shared memory and 138 MiB of page cache.
     assert_eq!(node.unmapped(&[]), Some([138, 42]));
     // Now both processes are in one mount namespace, with a tmpfs at `/data`. So they map 70 MiB of shared
-    // memory, which are the 40 MiB and the 30 MiB of `/data/x`.
+    // memory, which are 40 MiB of `/data/x` in the first process, and 30 MiB of `/data/x` in the second.
     node.process(2, 30, "/data", &paths([("/data/x", 30), ("/scratch/x", 20)]));
     assert_eq!(node.unmapped(&[]), Some([148, 32]));
 }

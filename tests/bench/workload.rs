@@ -166,8 +166,9 @@ impl Drop for Workload {
 }
 
 /// Copies this program and its libraries into a new `directory`. Returns the command that runs the copy.
-/// Processes in containers use the files of their image. If the workload used the libraries of the node, each
-/// program that starts or ends on the node would change the PSS of the workload.
+///
+/// Like processes in containers, the workload then shares no libraries with programs of the node. With shared
+/// libraries, each program that starts or ends on the node would change the PSS of the workload.
 fn own_copy(directory: &Path) -> io::Result<Vec<OsString>> {
     fs::create_dir_all(directory)?;
     let copy = |from: &Path| {
@@ -226,9 +227,9 @@ pub fn play(comm: &OsStr, n_touched: usize, files: Option<&Path>) -> io::Result<
             })
             .collect::<io::Result<_>>()?,
     };
-    // The kernel would merge adjacent mappings, so an unmapped gap is left after each mapping.
     let (private, access) = (MapFlags::PRIVATE, ProtFlags::READ | ProtFlags::WRITE);
     let place = MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE;
+    // The kernel would merge adjacent mappings, so each mapping is followed by an unmapped gap of equal size.
     let span = 2 * len * N_MAPPINGS;
     // SAFETY: nothing else refers to the mapped memory, because it is new. Only memory that was just mapped
     // is unmapped.

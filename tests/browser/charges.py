@@ -14,9 +14,9 @@ PARTS = (
     "vmalloc zswap kernel_other sockets remainder"
 ).split()
 # The parts of a container's memory that have one tile each in the treemap. Anonymous memory, page cache and
-# shared memory are not among them. If a process maps such memory, the treemap shows the memory in the tiles
-# of the mapped paths. Page cache and shared memory that no process maps have two tiles of their own, with the
-# sizes in `Charge.unmapped`.
+# shared memory are not among them, because the treemap shows mapped memory in the tiles of the mapped paths.
+# There is one more tile for page cache that no process maps, and one for shared memory that no process maps.
+# The sizes of these two tiles are in `Charge.unmapped`.
 TILES = [part for part in PARTS if part not in ("anon", "page_cache", "shmem", "remainder")]
 
 
@@ -32,7 +32,8 @@ class Charge:
     def tiles(self, mapped):
         """Returns {name: bytes} for all tiles of the container, except the tiles of paths.
 
-        The caller gives the sum of the tiles of paths as `mapped`.
+        `mapped` is the sum of the tiles of paths. The part of the container's memory that is in no tile of a
+        path and in no other tile has the tile `cgroup_memory_difference`.
         """
         tiles = {f"cgroup_memory_unmapped_{part}": v for part, v in self.unmapped.items() if v > 0}
         tiles |= {f"cgroup_memory_{part}": self.parts[part] for part in TILES if self.parts.get(part, 0) > 0}
@@ -85,9 +86,10 @@ def charges_of(exposition):
 
 @dataclass
 class Ledger:
-    """The memory of a node, split into parts.
+    """The memory of a node, split into parts, and the memory of each pod on the node.
 
-    For each pod, the ledger also has the use, the limit, and the memory outside containers by part.
+    A pod has its memory use, its limit, and the memory in the pod's cgroup that is outside of containers.
+    The memory outside of containers is split into parts.
     """
 
     parts: dict

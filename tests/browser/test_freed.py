@@ -44,7 +44,7 @@ done, tell = os.pipe()
 is_child = os.fork() == 0
 for memory in [*held, (ctypes.c_char * SIZE).from_address(address)]:
     memory[::4096]
-# The parent prints a line after both have touched all memory.
+# The parent prints a line after parent and child have touched all memory.
 if is_child:
     os.write(tell, b"x")
 else:
@@ -117,7 +117,7 @@ def usage(cgroup):
 
 
 def shown(text, after):
-    """Finds a size such as "1.5 MiB" in a text, behind the words `after` and a colon. Returns it in bytes."""
+    """Returns the size in bytes that follows the words in `after` and a colon, such as "1.5 MiB"."""
     number, unit = re.search(rf"{after}: ([\d.]+) ([KMG])iB", text).groups()
     return float(number) * 1024 ** "_KMG".index(unit)
 

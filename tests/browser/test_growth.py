@@ -55,7 +55,8 @@ def test_end_of_a_sharer_is_not_growth_of_the_others(exporter, tmp_path, page):
     page.select("rss")
     assert "neighbour" not in page.text("#since")
     page.select("pss")
-    # Only memory that the process itself gains counts as growth.
+    # Now the heap of the remaining process grows. The page counts this as growth, unlike the PSS that the
+    # process gained when the other processes ended.
     for heap in (23_000, 26_000, 29_000):
         rewrite(home, [*record(home, 1)[:2], record(home, 1, heap)[2]])
         after(page, 1)

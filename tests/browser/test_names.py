@@ -274,7 +274,8 @@ def test_copied_queries_give_the_displayed_values(request, tmp_path, page, recor
         # its labels.
         metric = "" if field == "uss" else exposition.metrics()[field]
         questions.append((query, [(metric, place, exposition.total(field, **place))]))
-    # The query for the rows contains the search text. It returns the rows that the search finds.
+    # The page now shows one command, with one row for each path that contains the search text. The PromQL
+    # query that the page copies also contains the search text, so it returns only these rows.
     command = {k: v for k, v in place.items() if k != "path"}
     word = "TMP" if recorded == "hostile" else "LIB"
     page.go(fragment(command) + f"?field=uss&q={word}")
@@ -294,7 +295,8 @@ def test_copied_queries_give_the_displayed_values(request, tmp_path, page, recor
     questions.append(
         (copied(page), [("", {"path": labels["path"]}, exposition.total("uss", **labels)) for labels in rows])
     )
-    # In the view by path, the query returns the pods that map the path.
+    # The page can also show the pods that map a path. Then the copied query returns these pods. This is not
+    # tested with hostile names.
     if recorded != "hostile":
         page.go("#/" + quote(place["path"], safe="") + "?by=path")
         sharers = exposition.by_pod("pss", place["path"])

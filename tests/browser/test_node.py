@@ -199,7 +199,8 @@ def test_without_the_families_there_is_no_bar(busy, page):
         and page.text("#total").endswith(" PSS")
     )
     assert page.tab.locator("#field option[value=node_memory]").count() == 0
-    # The bar and the treemap of the node are shown only while the exposition has the metrics of the node.
+    # The page shows the bar and the treemap of the node only while the exposition has the metrics of the
+    # node. Setting `page.ledger` adds these metrics to the exposition, and None removes them.
     page.ledger = ledger_of
     until("the bar", lambda: page.tab.is_visible("#node") and page.text("#total").endswith(" Node memory"))
     page.ledger = None

@@ -100,8 +100,9 @@ def test_each_exported_field_can_be_selected_and_has_the_right_total(node, page)
     exposition = node.exposition()
     metrics = exposition.metrics()
     offered = page.tab.eval_on_selector_all("#field option", "all => all.map(o => [o.value, o.title])")
-    # The page draws values as areas. It does not offer page sizes, because their sum has no meaning. It does
-    # not offer the number of processes either, because that number cannot be split between mappings.
+    # The page offers each exported field, with two exceptions. A sum of page sizes has no meaning, and the
+    # number of processes cannot be split between mappings. The page also offers fields that it computes
+    # (`DERIVED`). It offers charged memory if the exposition has cgroup metrics.
     charged = {CHARGED} if "cgroup_memory_account_bytes" in exposition.families else set()
     assert {name for name, _ in offered} == {name for name in metrics if not name.endswith("page_size")} - {
         "processes"

@@ -86,8 +86,9 @@ def test_page_refreshes_once_per_scrape(exporter, tmp_path, page):
     until("six scrapes", seen, 30)
     times = sorted(map(float, stamps))
     assert all(later - earlier < 3 for earlier, later in zip(times, times[1:])), "the page skipped a scrape"
-    # When the page knows the interval, it sends at most two requests per scrape. The first of them may come
-    # just before the scrape.
+    # Once the page knows the interval between scrapes, it sends at most two requests per scrape. It needs the
+    # second request if the first one comes just before the scrape. The page measures the interval during the
+    # first two scrapes, and may send more requests then, so these scrapes are not counted.
     assert sum(stamps[stamp] for stamp in list(stamps)[2:]) <= 2 * (len(stamps) - 2), stamps
 
 
@@ -131,7 +132,8 @@ def test_chart_has_axes_and_a_slope(exporter, page, live):
     page.go("#/")
     page.tab.click("#node-grows_fastest a")
     until("the grower", lambda: page.crumbs()[-1] == "leak-grows")
-    # Only significant changes are coloured. All lines of a column have the same scale.
+    # In the table of the pod's commands, only a significant change is coloured. The trend lines of all rows
+    # have the same scale, so that they can be compared.
     page.go("#/live/pod/app")
     until("the rows", lambda: len(page.names()) == 2)
     colours = page.tab.eval_on_selector_all(

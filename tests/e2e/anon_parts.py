@@ -47,7 +47,7 @@ def resident_by(node: Node, comm: str, *arguments: str, label: str = "kind") -> 
 def assert_close(part: float, reported: float, recall: float, least: float | None = None):
     """Asserts that the size of a part is close to the number of bytes that the runtime reports.
 
-    The size must not be much larger than `reported`. It must be at least `recall` times `least`, which is the
+    The size must not be much larger than `reported`, and must be at least `recall * least`. `least` is the
     number of bytes that are certainly resident. By default, `least` equals `reported`.
     """
     assert part <= max(1.05 * reported, reported + 2 * MIB), (part, reported)

@@ -30,8 +30,8 @@ OUT = HERE.parents[1] / "target/e2e"
 
 class Group(NamedTuple):
     is_waiting: bool
-    # Names of modules and of single functions. For a function, its own entry has precedence over the entry of
-    # its module.
+    # Names of modules and of single functions. If one group lists a function and another group lists the
+    # module of the function, the function belongs to the group that lists the function.
     tests: tuple[str, ...]
 
 

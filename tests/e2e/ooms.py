@@ -141,7 +141,11 @@ class Instance:
             process.wait(60)
 
     def remove(self, delay: float = 0):
-        """Removes the cgroup. A runtime removes it about 20 ms after the last process has ended."""
+        """Kills the processes of the cgroup, waits `delay` seconds after their end, and removes the cgroup.
+
+        A container runtime removes a cgroup about 20 ms after its last process has ended, so a test that
+        imitates a runtime sets `delay` to 0.02.
+        """
         directories = [*below(self.directory), self.directory]
         for directory in directories:
             for pid in (directory / "cgroup.procs").read_text().split():

@@ -25,7 +25,11 @@ INTERVAL = 1.0
 
 
 class Node:
-    """A recording of live processes. Its containers are in the namespaces `adversary` and `bystander`."""
+    """A recording of live processes.
+
+    The containers in the namespace `adversary` have hostile processes. The containers in the namespace
+    `bystander` have ordinary processes, and their values must stay exact.
+    """
 
     def __init__(self, directory: Path, programs: Path, n_adversaries: int = 1, n_bystanders: int = 1):
         self.directory, self.program = directory, programs / "adversary"
@@ -72,7 +76,10 @@ def by_path(exposition: Exposition, namespace: str, field: str = "rss") -> dict[
 
 
 def bystanders_rss(node: Node) -> dict[tuple[str, str], int]:
-    """Returns the resident bytes of the bystanders by (command, path). Reads smaps directly."""
+    """Returns the resident bytes of the containers in the namespace `bystander` by (command, path).
+
+    The bytes are read directly from smaps.
+    """
     expected: dict[tuple[str, str], int] = {}
     values, _ = sum_by_path([pid for cgroup in node.bystanders for pid in cgroup.pids()])
     for (_, comm, path), fields in values.items():
@@ -81,7 +88,7 @@ def bystanders_rss(node: Node) -> dict[tuple[str, str], int]:
 
 
 def scrape_with_exact_bystanders(node: Node, exporter: Exporter) -> Exposition:
-    """Returns an exposition with the exact values of the bystanders.
+    """Returns an exposition with the exact values of the containers in the namespace `bystander`.
 
     The kernel may reclaim pages of libraries, which changes the expected values. So the comparison is
     repeated. A fault of the exporter would appear in each repetition.
@@ -97,7 +104,7 @@ def scrape_with_exact_bystanders(node: Node, exporter: Exporter) -> Exposition:
     return exposition
 
 def observe(node: Node, exporter: Exporter, seconds: float) -> tuple[float, int, float]:
-    """Scrapes every second, and asserts that the values of the bystanders are exact.
+    """Scrapes every second, and asserts that the values of the namespace `bystander` are exact.
 
     Returns the greatest age of data in seconds, the greatest RSS in bytes, and how many cores the exporter
     used on average.

@@ -89,7 +89,7 @@ def containerd(tmp_path):
 
 @pytest.fixture
 def cgroups(containerd):
-    """Two running containers, a and b."""
+    """The cgroups of two running containers with the ids `a` and `b`."""
     root = sorted(roots().items())[0][1]
     made = {}
     try:

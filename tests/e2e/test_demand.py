@@ -15,7 +15,8 @@ from prometheus import Prometheus
 SCRAPES = "smaps_exporter_scrapes_total"
 OLDEST_DATA = "smaps_exporter_oldest_data_seconds"  # computed for each response
 ENDED = "smaps_exporter_last_scrape_timestamp_seconds"
-# Prometheus's scrape interval in seconds. It is longer than the second for which an exposition stays fresh.
+# Prometheus's scrape interval in seconds. An exposition stays fresh for only one second, so a server never
+# gets the exposition of its last request again.
 INTERVAL = 2
 N_SCRAPES = 12
 

@@ -96,7 +96,11 @@ def test_growing_mapping_counts_once(any_node, programs, dynamic, kind):
 
 
 class Replaceable:
-    """A process that takes long to read, so the exporter reuses each reading for several seconds."""
+    """A process that executes another program or changes its name when a test orders this.
+
+    A read of the process takes long, because it has 1 GiB in pages of 4 KiB. So the exporter reuses each
+    reading for several seconds.
+    """
 
     def __init__(self, node, programs: Path):
         self.process = node.cgroup.run_ready(programs / "replaced", "1024", stdin=subprocess.PIPE)

@@ -64,7 +64,11 @@ def reset(target):
 
 
 def send_without_end(target):
-    """Sends an endless head, a head byte by byte, and requests without reading the responses."""
+    """Sends without end. Each of three clients sends something else.
+
+    One client sends a request with endless headers. The second client sends single bytes slowly. The third
+    client sends requests but does not read the responses.
+    """
     clients = [target.connect(b"GET / HTTP/1.1\r\n"), target.connect(), target.connect()]
 
     def send(client, piece, pause):
@@ -134,8 +138,8 @@ def swarm(peer, stop):
                 except OSError:
                     pass  # if the connection is closed already, the code below notices it
                 clients[i].setblocking(False)
-                # A client that has stopped reading waits for no events. The state of its socket, below, shows
-                # whether the socket was closed.
+                # A client that sends `GET` never reads the response, so it waits for no events. The loop
+                # below finds out from the state of its socket whether the connection was closed.
                 events = {GET: 0, None: selectors.EVENT_WRITE}.get(kind, selectors.EVENT_READ)
                 if events:
                     selector.register(clients[i], events, i)
@@ -154,8 +158,8 @@ def swarm(peer, stop):
                 except OSError:
                     drop(key.data)
         for i, kind in enumerate(kinds):
-            # A client sees the end of the stream only after it has read all data. So the test looks at the
-            # state of the socket.
+            # A client sees the end of the stream only after it has read all data. The clients that send `GET`
+            # read nothing, so the test looks at the state of the socket.
             if kind == GET and clients[i].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != b"\x01":
                 clients[i].close()
                 clients[i] = None
@@ -192,8 +196,8 @@ def test_700_hostile_clients_do_not_delay_scrapes(big_node):
         )
         assert peak - steady <= 16 * MIB
         until(lambda: target.n_open()[1] <= n_fds, 10, "the swarm's connections are closed")
-        # Until now, slow readers held an exposition. The next scrape frees it, and only a request causes a
-        # scrape.
+        # Clients that did not read kept an outdated exposition in memory. The next scrape frees this memory.
+        # The exporter scrapes only on request, so the test requests scrapes until the memory is free.
         until(lambda: target.scrape() and target.memory("VmRSS") <= steady + 4 * MIB, 10, "memory is freed")
 
 

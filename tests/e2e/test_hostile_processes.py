@@ -214,8 +214,8 @@ def test_changed_inode_numbers_of_proc_lose_no_values(any_node, programs):
         before = os.stat(f"/proc/{pid}").st_ino
 
         def has_another():
-            # The kernel keeps the inode while the directory of the process is open. Each scrape has the
-            # directory open for a moment, so the test tries repeatedly.
+            # The kernel keeps the inode of /proc/<pid> while a process has this directory open. The exporter
+            # opens the directory for a moment in each scrape, so the test tries repeatedly.
             Path("/proc/sys/vm/drop_caches").write_text("2")
             return os.stat(f"/proc/{pid}").st_ino != before
 
@@ -337,7 +337,8 @@ def test_missing_permission_is_counted_and_logged_once(any_node, programs, tmp_p
         ]
         # The kernel does not let the exporter read the two processes of the container. After each refusal,
         # the exporter waits for twice as many scrapes as before. So it tries to read both processes in
-        # scrapes 1, 2, 4 and 8. At least three of these attempts must be counted.
+        # scrapes 1, 2, 4 and 8, and counts two refusals in each of these scrapes. The test requires the
+        # refusals of three scrapes, which are six.
         assert errors(exposition)["denied"] >= 6 and exposition.value("smaps_exporter_processes") == 0
         warnings = [line for line in exporter.log().splitlines() if "WARN" in line]
         assert len(warnings) == 1 and "CAP_SYS_PTRACE is missing" in warnings[0], warnings

@@ -391,9 +391,10 @@ def test_reading_causes_no_second_oom_kill(programs, tmp_path, n_without, interv
 
 @pytest.mark.skipif(IS_V2, reason="version 2 reports events")
 def test_version_1_counts_kills_of_full_containers_within_the_budget(programs, tmp_path):
-    """Each check reads the counters of the full containers, although twelve other processes use all CPU time.
+    """OOM kills are counted in many containers that have nearly reached their memory limits.
 
-    The checks stay within the CPU budget.
+    Between scrapes, the exporter checks the memory use of these containers within the CPU budget. It counts
+    each kill even while twelve processes outside of the containers use all CPU time.
     """
     with pods_of(tmp_path / "links", programs) as pods, ExitStack() as loops:
         work = f"{programs}/leak heap 1 1 1 & read line; {programs}/leak heap 16 1 16; wait"

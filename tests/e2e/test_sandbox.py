@@ -74,7 +74,8 @@ def test_seccomp_filter_applies_to_each_thread(live, victim, inject, tmp_path):
                 "getpid is allowed, so injected calls do run"
             )
         assert is_read(exporter), "the exporter no longer scrapes"
-        # An injected call stops a thread for a moment. So the log may report a stuck read, but nothing else.
+        # `inject` uses ptrace, which stops a thread of the exporter for a moment. A read by a stopped thread
+        # may look stuck. So the log may report a stuck read, but nothing else.
         assert "not permitted" not in exporter.log() and "cannot" not in exporter.log()
     assert file.read_text() == "text" and [path.name for path in tmp_path.iterdir() if path.is_file()] == [
         "file"

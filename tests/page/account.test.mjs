@@ -81,8 +81,8 @@ test('containers without an account are left out, those without a process are sh
 	assert.equal(page.at(charged(page), page.root), 250);
 	assert.deepEqual(page.containersOf(page.root).map(n => n.full).sort(), ['shop/web-1 › app',
 		'shop/web-2 › app', 'shop/web-3 › app']);
-	// With a field of smaps instead of charged memory, the page shows neither tiles such as slab, nor web-3,
-	// which has no process.
+	// Now the page shows PSS instead of charged memory. PSS comes from smaps, so there are no tiles such as
+	// slab. The pod web-3 is not shown, because it has no process.
 	page.setLayer('');
 	assert.deepEqual(page.insideOf(page.root).map(n => n.full), ['shop/web-1', 'shop/web-2']);
 	assert.deepEqual(page.kidsOf(find(page, 'shop', 'web-1', 'app')).map(n => n.name), ['java']);

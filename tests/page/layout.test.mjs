@@ -18,7 +18,8 @@ test('areas are proportional within a pixel, and tiles neither overlap nor excee
 			unit = (width * height) / total,
 			taken = new Uint8Array(width * height);
 		for (const n of list) {
-			// Rounding moves each of the four edges by at most half a pixel.
+			// Rounding moves each of the four edges by at most half a pixel. So it changes the width and the
+			// height by at most 1, and the area by at most w + h + 1.
 			assert.ok(Math.abs(n.w * n.h - n.v * unit) <= n.w + n.h + 1, JSON.stringify(n));
 			assert.ok(n.x >= 0 && n.y >= 0 && n.x + n.w <= width && n.y + n.h <= height, JSON.stringify(n));
 			for (let y = n.y; y < n.y + n.h; y++) {

@@ -131,8 +131,9 @@ int main(int argc, char **argv) {
         memory(32 * MIB);
         for (long i = is_vfork ? 1 : atol(argv[2]) - 1; i > 0; i--) {
             char *stack = mmap(NULL, 16 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-            // vfork would also set CLONE_VFORK. But that flag stops the calling thread until the child calls
-            // exec, so the thread could not print "ready". The child does the same with and without the flag.
+            // In the attack "vfork", the child shares the memory of its parent, like a child of vfork. A real
+            // vfork would stop the calling thread until the child calls exec, so this thread could not print
+            // "ready".
             int (*child)(void *) = is_vfork ? slow_to_execute : sharer;
             must(clone(child, stack + 16 * PAGE, CLONE_VM | 17, NULL) > 0, "clone");
         }

@@ -1,9 +1,11 @@
 // Makes short-lived processes. Each process runs a copy of this program and maps a file that is named after
 // the copy. Then it exits, forks, or executes another copy.
 //
-// Usage: PROGRAM DIRECTORY... The copies are DIRECTORY/p-0 to DIRECTORY/p-9. For each event, the process
-// writes a letter to standard output. If the name of the program is "keep", it starts up to two hundred
-// copies per second, and waits for those that end.
+// Usage: PROGRAM DIRECTORY... Each directory has ten copies of this program, p-0 to p-9. A process writes one
+// letter to standard output before each exec, fork, vfork, posix_spawn and exit.
+//
+// If the name of the program is "keep", it does none of this. Instead, it keeps starting copies, at most two
+// hundred per second, and reaps the processes that have ended.
 #include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>

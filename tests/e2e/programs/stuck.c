@@ -6,18 +6,20 @@
 // connection. While the victim is stuck, each read of its smaps or cmdline blocks, including reads by ps and
 // pgrep.
 //
-// With "exec", there is another process, "execs". It shares the victim's memory, as after vfork, and executes
-// a program. This exec also waits for the victim's mmap_lock. So reads of the stat of "execs" and opens of
-// its smaps block as well. The output is then "<pid> <N> <pid of execs>".
+// With the argument "exec", the victim starts another process, "execs". This process shares the victim's
+// memory, as after vfork, and executes a program. The exec waits for the victim's mmap_lock. While the
+// exec waits, reads of the stat of "execs" and opens of its smaps block as well. The output is then
+// "<pid> <N> <pid of execs>".
 //
 // To free the victim, the program aborts the FUSE connection. This happens when standard input has a byte or
 // ends, on SIGTERM, when the parent ends, and after SECONDS. After a byte or after SECONDS, the victim lives
 // on, and its mmap_lock is free. In the other cases, the program ends.
 //
-// There are three processes. The guardian mounts the file system, waits, and aborts the connection. The
-// server, a child, answers two reads with EIO and never answers the third. The victim, another child, maps
-// the file. If the guardian dies, the kernel kills both children. If the server dies, the kernel aborts the
-// connection.
+// Without "exec", there are three processes. The guardian mounts the file system, waits, and aborts the
+// connection. The server is a child of the guardian. It serves one file and leaves a read of the file
+// unanswered, so that the reader is stuck (see on_read). The victim is another child of the guardian. It maps
+// the file and reads the mapped page. If the guardian dies, the kernel kills both children. If the server
+// dies, the kernel aborts the connection.
 #define _GNU_SOURCE
 #define FUSE_USE_VERSION 34
 #include <errno.h>

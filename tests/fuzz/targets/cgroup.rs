@@ -96,18 +96,19 @@ fn rank(line: &Line) -> u8 {
     }
 }
 
-/// Returns the paths in the order in which attribution searches them for an id. First comes the path of
-/// memory, then that of name=systemd, then those of all other hierarchies, and last that of version 2.
+/// Returns the paths in the order in which attribution searches them for the id of a container. First comes
+/// the path of the memory controller, and then the path of name=systemd. The paths of all other version 1
+/// hierarchies follow, and the path of version 2 is last.
 fn ordered(lines: &[Line]) -> Vec<&[u8]> {
     let of_rank =
         |wanted: u8| lines.iter().filter(move |line| rank(line) == wanted).map(|line| &line.path[..]);
     of_rank(0).take(1).chain(of_rank(1).take(1)).chain(of_rank(2)).chain(of_rank(3).take(1)).collect()
 }
 
-/// Returns the path that attribution uses if no path contains the id of a container. If there is a line for
-/// memory, the path of memory is the first choice, and the path of name=systemd is the second. Otherwise the
-/// path of name=systemd is the first choice, and the path of version 2 is the second. The second choice is
-/// used if the first one is missing or is `/`. If no choice is better than `/`, returns `/`.
+/// Returns the path that attribution uses if no path contains the id of a container. At most two paths are
+/// candidates. If a line has the memory controller, the candidates are the path in this line, and then the
+/// path of name=systemd. Otherwise they are the path of name=systemd, and then the path of version 2. Returns
+/// the first candidate that is not `/`. If every candidate is `/`, returns `/`.
 fn main_path(lines: &[Line]) -> Option<&[u8]> {
     let has_memory = lines.iter().any(|line| rank(line) == 0);
     let wanted: &[u8] = if has_memory { &[0, 1] } else { &[1, 3] };
@@ -181,8 +182,9 @@ impl Naive<'_> {
         }
     }
 
-    /// Returns whether the cgroup path of some process contains the id of this container, and no container's
-    /// cgroup or id before that id.
+    /// Returns whether this container is the outermost container in the cgroup path of some process. This is
+    /// so if its id comes first in the path. The id of another container must not come before it, and neither
+    /// must the cgroup of a container's init process.
     fn is_seen_outside(&self, i: usize) -> bool {
         self.files.iter().flat_map(|lines| ordered(lines)).any(|path| {
             let ends = (0..=path.len()).filter(|&end| end == path.len() || path[end] == b'/');

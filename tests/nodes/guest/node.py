@@ -60,7 +60,7 @@ class Node(Lab):
 
 
 class SystemdNode(Node):
-    """The containerd that systemd runs, with the image of the exporter in addition."""
+    """A node on which systemd runs containerd. It has the images of the exporter and the workloads."""
 
     def __init__(self):
         super().__init__("/var/lib/nodes")

@@ -14,7 +14,8 @@ from pods import FOREVER
 
 PLACE = ("nested", "nested-0", "nested")
 INIT, SLEEP, TAIL = (*PLACE, "sh"), (*PLACE, "sleep"), (*PLACE, "tail")
-# The scope of a container that runs inside the container, as in a kind node.
+# The cgroup of an inner container. The tested container runs it, like a Kubernetes node that runs in a
+# container (kind).
 INNER = f"kubelet.slice/kubepods-pod1.slice/cri-containerd-{'f' * 64}.scope"
 
 # The cgroups into which processes are moved. The paths are relative to the container's cgroup, except "/",

@@ -215,9 +215,10 @@ def test_nested_cgroups_group_kills_and_a_full_node_are_counted(made):
 
 
 def test_kills_at_an_outer_limit_are_counted_for_the_victims_containers(made):
-    """The kernel kills all processes of one pod as a group.
+    """Each kill is counted for the container of the killed process, even if another cgroup has the limit.
 
-    In another pod, a process in a nested cgroup leaks until it reaches the limit of its container.
+    One pod reaches the limit of the pod, and the kernel kills all of its processes as a group. In another
+    pod, a process in a nested cgroup leaks until it reaches the limit of its container.
     """
     pods, exporter = made
     pod = pods.pod("group", 24 * MIB)
