@@ -1,8 +1,7 @@
 //! Linux's proc file system, or a recording of one. This module knows nothing of containers.
 //!
 //! While a process is read, a descriptor of its directory is open. The kernel ties the descriptor to the
-//! process and not to its pid. So the files smaps, comm and cgroup that are read through the descriptor
-//! belong to one process, even if its pid is reused meanwhile.
+//! process and not to its pid. So all files that are read through the descriptor belong to one process.
 //!
 //! Between scrapes, a process is identified by its pid and start time. The start time is read only if the
 //! inode number of the process's directory is new. A new process never gets an old inode number, but after a
@@ -16,6 +15,7 @@ pub mod mounts;
 pub mod node_memory;
 pub mod permissions;
 mod raw;
+pub mod runs;
 pub mod scan;
 pub mod stat;
 pub mod status;

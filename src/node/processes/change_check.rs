@@ -10,8 +10,8 @@
 //!
 //! If `schedstat` shows that the process has not run on a CPU since `maps` was last read, `maps` is read only
 //! once a minute. A process adds and removes mappings by its own system calls, and must run to make them.
-//! Another process can only rename or delete a file that is mapped. The next read of `maps` shows that
-//! change.
+//! Another process can rename or delete a file that is mapped, or change the mappings of memory that both
+//! share entirely (after vfork, or by userfaultfd). The next read of `maps` shows such a change.
 //!
 //! `smaps_rollup` and `maps` are hashed just before a full read. The hashes are kept only if the values of
 //! that read add up to the values in `smaps_rollup`. In that case nothing has changed between the hashing and
@@ -20,7 +20,8 @@
 use std::time::{Duration, Instant};
 
 use crate::procfs::memory::Hashes;
-use crate::procfs::stat::{Runs, Work};
+use crate::procfs::runs::Runs;
+use crate::procfs::stat::Work;
 
 /// A process is read in full at least this often, even if every check confirms its values.
 pub const MAX_CONFIRMED: Duration = Duration::from_secs(300);

@@ -8,8 +8,8 @@
 //!   `exec_update_lock`, which the kernel holds while the process executes another program.
 //! - Reading `stat` can block on `exec_update_lock`, which the kernel takes to decide what `stat` may show
 //!   (Linux 6.18).
-//! - Reading `comm`, `cgroup` or `status`, or listing proc or `task`, cannot block, because the kernel never
-//!   waits for memory while it holds the locks of these files.
+//! - Reading `comm`, `cgroup`, `status` or `schedstat`, or listing proc or `task`, cannot block, because the
+//!   kernel never waits for memory while it holds the locks of these files.
 
 use std::time::{Duration, Instant};
 
@@ -275,12 +275,13 @@ fn compare(
     match before {
         Some(before) if before.work == work && work.is_recorded => Ok((true, busy)),
         Some(before) if before.work == work => {
-            // `runs` counts how often the first thread has run. If there are more threads, the count does not
-            // show whether the process has run.
-            let runs = (work.n_threads == 1).then(|| process.runs(buffers)).flatten();
-            let has_run = runs.is_none() || runs != before.runs;
-            let known_maps = before.hashes.filter(|_| !has_run).map(|hashes| hashes.maps);
-            let hashes = memory.hashes(process, known_maps)?;
+            let mut runs = None;
+            let hashes = memory.hashes(process, || {
+                // The count is that of the first thread. If there are more threads, it does not show whether
+                // the process has run.
+                runs = (work.n_threads == 1).then(|| process.runs(buffers)).flatten();
+                before.hashes.filter(|_| runs.is_some() && runs == before.runs)
+            })?;
             let is_unchanged = hashes.is_some() && hashes == before.hashes;
             Ok((is_unchanged, Some(Fingerprint { work, hashes, runs })))
         }
