@@ -40,8 +40,6 @@ struct Process {
     pid: u32,
     comm: String,
     n_faults: u64,
-    /// How often the scheduler has run the process.
-    n_runs: u64,
     mappings: Vec<Mapping>,
 }
 
@@ -52,13 +50,7 @@ impl Process {
             path: if i % 3 == 0 { String::new() } else { format!("/lib/{}.so", i % 40) },
             values: [(); KEYS.len()].map(|()| 4 * numbers.below(64)),
         };
-        Self {
-            pid,
-            comm: format!("p{pid}"),
-            n_faults: 0,
-            n_runs: 1,
-            mappings: (0..N_MAPPINGS).map(mapping).collect(),
-        }
+        Self { pid, comm: format!("p{pid}"), n_faults: 0, mappings: (0..N_MAPPINGS).map(mapping).collect() }
     }
 
     /// Makes a random change to the process. Returns the kind of the change.
@@ -66,7 +58,6 @@ impl Process {
         let what = numbers.below(12);
         let i = numbers.below(self.mappings.len() as u64) as usize;
         let value = 4 * numbers.below(64);
-        self.n_runs += u64::from(what != 1); // everything else is done by the process itself
         let mapping = &mut self.mappings[i];
         match what {
             0 => {
@@ -126,10 +117,7 @@ impl Process {
         let faults = self.n_faults;
         let stat = format!("{} (x) S 1 1 1 0 -1 4194304 {faults} 0 0 0 1 1 0 0 20 0 1 0 7 9 9 0\n", self.pid);
         proc.process(self.pid, &self.comm, smaps);
-        let schedstat = format!("1 2 {}\n", self.n_runs);
-        for (name, text) in
-            [("maps", maps), ("smaps_rollup", rollup), ("stat", stat), ("schedstat", schedstat)]
-        {
+        for (name, text) in [("maps", maps), ("smaps_rollup", rollup), ("stat", stat)] {
             proc.write(&format!("proc/{}/{name}", self.pid), text);
         }
     }

@@ -102,27 +102,17 @@ impl MemoryReader {
         }
     }
 
-    /// Returns the hashes of `smaps_rollup` and `maps`, without reading `smaps`. `known` is called after both
-    /// files were opened and before they are read. It returns the hashes of an earlier call if the layout of
-    /// the mappings is still the same. Then `maps` is read only if the rollup has another hash than before.
-    ///
-    /// Returns `None` if the kernel has no `smaps_rollup`, and for a process without memory. If a mapping
-    /// grows during the read, the kernel prints the mapping twice. This changes the hash, and as a result the
-    /// process is read in full.
+    /// Returns the hashes of `smaps_rollup` and `maps`, without reading `smaps`. Returns `None` if the kernel
+    /// has no `smaps_rollup`, and for a process without memory. If a mapping grows during the read, the
+    /// kernel prints the mapping twice. This changes the hash, and as a result the process is read in full.
     ///
     /// Afterwards, [`MemoryReader::ensure_alive`] must confirm that both files showed one address space.
     /// [`MemoryReader::sums`] returns the kernel's sums.
-    pub fn hashes(
-        &mut self,
-        process: &ProcessDir,
-        known: impl FnOnce() -> Option<Hashes>,
-    ) -> Result<Option<Hashes>, ReadError> {
+    pub fn hashes(&mut self, process: &ProcessDir) -> Result<Option<Hashes>, ReadError> {
         self.last = None;
-        let Some(mut rollup) = open_address_space(process.as_fd(), "smaps_rollup")? else { return Ok(None) };
-        let Some(mut maps) = open_address_space(process.as_fd(), "maps")? else { return Ok(None) };
-        let known = known();
+        let Some(mut file) = open_address_space(process.as_fd(), "smaps_rollup")? else { return Ok(None) };
         self.rollup_text.clear();
-        match rollup.read_to_end(&mut self.rollup_text) {
+        match file.read_to_end(&mut self.rollup_text) {
             Ok(0) => return Ok(None),
             Ok(_) => {}
             Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => {
@@ -130,24 +120,19 @@ impl MemoryReader {
             }
             Err(error) => return Err(error.into()),
         }
-        let rollup = self.keys.hash_one(&self.rollup_text);
-        let known = known.filter(|known| known.rollup == rollup);
-        let hash_of_maps = known.map_or_else(|| self.hash_to_end(&mut maps), |known| Ok(known.maps))?;
-        self.last = Some(maps);
-        Ok(Some(Hashes { rollup, maps: hash_of_maps }))
-    }
-
-    fn hash_to_end(&mut self, file: &mut File) -> Result<u64, ReadError> {
+        let Some(mut maps) = open_address_space(process.as_fd(), "maps")? else { return Ok(None) };
         let mut hasher = self.keys.build_hasher();
         loop {
-            match file.read(&mut self.chunk)? {
-                0 => return Ok(hasher.finish()),
+            match maps.read(&mut self.chunk)? {
+                0 => break,
                 n => hasher.write(&self.chunk[..n]),
             }
             if self.deadline.is_some_and(|deadline| Instant::now() > deadline) {
                 return Err(ReadError::Slow);
             }
         }
+        self.last = Some(maps);
+        Ok(Some(Hashes { rollup: self.keys.hash_one(&self.rollup_text), maps: hasher.finish() }))
     }
 
     /// Returns the kernel's sums from the text that [`MemoryReader::hashes`] read last.

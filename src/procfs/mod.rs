@@ -15,7 +15,6 @@ pub mod mounts;
 pub mod node_memory;
 pub mod permissions;
 mod raw;
-pub mod runs;
 pub mod scan;
 pub mod stat;
 pub mod status;
@@ -210,7 +209,7 @@ impl ProcessDir {
         let [modified, changed] = [(file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec())]
             .map(|(seconds, nanoseconds)| [seconds as u64, nanoseconds as u64]);
         let size = [file.len(), file.ino()];
-        let work = Work { faults: modified, cpu_ticks: changed, size, is_recorded: true, ..Work::default() };
+        let work = Work { faults: modified, cpu_ticks: changed, size, program: [0; 2], is_recorded: true };
         Ok(is_settled.then_some(work))
     }
 

@@ -11,8 +11,6 @@ pub struct Work {
     pub cpu_ticks: [u64; 2],
     /// The size in bytes, and the number of resident pages.
     pub size: [u64; 2],
-    /// The number of threads.
-    pub n_threads: u64,
     /// The start addresses of code and stack. Different programs have different addresses. Forks of one
     /// program have the same addresses.
     pub program: [u64; 2],
@@ -61,7 +59,7 @@ impl Stat {
         let start_time = next(22 - 21)?;
         let size = [next(0)?, next(0)?];
         let program = [next(1).unwrap_or_default(), next(1).unwrap_or_default()];
-        let work = Work { faults, cpu_ticks, size, n_threads, program, is_recorded: false };
+        let work = Work { faults, cpu_ticks, size, program, is_recorded: false };
         let is_zombie = matches!(state, "Z" | "X") && n_threads <= 1;
         Some(Self { start_time, is_kernel_thread: flags & PF_KTHREAD != 0, is_zombie, work })
     }
@@ -96,7 +94,6 @@ mod tests {
                 faults: [10, 12],
                 cpu_ticks: [14, 15],
                 size: [2_445_312, 202],
-                n_threads: 1,
                 program: [26, 28],
                 is_recorded: false,
             };

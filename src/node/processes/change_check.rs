@@ -8,11 +8,6 @@
 //!    values of the last read are still correct, so the process is not read.
 //! 3. In all other cases the process is read.
 //!
-//! If `schedstat` shows that the process has not run on a CPU since `maps` was last read, `maps` is read only
-//! once a minute. A process adds and removes mappings by its own system calls, and must run to make them.
-//! Another process can rename or delete a file that is mapped, or change the mappings of memory that both
-//! share entirely (after vfork, or by userfaultfd). The next read of `maps` shows such a change.
-//!
 //! `smaps_rollup` and `maps` are hashed just before a full read. The hashes are kept only if the values of
 //! that read add up to the values in `smaps_rollup`. In that case nothing has changed between the hashing and
 //! the read. No value is ever estimated, and every process is read in full at least every five minutes.
@@ -20,15 +15,10 @@
 use std::time::{Duration, Instant};
 
 use crate::procfs::memory::Hashes;
-use crate::procfs::runs::Runs;
 use crate::procfs::stat::Work;
 
 /// A process is read in full at least this often, even if every check confirms its values.
 pub const MAX_CONFIRMED: Duration = Duration::from_secs(300);
-
-/// `maps` is read at least this often, even if the process does not run. `maps` is not read in every check,
-/// because that takes a third of the CPU time of a check (measured with 200 small mappings).
-const MAX_MAPS_AGE: Duration = Duration::from_secs(60);
 
 /// How many checks in a row must find that a process was active before the next checks are skipped. The
 /// process is then read without a check in the next [`N_UNCHECKED`] scrapes. A check that finds activity only
@@ -51,10 +41,6 @@ pub struct Fingerprint {
     /// The hashes of what the kernel printed about the memory of the process. `None` if nothing was hashed
     /// because the process was active, or if the values of the read do not add up to what the kernel printed.
     pub hashes: Option<Hashes>,
-    /// What the scheduler had counted for the process before `maps` was read, for example how often it had
-    /// run on a CPU. `None` if the process has several threads, or if the kernel does not count this. If the
-    /// numbers are the same later, the process has not run since, so `maps` need not be read again.
-    pub runs: Option<Runs>,
 }
 
 /// How a read finds out whether the process must be read in full.
@@ -74,8 +60,6 @@ pub struct ChangeCheck {
     fingerprint: Option<Fingerprint>,
     /// When the process was last read in full.
     read_at: Option<Instant>,
-    /// When `maps` was last read.
-    maps_at: Option<Instant>,
     /// The CPU time of the last full read, not including the check.
     read_cost: Duration,
     /// How many checks in a row found that the process was active since its last read.
@@ -111,27 +95,12 @@ impl ChangeCheck {
             self.n_unchecked_left -= 1;
             return Check::ReadAll;
         }
-        let has_old_maps = self.maps_at.is_none_or(|at| now.saturating_duration_since(at) >= MAX_MAPS_AGE);
-        Check::CompareWith(self.fingerprint.map(|fingerprint| Fingerprint {
-            runs: fingerprint.runs.filter(|_| !has_old_maps),
-            ..fingerprint
-        }))
+        Check::CompareWith(self.fingerprint)
     }
 
     /// Notes that a check confirmed the values of the last read, so that the process was not read in full.
-    /// `fingerprint` is the new fingerprint that the check computed. `cost` is the CPU time of the check.
-    pub fn note_confirmed(
-        &mut self,
-        check: Check,
-        fingerprint: Option<Fingerprint>,
-        cost: Duration,
-        now: Instant,
-    ) {
-        // The check has confirmed the values, so the new fingerprint differs from the one in `check` at most
-        // in `runs`. If `runs` differs, the process may have run, so the check has read `maps` again.
-        if check != Check::CompareWith(fingerprint) {
-            (self.fingerprint, self.maps_at) = (fingerprint, Some(now));
-        }
+    /// `cost` is the CPU time of the check.
+    pub fn note_confirmed(&mut self, cost: Duration) {
         self.busy_streak = 0;
         self.cheapest = if self.n_confirmed == 0 { cost } else { cost.min(self.cheapest) };
         self.n_confirmed = self.n_confirmed.saturating_add(1);
@@ -145,7 +114,7 @@ impl ChangeCheck {
         cost: Duration,
         now: Instant,
     ) {
-        (self.read_at, self.maps_at) = (Some(now), Some(now));
+        self.read_at = Some(now);
         let has_compared = matches!(check, Check::CompareWith(Some(_)));
         if fingerprint.is_none_or(|fingerprint| fingerprint.hashes.is_none()) {
             // There are no hashes. In most cases that is because the process was active, so that
@@ -173,17 +142,11 @@ impl ChangeCheck {
 mod tests {
     use super::*;
 
-    const WORK: Work = Work {
-        faults: [1, 2],
-        cpu_ticks: [3, 4],
-        size: [5, 6],
-        n_threads: 1,
-        program: [7, 8],
-        is_recorded: false,
-    };
-    const AT_WORK: Option<Fingerprint> = Some(Fingerprint { work: WORK, hashes: None, runs: None });
+    const WORK: Work =
+        Work { faults: [1, 2], cpu_ticks: [3, 4], size: [5, 6], program: [7, 8], is_recorded: false };
+    const AT_WORK: Option<Fingerprint> = Some(Fingerprint { work: WORK, hashes: None });
     const QUIET: Option<Fingerprint> =
-        Some(Fingerprint { work: WORK, hashes: Some(Hashes { rollup: 1, maps: 2 }), runs: None });
+        Some(Fingerprint { work: WORK, hashes: Some(Hashes { rollup: 1, maps: 2 }) });
 
     fn us(us: u64) -> Duration {
         Duration::from_micros(us)
@@ -200,7 +163,7 @@ mod tests {
         check.note_read(next, QUIET, us(1000), now);
         for seconds in 0..300 {
             assert_eq!(check.next(now + us(seconds * 1_000_000)), Check::CompareWith(QUIET));
-            check.note_confirmed(Check::CompareWith(QUIET), QUIET, us(280), now);
+            check.note_confirmed(us(280));
         }
         assert_eq!(check.next(now + MAX_CONFIRMED), Check::CompareWith(None));
     }
@@ -228,9 +191,7 @@ mod tests {
             let (mut check, now) = (ChangeCheck::default(), Instant::now());
             check.note_read(Check::CompareWith(None), AT_WORK, us(1000), now);
             check.note_read(Check::CompareWith(AT_WORK), QUIET, us(1900), now);
-            for &cost in costs {
-                check.note_confirmed(Check::CompareWith(QUIET), QUIET, us(cost), now);
-            }
+            costs.iter().for_each(|&cost| check.note_confirmed(us(cost)));
             assert_eq!(check.next(now), expected, "{costs:?}");
             let later = check.next(now + MAX_CONFIRMED);
             assert_eq!(later, Check::CompareWith(None), "its cost may have changed");
@@ -254,7 +215,7 @@ mod tests {
         quiet.note_read(next, QUIET, us(read + check), now);
         for _ in 0..MIN_COSTLY {
             assert_eq!(quiet.next(now), Check::CompareWith(QUIET));
-            quiet.note_confirmed(Check::CompareWith(QUIET), QUIET, us(check), now);
+            quiet.note_confirmed(us(check));
         }
     }
 
@@ -304,28 +265,6 @@ mod tests {
         assert_eq!(check.next(now), Check::ReadAll);
         check.forget();
         assert_eq!(check.next(now), Check::CompareWith(None));
-    }
-
-    #[test]
-    fn maps_of_a_process_that_does_not_run_is_read_once_a_minute() {
-        let seconds = Duration::from_secs;
-        let ran = |n| Runs::parse(format!("1 2 {n}").as_bytes());
-        let quiet = |runs| QUIET.map(|quiet| Fingerprint { runs, ..quiet });
-        let (mut check, began) = (ChangeCheck::default(), Instant::now());
-        check.note_read(Check::CompareWith(None), AT_WORK, us(1000), began);
-        check.note_read(Check::CompareWith(AT_WORK), quiet(ran(5)), us(1200), began);
-        let mut confirm = |now, runs, expected| {
-            let next = check.next(now);
-            assert_eq!(next, Check::CompareWith(quiet(expected)), "{:?}", now - began);
-            check.note_confirmed(next, quiet(runs), us(100), now);
-        };
-        for second in 0..60 {
-            confirm(began + seconds(second), ran(5), ran(5)); // does not read maps
-        }
-        confirm(began + seconds(60), ran(5), None); // reads maps, because it is old
-        confirm(began + seconds(90), ran(6), ran(5)); // reads maps, because the process has run
-        confirm(began + seconds(149), ran(6), ran(6));
-        confirm(began + seconds(150), ran(6), None);
     }
 
     #[test]

@@ -168,8 +168,8 @@ impl LastRead {
         self.at = Some(cost.began_at);
         self.program = read.program;
         match detail {
-            Detail::Mappings(check) if read.content == Content::Unchanged => {
-                self.check.note_confirmed(check, read.fingerprint, cost.cpu_time, cost.began_at);
+            Detail::Mappings(_) if read.content == Content::Unchanged => {
+                self.check.note_confirmed(cost.cpu_time);
             }
             Detail::Mappings(check) => {
                 self.check.note_read(check, read.fingerprint, cost.cpu_time, cost.began_at);

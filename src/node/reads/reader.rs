@@ -8,8 +8,8 @@
 //!   `exec_update_lock`, which the kernel holds while the process executes another program.
 //! - Reading `stat` can block on `exec_update_lock`, which the kernel takes to decide what `stat` may show
 //!   (Linux 6.18).
-//! - Reading `comm`, `cgroup`, `status` or `schedstat`, or listing proc or `task`, cannot block, because the
-//!   kernel never waits for memory while it holds the locks of these files.
+//! - Reading `comm`, `cgroup` or `status`, or listing proc or `task`, cannot block, because the kernel never
+//!   waits for memory while it holds the locks of these files.
 
 use std::time::{Duration, Instant};
 
@@ -271,19 +271,12 @@ fn compare(
     buffers: &mut Buffers,
 ) -> Result<(bool, Option<Fingerprint>), ReadError> {
     let Some(work) = process.work(buffers)? else { return Ok((false, None)) };
-    let busy = Some(Fingerprint { work, hashes: None, runs: None });
+    let busy = Some(Fingerprint { work, hashes: None });
     match before {
         Some(before) if before.work == work && work.is_recorded => Ok((true, busy)),
         Some(before) if before.work == work => {
-            let mut runs = None;
-            let hashes = memory.hashes(process, || {
-                // The count is that of the first thread. If there are more threads, it does not show whether
-                // the process has run.
-                runs = (work.n_threads == 1).then(|| process.runs(buffers)).flatten();
-                before.hashes.filter(|_| runs.is_some() && runs == before.runs)
-            })?;
-            let is_unchanged = hashes.is_some() && hashes == before.hashes;
-            Ok((is_unchanged, Some(Fingerprint { work, hashes, runs })))
+            let hashes = memory.hashes(process)?;
+            Ok((hashes.is_some() && hashes == before.hashes, Some(Fingerprint { work, hashes })))
         }
         _ => Ok((false, busy)),
     }
