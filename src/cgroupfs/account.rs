@@ -1,8 +1,8 @@
 //! Splits the memory that is charged to a cgroup into parts. These parts are the account of the cgroup. This
 //! module does no I/O.
 //!
-//! Each part is a counter of the kernel, or a difference of such counters. The remainder is the memory that
-//! no counter covers.
+//! Each part is a counter of the kernel, or a difference of such counters. The part `remainder` is the memory
+//! that no counter covers.
 
 use super::fields::{
     ACTIVE_ANON, ANON, CURRENT, FILE, FILE_MAPPED, HUGETLB, INACTIVE_ANON, KERNEL, KERNEL_STACK, PAGETABLES,
@@ -41,8 +41,8 @@ pub struct Exported<'a> {
 }
 
 /// Returns the size of each of the [`PARTS`] in bytes. The size of a part that the kernel does not print is
-/// `None`. The sizes add up to the charged memory. The remainder may be negative, because the kernel does not
-/// update all its counters at the same moment.
+/// `None`. The sizes add up to the charged memory. The last part, `remainder`, may be negative, because the
+/// kernel does not update all its counters at the same moment.
 ///
 /// Returns `None` for a cgroup that does not show how much memory is charged to it.
 pub fn parts(values: &Values) -> Option<[Option<i64>; PARTS.len()]> {
@@ -113,8 +113,8 @@ pub fn unmapped(values: &Values, mapped_shmem: u64) -> Option<[u64; 2]> {
     let [file, mapped, shmem] = [FILE, FILE_MAPPED, SHMEM].map(|field| values.get(field));
     let (file, shmem) = (file?, shmem?);
     let both = file.saturating_sub(mapped?);
-    // `mapped_shmem` may include memory that is charged to another cgroup. The bounds here ensure that no
-    // result exceeds the charged page cache, or the charged tmpfs and shared memory.
+    // `mapped_shmem` is too large if it includes memory that is charged to another cgroup. So the unmapped
+    // page cache is limited to the charged page cache.
     let page_cache = both.saturating_sub(shmem.saturating_sub(mapped_shmem)).min(file.saturating_sub(shmem));
     Some([page_cache, both - page_cache])
 }
@@ -218,9 +218,7 @@ mod tests {
             (70, 30, 20, 0, [20, 20]),
             (70, 30, 20, 15, [35, 5]),
             (70, 30, 20, 99, [40, 0]),
-            // Processes of other containers map memory that is charged to this container. Even then, the
-            // unmapped page cache and the unmapped shared memory add up to `file` minus `file_mapped`, but to
-            // no less than 0.
+            // Only other containers map the shared memory that is charged to this container.
             (20, 15, 20, 0, [0, 5]),
             (20, 25, 20, 0, [0, 0]),
             // The container's processes map memory that is charged to other cgroups.

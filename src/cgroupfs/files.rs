@@ -31,8 +31,8 @@ const OWN: &str = "own";
 const LIMIT: &str = "memory.max";
 /// A file that can change only when `memory.events` also changes.
 const LOCAL_EVENTS: &str = "memory.events.local";
-/// One in this many reads of a cgroup includes the [slow files](File::is_slow). With 250 containers, leaving
-/// them out of the other reads saves 9 ms per scrape.
+/// Every tenth read of a cgroup includes the [slow files](File::is_slow), which rarely change. Skipping these
+/// files in the other reads saves 9 ms per scrape with 250 containers.
 const SLOW: u32 = 10;
 
 /// A mounted cgroup file system, or a recording of one.
@@ -62,7 +62,7 @@ pub struct CgroupFs {
 pub struct Paths {
     /// The path in the hierarchy that counts memory.
     pub memory: Vec<u8>,
-    /// The path in the other hierarchies of version 1.
+    /// The path in the version 1 hierarchies of other controllers, such as cpu.
     pub others: Vec<u8>,
 }
 
@@ -200,8 +200,8 @@ impl CgroupFs {
         false
     }
 
-    /// Opens the directories of the cgroup that are not open yet. Later calls open those in hierarchies that
-    /// a process of the container has joined since the first call. Returns whether any directory is open.
+    /// Opens the directories of the cgroup that are not open yet, one in each hierarchy. If a directory is
+    /// missing, the next call tries again. Returns whether any directory is open.
     fn open_missing(&mut self, paths: &Paths, cgroup: &mut Cgroup) -> bool {
         let is_whole = cgroup.directories.len() == self.roots.len();
         if is_whole && cgroup.directories.iter().all(Option::is_some) {
@@ -222,9 +222,9 @@ impl CgroupFs {
 
     fn try_read(&mut self, cgroup: &mut Cgroup, values: &mut Values) -> bool {
         let mut first = None;
-        // The first read of a cgroup includes the files that rarely change. After that, one read in ten
-        // includes them. The number of the cgroup's descriptor decides which one, so that each scrape reads
-        // such files for only about a tenth of the cgroups.
+        // The first read of a cgroup includes the slow files. After that, every tenth read includes them. The
+        // cgroups take turns by the numbers of their descriptors, so that each scrape reads the slow files of
+        // only about a tenth of the cgroups.
         let reads_slow = cgroup.n_until_slow == 0;
         if reads_slow {
             let directory = cgroup.directories.iter().flatten().next();
@@ -276,10 +276,9 @@ impl CgroupFs {
         read_file(directory, &self.name, &mut self.text).ok().and_then(fields::limit)
     }
 
-    /// Returns the cgroups that count the memory of a container and of its pod. `path` is the container's
-    /// cgroup path. On version 1 the pod is left out, because its cgroup does not count kills. The pod is
-    /// also left out if the cgroup above the container's is the root or a top-level cgroup, because services
-    /// are there, and no pods.
+    /// Returns the memory cgroups of a container and of its pod. `path` is the container's cgroup path. On
+    /// version 1 the pod is `None`, because there the cgroup of a pod does not count OOM kills. The pod is
+    /// also `None` if the cgroup above `path` is the root or a top-level cgroup, which is never a pod's.
     pub fn place(&mut self, path: &[u8]) -> Option<Place> {
         let n_above = namespace::resolve(&self.namespace_root, path, &mut self.resolved)?;
         let has_pod = self.version == Version::V2 && n_above >= 3;
@@ -287,12 +286,10 @@ impl CgroupFs {
         Some(Place { path: self.resolved.clone(), pod: parent.clone().filter(|_| has_pod), parent })
     }
 
-    /// Returns the path of the cgroup that counts the memory of a pod. `path` is the cgroup path of a
-    /// container in the pod.
+    /// Returns the path of the memory cgroup of a pod. `path` is the cgroup path of a container in the pod.
     ///
-    /// Returns `None` if the cgroup above the container's is the root or a top-level cgroup. Services and
-    /// Docker's containers are there, but the kubelet puts no pod there. Also returns `None` if all
-    /// containers of the pod run in the pod's own cgroup (Kata Containers).
+    /// Returns `None` if the cgroup above `path` is the root or a top-level cgroup, because no pod has such a
+    /// cgroup. Also returns `None` if `path` itself is the cgroup of the pod, as with Kata Containers.
     pub fn pod_of(&mut self, path: &[u8]) -> Option<&[u8]> {
         let n_above = namespace::resolve(&self.namespace_root, path, &mut self.resolved)?;
         let is_pod = uid_of(&self.resolved).is_some();
@@ -322,8 +319,9 @@ impl CgroupFs {
         UseFiles::open(open_directory(self.roots[*at].1.as_fd(), place).ok()?, &self.use_files)
     }
 
-    /// Calls `each` with every file that a recording of the cgroup at `paths` needs, and with the limits of
-    /// the cgroups above. The arguments of `each` are the path of a file in the recording, and its text.
+    /// Calls `each` with every file that a recording of the cgroup at `paths` needs. Among them are the
+    /// limits (`memory.max`) of the cgroups above. The arguments of `each` are the path of a file in the
+    /// recording, and its text.
     ///
     /// Fails if `each` fails.
     pub fn record(

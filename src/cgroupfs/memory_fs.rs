@@ -158,13 +158,13 @@ impl MemoryFs {
         smallest
     }
 
-    /// Adds to a recording what shows that its root is the node's root cgroup. A recording is a copy of the
-    /// kernel's files. `each` writes a file to the recording. The arguments of `each` are the path of the
-    /// file in the recording, and the text of the file.
+    /// Marks the root of a recording as the node's root cgroup. A recording is a copy of the kernel's files.
+    /// `each` writes a file to the recording. The arguments of `each` are the path of the file in the
+    /// recording, and the text of the file.
     ///
-    /// On version 1, the root cgroup is recognized by the file `cgroup.sane_behavior`, so `each` is called
-    /// with this file. On version 2, the root cgroup is recognized because it has no `memory.current`, so
-    /// `each` is not called.
+    /// On version 1, the root cgroup is recognized by the file `cgroup.sane_behavior`, so this file is
+    /// written. On version 2, the root cgroup is recognized by the absence of `memory.current`, so nothing is
+    /// written.
     ///
     /// Fails if `each` fails.
     pub fn record_root(

@@ -36,7 +36,7 @@ pub struct Record<'a> {
     pub time: SystemTime,
     /// The names of the namespace, pod and container. The container's name is empty if only the pod is known.
     pub container: [&'a str; 3],
-    /// Details of kills that only the pod's cgroup has counted; `None` if the container is known.
+    /// Details of kills in an unknown container of the pod; `None` if the container is known.
     pub pod: Option<PodKill<'a>>,
     /// How many processes were killed.
     pub n_kills: u64,

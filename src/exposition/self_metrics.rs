@@ -19,7 +19,7 @@ pub struct Report {
     /// Whether the last container listing succeeded and the runtime is still up. `None` if the containers
     /// come from a recording.
     pub containerd_up: Option<bool>,
-    /// The number of listings that have failed.
+    /// How many times the exporter has failed to list the containers of the node.
     pub containerd_errors: u64,
     /// How many of the kubelet's links to log files do not match exactly one container. If a link's name has
     /// only the beginning of a container's id, the link may match more than one. `None` if containers are not
@@ -80,12 +80,12 @@ pub struct Reads {
 pub struct ReadErrors {
     /// The number of reads for which the kernel refused permission to open smaps.
     pub denied: u64,
-    /// How often the process executed another program while it was read, which may be twice in one read.
+    /// How often a process executed another program while the process was read.
     pub exec: u64,
     /// The number of reads that failed because the process had ended.
     pub gone: u64,
-    /// The number of reads that failed because the mappings changed while they were read, also in a second
-    /// attempt. The values of the last complete read were kept.
+    /// The number of reads that failed because the mappings changed during each of two attempts. The values
+    /// of the last complete read were kept.
     pub torn: u64,
     /// The number of reads in which reading all mappings took too long. The kernel's sums were read instead.
     pub slow: u64,

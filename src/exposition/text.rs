@@ -64,8 +64,8 @@ pub struct Family<'a> {
     name: [&'static str; 3],
     kind: Kind,
     help: &'static str,
-    /// The range in `text` where the whole name was written after `# TYPE`. Copying the name from there is
-    /// faster than copying its three pieces.
+    /// The range in `text` where the line `# TYPE` has the complete name of the family. Each sample copies
+    /// the name from there, because that is faster than joining the three strings in `name`.
     written_name: Range<usize>,
     n_samples: u64,
 }

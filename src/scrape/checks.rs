@@ -36,9 +36,9 @@ impl CheckSchedule {
         self.began_at = Some(now);
     }
 
-    /// Returns the time at which the next check is due. A scrape that begins before that time postpones the
-    /// check. An urgent check does not wait for the interval. The CPU budget allows no check before
-    /// `allowed_at`.
+    /// Returns the time at which the next check is due, if no scrape begins before that time. An urgent check
+    /// is due at once. Other checks are due one or two intervals after the last scrape or check began. The
+    /// CPU budget allows no check before `allowed_at`.
     pub fn next_check(&self, allowed_at: Option<Instant>, need: Need) -> Option<Instant> {
         let interval = match need {
             Need::Urgent => Duration::ZERO,

@@ -11,16 +11,15 @@ use std::time::{Duration, Instant};
 use crate::node::reads::detached::MAX_DETACHED as MAX_CHOSEN;
 
 /// How long a read may take before it is detached, so that the scrape no longer waits for it. The time is
-/// long, because normal reads also take long on a busy node. A client may wait for the scrape, so the time is
-/// halved after each detached read of the same scrape or check, down to [`LEAST_PATIENCE`]. If 64 processes
-/// become stuck together, the first seven delay a scrape by 0.4 s in total, and the others by 0.2 s.
+/// long, because normal reads are slow on a busy node. After each detached read, the time is halved for the
+/// rest of the scrape or check, down to [`LEAST_PATIENCE`], because a client may wait for the scrape. If 64
+/// processes become stuck together, their reads delay a scrape by 0.6 s in total.
 const PATIENCE: Duration = Duration::from_millis(200);
 const LEAST_PATIENCE: Duration = Duration::from_millis(3);
 
 /// The maximum number of detached reads, which are reads that the scrape no longer waits for. When this
-/// number is reached, a scrape waits until its current read returns. This rarely happens. Once [`MAX_CHOSEN`]
-/// reads are detached, the exporter no longer reads processes that look stuck. The number can then grow only
-/// if further processes become stuck while they are being read.
+/// number is reached, a scrape waits until its current read returns. This rarely happens, because the
+/// exporter skips processes that look stuck once [`MAX_CHOSEN`] reads are detached.
 const MAX_DETACHED: usize = MAX_CHOSEN + 8;
 
 /// Passes the work from the active thread to the standby thread. Threads are numbered from 0 in the order in
@@ -240,8 +239,7 @@ mod tests {
         assert_eq!(turns.stand_by(now + 100 * PATIENCE), Standby::TakeOver(1));
     }
 
-    /// Uses real threads. Each read except the last one blocks until the thread that runs it is not active
-    /// any more.
+    /// Uses real threads. Each read except the last one blocks until another thread has taken over.
     #[test]
     fn standby_threads_take_over_from_blocked_reads() {
         let handover = Handover::default();

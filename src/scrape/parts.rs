@@ -24,7 +24,7 @@ pub struct Parts {
     pub cgroups: Option<CgroupUsage>,
     /// Limits the CPU time of scrapes, and of the checks between scrapes.
     pub budget: Budget,
-    /// The readings, and their sums by path.
+    /// The values that were read from the processes, and their sums by path.
     pub snapshot: Snapshot,
     /// Decides what one series of `/metrics` stands for, for example a path or a process.
     pub views: Views,

@@ -12,8 +12,8 @@ pub struct StateLog {
     selection: SelectionLog,
     refusals: Problem,
     over_limit: Problem,
-    /// Whether the program makes a recording. A recording fails if there is nothing to record. The error
-    /// message then takes the place of the log line.
+    /// Whether the program makes a recording. If there is nothing to record, the recording fails with an
+    /// error message, so no warning is logged.
     is_recording: bool,
 }
 
@@ -34,9 +34,8 @@ impl StateLog {
         self.selection != SelectionLog::Selection
     }
 
-    /// Logs once what the filters select, because filters are the usual reason why no process is exported. If
-    /// there are no containers, logs once that there are none. What the filters select is then logged when
-    /// there are containers.
+    /// Logs once what the filters select, because filters are the usual reason why no process is exported. As
+    /// long as there are no containers, logs instead that there are none, also once.
     pub fn log_selection(&mut self, selection: &Selection<'_>) {
         if self.selection.advance(selection.n_containers) {
             let level = match selection.n_selected {
@@ -62,9 +61,8 @@ impl StateLog {
         }
     }
 
-    /// Logs once that there are more samples than `max_samples`. There may be more even after the smallest
-    /// series were folded, which means summed into `[other]`, because at least one command of each container
-    /// is kept.
+    /// Logs once that there are more samples than `max_samples`, although the smallest series were summed
+    /// into `[other]`. This can happen because at least one command of each container is kept.
     pub fn log_over_limit(&mut self, n_samples: u64, max_samples: u64) {
         let is_over = max_samples > 0 && n_samples > max_samples;
         if is_over && self.over_limit.update(true).is_some() {
@@ -85,17 +83,16 @@ pub fn refused(n_refused: usize, n_selected: usize) -> String {
 #[derive(Debug, PartialEq, Eq)]
 enum SelectionLog {
     Nothing,
-    /// It was logged that there are no containers.
+    /// The log says that there are no containers.
     NoContainers,
-    /// It was logged what the filters select. This is logged only once.
+    /// The log says what the filters select.
     Selection,
 }
 
 impl SelectionLog {
-    /// Returns whether a line about the selected containers must be logged now. The first call always returns
-    /// true. If there were no containers at that time, a second line is logged once there are containers,
-    /// because only then does the line show what the filters select. `n_containers` is the current number of
-    /// containers.
+    /// Returns whether a line about the selected containers must be logged now. The first call returns true.
+    /// If there were no containers at that time, the first call with containers also returns true.
+    /// `n_containers` is the current number of containers.
     fn advance(&mut self, n_containers: usize) -> bool {
         let next = if n_containers > 0 { Self::Selection } else { Self::NoContainers };
         let is_news = match self {

@@ -21,11 +21,10 @@ use crate::procfs::this_process::this_thread;
 /// The longest time that the active thread waits if no scrape is requested.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// The maximum length of one wait between scrapes while there is a detached read. A detached read is a read
-/// that the scrape no longer waits for. The active thread then alternates between two kinds of wait. In the
-/// first kind, the thread holds the lock of the shared state, and receives the container runtime's list of
-/// containers. In the second kind, the lock is free. The thread of the detached read can then take the lock
-/// and deliver its result.
+/// How long the active thread keeps the shared state locked while it waits for the next scrape, if there is a
+/// detached read. A detached read is a read that the scrape no longer waits for. After this time, the active
+/// thread unlocks the state for the same time, so that the thread of the detached read can deliver its
+/// result.
 const SLICE: Duration = Duration::from_millis(50);
 
 /// The size of the stack of each scrape thread in bytes. 64 detached reads, which the scrape no longer waits
@@ -35,9 +34,11 @@ const STACK: usize = 256 << 10;
 /// A function that is called with the result of each scrape and of each check between scrapes. A check has
 /// the same steps as a scrape, but reads only the processes of containers that come close to their memory
 /// limit. After a scrape, the function's return value says when the next scrape begins. After a check, the
-/// return value is ignored. The function is also called while the active thread waits for the next scrape or
-/// check. It then gets the arguments of a successful check, and publishes new OOM records and new views. A
-/// view is an exposition that a client has requested with parameters.
+/// return value is ignored.
+///
+/// The active thread also calls the function while it waits for the next scrape or check, with the arguments
+/// of a successful check. The function then publishes new OOM records and new views. A view is an exposition
+/// that a client has requested with parameters.
 pub type AfterPass = Box<dyn FnMut(&mut Scraper, Pass, Result<(), String>) -> Next + Send>;
 
 /// When the next scrape begins.

@@ -11,8 +11,8 @@ use crate::totals::shape::Shape;
 use crate::totals::snapshot::Snapshot;
 use crate::totals::view::View;
 
-/// Holds the view that `/metrics` without parameters shows. The program's options decide what one series of
-/// this view stands for, for example a path or a process, and which samples each series has.
+/// Renders `/metrics` without parameters. The program's options decide what one series stands for, for
+/// example a path or a process, and which samples each series has.
 #[derive(Debug)]
 pub struct Views {
     main: View,

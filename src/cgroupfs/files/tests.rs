@@ -145,8 +145,8 @@ fn removed_cgroups_are_absent_and_recreated_ones_are_read() {
     );
 }
 
-/// Every tenth read includes the settings other than the limit. `memory.events.local` is included in these
-/// reads, and in each read that finds `memory.events` changed.
+/// `memory.min` is a slow file. `memory.events.local` is read together with the slow files, and also when
+/// `memory.events` has changed.
 #[test]
 fn slow_files_are_read_in_a_tenth_of_the_reads() {
     let tree = version_2("slow");

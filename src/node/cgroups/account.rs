@@ -83,9 +83,8 @@ impl Account {
         &self.container
     }
 
-    /// Whether a filter can select a process of the container. If no filter can, the container's cgroup is
-    /// read only if its memory is subtracted from the memory of the pod. The kills in the container are
-    /// always counted, because they would otherwise be attributed to the pod.
+    /// Whether a filter can select a process of the container. OOM kills in the container are counted even if
+    /// no filter can, because a kill that is not counted in a container is attributed to the pod.
     pub fn is_selected(&self) -> bool {
         self.container.is_selected
     }
@@ -196,12 +195,12 @@ impl Account {
     /// Finds the memory cgroup of a container if the path of that cgroup does not contain the container's id.
     /// On version 1 this happens on ECS, where only the paths of other controllers contain the id.
     ///
-    /// `first` has the cgroups in which the container's init process was first seen. If these cgroups are
-    /// known, the result is the memory cgroup among them. Otherwise the result is the outermost memory cgroup
-    /// of the container's processes, provided that all of these processes are in that cgroup or below it.
+    /// `first` has the cgroups in which the container's init process was first seen. The result is the memory
+    /// cgroup in `first`. If `first` is `None`, the result is the outermost memory cgroup of the container's
+    /// processes. All of these processes must then be in that cgroup or below it.
     ///
-    /// Returns `None` if there is no such cgroup. Also returns `None` if the cgroup is the root, or if a
-    /// process of another container or of the node is in the cgroup or in a cgroup below it.
+    /// Returns `None` if no cgroup is found, or if the cgroup is the root. Also returns `None` if other
+    /// processes, of the node or of another container, are in the cgroup or below it.
     fn unnamed_memory<'a>(
         &self,
         first: Option<&'a Cgroups>,

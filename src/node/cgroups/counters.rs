@@ -19,8 +19,7 @@ const READ_INTERVAL: Duration = Duration::from_millis(2);
 /// together. As a result, a loop of kills makes only a few records.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// A container to watch. If both the container and its pod started after the exporter, the kills before the
-/// counters were opened are also counted.
+/// A container in which OOM kills are to be counted.
 #[derive(Debug)]
 pub struct NewContainer<'a> {
     /// The container.
@@ -33,7 +32,7 @@ pub struct NewContainer<'a> {
     pub is_new_pod: bool,
 }
 
-/// A cgroup with counters that are read.
+/// The cgroup that a file with counters belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Which {
     /// The cgroup at this path, which is above containers.
@@ -114,9 +113,9 @@ impl Counters {
             return (false, has_pod);
         }
         let Some((files, counts)) = open(fs, &place.path) else { return (false, has_pod) };
-        // Kills before this call are also counted if the container and its pod started after the exporter.
-        // They are not counted if the counters of the pod were open before this call, because those counters
-        // may already include these kills.
+        // The counters may already show kills. These kills are counted if the container and its pod started
+        // after the exporter. They are not counted if the counters of the pod were already open, because
+        // those counters may already include the kills.
         let is_whole = is_new && (pod.is_none() || is_new_pod && !had_pod);
         let before = if is_whole { EventCounts::default() } else { counts };
         self.counts.add_container(container, pod.filter(|_| has_pod), before);
@@ -221,7 +220,7 @@ impl Counters {
         }
     }
 
-    /// Fills the list that [`Counters::take`] returns with the kills that were counted.
+    /// Moves the new kills to the list that [`Counters::take`] returns.
     fn settle(&mut self) {
         self.settle_at = None;
         self.counts.settle(&mut self.found);
@@ -246,8 +245,8 @@ impl Counters {
         self.counts.begin_pass();
     }
 
-    /// Reads all counters. Returns the containers with a cgroup that still exists and with no kill since the
-    /// last call of [`Counters::begin_pass`].
+    /// Reads all counters. Returns the containers that still have a cgroup, and in which no process was
+    /// killed since the last call of [`Counters::begin_pass`].
     pub fn intact(&mut self, now: Instant) -> BTreeSet<ContainerId> {
         self.read(now, |_, _| true);
         let id = |held: &Held| match held.which {

@@ -10,20 +10,19 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// The processes are read when the memory use reaches this many thousandths of the limit, and again after
-/// each further [`STEP`] of memory use. An OOM record should show mapped memory of at least 85% of the limit,
-/// but mapped memory is a little less than the memory use. When reads began at 850 thousandths, the records
-/// of 6 in 86 leaks showed just under 85%.
+/// each further [`STEP`] of memory use. An OOM record should show mapped memory of at least 85% of the limit.
+/// The mapped memory is a little less than the memory use, so this number is a little more than 850. With
+/// 850, 6 of 86 records showed just under 85%.
 const CLOSE: u64 = 860;
 const STEP: u64 = 50;
-/// If the memory use falls below this many thousandths of the limit, the next read is due when the memory use
-/// reaches [`CLOSE`] again.
+/// If the memory use falls below this many thousandths of the limit, the processes are read again as soon as
+/// the memory use reaches [`CLOSE`].
 const FAR: u64 = 800;
 /// How long a measured growth rate is kept. The growth rate of a cgroup is the highest rate that is kept.
 const WINDOW: Duration = Duration::from_secs(5);
 /// The kernel charges memory in pieces of up to a huge page, which has this many bytes. So if a growing
-/// cgroup is no further than one piece below its limit, the next charge may reach the limit. Measurements
-/// alone can miss this moment: in a test with a limit of 256 MB, no measurement saw a leak of 1 MB/s at the
-/// limit.
+/// cgroup is no further than one piece below its limit, the next charge may reach the limit. A measurement
+/// rarely shows a memory use at the limit: in a test with a limit of 256 MB and a leak of 1 MB/s, none did.
 const PIECE: u64 = 2 << 20;
 /// The longest time between two measurements.
 pub const MAX_INTERVAL: Duration = Duration::from_secs(1);

@@ -18,8 +18,8 @@ use crate::node::containers::table::{Container, ContainerId};
 /// The longest time between a kill and the `oom` event of the limit that was hit. An `oom` event that is
 /// further away from the kill in time does not belong to the kill.
 const NEARBY: Duration = Duration::from_secs(1);
-/// How long a removed container stays a candidate for kills of an unknown container. The OOM record of such a
-/// kill has only the name of the pod, and the names of the candidates.
+/// How long a removed container is kept. If only the cgroup of a pod has counted a kill, the OOM record names
+/// the containers of the pod that were removed within this time.
 const CANDIDATE: Duration = Duration::from_secs(10);
 
 /// The cgroup with the limit that made the kernel kill a process.
@@ -84,8 +84,8 @@ impl Counter {
         Self { last, kill_at: None, own_oom_at: None, oom_at: None }
     }
 
-    /// Returns the time of the last `oom` event. The event may have been caused by the limit of this cgroup,
-    /// or by the limit of a cgroup below this cgroup.
+    /// Returns the time of the last `oom` event, which was caused by this cgroup's own limit, or by the limit
+    /// of a cgroup below this cgroup.
     fn oom_or_own(&self) -> Option<Instant> {
         self.oom_at.max(self.own_oom_at)
     }
@@ -120,8 +120,8 @@ struct InContainer {
     pod: Option<Box<[u8]>>,
     /// The number of kills that [`KillCounts::settle`] has not returned yet.
     n_new: u64,
-    /// Whether the container has had a kill since the current scrape or check began. An earlier kill also
-    /// counts if [`KillCounts::settle`] returns it only after the scrape or check has begun.
+    /// Whether a kill was counted during the current scrape or check, or so shortly before it that
+    /// [`KillCounts::settle`] had not returned the kill yet.
     has_kill_in_pass: bool,
     gone_at: Option<Instant>,
 }
@@ -337,14 +337,14 @@ impl KillCounts {
     /// Returns the limit that was hit. If the limit is that of a pod or of a cgroup above pods, also returns
     /// the path of the cgroup.
     ///
-    /// `counter` is the counter of the container or pod in which the kill was counted. `oom_at` is the time
-    /// of the last `oom` event in that container, or in any container of that pod. `pod` is the path of the
-    /// pod's cgroup.
-    ///
     /// The kernel counts an `oom` event in the cgroup that has reached its limit. So the limit that was hit
     /// is that of the cgroup with the `oom` event closest in time to the kill. If two events are equally
     /// close, the container is preferred to the pod, and the pod to the cgroups above it. If no event is
     /// closer than [`NEARBY`], the node had no memory left.
+    ///
+    /// `counter` has counted the kill. It is the counter of a container, or of a pod if the container is
+    /// unknown. `oom_at` is the time of the last `oom` event that was caused by the limit of that container,
+    /// or of any container in that pod. `pod` is the path of the pod's cgroup.
     fn limit(
         &self,
         counter: &Counter,

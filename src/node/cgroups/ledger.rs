@@ -24,7 +24,7 @@ enum Part {
     Free,
     Pods,
     EndedPods,
-    /// The top-level cgroup at this position.
+    /// The top-level cgroup at this position in the list `tops` of the [`Ledger`].
     Top(usize),
     OtherCgroups,
     RootCgroup,
@@ -176,8 +176,8 @@ impl Ledger {
         let open = |fs: &mut MemoryFs, path, keeps_open| Counted::new(path).filter_read(fs, keeps_open);
         let top_paths = top_paths.into_iter().enumerate();
         tops.extend(top_paths.filter_map(|(i, path)| open(tops_fs, path, i < max_open)));
-        // The files of pods are closed again, because they are rarely read here. If pods are exported, the
-        // caller of [`Ledger::read`] passes the memory use of most pods in `known`.
+        // The files of pods are not kept open, because they are rarely read. If pods are exported, the caller
+        // of [`Ledger::read`] has already read the memory use of most pods.
         pods.extend(pod_paths.into_iter().filter_map(|path| open(pods_fs, path, false)));
         self.name_parts();
     }

@@ -21,9 +21,8 @@ const N_FILES: usize = 3;
 /// The fraction of the CPU budget that measurements may use. If measurements take more CPU time, the pauses
 /// between them become longer.
 const MAX_SHARE: f64 = 0.25;
-/// The time between two reads of all limits. These reads check whether the kernel reports writes to the files
-/// with the limits. If a limit has changed without a report, the kernel does not report such writes. From
-/// then on, all limits are read once a second.
+/// The time between two reads of all limits. These reads show whether the kernel reports writes to the files
+/// with the limits. If the kernel does not, all limits are read once a second from then on.
 const ALL_LIMITS: Duration = Duration::from_secs(10);
 /// If no cgroup was created for this long, the checks between scrapes become rarer. A new cgroup may belong
 /// to a new container. A check cannot find this container before its first process has started, which is some
@@ -231,8 +230,9 @@ impl LimitWatch {
             let has_changed = |level: &mut Level| level.read_limit().then_some(level.limit_file);
             differing.extend(levels.values_mut().filter_map(has_changed));
         }
-        // The kernel's reports are taken after the limits were read. So each changed limit must be among the
-        // reports. If one is missing, the kernel does not report writes to the files with the limits.
+        // The kernel's reports are taken after the limits were read, so the reports include every write
+        // before the read. If a limit has changed but is not reported, the kernel does not report writes to
+        // these files.
         let changed = changes.take();
         if differing.iter().any(|&file| !changed.includes(file)) {
             changes.stop();
@@ -282,8 +282,7 @@ impl LimitWatch {
         !self.due.is_empty()
     }
 
-    /// Returns the containers with processes that are due to be read, and clears the list of these
-    /// containers.
+    /// Removes and returns all containers that were found close to a limit. Their processes must be read now.
     pub fn take_due(&mut self) -> BTreeSet<ContainerId> {
         std::mem::take(&mut self.due)
     }

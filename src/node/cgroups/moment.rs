@@ -21,9 +21,8 @@ use crate::procfs::{Buffers, Proc};
 
 /// The time between two reads of a container that stays at its limit.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// If a process ends in a container at its limit, the last name and memory of the process are kept for this
-/// long, because the kernel may have killed the process. The exporter needs less time than this to notice a
-/// kill.
+/// If a process of a container at its limit ends, the kernel may have killed the process. The name and the
+/// memory of the process are then kept for this long. The exporter needs less time to notice a kill.
 const KEPT: Duration = Duration::from_secs(2);
 /// The maximum age of the data that is used to explain a kill. Older data about the container is ignored.
 const MAX_AGE: Duration = Duration::from_secs(10);
@@ -69,10 +68,10 @@ pub struct Moment {
     pub ended: Vec<(Instant, Member)>,
 }
 
-/// What was read about a container or a pod at the time of a kill.
+/// What was read about a container or a pod until the kernel killed a process in it.
 #[derive(Debug, Default)]
 pub struct End {
-    /// The time at which the container was last found at its limit, and what it held then.
+    /// The time at which the container was last found at its limit, and its memory and processes then.
     pub moment: Option<(Instant, Moment)>,
     /// The processes that the kernel has probably killed. They were in the container at a time when it was at
     /// its limit, and have ended since then. The largest process comes first. At most one process per kill is
@@ -84,12 +83,11 @@ pub struct End {
     pub kills_group: Option<bool>,
 }
 
-/// When a container was last read, and what it held when it was last found at its limit.
 #[derive(Debug)]
 struct Tried {
     /// When the container was last read.
     at: Instant,
-    /// The time at which the container was last found at its limit, and what it held then.
+    /// The time at which the container was last found at its limit, and its memory and processes then.
     moment: Option<(Instant, Moment)>,
 }
 
@@ -127,7 +125,7 @@ impl Moments {
             return;
         }
         let Some((files, pod)) = limit_watch.files_of(id) else { return };
-        // The processes are read first, because any of them may be killed at any moment.
+        // The processes are read before the cgroup's files, because any process may be killed at any moment.
         let mut members = self.members(id);
         let mut values = files.values(&mut self.text);
         let own = UseAndLimit { current: values.get(CURRENT), limit: values.get(MAX) };
@@ -143,8 +141,8 @@ impl Moments {
         }
     }
 
-    /// Whether a container was full when it was last read. If it was, the kernel could not have prevented a
-    /// kill by dropping page cache.
+    /// Whether the container or its pod was at its limit when the container was last read, and the kernel
+    /// could not make room by dropping page cache.
     pub fn is_full(&self, id: ContainerId) -> bool {
         let tried = self.read.get(&id);
         tried.is_some_and(|tried| tried.moment.as_ref().is_some_and(|(at, _)| *at == tried.at))
@@ -165,8 +163,9 @@ impl Moments {
         members
     }
 
-    /// Returns what was read about the container or the pod of a kill. Drops what was read about the
-    /// container, so that it cannot be used for a later kill.
+    /// Removes and returns what was read about the container of a kill, so that a later kill cannot use the
+    /// same data. If the container is unknown, returns only the memory use and the limit of the cgroup that
+    /// has reached its limit.
     pub fn end(&mut self, kill: &FoundKill, limit_watch: &LimitWatch) -> End {
         let id = match &kill.place {
             Place::Container(container) => container.id,
@@ -194,7 +193,7 @@ impl Moments {
 
     /// Returns the processes that the kernel has probably killed. They were in the container at a time when
     /// it was at its limit, and have ended since then. The largest process comes first. At most `n_kills`
-    /// processes are returned. `moment` is what the container held when it was last found at its limit.
+    /// processes are returned. `moment` has the memory and the processes that the container had at that time.
     fn victims(&mut self, moment: &Moment, n_kills: u64) -> Vec<Member> {
         let Self { proc, buffers, .. } = self;
         let gone = moment.members.iter().filter(|member| is_gone(member, proc.as_deref(), buffers));
@@ -207,9 +206,8 @@ impl Moments {
 }
 
 /// Returns the processes of a container that have ended, and were last read at most two seconds ago.
-/// `members` are the processes that the container has now. `before` is what the container held when it was
-/// last found at its limit, and `at` is the time of that read. The processes that had ended before that read
-/// are in `before.ended`, and are returned as well.
+/// `members` are the current processes of the container. `before` has the processes that were read at the
+/// time `at`, and the processes that had ended a short time before `at`.
 ///
 /// A process that is just ending is still in `members`, but has no memory any more. This function sets its
 /// memory in `members` to the memory that the process had in `before`.

@@ -56,8 +56,8 @@ pub struct Kill {
     /// What is stored about the memory of the container. `None` for a pod. Also `None` if the last process of
     /// the container ended more than ten seconds ago, because the stored values are dropped then.
     pub content: Option<Content>,
-    /// How many bytes are charged to the pod but to none of its running containers; `None` if the limit that
-    /// was hit is not the limit of the pod, or if the number is unknown.
+    /// How many bytes are charged to the pod but to none of its running containers; `None` if the pod's limit
+    /// was not hit, or if the number is unknown.
     pub outside_containers: Option<u64>,
 }
 
@@ -83,9 +83,9 @@ impl KillTotals {
     pub fn update_node(&mut self, n_on_node: Option<u64>) -> bool {
         let n_before = std::mem::replace(&mut self.n_on_node, n_on_node);
         let has_changed = n_on_node.is_none() || n_on_node != n_before;
-        // The kernel counts a kill first for the node, and then for the container. If the counters of the
-        // cgroups are read between these two steps, they do not include the kill. So after a change on the
-        // node, these counters are read at this update and at the next one.
+        // The kernel counts a kill first for the node, and then in the cgroups. If the cgroups are read
+        // between these two steps, their counters do not show the kill yet. So after a change of the node's
+        // count, the cgroups are read now and at the next update.
         std::mem::replace(&mut self.has_changed, has_changed) || has_changed
     }
 

@@ -3,10 +3,10 @@
 //! its limit.
 //!
 //! One thread reads the counters and the memory use. When a container has reached its limit, this thread
-//! reads only the `status` files of the container's processes. Reading smaps could take so long that the
-//! cgroup of a killed container is removed before its counter is read. On version 2, the thread polls the
-//! counters. Version 1 reports events only to a process with write access, so there the counters are read
-//! when the node's count of kills has changed.
+//! reads the `status` files of the container's processes, but not smaps. A read of smaps can take so long
+//! that meanwhile a process is killed and the cgroup is removed, together with the counter that shows the
+//! kill. On version 2, the thread polls the counters. Version 1 reports events only to a process with write
+//! access, so there the counters are read when the node's count of kills has changed.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -33,14 +33,11 @@ const STACK: usize = 64 << 10;
 /// With cgroup version 1, the kernel does not report that a container has reached its limit. So a container
 /// is treated as if it had reached the limit if it uses at least this many thousandths of the limit, and the
 /// kernel can reclaim only little page cache in it. The smaps of its processes are then not read, because a
-/// process that is killed during such a read keeps its memory until the read ends. Below this number, the
-/// growth of the container decides whether its processes are read.
+/// process that is killed during such a read keeps its memory until the read ends.
 ///
-/// The number is this high because a container that begins with much memory seems to grow fast for a few
-/// seconds. With a lower number, such a container would be treated as if it had reached the limit although
-/// there is still time to read its processes. In a test with a lower number, containers with a limit of 80 MB
-/// began with 60 MB and leaked 5 MB/s. From 91% of the limit on, their processes were not read any more,
-/// although the containers took more than a second longer to reach the limit.
+/// With a lower number, the reads of smaps would stop too early. In a test with a lower number, containers
+/// with a limit of 80 MB began with 60 MB and leaked 5 MB/s. Their smaps were not read from 91% of the limit
+/// on, although the containers took more than a second longer to reach the limit.
 const HIT: u64 = 980;
 
 /// The watched cgroups. The watching thread and the scraping thread share them.
@@ -68,8 +65,8 @@ impl State {
     /// something to do.
     fn step(&mut self, woken: &[&Arc<EventFiles>], now: Instant) -> bool {
         self.counters.step(woken, now);
-        // Kills are taken before containers are read, because a kill is explained by what was read before it.
-        // In the reverse order, a new reading without the killed process would replace what was read before.
+        // Kills are taken before containers are read, because the record of a kill shows the last reading
+        // before the kill. A new reading, which lacks the killed process, would replace that reading.
         self.take_kills();
         let measured = self.limit_watch.measure(now);
         let clock = thread_cpu_time();
@@ -181,9 +178,8 @@ impl OomWatch {
         self.0.lock().counters.begin_pass();
     }
 
-    /// Reads all counters. Returns the containers with a cgroup that still exists and with no kill since the
-    /// last call of [`OomWatch::begin_pass`]. For other containers, the current scrape or check may lack the
-    /// memory of a killed process.
+    /// Reads all counters. Returns the containers that still have a cgroup, and in which no process was
+    /// killed since the last call of [`OomWatch::begin_pass`].
     pub fn intact(&self) -> BTreeSet<ContainerId> {
         let intact = self.0.lock().counters.intact(Instant::now());
         self.0.changed.wake(); // The thread has to return the kills that were found now.
@@ -215,8 +211,7 @@ impl OomWatch {
         self.0.lock().limit_watch.is_calm(Instant::now())
     }
 
-    /// Returns the containers with processes that are due to be read, and clears the list of these
-    /// containers.
+    /// Removes and returns all containers that were found close to a limit. Their processes must be read now.
     pub fn take_due(&self) -> BTreeSet<ContainerId> {
         self.0.lock().limit_watch.take_due()
     }

@@ -14,13 +14,12 @@ const READING: Duration = Duration::from_millis(30);
 /// The maximum time for which a file is read repeatedly, even if the limit is reached again and again. In 588
 /// trials, the time from the first event at the limit to the kill was at most 626 ms. The median was 25 ms.
 const MAX_READING: Duration = Duration::from_secs(1);
-/// The shortest pause after a file was read repeatedly. During a pause, the file is not polled.
+/// The shortest pause. During a pause, which follows a series of reads, the file is not polled.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause after a file was read repeatedly. During a pause, the file is not polled. A file gets
-/// the longest pause if its reads keep showing that the limit was reached, but no kill.
+/// The longest pause. The length of the pause doubles after each series of reads without a kill.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// What a read of the counters has shown.
+/// What has changed in the counters since the previous read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moved {
     /// No counter has changed.
@@ -85,9 +84,8 @@ impl Pace {
         if self.paused_until.is_some_and(|until| now > until + MAX_PAUSE) {
             self.pause = Duration::ZERO;
         }
-        // A file gets the longest pause if it keeps showing that the limit is reached, but no kill. Reading
-        // such a file repeatedly would rarely find a kill. So after the next notification, the file is read
-        // once, and then the next pause begins.
+        // The longest pause follows only after several series of reads without a kill. Another series would
+        // rarely find a kill, so the file is read only once before the next pause.
         let reading = if self.pause == MAX_PAUSE { Duration::ZERO } else { READING };
         self.state = State::Read { since: now, until: now + reading, has_kill: false };
     }
@@ -98,10 +96,10 @@ impl Pace {
         match moved {
             Moved::Nothing => {}
             Moved::Kill => *has_kill = true,
-            // A kill may follow when the limit was reached, so the file is read repeatedly for longer. This
-            // is not done if the limit may be reached again and again, because the file would then be read
-            // all the time. There are two such cases. After a kill, a loop of kills may follow. If the last
-            // pause was longer than the shortest pause, page cache may keep the container at its limit.
+            // A kill may follow when the limit was reached, so the file is read for longer. There are two
+            // exceptions, in which the file might otherwise be read all the time. After a kill, a loop of
+            // kills may follow. After several series of reads without a kill, page cache may keep the
+            // container at its limit.
             Moved::Limit if *has_kill || self.pause > MIN_PAUSE => {}
             Moved::Limit => *until = (*until).max((now + READING).min(*since + MAX_READING)),
         }

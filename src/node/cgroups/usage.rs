@@ -171,10 +171,10 @@ impl CgroupUsage {
         pods.iter_mut().for_each(|pods| pods.update(accounts, fs));
         accounts.read(fs, |_| true);
         accounts.log_missing(fs);
-        // `accounts.max_open` is 1/8 of the limit of open files, so `max_open` is 1/64 of that limit. `pods`
-        // keeps four files of each pod open on version 2. `ledger` keeps one file of each pod open, and two
-        // files of each top-level cgroup. The files of at most `max_open` pods and of at most `max_open`
-        // top-level cgroups stay open. So together they take at most 7/64 of the limit of open files.
+        // `accounts.max_open` is 1/8 of the limit of open files, so `max_open` is 1/64 of that limit. On
+        // version 2, up to `max_open` pods keep five files open: four in `pods`, and one in `ledger`. Up to
+        // `max_open` top-level cgroups keep two files open. So all these files take at most 7/64 of the limit
+        // of open files.
         let max_open = accounts.max_open / 8;
         pods.iter_mut().for_each(|pods| pods.read(accounts, max_open));
         if let Some(ledger) = ledger {
@@ -182,13 +182,13 @@ impl CgroupUsage {
         }
     }
 
-    /// Whether a container comes close to a limit. If so, a check must read its processes.
+    /// Whether a container comes close to a limit, so that its processes must be read even between scrapes.
     pub fn has_due(&self) -> bool {
         self.watch.has_due()
     }
 
-    /// Whether no container and no pod was created in the last ten seconds. If so, the time between checks
-    /// may be longer than usual.
+    /// Whether no container and no pod was created in the last ten seconds. If so, the exporter may look less
+    /// often for new containers between scrapes.
     pub fn is_calm(&self) -> bool {
         self.watch.is_calm()
     }
@@ -201,8 +201,8 @@ impl CgroupUsage {
         self.accounts.read(&mut self.fs, |id| due.contains(&id));
     }
 
-    /// Whether the process is in a container that comes close to a limit, so that this check reads the
-    /// process.
+    /// Whether the process is in a container that comes close to a limit, so that the process is read even
+    /// between scrapes.
     pub fn is_due(&self, process: &Process) -> bool {
         process.container().is_some_and(|container| self.due.contains(&container.id))
     }
@@ -219,10 +219,9 @@ impl CgroupUsage {
         let Self { accounts, watch, totals, buffers, order, .. } = self;
         find_mapped_shmem(accounts, (snapshot, processes), (proc, buffers), now);
         // If a process was killed during this scrape or check, the sums already lack its memory. So the
-        // container of that process keeps its previous reading. The other containers get a new reading,
-        // although there was a kill. When ten containers reach their limits at once, there is a kill during
-        // most checks. If a kill in one container prevented new readings of all others, they would rarely get
-        // one.
+        // container of that process keeps its previous reading. All other containers get a new reading,
+        // because they would otherwise rarely get one: when ten containers reach their limits at once, there
+        // is a kill during most checks.
         let has_kills = totals.n_on_node() != proc.oom_kills(buffers);
         let intact = has_kills.then(|| watch.intact());
         let is_intact = |id: ContainerId| intact.as_ref().is_none_or(|intact| intact.contains(&id));
@@ -246,8 +245,8 @@ impl CgroupUsage {
         let with_content = |(found, end): (FoundKill, End)| {
             let (Place::Container(of) | Place::Pod { of, .. }) = &found.place;
             // Memory that ended containers have left behind in the pod can be the reason that the pod's limit
-            // was hit. So this memory is read for such a kill. It is also read if the limit that was hit is
-            // unknown, as on version 1, because that limit may be the pod's.
+            // was hit and a process was killed. So this memory is read if the limit that was hit is the
+            // pod's, or is unknown, as on version 1.
             let may_be_pods = matches!(found.limit, Some(Limit::Pod) | None);
             let pods = pods.as_ref().filter(|_| may_be_pods);
             let outside_containers = pods.and_then(|pods| pods.outside_now(of, accounts, fs));

@@ -4,12 +4,12 @@
 //! to the container. It does not matter where the init process is now: systemd and Docker move init into a
 //! child cgroup. If no path contains the id, the cgroup in which the container's init process was first seen
 //! belongs to the container, with all cgroups below it. The root belongs to no container, because the whole
-//! node would be in it. In a cgroup namespace, however, `/` is the exporter's own cgroup, and the root is a
-//! path of only `..`.
+//! node would be in it. In a cgroup namespace, `/` is the exporter's own cgroup, and the node's root has a
+//! path such as `/../..`.
 //!
 //! A workload may name one of its own cgroups after another container. So an id inside the cgroup of another
-//! container counts only if the init process of the container with this id was first seen there. If no init
-//! process is listed, the id counts until it is seen outside the cgroups of other containers.
+//! container is usually ignored. It counts if the init process of the container with this id was first seen
+//! there. If the runtime lists no init process, the id counts if it was seen nowhere else.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,12 +23,12 @@ use crate::procfs::cgroup::Cgroups;
 pub struct CgroupIndex {
     by_id: HashMap<Box<[u8]>, Listed>,
     by_path: ByPath,
-    /// The ids of the containers that were seen in a cgroup outside the cgroup of any other container.
+    /// The ids that were seen in a cgroup path and were not inside the cgroup of another container.
     placed: HashSet<Box<[u8]>>,
     /// Whether the exporter sees processes from inside a cgroup namespace.
     is_inside: bool,
-    /// Whether a listing may name containers that have ended. An ended container has lost its cgroup, so a
-    /// cgroup with the container's id may be one that a workload has made.
+    /// Whether a listing may name containers that have ended. A workload could give the id of an ended
+    /// container to a cgroup of its own, and would then be mistaken for that container.
     includes_ended: bool,
 }
 
@@ -107,11 +107,11 @@ impl CgroupIndex {
         placed.retain(|id| by_id.contains_key(id));
     }
 
-    /// Adds a container under its id. `first` has the cgroups in which its init process was first seen. If
-    /// none of their paths contains the id, the container is also added under the path [`Cgroups::main`].
+    /// Adds a container under its id. `first` has the cgroups in which its init process was first seen. If no
+    /// path in `first` contains the id, the container is also added under the path [`Cgroups::main`].
     ///
     /// If `pod` is given, the container's processes are attributed to that pod. Returns true if containers of
-    /// different pods have the same cgroup. That cgroup then belongs to none of them.
+    /// different pods share the cgroup at that path, which then belongs to none of them.
     pub fn insert(
         &mut self,
         container: &Arc<Container>,
@@ -154,8 +154,8 @@ impl CgroupIndex {
     }
 
     /// Returns the container that the cgroup at `path` belongs to, and whether `path` contains a listed id.
-    /// Only whole components match. In a cgroup namespace, proc prints paths such as `/../x`. A `..` leads to
-    /// the cgroup above, so the containers in the part of `path` before the `..` are ignored.
+    /// In a cgroup namespace, proc prints paths such as `/../x`. A `..` leads out of a cgroup, so a container
+    /// that was found before the `..` is dropped.
     fn find<'a, 'p>(&'a self, path: &'p [u8]) -> (Option<Place<'a, 'p>>, bool) {
         let (mut place, mut has_id) = (None::<Place<'a, 'p>>, false);
         for (component, above) in components(path) {
@@ -176,7 +176,7 @@ impl CgroupIndex {
         (place, has_id)
     }
 
-    /// Whether `path` is the listed container's own cgroup, although it is inside another container's cgroup.
+    /// Whether the listed container owns the cgroup at `path`, which is inside another container's cgroup.
     fn is_placed_at(&self, listed: &Listed, path: &[u8]) -> bool {
         let id = listed.container.listed.id.as_bytes();
         match &listed.first {

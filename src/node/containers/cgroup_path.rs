@@ -42,9 +42,9 @@ pub fn id_of(component: &[u8]) -> &[u8] {
 
 /// Returns the outermost id of a listed container in `path`. `is_listed` says whether an id is listed.
 ///
-/// Some containers have no id in their cgroup path. `is_first` says whether a path is the cgroup of such a
-/// container. If `path` reaches such a cgroup before any listed id, returns `None`, because the rest of
-/// `path` is inside that container.
+/// A container without an id in its cgroup path has the cgroup in which its init process was first seen.
+/// `is_first` says whether a path is such a cgroup. If `path` reaches such a cgroup before any listed id,
+/// returns `None`, because the rest of `path` is inside that container.
 pub fn outermost_id(
     path: &[u8],
     is_listed: impl Fn(&[u8]) -> bool,

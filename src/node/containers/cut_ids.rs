@@ -22,8 +22,8 @@ pub struct CutIds {
     listed: Vec<Container>,
     /// The containers that were listed with a cut id, sorted by the digits that are left.
     cut: Vec<Container>,
-    /// The complete id of each container in `cut`. It is `None` unless exactly one id in the cgroup paths
-    /// begins with the digits in `cut`.
+    /// The complete id of each container in `cut`. It is `None` if no id in the cgroup paths begins with the
+    /// digits that are left, or if several ids do.
     whole: Vec<Option<Box<str>>>,
     n_ambiguous: u64,
     has_reported: bool,
@@ -98,8 +98,8 @@ impl CutIds {
                     is_ambiguous[i] |= is_other || matched.len() > 1;
                     whole[i] = Some(id.into());
                 }
-                // The components below belong to this container. The workload chooses their names, so they
-                // are skipped.
+                // The rest of the path is inside this container. It is skipped, because the workload chooses
+                // the names there.
                 if is_listed || !matched.is_empty() {
                     break;
                 }

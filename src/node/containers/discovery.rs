@@ -94,8 +94,8 @@ impl Discovery {
         self.listings.has_listed()
     }
 
-    /// Returns how many of the kubelet's links to log files match no container, or match several because they
-    /// have only the beginning of an id. Returns `None` if containers are not listed by links.
+    /// Returns how many of the kubelet's links to log files do not match exactly one container. Returns
+    /// `None` if containers are not listed by links.
     pub fn n_unmatched_links(&self) -> Option<u64> {
         Some(self.n_unrecognized? + self.cut_ids.n_ambiguous())
     }

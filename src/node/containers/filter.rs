@@ -1,8 +1,8 @@
 //! Filters select the processes to read. A filter has the form `<namespace>/<pod>/<container>/<command>`,
 //! with `*` anywhere in it.
 //!
-//! The four parts of a filter are compared with label values. These are the values that the series of a
-//! process have if the process is selected.
+//! The four parts of a filter are compared with the labels `namespace`, `pod`, `container` and `comm` of a
+//! process.
 
 use std::fmt;
 

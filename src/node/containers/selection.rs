@@ -55,7 +55,7 @@ impl fmt::Display for Selection<'_> {
         let Self {
             filters, n_selected, n_processes, n_selected_containers, n_containers, namespaces, ..
         } = self;
-        // If no container has a process, the filters cannot be the reason why nothing is selected.
+        // If no container has a process, the filters are not the reason, so they are not mentioned.
         match (n_containers, self.n_listed, self.lister.unwrap_or("the recording")) {
             (0, 0, lister) => return write!(f, "no container runs here: {lister} lists none"),
             (0, n, lister) => {

@@ -184,11 +184,10 @@ impl Containers {
         has_news
     }
 
-    /// Rejects the listed init process of a container if that process is in another container or in none.
-    /// This is the case if the container's id is in the cgroup paths of other processes, but not in those of
-    /// the listed process. Either the pid was reused, or the pid is from another PID namespace. The
-    /// runtime in a node of kind (Kubernetes in Docker) lists such pids. Returns whether a process was
-    /// rejected.
+    /// Rejects the listed init process of a container if that process is not in the container. In this case,
+    /// the container's id is in the cgroup paths of other processes, but not in those of the listed process.
+    /// Either the pid was reused, or it is a pid of another PID namespace, as in kind (Kubernetes in Docker).
+    /// Returns whether a process was rejected.
     pub fn reject_foreign_inits(&mut self, is_in_paths: impl Fn(&[u8]) -> bool) -> bool {
         let mut has_news = false;
         for tracked in &mut self.tracked {
@@ -213,8 +212,7 @@ impl Containers {
         }
     }
 
-    /// Returns whether an init process has disappeared since the last call. The container of that process
-    /// keeps its cgroups until a listing shows that the container has ended.
+    /// Returns whether the init process of a container has disappeared since the last call.
     pub fn misses_init(&mut self) -> bool {
         let mut is_missed = false;
         for &(_, i) in &self.inits {

@@ -7,14 +7,14 @@ const ABOVE: [&[u8]; 3] = [b"kubepods", b"kubepods/burstable", POD];
 /// A pod with the containers a, b and c, and the kernel's counters. Container c is not selected.
 struct Node {
     counts: KillCounts,
-    /// The counts of the containers, and the counts of the cgroups above them.
     containers: [EventCounts; 3],
+    /// The counts of the cgroups in [`ABOVE`].
     above: [EventCounts; 3],
     now: Instant,
 }
 
-/// What has no memory left: a cgroup that has reached its limit, or the whole node. The number is the
-/// position of the cgroup in the array `containers` or `above` of the test's [`Node`].
+/// The reason for a kill: a cgroup has reached its limit, or the whole node has no memory left. The number is
+/// the position of the cgroup in the array `containers` or `above` of the test.
 enum Full {
     Container(usize),
     Above(usize),
@@ -148,8 +148,7 @@ fn kills_are_not_attributed_to_another_container() {
 }
 
 /// The first kill happens at the limit of the container. A second later, another kill happens at the limit of
-/// the pod, while the container stays below its own limit. This is possible because shared memory of an ended
-/// container can stay charged to the pod.
+/// the pod.
 #[test]
 fn the_limit_hit_closest_to_the_kill_is_reported() {
     let mut node = Node::new();

@@ -67,8 +67,8 @@ fn memory_left_by_ended_containers_is_outside() {
 
 #[test]
 fn containers_outside_the_filters_count_for_a_selected_pod() {
-    // The filter selects only the namespace "shop". The second container is in the namespace "bank", so it is
-    // in another pod, which has the same name.
+    // The filter selects only the namespace "shop". The pods of both containers have the same name, but the
+    // pod of the second container is in the namespace "bank".
     let mut read = Read::new("unselected", &[("c1", "10", "shop", "a"), ("c2", "20", "bank", "b")]);
     for path in ["kubepods/x/c1", "kubepods/y/c2"] {
         read.0.cgroup(path, 10);

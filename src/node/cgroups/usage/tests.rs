@@ -36,7 +36,7 @@ impl Checked {
         self.node.write(name, text);
     }
 
-    /// Sums up processes that map this many bytes, one in each container.
+    /// Sums up one process in each container. `mapped` has the number of bytes that each process maps.
     fn map(&mut self, mapped: &[u64]) {
         self.snapshot = Snapshot::new(usize::MAX, 0);
         let mut readings = Vec::new();
@@ -176,9 +176,8 @@ fn a_container_can_come_close_to_the_limit_of_its_pod() {
     }
 }
 
-/// The time until a container reaches its limit is computed from its growth. Here the memory use jumps from
-/// 1% to 96% of the limit, and the container counts as growing at this rate for five seconds. From 98% of the
-/// limit on, the time is 0, because the container is treated as if it had reached its limit.
+/// The memory use jumps from 1% to 96% of the limit, so the time until the container reaches its limit is
+/// short. From 98% on, the time is 0, because the container is treated as if it had reached its limit.
 #[test]
 fn the_growth_of_a_container_decides_until_98_percent_of_its_limit() {
     let (mut node, processes) = pod("start");
