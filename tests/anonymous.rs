@@ -40,9 +40,8 @@ const USES: [(&str, Option<AnonPart>); 20] = [
     ("other", None),
 ];
 
-/// A table of KiB. The column says what the memory was really used for, in the order of [`USES`]. The row is
-/// the part that the rules assign this memory to. The last row is the memory that the rules assign to no
-/// part.
+/// A table of sizes in KiB. Each column is a use in the order of [`USES`]. Each row is a part to which the
+/// rules assign memory. The last row is the memory that the rules assign to no part.
 type Claims = [[u64; USES.len()]; AnonPart::ALL.len() + 1];
 
 /// One mapping of a snapshot.

@@ -42,7 +42,7 @@ fn serve_on_demand(interval: Duration, hosts: Vec<String>) -> (Publisher, Socket
     (publisher, addr, demand)
 }
 
-/// Starts a server with a stale exposition.
+/// Starts a server with an old exposition, so that requests wait for the next scrape.
 fn serve_old() -> (Publisher, SocketAddr, Arc<Demand>) {
     let (mut publisher, addr, demand) = serve_on_demand(Duration::from_millis(1), Vec::new());
     publish(&mut publisher, b"old 1\n");

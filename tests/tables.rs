@@ -1,4 +1,4 @@
-//! Compares the tables of the front page and of the list of metrics with the program. `BLESS=1` writes them.
+//! Compares the tables of README.md and of the list of metrics with the program. `BLESS=1` writes them.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -39,7 +39,7 @@ impl Node {
     }
 
     /// Returns how many MiB of page cache and how many MiB of shared memory no process maps. Returns `None`
-    /// if this is not exported.
+    /// if the exporter omits the metric.
     fn unmapped(&self, args: &[&str]) -> Option<[u64; 2]> {
         let text = once(self.0.path(), args);
         let value = |part: &str| {

@@ -117,7 +117,7 @@ impl Drop for Exporter {
 }
 
 /// Measures the CPU time with requests every 3 s, with requests every second, and without requests. Does this
-/// once with busy processes and once with quiet processes.
+/// once for processes that touch new pages all the time, and once for processes that only wait.
 pub fn demand() -> io::Result<()> {
     let seconds = |full, short| Duration::from_secs_f64(full_or_short(full, short));
     let (period, n_periods) = (seconds(3.0, 0.1), full_or_short(10, 2));

@@ -1,5 +1,4 @@
-//! Starts live processes with a fixed number of mappings. Each of them is another process of the bench
-//! program.
+//! Starts live processes with a fixed number of mappings.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
