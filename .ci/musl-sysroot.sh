@@ -1,14 +1,13 @@
 #!/bin/sh
-# musl-sysroot.sh TARGET DIR: makes a Rust toolchain in DIR, for machines on which `rustup target add TARGET`
-# has no network. The toolchain's standard library for the musl TARGET is built from Debian's packages.
+# musl-sysroot.sh TARGET DIR: makes a Rust toolchain in DIR that builds for the musl TARGET. It is for
+# machines that cannot download the target with `rustup target add TARGET`, but can install Debian's packages.
 # Afterwards this command works as usual:
 #   RUSTC=DIR/bin/rustc CARGO_TARGET_..._LINKER=DIR/bin/ld cargo build --release --target TARGET
 # The script needs Debian and cargo. It runs as root, because it installs binutils. It takes less than two
 # minutes.
 #
-# The standard library fits only the release profile of this program. That profile aborts on panic, and the
-# binary is stripped, so it prints no backtrace. Therefore no unwinder is linked, only the C library of the
-# target.
+# The toolchain only builds programs that abort on panic, as this project does in its release profile. The
+# toolchain's libunwind is empty, so the stack cannot be unwound.
 set -eu
 target=$1
 mkdir -p "$2"

@@ -40,9 +40,8 @@ const USES: [(&str, Option<AnonPart>); 20] = [
     ("other", None),
 ];
 
-/// A table of KiB. The column says what the memory was really used for, in the order of [`USES`]. The row is
-/// the part that the rules assign this memory to. The last row is the memory that the rules assign to no
-/// part.
+/// A table of sizes in KiB. Each column is a use in the order of [`USES`]. Each row is a part to which the
+/// rules assign memory. The last row is the memory that the rules assign to no part.
 type Claims = [[u64; USES.len()]; AnonPart::ALL.len() + 1];
 
 /// One mapping of a snapshot.
@@ -97,9 +96,9 @@ fn line(text: &str) -> Line {
     }
 }
 
-/// Returns the mappings of a snapshot in the format of the kernel's smaps. The values of the fields have
-/// another meaning than in the kernel's smaps. The first field contains how many KiB of the mapping have the
-/// first use in [`USES`]. The second field contains the KiB of the second use, and so on.
+/// Returns the mappings of a snapshot in the format of the kernel's smaps, but with other values in the
+/// fields. The first field says how many KiB of the mapping are stack, because `stack` is first in [`USES`].
+/// The second field says how many KiB are malloc arenas, and so on.
 fn smaps(lines: &[Line]) -> String {
     let mut text = String::new();
     for Line { addresses, permissions, flags, uses, path } in lines {
@@ -129,8 +128,9 @@ fn claims(lines: &[Line]) -> Claims {
     claims
 }
 
-/// Returns three sums in KiB: what the rules assign to a part, how much of this really belongs to the part,
-/// and how much memory really belongs to the part.
+/// Returns three numbers of KiB. The first is the memory that the rules assign to `part`. The second is how
+/// much of this memory is correctly assigned. The third is the memory that a perfect rule would assign to
+/// `part`.
 fn judge(claims: &Claims, part: AnonPart) -> [u64; 3] {
     let is_right = |i: &usize| USES[*i].1 == Some(part);
     let claimed = &claims[part as usize];

@@ -66,8 +66,8 @@ const RECORDINGS: &[(&str, &[&str])] = &[
             "web-0/nginx uses 2000000 of 4000000",
         ],
     ),
-    // As in `colon`, the names of the containers' cgroups are like `<slice>:cri-containerd:<id>`, but the
-    // cgroups have version 1. In hierarchies that systemd does not use, they are directly below the root.
+    // The names of the containers' cgroups are like `<slice>:cri-containerd:<id>`, and the cgroups have
+    // version 1. In the hierarchies that systemd does not use, these cgroups are directly below the root.
     (
         "colon-version-1",
         &[
@@ -139,9 +139,9 @@ const FOREIGN_INITS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Recordings of containers in sandboxes. With gVisor, the sandbox process and its gofer are in the pod's
-/// cgroup, and both containers are listed with the pid of the sandbox process. With Kata, the processes are
-/// in a cgroup of the sandbox. Memory that several containers of a pod share is attributed to the pod.
+/// Recordings of pods that run in sandboxes. With gVisor, the runtime lists all containers of a pod with the
+/// pid of one process, which is in the pod's cgroup. With Kata, the processes are in a cgroup of the sandbox.
+/// Memory that several containers of a pod share is attributed to the pod.
 const SANDBOXES: &[(&str, &[&str])] = &[
     (
         "gvisor",
@@ -163,8 +163,8 @@ const SANDBOXES: &[(&str, &[&str])] = &[
             "web-0/ virtiofsd 300",
         ],
     ),
-    // Both containers are listed with the same pid. So the memory of this process counts for the whole pod
-    // and not for one container, although the process is in a cgroup with the id of the first container.
+    // The runtime lists two containers of the pod with the same pid. So the memory of this process counts for
+    // the whole pod, although the process is in a cgroup with the id of the first container.
     ("shared-pid", &["web-0/ exe 50000", "web-0/ uses 60000000 of 80000000"]),
 ];
 

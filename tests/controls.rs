@@ -86,8 +86,8 @@ fn sums(text: &str) -> BTreeMap<(String, Series), u64> {
     sums
 }
 
-/// Asserts that each sum is the same with these options as without them. A selected family must have all its
-/// sums, except sums of 0 with `--omit-zero`.
+/// Asserts that each sum is the same with these options as without them. With `--fields`, only the sums of
+/// the selected fields may be exported. With `--omit-zero`, sums of 0 may be missing.
 fn assert_sums(recording: &Path, args: &[&str]) {
     let unlimited: &[&str] = if args.contains(&"--max-samples") { &[] } else { &["--max-samples", "0"] };
     let args = [unlimited, args].concat();
@@ -187,8 +187,8 @@ fn smallest_paths_fold_first() {
     let kept: Vec<u64> = folded.iter().filter(|(labels, _)| !is_other(labels)).map(|(_, rss)| *rss).collect();
     let lost = plain.iter().filter(|(labels, _)| !is_other(labels) && !folded.contains_key(*labels));
     let largest_lost = lost.map(|(_, rss)| *rss).max().unwrap();
-    // A few small paths keep their names, although larger paths of other commands are summed into `[other]`.
-    // This happens if a small path would be the only path of its command in `[other]`.
+    // If only one path of a command would be summed into `[other]`, the path keeps its name, because summing
+    // it saves no sample. So for each of the 12 commands, one small path may keep its name.
     let n_smaller = kept.iter().filter(|rss| **rss < largest_lost).count();
     assert!(
         n_smaller <= 12 && kept.len() > 20,

@@ -59,9 +59,9 @@ fn fitting_commands_are_not_folded() {
         // The limit is one sample too small for 101 commands. So two commands are folded into `[other]`. The
         // 99 other commands and `[other]` have 800 samples.
         (vec![vec![1; 101]], 807, 800, 99),
-        // The second container has one command with 30 paths, which needs 211 samples. This is less than half
-        // of the limit, so the container is not folded. The first container gets the other 597 samples. They
-        // are enough for 73 commands and `[other]`.
+        // The second container has one command with 30 paths. It keeps its 211 samples, because they are less
+        // than half of the limit. The first container gets the other 597 samples. They are enough for 73 of
+        // its commands and for `[other]`, which together need 592 samples.
         (vec![vec![1; 100], vec![30]], 808, 803, 74),
         (vec![vec![2; 50], vec![1; 50], vec![30]], 820, 819, 75),
         (vec![vec![3; 100], vec![1]], 808, 808, 101),

@@ -42,7 +42,7 @@ fn serve_on_demand(interval: Duration, hosts: Vec<String>) -> (Publisher, Socket
     (publisher, addr, demand)
 }
 
-/// Starts a server with a stale exposition.
+/// Starts a server with an old exposition, so that requests wait for the next scrape.
 fn serve_old() -> (Publisher, SocketAddr, Arc<Demand>) {
     let (mut publisher, addr, demand) = serve_on_demand(Duration::from_millis(1), Vec::new());
     publish(&mut publisher, b"old 1\n");
@@ -114,7 +114,8 @@ fn waiting_requests_do_not_count_as_connections() {
     let (mut publisher, addr, demand) = serve_old();
     let mut clients: Vec<_> = (0..40).map(|_| send(addr, GET)).collect();
     (0..24).for_each(|_| drop(send(addr, GET)));
-    // The server accepts connections in the order in which they arrive, so this request is the 65th.
+    // The server accepts the 40 + 24 connections above before this one. At most 64 requests may wait, so this
+    // request gets the last exposition at once.
     let mut late = send(addr, GET);
     assert_eq!(receive(&mut late).1, b"old 1\n");
     for _ in 0..100 {
@@ -274,8 +275,9 @@ fn stalled_clients_do_not_block_others() {
         let mut client = send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert!(receive(&mut client).1 == text);
     }
-    // The server keeps about 3 MiB of outdated expositions for slow clients, but each exposition has 16 MiB.
-    // So after further scrapes, the server closes the connections of clients that have stopped reading.
+    // The server keeps at most about 3 MiB of outdated expositions for slow clients. Each exposition here has
+    // 16 MiB, so the server drops it when it is outdated. The server then closes the connections of clients
+    // that have not read it to its end.
     let mut newer = send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     newer.read_exact(&mut [0]).unwrap();
     publish(&mut publisher, &text);

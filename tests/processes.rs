@@ -63,10 +63,10 @@ fn processes_are_added_and_removed() {
     assert_eq!(scrape(&mut scraper), ["init 1"]);
 }
 
-/// The first scrape recognizes a zombie by its `stat`. With version 1 cgroups, the kernel prints `/` as the
-/// cgroup of a zombie, so the container of the zombie is unknown. In this case, the first scrape recognizes
-/// the zombie by its `status`. Later scrapes read no files of a zombie. So for 20,000 zombies, a scrape only
-/// has to list 20,000 more entries of /proc.
+/// The first scrape recognizes zombies, and later scrapes read no files of a zombie. So for 20,000 zombies, a
+/// scrape only has to list 20,000 more entries of /proc. With version 1 cgroups, the kernel prints `/` as the
+/// cgroup of a zombie. The exporter recognizes such a zombie by its `status`, and other zombies by their
+/// `stat`.
 #[test]
 fn zombie_is_not_read_again() {
     let recording = three();
@@ -102,8 +102,8 @@ fn zombie_is_not_read_again() {
     }
     wait_until(|| shown()[1]);
     assert_eq!(shown(), [true, true, false, false]);
-    // A new process gets pid 7. The test writes its directory as `proc/70` and renames the directory, so that
-    // `proc/7` has another inode number than before.
+    // A new process gets pid 7, so `proc/7` must get another inode number. Therefore the test creates the new
+    // directory under the name `proc/70`, while the old `proc/7` still exists, and renames it afterwards.
     recording.process(70, "worker", SMAPS);
     fs::remove_dir_all(recording.path().join("proc/7")).unwrap();
     fs::rename(recording.path().join("proc/70"), recording.path().join("proc/7")).unwrap();
@@ -284,7 +284,8 @@ fn pipes_and_devices_in_a_recording_are_not_read() {
     assert_eq!(output.status.code(), Some(1));
 }
 
-/// A recording may be replaced while the exporter runs: it is renamed, or removed and made again.
+/// With `--fixture`, the exporter reads a copy of /proc. While the exporter runs, the test renames or removes
+/// the copy, and creates another copy at the same path.
 #[test]
 fn replaced_recording_is_opened_again() {
     let recording = three();

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Modules of the standard library that do I/O. Some items of `std::io` do no I/O. They are in [`NO_IO`].
+/// Modules of the standard library that do I/O. The exceptions are in [`NO_IO`].
 const IO: [&str; 7] =
     ["std::env", "std::fs", "std::io", "std::net", "std::os", "std::process", "std::thread"];
-/// Rust paths of `std::io` that do no I/O, because the code only writes into a buffer.
+/// Exceptions from [`IO`]. The pure rooms use these items only to write into buffers in memory.
 const NO_IO: [&str; 3] = ["std::io::Write", "std::io::self", "std::io"];
 
 /// A room is a folder of src. Each row has a room, the rooms or modules that the room must not mention, and

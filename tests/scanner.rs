@@ -62,12 +62,12 @@ fn read(scanner: &mut Scanner, text: &[u8], read_size: usize, buffer_size: usize
     Some(mappings)
 }
 
-/// Returns what [`read`] should return, found by the naive reader. If a mapping is printed again, it replaces
-/// the mapping before it. If a mapping begins inside another mapping, the read is torn.
+/// Returns what [`read`] should return, found by the naive reader. If two mappings have the same address,
+/// only the second one is returned. If mappings overlap in another way, returns `None`.
 fn naively_read(text: &[u8]) -> Option<Mappings> {
     let mut mappings = naive::mappings(text);
     mappings.retain(|(.., next)| *next != Next::Same);
-    // A read is whole if no mapping has `Next::Torn`. After this check, each `Next` is replaced by `Above`,
+    // `Next::Torn` means that two mappings overlap. The other values of `Next` are replaced by `Above`,
     // because `read` returns `Above` for every mapping, and the tests compare the two results.
     let is_whole = |(.., next): &mut (_, _, Next)| std::mem::replace(next, Next::Above) != Next::Torn;
     mappings.iter_mut().all(is_whole).then_some(mappings)
@@ -277,10 +277,9 @@ fn addresses_have_lower_case_hexadecimal_digits() {
             n_headers += expected.len();
         }
     }
-    // Each line is the header with one byte replaced. The addresses have 24 digits, and each of them can be
-    // replaced by any of 16 digits, so 24 * 16 of the lines are headers. Two more lines are headers, because
-    // the minus is replaced by a minus, or the space by a space. A few other lines are headers, because a
-    // space or a newline in place of a digit makes an address shorter.
+    // The addresses have 24 digits, and each digit may become any of 16 digits, so 24 * 16 lines are headers.
+    // Only the same character can replace the minus or the space, so there are two more headers. A few other
+    // lines are headers, because a space or a newline in place of a digit makes an address shorter.
     assert!((24 * 16 + 2..24 * 16 + 30).contains(&n_headers), "{n_headers}");
 }
 

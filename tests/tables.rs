@@ -1,4 +1,4 @@
-//! Compares the tables of the front page and of the list of metrics with the program. `BLESS=1` writes them.
+//! Compares the tables of README.md and of the list of metrics with the program. `BLESS=1` writes them.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -248,9 +248,8 @@ fn resident_bytes(recording: &Path, args: &[&str]) -> u64 {
     resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// The front page has a table that shows the size of the exposition with different settings. These are the
-/// columns of the table that count series. Each row here has the title of a column, and the prefix of the
-/// names of the families that the column counts.
+/// The columns with numbers of series in a table of README.md. Each column has a title, and counts the series
+/// with names that begin with this prefix. A series counts only in the first column that fits.
 const COLUMNS: [(&str, &str); 5] = [
     ("smaps", "process_smaps_"),
     ("pods", "cgroup_pod_"),
@@ -278,8 +277,8 @@ fn with_commas(number: usize) -> String {
     }
 }
 
-/// The settings in the front page's table of sizes. Each row has the text that names the setting in the
-/// table, and the options of the exporter.
+/// The rows of the table in README.md that says how many series the exporter has. Each row has a title, and
+/// the options of the exporter.
 const SIZED: [(&str, &str); 7] = [
     ("the defaults of the command line", ""),
     ("`--omit-zero`", "--omit-zero"),

@@ -39,7 +39,7 @@ impl Node {
     }
 
     /// Returns how many MiB of page cache and how many MiB of shared memory no process maps. Returns `None`
-    /// if this is not exported.
+    /// if the exporter omits the metric.
     fn unmapped(&self, args: &[&str]) -> Option<[u64; 2]> {
         let text = once(self.0.path(), args);
         let value = |part: &str| {
@@ -76,13 +76,13 @@ fn mounts_of_each_process_are_those_of_its_namespace() {
     node.process(1, 30, "/data", &paths([("/data/x", 40), ("/scratch/x", 30)]));
     node.process(2, 77, "/scratch", &paths([("/data/x", 30), ("/scratch/x", 20)]));
     // The first process has a tmpfs at `/data`, and the second process has one at `/scratch`. Only files in a
-    // process's own tmpfs are shared memory. So the processes map 60 MiB of shared memory, which are 40 MiB
-    // of `/data/x` in the first process, and 20 MiB of `/scratch/x` in the second process. The container has
-    // 102 MiB of shared memory, so 42 MiB of shared memory are unmapped. Of its 300 MiB of files, 180 MiB are
-    // unmapped. These are the 42 MiB of shared memory and 138 MiB of page cache.
+    // process's own tmpfs are shared memory, so the processes map 40 + 20 MiB of shared memory. The container
+    // has 102 MiB of shared memory, so 102 - 60 = 42 MiB are unmapped. Of all files, 300 - 120 = 180 MiB are
+    // unmapped, so 180 - 42 = 138 MiB of page cache are unmapped.
     assert_eq!(node.unmapped(&[]), Some([138, 42]));
-    // Now both processes are in one mount namespace, with a tmpfs at `/data`. So they map 70 MiB of shared
-    // memory, which are 40 MiB of `/data/x` in the first process, and 30 MiB of `/data/x` in the second.
+    // Now both processes are in one mount namespace, with a tmpfs at `/data`. So they map 40 + 30 MiB of
+    // shared memory. This leaves 102 - 70 = 32 MiB of unmapped shared memory, and 180 - 32 = 148 MiB of
+    // unmapped page cache.
     node.process(2, 30, "/data", &paths([("/data/x", 30), ("/scratch/x", 20)]));
     assert_eq!(node.unmapped(&[]), Some([148, 32]));
 }

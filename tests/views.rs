@@ -137,8 +137,9 @@ fn assert_printed(golden: &str, shapes: &[Vec<&str>], max_samples: &str, min_lin
                 let more: &[&str] = if has_anon_parts { &["--anon-parts", "off"] } else { &[] };
                 let text = once(&path_of(name, recording), &[&options, more].concat());
                 let text = families_of_processes(&text);
-                // Another version of the program may sum other commands into `[other]` to stay within
-                // `--max-samples`. So the golden file has no outputs in which `[other]` is a command.
+                // To stay within `--max-samples`, the program may sum some commands into one command
+                // `[other]`. Versions of the program may choose these commands differently, so such outputs
+                // are left out.
                 if !text.contains("comm=\"[other]\"") {
                     let (length, hash) = (text.len(), hash(text));
                     writeln!(lines, "{name}\t{}\t{length}\t{hash:016x}", options.join(" ")).unwrap();

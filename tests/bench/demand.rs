@@ -84,9 +84,9 @@ impl Exporter {
         Ok(seconds)
     }
 
-    /// Sends one request in each period. Half a period after each request, measures how much CPU time it
-    /// takes just to read the smaps of every process. The pause before each measurement makes the caches of
-    /// the CPU as cold as they are for the exporter, which also starts after half a period without work.
+    /// Sends one request in each period. Halfway between two requests, measures how much CPU time it takes
+    /// just to read the smaps of every process. The exporter and this measurement both start after a pause,
+    /// so that the caches of the CPU are equally cold.
     fn periods(&self, workload: &Workload, period: Duration, n_periods: u32) -> io::Result<Periods> {
         let began = Instant::now();
         let sleep_until = |at: Instant| thread::sleep(at.saturating_duration_since(Instant::now()));
@@ -117,7 +117,7 @@ impl Drop for Exporter {
 }
 
 /// Measures the CPU time with requests every 3 s, with requests every second, and without requests. Does this
-/// once with busy processes and once with quiet processes.
+/// once for processes that touch new pages all the time, and once for processes that only wait.
 pub fn demand() -> io::Result<()> {
     let seconds = |full, short| Duration::from_secs_f64(full_or_short(full, short));
     let (period, n_periods) = (seconds(3.0, 0.1), full_or_short(10, 2));

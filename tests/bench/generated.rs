@@ -118,10 +118,9 @@ pub struct Size {
     pub n_processes: usize,
     pub n_mappings: usize,
     pub n_paths: usize,
-    /// The number of containers that have smaps texts of their own. The other containers have hard links to
-    /// these texts. So the texts of a thousand containers need no more space in the processor's cache than
-    /// the texts of ten containers. A live node is similar: each text is in the cache when it is read,
-    /// because the kernel has just printed it.
+    /// The number of containers that have smaps files of their own. The other containers have hard links to
+    /// these files, so that all smaps texts fit into the CPU's cache. On a live node, each text is in the
+    /// cache too, because the kernel has just printed it.
     pub n_distinct: usize,
 }
 

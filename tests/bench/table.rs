@@ -78,8 +78,8 @@ pub fn rate(what: &str, amount: f64, seconds: &[f64], unit: &str, target: Target
     row(what, amount / min(seconds), amount / median(seconds), unit, target);
 }
 
-/// Prints the shortest and the median of these times. `seconds` has the times in seconds. `a_second` is the
-/// number of printed units in one second, for example 1000 if the unit is ms.
+/// Prints the shortest and the median of these times. The times in `seconds` are multiplied by `a_second`,
+/// which is 1000 if `unit` is ms.
 pub fn time(what: &str, seconds: &[f64], a_second: f64, unit: &str, target: Target) {
     row(what, min(seconds) * a_second, median(seconds) * a_second, unit, target);
 }

@@ -1,5 +1,4 @@
-//! Starts live processes with a fixed number of mappings. Each of them is another process of the bench
-//! program.
+//! Starts live processes with a fixed number of mappings.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -32,8 +31,8 @@ const N_FILES: usize = 40;
 pub struct Workload {
     children: Vec<Child>,
     /// The write end of the pipe from which all processes read. The processes share one pipe, so that the
-    /// bench has as few open files as the exporter. This matters because each scrape lists the open files of
-    /// the process that scrapes, which is the bench here.
+    /// bench has as few open files as the exporter. More open files would make the scrapes of the bench
+    /// slower, because a scrape lists the open files of its own process.
     input: Option<PipeWriter>,
     recording: Recording,
     name: &'static str,

@@ -14,9 +14,8 @@ PARTS = (
     "vmalloc zswap kernel_other sockets remainder"
 ).split()
 # The parts of a container's memory that have one tile each in the treemap. Anonymous memory, page cache and
-# shared memory are not among them, because the treemap shows mapped memory in the tiles of the mapped paths.
-# There is one more tile for page cache that no process maps, and one for shared memory that no process maps.
-# The sizes of these two tiles are in `Charge.unmapped`.
+# shared memory are not in this list. The treemap shows them in the tiles of the mapped paths, and in the
+# tiles of `Charge.unmapped`.
 TILES = [part for part in PARTS if part not in ("anon", "page_cache", "shmem", "remainder")]
 
 
@@ -32,8 +31,8 @@ class Charge:
     def tiles(self, mapped):
         """Returns {name: bytes} for all tiles of the container, except the tiles of paths.
 
-        `mapped` is the sum of the tiles of paths. The part of the container's memory that is in no tile of a
-        path and in no other tile has the tile `cgroup_memory_difference`.
+        `mapped` is the sum of the tiles of paths. If all tiles together are smaller than the container's
+        memory use, the rest has the tile `cgroup_memory_difference`.
         """
         tiles = {f"cgroup_memory_unmapped_{part}": v for part, v in self.unmapped.items() if v > 0}
         tiles |= {f"cgroup_memory_{part}": self.parts[part] for part in TILES if self.parts.get(part, 0) > 0}
@@ -217,9 +216,9 @@ def without_cgroups(text):
 def charged(page, charges, ooms=None, ledger=None):
     """Adds cgroup metrics to the page's expositions, and answers the page's requests for /ooms.
 
-    `charges` has the memory of each container's cgroup, or is a function that makes this from an exposition.
-    `ooms` is a list of records, or (status, body). `ledger` is a function that makes the memory of the node
-    from the charges.
+    `charges` is a dict with the `Charge` of each container, or a function that returns such a dict for an
+    exposition. `ooms` is a list of records, or (status, body). `ledger` is a function that returns a `Ledger`
+    for such a dict.
     """
     page.charges, page.ooms, page.asked, page.ledger = charges, ooms, [], ledger
 

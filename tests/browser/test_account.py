@@ -75,14 +75,14 @@ def test_containers_have_bars_and_the_closest_to_its_limit_is_first(busy, page):
             assert text.endswith("iB, no limit") and "no limit: " in label
         for part, words in (("anon", "anonymous"), ("slab", "slab"), ("sockets", "sockets")):
             assert not charge or (f"{words} " in label) == (charge.parts[part] != 0), label
-    # In the opposite order, the containers without a limit are also last.
+    # If the sort order is reversed, the containers without a limit are still last.
     page.sort("limit")
     used = {name(key): share for key, share in used.items()}
     order = [used.get(row[0]) for row in bars(page)]
     assert page.hash() == "#/?sort=limit&rows=containers" and order[: len(used)] == sorted(used.values())
     assert set(order[len(used) :]) == {None}
     assert page.tab.locator("th:has(#sort-limit)").get_attribute("aria-sort") == "ascending"
-    # The list can be opened by a link. It can also be sorted by its other columns.
+    # A reload keeps the list, because its settings are in the URL. The list can be sorted by other columns.
     page.tab.reload()
     page.drawn()
     page.sort("share")

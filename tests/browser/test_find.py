@@ -235,9 +235,9 @@ def test_page_fits_and_is_accessible(busy, browse, width, scheme):
     assert change["x"] >= 0 and change["x"] + change["width"] <= width
     # The page's security policy does not apply to a script that the devtools protocol runs.
     page.tab.evaluate(AXE.read_text() + "; 0")
-    # At each width, the test checks that the page fits the window at all of these addresses. axe checks all
-    # addresses only at the width 1600. At the other widths, axe checks only the first two addresses, because
-    # the others look the same at each width.
+    # The page must fit the window at each of these addresses. At the width 1600, axe also checks each
+    # address. At the other widths, axe only checks the first two, because the others look the same at each
+    # width.
     addresses = (
         "#/",
         "#/?q=libcrypto",

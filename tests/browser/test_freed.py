@@ -44,7 +44,7 @@ done, tell = os.pipe()
 is_child = os.fork() == 0
 for memory in [*held, (ctypes.c_char * SIZE).from_address(address)]:
     memory[::4096]
-# The parent prints a line after parent and child have touched all memory.
+# After touching all memory, the child writes to a pipe. The parent waits for this and prints a line.
 if is_child:
     os.write(tell, b"x")
 else:
@@ -117,7 +117,7 @@ def usage(cgroup):
 
 
 def shown(text, after):
-    """Returns the size in bytes that follows the words in `after` and a colon, such as "1.5 MiB"."""
+    """Returns in bytes the size that follows the label `after`, which is "Freed" in "Freed: 1.5 MiB"."""
     number, unit = re.search(rf"{after}: ([\d.]+) ([KMG])iB", text).groups()
     return float(number) * 1024 ** "_KMG".index(unit)
 
@@ -154,8 +154,9 @@ def test_predicted_freed_memory_equals_actually_freed_memory(exporter, tmp_path,
         end(pod / "app")
         left = usage(pod)
         print(f"{text}; its end freed {(before - left) / MIB:.1f} MiB")
-        # The end of the container frees much more memory than is private to any of its processes. The
-        # tolerance of 4 MiB is for kernel memory and the interpreter's page cache.
+        # The two processes of the container share most of its memory, so the memory that is private to one of
+        # them is much smaller. The tolerance of 4 MiB covers kernel memory and page cache of the Python
+        # interpreter.
         assert abs(freed - (before - left)) < 4 * MIB and freed > 195 * MIB > 40 * private
         assert abs(stays - 50 * MIB) < MIB
         file.unlink()

@@ -51,8 +51,8 @@ def test_the_page_opens_with_the_node(busy, page):
         and "/system.slice 410 MiB, /user.slice 38.0 MiB" in label
         and label.endswith("free 1.76 GiB")
     )
-    # The widths of the bar's segments stand for the parts. The smallest parts are only in the bar's text.
-    # One call finds and measures the segments. A redraw between two calls would replace them.
+    # The bar has a segment for each part that is not 0. One call finds and measures all segments,
+    # because the page may replace the segments between two calls.
     widths = page.tab.evaluate(
         "() => [...document.querySelectorAll('#node-bar i')].map(e => e.getBoundingClientRect().width)"
     )

@@ -109,7 +109,7 @@ def test_each_exported_field_can_be_selected_and_has_the_right_total(node, page)
     } | DERIVED | charged
     assert [name for name, _ in offered][:4] == ["pss", "uss", "rss", "swap"]
     for name, help in offered:
-        # test_account.py tests charged memory.
+        # Charged memory is skipped here, because test_account.py tests it.
         if name == CHARGED:
             continue
         if name not in DERIVED:

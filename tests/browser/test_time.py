@@ -132,8 +132,7 @@ def test_chart_has_axes_and_a_slope(exporter, page, live):
     page.go("#/")
     page.tab.click("#node-grows_fastest a")
     until("the grower", lambda: page.crumbs()[-1] == "leak-grows")
-    # In the table of the pod's commands, only a significant change is coloured. The trend lines of all rows
-    # have the same scale, so that they can be compared.
+    # In the table of the pod's commands, only a significant change is coloured.
     page.go("#/live/pod/app")
     until("the rows", lambda: len(page.names()) == 2)
     colours = page.tab.eval_on_selector_all(
@@ -144,6 +143,7 @@ def test_chart_has_axes_and_a_slope(exporter, page, live):
         ])""",
     )
     assert dict(colours) == {"leak-grows": "up", "leak-a-steady": "zero"}
+    # The trend lines of all rows have the same scale, so that they can be compared.
     assert re.fullmatch(
         r"Trend \(scale ±[\d.]+ [KM]iB\)", page.text("th[data-key=trend]")
     ) and "one scale" in page.tab.locator("th[data-key=trend]").get_attribute("title")

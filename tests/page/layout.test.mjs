@@ -47,7 +47,7 @@ test('small changes of sizes keep the order', () => {
 	list[40].v *= 1000;
 	squarify(list, 0, 0, 1000, 500, 'pss');
 	assert.notEqual(order(), before);
-	// When another field is shown, the order changes.
+	// For another field, squarify() sorts the list by size again.
 	squarify(list, 0, 0, 1000, 500, 'rss');
 	assert.ok(list.every((n, k) => !k || n.order <= list[k - 1].order));
 });

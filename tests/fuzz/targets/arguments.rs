@@ -31,8 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
             }
         }
         Ok(Command::Help | Command::Version) => {}
-        // The printed text contains the name of the image, which must not bring these characters into the
-        // text.
+        // The text contains the argument of `--image`, in which `parse` must reject control characters.
         Ok(Command::Print(text)) => assert!(text.ends_with('\n') && !text.contains(['\r', '\u{1b}'])),
         Err(error) => {
             let error = error.to_string();

@@ -105,10 +105,11 @@ fn ordered(lines: &[Line]) -> Vec<&[u8]> {
     of_rank(0).take(1).chain(of_rank(1).take(1)).chain(of_rank(2)).chain(of_rank(3).take(1)).collect()
 }
 
-/// Returns the path that attribution uses if no path contains the id of a container. At most two paths are
-/// candidates. If a line has the memory controller, the candidates are the path in this line, and then the
-/// path of name=systemd. Otherwise they are the path of name=systemd, and then the path of version 2. Returns
-/// the first candidate that is not `/`. If every candidate is `/`, returns `/`.
+/// Returns the path that attribution uses if no path contains the id of a container.
+///
+/// If a line has the memory controller, this is the path in that line. If that path is `/`, the path of
+/// name=systemd is used. If no line has the memory controller, this is the path of name=systemd. If that path
+/// is `/` or missing, the path of version 2 is used.
 fn main_path(lines: &[Line]) -> Option<&[u8]> {
     let has_memory = lines.iter().any(|line| rank(line) == 0);
     let wanted: &[u8] = if has_memory { &[0, 1] } else { &[1, 3] };
@@ -182,9 +183,8 @@ impl Naive<'_> {
         }
     }
 
-    /// Returns whether this container is the outermost container in the cgroup path of some process. This is
-    /// so if its id comes first in the path. The id of another container must not come before it, and neither
-    /// must the cgroup of a container's init process.
+    /// Returns whether this container is the outermost container in the cgroup path of some process. Another
+    /// container is further outside if its id, or the cgroup of its init process, comes earlier in the path.
     fn is_seen_outside(&self, i: usize) -> bool {
         self.files.iter().flat_map(|lines| ordered(lines)).any(|path| {
             let ends = (0..=path.len()).filter(|&end| end == path.len() || path[end] == b'/');
@@ -195,8 +195,8 @@ impl Naive<'_> {
                 if component == b".." {
                     outermost = None;
                 } else if outermost.is_none() {
-                    // `above` may be the cgroup of one container's init process, and end with the id of
-                    // another container. Then the container of the init process has precedence.
+                    // `Some(None)` stands for a container with its init process in the cgroup `above`. This
+                    // is not container `i`, because the cgroup of the init process of `i` is unknown.
                     outermost = self.by_path(above).map(|_| None).or(self.by_id(component).map(Some));
                 }
             }

@@ -1,4 +1,4 @@
-//! Compares the labels that filters match with the labels that a simpler matcher for `*` matches.
+//! Checks that filters match the same labels as a simpler implementation of `*`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -6,8 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use smaps_container_exporter::head::{Parsed, parse_head};
 
 fuzz_target!(|bytes: &[u8]| {
-    // The time to parse a prefix is proportional to its length. So only the 512 longest prefixes of a long
-    // head are parsed.
+    // Parsing every prefix of a long head would take too long, so only the 512 longest prefixes are parsed.
     let first = bytes.len().saturating_sub(512);
     let mut decided: Option<(usize, Parsed<'_>)> = None;
     for end in first..=bytes.len() {
