@@ -34,9 +34,9 @@ def test_cgroup_metrics_equal_the_files(node, record_property):
 
 
 def test_parts_add_up_with_locked_swapped_and_freed_memory(node, record_property):
-    """The pod memory-0 has locked memory.
+    """The parts of each pod's memory add up to the memory use of its cgroup.
 
-    The pod partly-0 has huge pages of which only one half is in use.
+    The pod memory-0 has locked memory. The pod partly-0 has swapped memory, and freed halves of huge pages.
     """
     pod = node.run_pod(
         "accounts", "partly-0", [Container("partly", ["/memory", "partly"], image=MEMORY_IMAGE)]
