@@ -64,7 +64,7 @@ def reset(target):
 
 
 def send_without_end(target):
-    """Sends without end. Each of three clients sends something else.
+    """Three clients send without end.
 
     One client sends a request with endless headers. The second client sends single bytes slowly. The third
     client sends requests but does not read the responses.

@@ -26,9 +26,8 @@ from live_node import MIB, Node, resident, roots
 
 @pytest.fixture(params=sorted(roots()))
 def node(request, tmp_path):
-    # If the memory controller is in cgroup version 1, the exporter finds the container of a process by the
-    # version 2 cgroup only if the path of this cgroup contains a container id. So the name of the cgroup is
-    # such an id.
+    # If the memory controller is in cgroup version 1, the exporter ignores a version 2 cgroup without an id
+    # of a container in its path. So the name of this cgroup is then such an id.
     node = Node(
         tmp_path,
         roots()[request.param],

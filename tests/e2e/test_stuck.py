@@ -174,7 +174,7 @@ def test_exec_beside_a_stuck_process_does_not_affect_others(any_node, programs, 
 
 @pytest.mark.parametrize("n_processes", [20, 70], ids=["a thread each", "more than threads"])
 def test_many_stuck_processes_do_not_affect_others(any_node, programs, growth, tmp_path, n_processes):
-    """Up to 64 reads are detached. Each of them keeps a thread. Further stuck processes are skipped."""
+    """A read of a stuck process keeps its thread. Above 64 such threads, stuck processes are skipped."""
     with any_node.exporter(*OFTEN) as exporter, ExitStack() as stack:
         growth.start(exporter.after(2))
         before = resident(exporter.process.pid)

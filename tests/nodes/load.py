@@ -31,8 +31,8 @@ N_PODS, N_CONTAINERS = 110, 250
 # 400,000 mappings.
 N_MAPPINGS = (40, 80, 120, 200, 360, 800)
 INTERVAL_SECONDS = 15
-# How many bytes of memory the live load needs for each process and for each mapping. A mapping needs one
-# page, and the memory in which the kernel describes the mapping.
+# The bytes of memory that each process and each mapping of `Live` needs. A mapping needs one page, and the
+# memory in which the kernel describes the mapping.
 PROCESS_BYTES, MAPPING_BYTES = 200_000, 4096 + 300
 
 

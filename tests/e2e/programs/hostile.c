@@ -3,7 +3,7 @@
 //   leaderless FILE...   ends the first thread and waits in a second thread
 //   many N               has N mappings
 //   fork N               has N children
-//   leapfrog             maps memory ahead of a reader of its smaps and unmaps it behind, forever
+//   leapfrog             keeps mapping memory ahead of a reader of its smaps, and unmapping memory behind it
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdint.h>

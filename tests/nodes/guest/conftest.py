@@ -9,8 +9,8 @@ import pods
 from exporter import EVERYTHING, Exporter
 from node import CONTAINERD, IS_SHORT, NODE
 
-# If NODES_SHORT is set, a machine with containerd of a Debian release skips the tests of this release. A test
-# is skipped if its name contains one of the strings.
+# If NODES_SHORT is set, a machine skips the tests that are listed for the Debian release of its containerd. A
+# test is skipped if its name contains one of the strings.
 #
 # The script .ci/run sets NODES_SHORT. It runs two machines, one with containerd of bookworm and one with
 # containerd of sid. Each test below runs in only one of the machines. This is enough, because the machines

@@ -66,12 +66,12 @@ def test_parts_add_up_with_locked_swapped_and_freed_memory(node, record_property
 
 @pytest.mark.skipif(IS_V2, reason="test_ooms and test_oom_records cover version 2")
 def test_kills_are_recorded_without_a_scrape(node, record_property):
-    """One pod leaks slowly. Another pod leaks so fast that no check sees it near its limit.
+    """One pod leaks slowly. Another pod leaks so fast that the exporter never sees it near its limit.
 
     A third pod is near its limit, but is killed by a signal.
     """
-    # On an emulated processor, the checks of memory use are several seconds apart. The fast leak starts only
-    # after 20 seconds, so that a check has seen the container before.
+    # On an emulated processor, the exporter checks memory use only every few seconds. The fast leak starts
+    # after 20 seconds, so that the exporter has checked the container before.
     slow, fast = leak(MOUNTS, 70, 2), leak(MOUNTS, 20, 200, delay=20)
     full = Container(
         "app", ["/programs/leak", "heap", "97", "1", "97"], memory_limit_bytes=LIMIT, mounts=MOUNTS

@@ -30,7 +30,7 @@ def test_oom_records_explain_leaks(tmp_path, record_property):
                     print(leaks, flush=True)
     record_property("records", str(leaks))
     assert leaks.n_kills == leaks.n, leaks
-    if N_EACH:  # in the gate, an emulated machine may be too slow for this
+    if N_EACH:  # otherwise, the emulated machine of .ci/run may be too slow
         assert leaks.n_by_path >= leaks.n * 80 // 90 and leaks.n_named >= leaks.n * 87 // 90, leaks
 
 
