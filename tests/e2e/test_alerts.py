@@ -88,10 +88,7 @@ def test_memory_by_deployment(tmp_path):
 
 
 def test_memory_by_the_name_of_a_docker_container(tmp_path):
-    """In cAdvisor's series, the label `id` is the container's cgroup path.
-
-    The path depends on the cgroup driver: web has a path of the driver systemd, and db one of cgroupfs.
-    """
+    """cAdvisor's label `id` is a cgroup path. The drivers systemd and cgroupfs make different paths."""
     web, db = "1a" * 32, "2b" * 32
     series = {
         f'process_smaps_pss_bytes{{node="n1",namespace="moby",container="{web}",comm="nginx"}}': 100,
