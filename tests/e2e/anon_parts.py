@@ -45,10 +45,10 @@ def resident_by(node: Node, comm: str, *arguments: str, label: str = "kind") -> 
 
 
 def assert_close(part: float, reported: float, recall: float, least: float | None = None):
-    """Asserts that the size of a part is close to the number of bytes that the runtime reports.
+    """Asserts that the exporter finds about as many bytes for a part as the program itself reports.
 
-    The size must not be much larger than `reported`, and must be at least `recall * least`. `least` is the
-    number of bytes that are certainly resident. By default, `least` equals `reported`.
+    `part` may exceed `reported` by 5% or by 2 MiB, whichever is more. `part` must be at least `recall` times
+    the number of bytes that are certainly resident. That number is `least`, or `reported` without `least`.
     """
     assert part <= max(1.05 * reported, reported + 2 * MIB), (part, reported)
     assert part >= recall * (reported if least is None else least), (part, reported, least)

@@ -26,8 +26,7 @@ NODE_PROCESSES = {
     ("default", WEB, "sidecar", "sleep"): 1,
     # This pod has the same pod and container names as another pod, in another namespace.
     ("batch", WEB, "app", "sleep"): 1,
-    # The next pods use unusual PID namespaces, which must not change the counts. This pod is in the PID
-    # namespace of the node (`pid: NODE` in CRI).
+    # The containers of this pod use the PID namespace of the node (`pid: NODE` in CRI).
     ("kube-system", "node-agent-4tq9z", "agent", "sh"): 1,
     ("kube-system", "node-agent-4tq9z", "agent", "sleep"): 2,
     # The containers of this pod share one PID namespace (`pid: POD`).

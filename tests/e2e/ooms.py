@@ -110,10 +110,7 @@ class Instance:
         self.processes: list[subprocess.Popen] = []
 
     def run(self, script: str, directory: Path | None = None) -> subprocess.Popen:
-        """Runs a shell script in the container, or in a cgroup below it.
-
-        The script may read a line (see `go`).
-        """
+        """Runs a shell script in the container, or in a cgroup below it."""
 
         def enter():
             ((directory or self.directory) / "cgroup.procs").write_text(str(os.getpid()))
@@ -267,10 +264,10 @@ class Leaks:
 
 
 def second_victims(pods: Pods, name: str, n: int, exporter: Client | None = None, interval: float = 1) -> int:
-    """Returns in how many of `n` leaks the kernel killed a second process.
+    """Runs `n` leaking containers. Returns the number of containers with more than one OOM kill.
 
-    Each leak grows by 200 MB/s to a limit of 256 MB. In the same container, a small process allocates and
-    frees 2 MiB all the time. If there is an exporter, it is scraped at this interval.
+    One process of each container grows by 200 MB/s to a limit of 256 MB. A small process of the container
+    allocates and frees 2 MiB all the time. If there is an exporter, it is scraped every `interval` seconds.
     """
     n_second = 0
     pod = pods.pod(name)

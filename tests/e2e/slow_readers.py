@@ -17,7 +17,7 @@ GET_GZIP = GET.replace(b"\r\n\r\n", b"\r\nAccept-Encoding: gzip\r\n\r\n")
 
 
 def node(directory, n_megabytes: int):
-    """Generates a recording with an exposition of about this many megabytes, at least 16."""
+    """Generates a recorded node for which the exporter serves about this many megabytes, at least 16."""
     n_mappings = 4200
     return record(directory, 1, n_mappings, "x" * ((n_megabytes - 16) * 10**6 // n_mappings // 23))
 

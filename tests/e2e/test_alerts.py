@@ -88,7 +88,7 @@ def test_memory_by_deployment(tmp_path):
 
 
 def test_memory_by_the_name_of_a_docker_container(tmp_path):
-    """cAdvisor names a container by its cgroup. The test checks the names of both cgroup drivers."""
+    """cAdvisor's label `id` is a cgroup path. The drivers systemd and cgroupfs make different paths."""
     web, db = "1a" * 32, "2b" * 32
     series = {
         f'process_smaps_pss_bytes{{node="n1",namespace="moby",container="{web}",comm="nginx"}}': 100,

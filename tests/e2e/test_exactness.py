@@ -42,7 +42,7 @@ def reads(exposition, kind: str) -> float:
 
 
 def read_after(exporter, moment: float):
-    """Returns an exposition whose values were all read after the time `moment`."""
+    """Returns an exposition in which all values were read after the time `moment`."""
 
     def fresh():
         exposition = exporter.metrics()
@@ -100,9 +100,8 @@ def test_skipped_reads_change_no_value(any_node, programs, tmp_path):
             steps = [pair.step(chance) for pair in pairs]
             for _, name, *is_refused in steps:
                 (refused if is_refused else done)[name] += 1
-            # The comparison is repeated, because the kernel may still be working, or other processes may map
-            # the same files for a moment. The programs are paused, so if the exporter wrongly skips a read,
-            # the value stays wrong.
+            # The comparison is repeated, because other processes may map the same files for a moment. If the
+            # exporter wrongly skips a read, each comparison fails, because the programs are paused.
             for _ in range(10):
                 moment = time.time()
                 pids = any_node.cgroup.pids()

@@ -137,7 +137,7 @@ def test_queries_and_alerts_keep_the_node(fleet):
     prometheus, _ = fleet
     queries = [query for may_be_empty, query in readme.queries() if not may_be_empty]
     for query in queries:
-        # At first, perhaps nothing grows.
+        # A query with `> 0` would have no result if no process has grown yet.
         query = readme.without_thresholds(query).replace("> 0", ">= 0")
         answer = until(lambda: prometheus.query(query), 60, f"Prometheus answers {query}")
         assert any("node" in series["metric"] for series in answer), (

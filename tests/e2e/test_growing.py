@@ -18,8 +18,8 @@ from lab import HERE, until
 from live_node import MIB
 
 N_READS = 300
-# One read(2) returns about five mappings. So in one of five layouts, the heap is the last mapping of a
-# read(2).
+# One read(2) returns about five mappings. In layout N, the process has N additional mappings before its heap.
+# So in one of the five layouts, the heap is the last mapping that a read(2) returns.
 N_LAYOUTS = 5
 
 
@@ -41,8 +41,8 @@ class Growing:
     def resident(self) -> int:
         """Returns the resident memory of the process, as the kernel sums it in smaps_rollup.
 
-        Unlike a reader of smaps, the kernel counts no page twice if a mapping grows during the sum
-        (fs/proc/task_mmu.c, show_smaps_rollup).
+        The kernel counts each page of the sum once, even if a mapping grows meanwhile (fs/proc/task_mmu.c,
+        show_smaps_rollup).
         """
         for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Rss:"):
@@ -59,7 +59,7 @@ class Growing:
 def dynamic(tmp_path_factory):
     """programs/grows.c, linked dynamically like most programs.
 
-    So its libraries are mapped between its heap and its stack.
+    Its libraries are mapped between its heap and its stack.
     """
     program = tmp_path_factory.mktemp("dynamic") / "dynamic"
     subprocess.run(["gcc", "-O1", "-Wall", "-Werror", "-o", program, HERE / "programs/grows.c"], check=True)

@@ -64,7 +64,7 @@ def reset(target):
 
 
 def send_without_end(target):
-    """Sends without end. Each of three clients sends something else.
+    """Three clients send without end.
 
     One client sends a request with endless headers. The second client sends single bytes slowly. The third
     client sends requests but does not read the responses.
@@ -158,8 +158,8 @@ def swarm(peer, stop):
                 except OSError:
                     drop(key.data)
         for i, kind in enumerate(kinds):
-            # A client sees the end of the stream only after it has read all data. The clients that send `GET`
-            # read nothing, so the test looks at the state of the socket.
+            # A client that sends `GET` reads nothing, so it does not notice when the exporter closes the
+            # connection. The first byte of TCP_INFO is then no longer 1, which is TCP_ESTABLISHED.
             if kind == GET and clients[i].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != b"\x01":
                 clients[i].close()
                 clients[i] = None

@@ -26,9 +26,8 @@ from live_node import MIB, Node, resident, roots
 
 @pytest.fixture(params=sorted(roots()))
 def node(request, tmp_path):
-    # On a host that also has the memory controller in version 1, the exporter uses a version 2 path only if
-    # the path contains the id of a container. So on such a host, the version 2 cgroup must have an id as its
-    # name.
+    # If the memory controller is in cgroup version 1, the exporter ignores a version 2 cgroup without an id
+    # of a container in its path. So the name of this cgroup is then such an id.
     node = Node(
         tmp_path,
         roots()[request.param],
@@ -75,7 +74,7 @@ def churn(node: Node, programs: Path, directory: Path):
 
 
 def assert_consistent(exposition: Exposition, directory: Path):
-    """Asserts that the values of each process have all its mappings, and no files of another program."""
+    """Asserts that each process has all its mappings, and has the files of only one program."""
     own = re.compile(re.escape(str(directory)) + r"/([ab])/(p-\d)(\.map)?")
     by_pid = {}
     for labels in exposition["process_smaps_mappings"].samples:
@@ -214,8 +213,8 @@ def test_changed_inode_numbers_of_proc_lose_no_values(any_node, programs):
         before = os.stat(f"/proc/{pid}").st_ino
 
         def has_another():
-            # The kernel keeps the inode of /proc/<pid> while a process has this directory open. The exporter
-            # opens the directory for a moment in each scrape, so the test tries repeatedly.
+            # drop_caches cannot drop the inode of /proc/<pid> while the exporter has this directory open.
+            # The exporter opens it for a moment in each scrape, so the test may need several attempts.
             Path("/proc/sys/vm/drop_caches").write_text("2")
             return os.stat(f"/proc/{pid}").st_ino != before
 
@@ -267,7 +266,7 @@ def test_hostile_names_and_paths_are_escaped(any_node, programs, tmp_path):
 
 
 def test_paths_longer_than_path_max_are_cut(any_node, programs, tmp_path):
-    """Directories can be nested to any depth, and smaps contains the whole path."""
+    """Nested directories can make a path in smaps longer than PATH_MAX. The exporter reports its start."""
     here = os.open(tmp_path, os.O_RDONLY)
     for _ in range(100):
         os.mkdir("d" * 250, dir_fd=here)
@@ -387,12 +386,11 @@ def test_65000_mappings_use_no_more_memory(any_node, programs):
 
 
 def test_memory_with_5000_processes_is_bounded(any_node, programs):
-    # With only one malloc arena, the exporter uses as much memory as the static binary does. With more
-    # arenas, each slow read starts a thread, glibc gives the thread an arena of its own, and the arena keeps
-    # memory that was freed.
+    # By default, glibc gives each thread a malloc arena of its own, which keeps freed memory. The exporter
+    # starts a thread for each slow read. With only one arena, it uses as much memory as the static binary.
     with any_node.exporter(prefix=("env", "MALLOC_ARENA_MAX=1")) as exporter:
         before, first_peak = resident(exporter.process.pid), 0
-        for _ in range(2):  # the second round shows that memory does not grow with time
+        for _ in range(2):  # the second time shows whether memory grows
             any_node.cgroup.run_ready(programs / "hostile", "fork", "5000")
             until(
                 lambda: exporter.metrics().value("smaps_exporter_processes") == 5002,
@@ -414,8 +412,8 @@ def test_memory_with_5000_processes_is_bounded(any_node, programs):
                 f"5,000 processes: RSS {before >> 10} KiB before, {peak >> 10} KiB with them, "
                 f"{after >> 10} KiB after; scrapes every {intervals} s"
             )
-            # glibc's heap cannot return freed memory that lies below memory in use. The second round must
-            # reuse this memory.
+            # glibc cannot return freed memory to the kernel if memory above it is in use. The exporter must
+            # reuse the freed memory, so the second peak must not be much higher than the first one.
             first_peak = first_peak or peak
             assert peak < before + 6 * MIB and max(peak, after) < first_peak + MIB
         assert exporter.get("/healthz")[0] == 200

@@ -40,9 +40,9 @@ def printed(what: str, *arguments: str) -> list[dict]:
 
 
 def chosen_lines(tmp_path: Path, wanted: tuple[str, ...]) -> Path:
-    """Returns a copy of the directory with the Kubernetes manifests.
+    """Copies the Kubernetes manifests, and returns the directory of the copies.
 
-    In kustomization.yaml, the lines with the names `wanted` are comments. The copy has them as active lines.
+    In the copy of kustomization.yaml, the entries with the names in `wanted` are no longer commented out.
     """
     copy = tmp_path / "kubernetes"
     shutil.copytree(readme.KUBERNETES, copy)
@@ -66,7 +66,7 @@ def by_kind(documents: list[dict]) -> dict[str, dict]:
 
 
 def valid_versions(documents: list[dict]) -> list[str]:
-    """Returns the versions of Kubernetes with strict schemas that accept all documents."""
+    """Returns the versions of Kubernetes that accept all documents and know all their fields."""
 
     def accepts(version: str) -> bool:
         try:

@@ -15,7 +15,8 @@ def test_promql_sum_equals_the_sum_of_the_exposition(node, exporter, tmp_path):
     with kernel.stopped(node):
         exposition = exporter.after(2)
         expected = {pod: value for (pod,), value in exposition.by("process_smaps_pss_bytes", "pod").items()}
-        # Prometheus starts only after the processes have stopped, so it stores no earlier values.
+        # Prometheus starts only now, while SIGSTOP keeps the processes from running. So it stores the same
+        # values that `expected` has.
         with Prometheus(tmp_path, exporter.address) as prometheus:
             answer = until(
                 lambda: prometheus.query("sum by (pod) (process_smaps_pss_bytes)"),

@@ -173,8 +173,7 @@ def test_the_manifests_container_shows_every_process_and_survives_containerd(shi
         )
         until(lambda: shows_everything(exporter, ship_lab), 10, "the removed pod is gone")
 
-        # While containerd is down, containers that are already known are still exported. After containerd's
-        # restart, its socket is a new file in the same directory.
+        # While containerd is down, the exporter still exports the containers that it has listed before.
         pod = ship_lab.run_pod("batch", "job-2", [Container("worker", ["sleep", FOREVER])])
         until(lambda: shows_everything(exporter, ship_lab), 10, "the new pod is shown")
         ship_lab.kill()
@@ -186,6 +185,7 @@ def test_the_manifests_container_shows_every_process_and_survives_containerd(shi
             "containerd is reported as down",
         )
         assert down.by("process_smaps_processes", *COMMAND) == kernel.counts(ship_lab)
+        # After its restart, containerd has a new socket file, to which the exporter must connect.
         ship_lab.start()
         until(
             lambda: exporter.metrics().value("smaps_exporter_containerd_up") == 1,
@@ -251,8 +251,8 @@ def test_perfmon_suffices_from_the_documented_kernel_on(ship_lab):
 def test_queries_for_growth_find_the_growing_container(ship_lab, tmp_path, group_by):
     [growth] = [query for _, query in readme.queries() if "deriv(process" in query]
     [leak] = [rule["expr"].strip() for rule in readme.rules() if rule["alert"] == "MemoryLeak"]
-    # The alert MemoryLeak fires only for fast growth of processes that are an hour old. The test cannot wait
-    # for an hour, so it removes both conditions from the expression of the alert.
+    # The alert MemoryLeak fires for processes that are an hour old and grow by more than 1 GB a day. The test
+    # cannot wait for an hour, so it removes the offset and the threshold from the expression.
     any_growth = re.sub(r"\s+offset 55m", "", leak.removesuffix(" * 86400 > 1e9"))
     assert len(leak) - len(any_growth) > len("offset 55m * 86400 > 1e9")
     with (

@@ -225,8 +225,8 @@ def test_containers_of_cri_o_are_listed(tmp_path, kind, driver):
                 ("shop", "web-0", "proxy"): 1,
                 ("default", "web-0", "app"): 1,
             }
-            # Processes of conmon (CRI-O's monitor of a container), of the infra container, or directly in the
-            # pod's slice are not exported.
+            # The exporter exports no other processes of a pod. CRI-O runs an infra container in each pod, and
+            # a monitor, conmon, for each container. Another process is directly in the pod's slice.
             assert exporter.after().by("process_smaps_processes", "namespace", "pod", "container") == expected
             assert exporter.metrics().value("smaps_exporter_containers") == 3
             runtime.run_pod("batch", "job-0", ["worker"])

@@ -93,7 +93,7 @@ def growth(any_node, programs):
 
 
 def test_stuck_program_blocks_readers(any_node, programs, tmp_path):
-    """Shows that the other tests are able to fail: a read of smaps blocks until the process is freed."""
+    """A read of a stuck process's smaps blocks. If it did not, the other tests would prove nothing."""
     with Stuck(any_node, programs, tmp_path / "fs") as stuck:
         reader = subprocess.Popen(["cat", f"/proc/{stuck.pid}/smaps"], stdout=subprocess.DEVNULL)
         with pytest.raises(subprocess.TimeoutExpired):
@@ -144,9 +144,9 @@ def test_process_stuck_before_the_start_does_not_affect_others(any_node, program
 
 
 def test_exec_beside_a_stuck_process_does_not_affect_others(any_node, programs, growth, tmp_path):
-    """A process shares memory with a stuck process, as after vfork, and calls exec.
+    """A second process shares memory with a stuck process, as after vfork, and calls exec.
 
-    On Linux 6.18.44, a program then also blocks if it reads the `stat` or opens the `smaps` of this process.
+    On Linux 6.18.44, reading the `stat` of the second process or opening its `smaps` then blocks.
     """
     with any_node.exporter(*OFTEN) as exporter:
         growth.start(exporter.after(2))
@@ -174,7 +174,7 @@ def test_exec_beside_a_stuck_process_does_not_affect_others(any_node, programs, 
 
 @pytest.mark.parametrize("n_processes", [20, 70], ids=["a thread each", "more than threads"])
 def test_many_stuck_processes_do_not_affect_others(any_node, programs, growth, tmp_path, n_processes):
-    """Up to 64 reads are detached. Each of them keeps a thread. Further stuck processes are skipped."""
+    """A read of a stuck process keeps its thread. Above 64 such threads, stuck processes are skipped."""
     with any_node.exporter(*OFTEN) as exporter, ExitStack() as stack:
         growth.start(exporter.after(2))
         before = resident(exporter.process.pid)

@@ -31,8 +31,8 @@ N_PODS, N_CONTAINERS = 110, 250
 # 400,000 mappings.
 N_MAPPINGS = (40, 80, 120, 200, 360, 800)
 INTERVAL_SECONDS = 15
-# How many bytes of memory the live load needs for each process and for each mapping. A mapping needs one
-# page, and the memory in which the kernel describes the mapping.
+# The bytes of memory that each process and each mapping of `Live` needs. A mapping needs one page, and the
+# memory in which the kernel describes the mapping.
 PROCESS_BYTES, MAPPING_BYTES = 200_000, 4096 + 300
 
 
@@ -62,7 +62,7 @@ def containers_tsv(directory: Path, inits: list[int]):
 class Recorded:
     """A recording with the mappings of fixtures/node.
 
-    All processes have these mappings in the same order, but in each process the list begins at another place.
+    All processes have these mappings in the same order, but the first mapping differs between processes.
     """
 
     options: list[str] = []
@@ -114,8 +114,8 @@ class Live:
             for _, root, kind, options, *_ in mounts()
             if kind == "cgroup2" or kind == "cgroup" and has_containers(options)
         ]
-        # Containers use the libraries of their images. Other programs that start or end do not change their
-        # PSS.
+        # The processes map copies of the libraries. Otherwise, the PSS of their mappings would change when
+        # another program that uses a library starts or ends.
         libraries = sorted(Path("/usr/lib").glob("*/lib*.so.*"))[:30]
         files = [shutil.copy(library, directory) for library in libraries]
         os.sync()  # otherwise, the kernel would write the new files after 30 s, and so change the mappings

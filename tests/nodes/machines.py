@@ -48,8 +48,8 @@ MACHINES = [
     Machine("trixie", "trixie", containerd="trixie"),
     Machine("sid", "sid", containerd="sid"),
     Machine("bookworm-cgroup-1", "bookworm", cgroup=1),
-    # On this hybrid node, containers have no version 2 cgroups of their own. That is why the node has
-    # bullseye's runc. bookworm's runc would make such cgroups.
+    # The containers of this hybrid node must not have version 2 cgroups of their own. The node has bullseye's
+    # runc, because bookworm's runc would make such cgroups.
     Machine("bookworm-hybrid", "bookworm", cgroup=1, is_hybrid=True, runc="bullseye"),
     Machine("trixie-vsyscall", "trixie", containerd="trixie", arguments="vsyscall=xonly"),
 ]

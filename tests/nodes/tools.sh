@@ -1,8 +1,8 @@
-# Functions for scripts, which source this file. tools PACKAGE...: puts the programs of Debian packages on the
-# PATH, and makes $NODES_DIR/venv, a Python with pip.
+# Scripts source this file. `tools PACKAGE...` puts the programs of Debian packages on the PATH, and makes a
+# Python environment with pip in $NODES_DIR/venv.
 #
-# Missing packages are unpacked below $NODES_DIR instead of installed. bookworm's qemu-system-x86 conflicts
-# with the qemu-utils of bookworm-backports, and a test must not remove packages from a machine.
+# Missing packages are only unpacked, below $NODES_DIR. Installing a package could remove another package from
+# the machine. For example, bookworm's qemu-system-x86 conflicts with the qemu-utils of bookworm-backports.
 tools() {
     dir=$NODES_DIR/tools-$(echo "$*" | sha256sum | cut -c1-12)
     if [ ! -e "$dir/complete" ]; then

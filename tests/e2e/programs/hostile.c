@@ -3,7 +3,7 @@
 //   leaderless FILE...   ends the first thread and waits in a second thread
 //   many N               has N mappings
 //   fork N               has N children
-//   leapfrog             maps memory ahead of a reader of its smaps and unmaps it behind, forever
+//   leapfrog             keeps mapping memory ahead of a reader of its smaps, and unmapping memory behind it
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdint.h>
@@ -35,9 +35,8 @@ static void map(const char *path) {
     close(fd);
 }
 
-// Moves a window of 56,000 mappings up through the address space, one block after another. One call maps a
-// block of pages above the window, and one call unmaps a block at its lower end. Further calls, one for every
-// second page, split the new block into mappings of one page.
+// Maps pages at higher and higher addresses, and unmaps the lowest ones, so that the process always has about
+// 56,000 mappings. Each page is a mapping of its own, because every second page has another protection.
 static void leapfrog(void) {
     const uintptr_t first = 0x100000000, last = 0x700000000000;
     const uintptr_t page = 4096, block = 4000 * page, window = 14 * block;

@@ -1,25 +1,22 @@
-// stuck DIR SECONDS [exec]: makes a process with an mmap_lock that is held for good. Any container with
-// /dev/fuse can do this.
+// Usage: stuck DIR SECONDS [exec]. Starts a process that holds its mmap_lock until the program releases it.
+// Any container with /dev/fuse can do this.
 //
-// The program mounts a FUSE file system on DIR in a new mount namespace. It starts a process "victim". Once
-// the victim is stuck, the program prints "<pid> <N>": the pid of the victim, and the number of the FUSE
-// connection. While the victim is stuck, each read of its smaps or cmdline blocks, including reads by ps and
-// pgrep.
+// The program has three processes. The first process, the guardian, mounts a FUSE file system on DIR in a new
+// mount namespace. The second process, the server, serves one file, but never answers a certain read of this
+// file (see on_read). The third process, the victim, maps the file and reads the mapped page. The page fault
+// waits for the server, and holds the victim's mmap_lock while it waits. Each read of the victim's smaps or
+// cmdline then blocks, including reads by ps and pgrep. The program prints "<pid> <N>", which are the pid of
+// the victim and the number of the FUSE connection.
 //
-// With the argument "exec", the victim starts another process, "execs". This process shares the victim's
-// memory, as after vfork, and executes a program. The exec waits for the victim's mmap_lock. While the
-// exec waits, reads of the stat of "execs" and opens of its smaps block as well. The output is then
+// With the argument "exec", the victim starts a fourth process, named "execs". This process shares the memory
+// of the victim, as after vfork, and calls execve, which waits for the victim's mmap_lock. While it waits,
+// reads of the stat of "execs" and opens of its smaps block as well. The program then prints
 // "<pid> <N> <pid of execs>".
 //
-// To free the victim, the program aborts the FUSE connection. This happens when standard input has a byte or
-// ends, on SIGTERM, when the parent ends, and after SECONDS. After a byte or after SECONDS, the victim lives
-// on, and its mmap_lock is free. In the other cases, the program ends.
-//
-// Without "exec", there are three processes. The guardian mounts the file system, waits, and aborts the
-// connection. The server is a child of the guardian. It serves one file and leaves a read of the file
-// unanswered, so that the reader is stuck (see on_read). The victim is another child of the guardian. It maps
-// the file and reads the mapped page. If the guardian dies, the kernel kills both children. If the server
-// dies, the kernel aborts the connection.
+// To end the page fault, the guardian aborts the FUSE connection. If it does so because standard input has a
+// byte, or because SECONDS have passed, the victim continues to run. The guardian also aborts the connection
+// at the end of standard input, on SIGTERM, and when its parent ends. The program then ends. If the guardian
+// dies, the kernel kills the server and the victim. If the server dies, the kernel aborts the connection.
 #define _GNU_SOURCE
 #define FUSE_USE_VERSION 34
 #include <errno.h>
@@ -115,7 +112,7 @@ static void serve(int device) {
     for (;;) pause(); // reached after an abort; if a child exited here, the guardian would exit, too
 }
 
-// The code of the victim process.
+// The code of the victim, the process that holds its mmap_lock.
 
 static char *page; // the one page of the file in the FUSE file system, mapped by the victim
 static volatile pid_t protector;
@@ -135,13 +132,13 @@ static void hold_still(int signal) {
     for (;;) pause();
 }
 
-// Reads the mapped page. The page fault holds the victim's mmap_lock for reading. When the guardian aborts
-// the FUSE connection, the page fault ends with SIGBUS.
+// Reads the mapped page. The FUSE server does not answer, so the page fault waits and holds the mmap_lock for
+// reading. After an abort of the FUSE connection, the page fault ends with SIGBUS.
 static void *touch(void *unused) {
     return (void *)(long)*(volatile char *)page;
 }
 
-// Waits for the victim's mmap_lock for writing. All later readers of the mmap_lock then wait as well.
+// Waits for the mmap_lock for writing. While a writer waits, all later readers of the mmap_lock wait as well.
 static void *protect(void *unused) {
     char third;
     pid_t thread = gettid();
@@ -171,8 +168,8 @@ static void be_stuck(const char *directory, int with_exec) {
     if (page == MAP_FAILED) die("mmap");
     prctl(PR_SET_NAME, "victim");
     signal(SIGBUS, hold_still);
-    // Starting a thread takes the mmap_lock, to map the stack of the thread. So `touch`, the thread that then
-    // holds the mmap_lock for good, is started last.
+    // Starting a thread takes the mmap_lock, to map the stack of the thread. The thread that runs `touch` is
+    // started last, because it keeps the mmap_lock.
     pthread_t threads[2];
     if (pthread_create(&threads[0], NULL, protect, NULL)) die("pthread_create");
     if (pthread_create(&threads[1], NULL, touch, NULL)) die("pthread_create");
@@ -184,7 +181,7 @@ static void be_stuck(const char *directory, int with_exec) {
     for (;;) pause();
 }
 
-// The code of the guardian process.
+// The code of the guardian, the process that mounts the file system and aborts its connection.
 
 // Returns the number of the FUSE connection, which is the minor number of the mounted device. Reads the
 // number from mountinfo, because stat would send a request to the server, which does not run yet.

@@ -9,12 +9,12 @@ import pods
 from exporter import EVERYTHING, Exporter
 from node import CONTAINERD, IS_SHORT, NODE
 
-# Tests that a machine skips if NODES_SHORT is set. The key is the Debian release of the machine's containerd.
-# A value is a part of the name of a test.
+# If NODES_SHORT is set, a machine skips the tests that are listed for the Debian release of its containerd. A
+# test is skipped if its name contains one of the strings.
 #
-# The gate, .ci/run, sets NODES_SHORT. It runs two machines, one with containerd of bookworm and one with
-# containerd of sid. Each test in this table runs in only one of them. This is enough, because the exporter
-# and systemd are the same in both machines. Only the kernel and containerd differ.
+# The script .ci/run sets NODES_SHORT. It runs two machines, one with containerd of bookworm and one with
+# containerd of sid. Each test below runs in only one of the machines. This is enough, because the machines
+# differ only in the kernel and containerd.
 LEFT_OUT = {
     "bookworm": (
         "test_restarted_container_replaces_the_dead_one",

@@ -60,8 +60,8 @@ def test_glibc_stacks_and_arenas_are_found(workload, strict):
     arenas = re.findall(r'<heap nr="[1-9]\d*">.*?<system type="current" size="(\d+)"/>', printed, re.DOTALL)
     assert len(arenas) == 8
     found = resident_by(workload, "arenas")
-    # If `strict`, mappings lack the flag `nr`. Then the reserved memory of one arena merges with the guard of
-    # the stack above it, and the exporter finds neither this arena nor this stack.
+    # With strict overcommit, the kernel ignores MAP_NORESERVE. So it merges the unused part of one arena with
+    # the guard pages of the stack above it, and the exporter finds neither this arena nor this stack.
     n_merged = 1 if strict else 0
     assert_close(found["anon_malloc_arena"], sum(map(int, arenas)), 0.993 - n_merged / 8)
     # On kernels without the flag `nh`, each stack may contain a huge page of 2 MiB.

@@ -14,8 +14,8 @@ from pods import FOREVER
 
 PLACE = ("nested", "nested-0", "nested")
 INIT, SLEEP, TAIL = (*PLACE, "sh"), (*PLACE, "sleep"), (*PLACE, "tail")
-# The cgroup of an inner container. The tested container runs it, like a Kubernetes node that runs in a
-# container (kind).
+# The cgroup of a container inside the tested container. With kind, for example, a container is a Kubernetes
+# node and runs other containers.
 INNER = f"kubelet.slice/kubepods-pod1.slice/cri-containerd-{'f' * 64}.scope"
 
 # The cgroups into which processes are moved. The paths are relative to the container's cgroup, except "/",

@@ -9,8 +9,8 @@ from node import PROGRAMS
 from ooms import Leaks, pods_of, second_victims
 
 pytestmark = pytest.mark.skipif(not IS_V2, reason="tests/e2e tests version 1")
-# The number of containers for each of nine kinds of leak, which are all pairs of RATES and LIMITS. `make
-# night` sets 10. If the number is 0, only the six leaks in GATE run, once each.
+# The number of leaking containers for each pair of a rate in RATES and a limit in LIMITS. `make night` sets
+# 10. By default, the number is 0, and the test runs one container for each pair in GATE.
 N_EACH = int(os.environ.get("NODES_RECORDS") or 0)
 GATE = [(1, 64), (10, 64), (50, 64), (10, 256), (50, 256), (50, 512)]
 RATES, LIMITS = (50, 10, 1), (64, 256, 1000)
@@ -30,16 +30,15 @@ def test_oom_records_explain_leaks(tmp_path, record_property):
                     print(leaks, flush=True)
     record_property("records", str(leaks))
     assert leaks.n_kills == leaks.n, leaks
-    if N_EACH:  # in the gate, an emulated machine may be too slow for this
+    if N_EACH:  # otherwise, the emulated machine of .ci/run may be too slow
         assert leaks.n_by_path >= leaks.n * 80 // 90 and leaks.n_named >= leaks.n * 87 // 90, leaks
 
 
 @pytest.fixture(scope="module")
 def n_without(tmp_path_factory) -> int:
-    """In how many containers the kernel kills a second process after the leaking one, without an exporter.
+    """The number of containers with a second OOM kill while no exporter runs.
 
-    Each container has one leaking process. The test below compares this number with the number for containers
-    that an exporter reads.
+    The test below compares this number with the number while an exporter runs.
     """
     with pods_of(tmp_path_factory.mktemp("harm") / "links", PROGRAMS) as pods:
         return second_victims(pods, "without", 4 * N_EACH)

@@ -1,6 +1,6 @@
-// memory: has each kind of memory that smaps shows, in a process and in its child.
-// memory partly: has half-freed huge pages, swapped and lazily freed memory, but no locked memory.
-// Both print the kinds that the kernel refused, then "ready", and wait.
+// Usage: memory [partly]. Has each kind of memory that smaps shows, in a process and in its child. With the
+// argument "partly", has half-freed huge pages, swapped memory and lazily freed memory, but no locked memory.
+// Prints the kinds of memory that the kernel refused, then prints "ready" and waits.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
