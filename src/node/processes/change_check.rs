@@ -5,13 +5,13 @@
 //!    changed, the process is read.
 //! 2. If the process was not active, other processes may still have changed its memory. `smaps_rollup` shows
 //!    the sums over its mappings, and `maps` lists the mappings. If both files are the same as before, the
-//!    values of the last read are still correct, so the process is not read.
-//! 3. In all other cases the process is read.
+//!    values of the last read are still correct, so the process is not read. Otherwise the process is read.
 //!
-//! If `schedstat` shows that the process has not run on a CPU since `maps` was last read, `maps` is read only
-//! once a minute. A process adds and removes mappings by its own system calls, and must run to make them.
-//! Another process can rename or delete a file that is mapped, or change the mappings of memory that both
-//! share entirely (after vfork, or by userfaultfd). The next read of `maps` shows such a change.
+//! A process changes its mappings by system calls, and must run on a CPU to make a system call. So if
+//! `schedstat` shows that the process has not run since `maps` was last read, `maps` is read again only once
+//! a minute. Another process can rename or delete a mapped file, or change the mappings of memory that both
+//! processes share entirely (after vfork, or by userfaultfd). Such a change may be noticed only when `maps`
+//! is read again.
 //!
 //! `smaps_rollup` and `maps` are hashed just before a full read. The hashes are kept only if the values of
 //! that read add up to the values in `smaps_rollup`. In that case nothing has changed between the hashing and
@@ -30,17 +30,17 @@ pub const MAX_CONFIRMED: Duration = Duration::from_secs(300);
 /// because that takes a third of the CPU time of a check (measured with 200 small mappings).
 const MAX_MAPS_AGE: Duration = Duration::from_secs(60);
 
-/// How many checks in a row must find that a process was active before the next checks are skipped. The
-/// process is then read without a check in the next [`N_UNCHECKED`] scrapes. A check that finds activity only
-/// adds CPU time, about a twelfth of the CPU time of reading a small process.
+/// After this many checks in a row have found that a process was active, the process is read without a check
+/// in the next [`N_UNCHECKED`] scrapes. A check of an active process does not avoid the read. It only adds
+/// about a twelfth of the CPU time of reading a small process.
 const MIN_BUSY: u32 = 3;
 const N_UNCHECKED: u32 = 15;
 
 /// How many checks must confirm the values of a process before the cost of its checks is judged. If even the
 /// cheapest of these checks took more than three quarters of the CPU time of a full read, the process is read
 /// without a check for [`MAX_CONFIRMED`]. The cheapest check decides, because other work on the CPU makes a
-/// check take up to three times as long. When three costly checks in a row were enough to skip checks, 50 of
-/// 50 quiet processes were read in full on a busy machine.
+/// check take up to three times as long. An earlier version judged each check alone, and read 50 of 50 quiet
+/// processes in full on a busy machine.
 const MIN_COSTLY: u32 = 3;
 
 /// What the kernel showed about a process just before its last read.
@@ -57,7 +57,7 @@ pub struct Fingerprint {
     pub runs: Option<Runs>,
 }
 
-/// How a read finds out whether the process must be read in full.
+/// Whether a read begins with a change check, and what the check compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
     /// No check is made: the process is read in full.
@@ -94,7 +94,7 @@ pub struct ChangeCheck {
 }
 
 impl ChangeCheck {
-    /// Returns how the next read finds out whether the process must be read in full.
+    /// Returns whether the next read begins with a change check, and what the check compares.
     pub fn next(&mut self, now: Instant) -> Check {
         let is_old = self.read_at.is_some_and(|at| now.saturating_duration_since(at) >= MAX_CONFIRMED);
         if is_old || self.costly_until.is_some_and(|until| now >= until) {
@@ -127,8 +127,8 @@ impl ChangeCheck {
         cost: Duration,
         now: Instant,
     ) {
-        // The check has confirmed the values, so the new fingerprint differs from the one in `check` at most
-        // in `runs`. If `runs` differs, the process may have run, so the check has read `maps` again.
+        // After a check that confirmed the values, only `runs` can differ between the two fingerprints. If
+        // `runs` differs, the process may have run, and the check has read `maps` again.
         if check != Check::CompareWith(fingerprint) {
             (self.fingerprint, self.maps_at) = (fingerprint, Some(now));
         }
@@ -148,9 +148,8 @@ impl ChangeCheck {
         (self.read_at, self.maps_at) = (Some(now), Some(now));
         let has_compared = matches!(check, Check::CompareWith(Some(_)));
         if fingerprint.is_none_or(|fingerprint| fingerprint.hashes.is_none()) {
-            // There are no hashes. In most cases that is because the process was active, so that
-            // `smaps_rollup` and `maps` were not read for the check. Then `cost` is the CPU time of the full
-            // read alone.
+            // Usually, there are no hashes because the process was active. In that case the check did not
+            // read `smaps_rollup` and `maps`, so `cost` is the CPU time of the full read without a check.
             self.read_cost = cost;
             self.n_confirmed = 0;
             if has_compared {
