@@ -91,9 +91,9 @@ impl MemoryReader {
         self.last = None;
         let Some(rollup) = open_address_space(process.as_fd(), "smaps_rollup")? else { return Ok(false) };
         match scan(&rollup, &mut self.chunk, Limits::NONE, &mut self.scanner, each) {
-            // If the process has memory, the file has one entry, the sum over all mappings. The sum includes
-            // every mapping, because the kernel keeps the address space alive while it computes the sum. If
-            // the process has no memory, the file is empty.
+            // If the process has memory, `smaps_rollup` has one entry, the sum over all mappings. The sum is
+            // complete even if the process ends meanwhile, because the kernel keeps the address space alive
+            // while it computes the sum. If the process has no memory, the file is empty.
             Ok(n_given) => Ok(n_given > 0),
             // After the file was opened, the process has ended, or has executed another program. If `maps`
             // can be read now, the process has executed another program.
@@ -102,9 +102,9 @@ impl MemoryReader {
         }
     }
 
-    /// Returns the hashes of `smaps_rollup` and `maps`, without reading `smaps`. `known` is called after both
-    /// files were opened and before they are read. It returns the hashes of an earlier call if the layout of
-    /// the mappings is still the same. Then `maps` is read only if the rollup has another hash than before.
+    /// Returns the hashes of `smaps_rollup` and `maps`, without reading `smaps`. Both files are opened before
+    /// `known` is called, and read afterwards. `known` returns the hashes of an earlier call if the mappings
+    /// cannot have changed since. If the hash of `smaps_rollup` is also the same, `maps` is not read.
     ///
     /// Returns `None` if the kernel has no `smaps_rollup`, and for a process without memory. If a mapping
     /// grows during the read, the kernel prints the mapping twice. This changes the hash, and as a result the
@@ -156,8 +156,8 @@ impl MemoryReader {
         scanner.next(&self.rollup_text, true).map_or_else(Values::default, |(sum, ..)| *sum.values)
     }
 
-    /// Counts the mappings of the process in `maps`. The kernel may print a growing mapping twice in `maps`,
-    /// as in smaps, so the file is scanned in the same way.
+    /// Counts the mappings of the process in `maps`. A mapping that grows during the read may be printed
+    /// twice, but is counted once.
     pub fn count(&mut self, process: &ProcessDir) -> Result<u64, ReadError> {
         let Some(maps) = open_address_space(process.as_fd(), "maps")? else { return Ok(0) };
         let limits = Limits { n_mappings: process.max_mappings, ..Limits::NONE };
