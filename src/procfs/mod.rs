@@ -189,7 +189,7 @@ impl ProcessDir {
     }
 
     /// Reads the `stat` file. A recording has no such file. The read may block while the process executes
-    /// another program, because the kernel holds a lock for that time.
+    /// another program, because the kernel holds a lock for that time, which has no limit.
     pub fn stat(&self, buffers: &mut Buffers) -> Result<Stat, ReadError> {
         let text = read_file(self.dir.as_fd(), "stat", &mut buffers.text)?;
         Ok(Stat::parse(text).ok_or(Errno::INVAL)?)
