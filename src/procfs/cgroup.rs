@@ -17,7 +17,7 @@ pub struct Cgroups {
 type Kind = u8;
 const MEMORY: Kind = b'm';
 const SYSTEMD: Kind = b's';
-/// The kind of all other hierarchies of version 1.
+/// The kind of all version 1 hierarchies except those of the `memory` controller and of `name=systemd`.
 const OTHER: Kind = b'o';
 const UNIFIED: Kind = b'u';
 
@@ -75,17 +75,17 @@ impl Cgroups {
     /// line. If version 1 accounts memory, the `0::` line is ignored, because it means nothing then.
     ///
     /// The root `/` is returned only if there is no other path to choose. On version 1, systemd may be
-    /// configured not to account the memory of a service. The service is then in the root of `memory`, but
-    /// another hierarchy still shows its own path.
+    /// configured not to account the memory of a service. The path in `memory` is then `/`, but the path of
+    /// `name=systemd` still shows the service.
     pub fn main(&self) -> Option<&[u8]> {
         let unified = self.first(UNIFIED).filter(|_| self.memory().is_none());
         let paths = || [self.memory(), self.first(SYSTEMD), unified].into_iter().flatten();
         paths().find(|path| *path != b"/").or_else(|| paths().next())
     }
 
-    /// Whether the version 1 paths may be wrong. They may be wrong if all of them are `/`, because the kernel
-    /// prints `/` for a thread that has exited, even if its process is in another cgroup. The `0::` line of
-    /// version 2 is correct even then.
+    /// Whether all version 1 paths are `/`, so that they may hide the real cgroup. For a thread that has
+    /// exited, the kernel prints `/` in version 1 hierarchies, even if its process is in another cgroup. The
+    /// `0::` line of version 2 is correct for such a thread, too.
     pub fn may_hide(&self) -> bool {
         let mut version_1 = split(&self.lines).filter(|(kind, _)| *kind != UNIFIED);
         let has_main = [MEMORY, SYSTEMD].into_iter().any(|kind| self.first(kind).is_some());
@@ -139,8 +139,8 @@ mod tests {
 
     #[test]
     fn path_order_is_memory_systemd_others_unified() {
-        // Each case has the text, its paths in order, and the path that locates the process if no path
-        // contains an id.
+        // Each case has the text of a `cgroup` file, the expected paths in order, and the expected result of
+        // `main`.
         let cases: &[(&str, &[&str], Option<&str>)] = &[
             ("0::/kubepods/pod1/c1\n", &["/kubepods/pod1/c1"], Some("/kubepods/pod1/c1")),
             ("0::/kubepods/pod1/c1", &["/kubepods/pod1/c1"], Some("/kubepods/pod1/c1")),
@@ -150,8 +150,8 @@ mod tests {
                 &["/c1", "/c1", "/system.slice/containerd.service"],
                 Some("/c1"),
             ),
-            // With OpenRC, there is no `name=systemd`. Docker has put all containers into one cgroup of
-            // version 2, so only the path of `memory` shows the container.
+            // A host with OpenRC has no `name=systemd`. Only the path of `memory` shows the container,
+            // because in the other hierarchies Docker has put all containers into one cgroup.
             (
                 "0::/docker\n1:name=openrc:/docker\n2:memory:/docker/a\n",
                 &["/docker/a", "/docker", "/docker"],

@@ -91,9 +91,9 @@ impl MemoryReader {
         self.last = None;
         let Some(rollup) = open_address_space(process.as_fd(), "smaps_rollup")? else { return Ok(false) };
         match scan(&rollup, &mut self.chunk, Limits::NONE, &mut self.scanner, each) {
-            // If the process has memory, the file has one entry, the sum over all mappings. The sum includes
-            // every mapping, because the kernel keeps the address space alive while it computes the sum. If
-            // the process has no memory, the file is empty.
+            // If the process has memory, `smaps_rollup` has one entry, the sum over all mappings. The sum is
+            // complete even if the process ends meanwhile, because the kernel keeps the address space alive
+            // while it computes the sum. If the process has no memory, the file is empty.
             Ok(n_given) => Ok(n_given > 0),
             // After the file was opened, the process has ended, or has executed another program. If `maps`
             // can be read now, the process has executed another program.
@@ -141,8 +141,8 @@ impl MemoryReader {
         scanner.next(&self.rollup_text, true).map_or_else(Values::default, |(sum, ..)| *sum.values)
     }
 
-    /// Counts the mappings of the process in `maps`. The kernel may print a growing mapping twice in `maps`,
-    /// as in smaps, so the file is scanned in the same way.
+    /// Counts the mappings of the process in `maps`. A mapping that grows during the read may be printed
+    /// twice, but is counted once.
     pub fn count(&mut self, process: &ProcessDir) -> Result<u64, ReadError> {
         let Some(maps) = open_address_space(process.as_fd(), "maps")? else { return Ok(0) };
         let limits = Limits { n_mappings: process.max_mappings, ..Limits::NONE };

@@ -38,8 +38,8 @@ use status::{Status, is_zombie, state_of};
 
 /// The file with vm.max_map_count. The path is relative to proc.
 pub const MAX_MAP_COUNT: &str = "sys/vm/max_map_count";
-/// The kernel's default for vm.max_map_count. A lower value is not used as the maximum, because a process may
-/// have started before the value was lowered.
+/// The kernel's default for vm.max_map_count. If the value is lower now, the default is used instead, because
+/// a process may have started before the value was lowered.
 const DEFAULT_MAX_MAPPINGS: usize = 65_530;
 /// The number of mappings that are accepted in addition to vm.max_map_count. The kernel's own mappings do not
 /// count toward that value, and a process may add mappings while it is read.
@@ -98,7 +98,7 @@ impl Proc {
         &self.path
     }
 
-    /// Whether `path` now leads to another directory than the open one, as after replacing a recording.
+    /// Whether `path` now leads to a directory other than the open one, such as a newer recording.
     pub fn is_replaced(&self) -> bool {
         let id = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
         let (held, now) = (rustix::fs::fstat(&self.root), rustix::fs::stat(&self.path));
@@ -188,15 +188,15 @@ impl ProcessDir {
     }
 
     /// Reads the `stat` file. A recording has no such file. The read may block while the process executes
-    /// another program, because the exec holds a lock, and may itself wait for a stuck process.
+    /// another program, because the kernel holds a lock for that time, which has no limit.
     pub fn stat(&self, buffers: &mut Buffers) -> Result<Stat, ReadError> {
         let text = read_file(self.dir.as_fd(), "stat", &mut buffers.text)?;
         Ok(Stat::parse(text).ok_or(Errno::INVAL)?)
     }
 
-    /// Returns how active the process has been, according to `stat`. A recording has no `stat`, so the size
-    /// and the times of its smaps file are returned. Returns `None` if that file was changed in the last two
-    /// seconds: a file system may record times in steps of a second, so a further change could go unnoticed.
+    /// Returns how active the process has been, according to `stat`. In a recording, the size and the times
+    /// of the smaps file replace `stat`. Returns `None` if a recorded smaps file was changed in the last two
+    /// seconds, because times in steps of a second might not show a further change.
     pub fn work(&self, buffers: &mut Buffers) -> Result<Option<Work>, ReadError> {
         match self.stat(buffers) {
             Ok(stat) => return Ok(Some(stat.work)),
@@ -242,7 +242,7 @@ impl ProcessDir {
                 return Ok(());
             }
         }
-        // Every thread has exited, so a path other than `/` is from the `0::` line, which is correct.
+        // All version 1 paths are `/` here. Any other path is from the `0::` line, which is correct.
         if cgroups.paths().any(|path| path != b"/") { Ok(()) } else { Err(ReadError::Gone) }
     }
 

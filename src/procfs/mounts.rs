@@ -1,5 +1,5 @@
-//! Finds out which paths that a process maps lie on tmpfs. The source is the `mountinfo` file of the process
-//! (man 5 proc_pid_mountinfo).
+//! Finds out which mapped files are on tmpfs, from the `mountinfo` file of the process (man 5
+//! proc_pid_mountinfo).
 
 use std::os::fd::AsFd as _;
 
@@ -10,9 +10,9 @@ use super::{Buffers, Proc};
 /// At most this many bytes of `mountinfo` are read. A container has dozens of mounts. If the file of a
 /// process is longer, the process is outside containers, and the beginning of the file is enough.
 const MAX_BYTES: usize = 1 << 20;
-/// At most this many mounts are kept, and at most [`MAX_PATH_BYTES`] of their paths. There are limits because
-/// a workload may mount any number of file systems. An agent that mounts the node's root sees two or three
-/// mounts for each pod.
+/// At most this many mounts are kept, and at most [`MAX_PATH_BYTES`] of their paths, because a workload may
+/// mount any number of file systems. The limits are high enough for an agent that mounts the node's root, and
+/// that sees two or three mounts for each pod.
 const MAX_MOUNTS: usize = 512;
 const MAX_PATH_BYTES: usize = 64 << 10;
 

@@ -12,7 +12,7 @@ impl ProcessDir {
     /// Returns the content of the files `comm`, `cgroup` and `smaps`, with their names.
     ///
     /// If the first thread has exited, its `cgroup` and `smaps` do not describe the process. In that case the
-    /// content comes from the files of another thread, because a recording contains no files of threads.
+    /// content comes from the files of another thread.
     pub fn raw(&self, buffers: &mut Buffers) -> Result<[(&'static str, Vec<u8>); 3], ReadError> {
         let comm = self.raw_file("comm")?;
         let cgroup = self.raw_cgroup(buffers)?;

@@ -1,7 +1,7 @@
 //! The contents of `/proc/<pid>/stat` (man 5 proc_pid_stat).
 
-/// The activity of a process since it started, as far as `stat` shows it. A recording has no `stat`, so there
-/// the fields have the size, the inode number and the times of the smaps file.
+/// The activity of a process since it started, as far as `stat` shows it. A recording has no `stat`. In a
+/// recording, the fields contain the size, the inode number and the times of the smaps file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     /// The numbers of minor and major page faults.
@@ -14,8 +14,8 @@ pub struct Work {
     /// The start addresses of code and stack. Different programs have different addresses. Forks of one
     /// program have the same addresses.
     pub program: [u64; 2],
-    /// Whether the process is in a recording, where the fields describe its smaps file. If all fields are the
-    /// same later, that file has not changed. The mappings in the file are then the same, too.
+    /// Whether the process is in a recording. If all fields are the same later, the recorded smaps file has
+    /// not changed, so its mappings are the same, too.
     pub is_recorded: bool,
 }
 

@@ -79,8 +79,8 @@ fn memory() -> Option<(u64, u64)> {
     Some((pages.next()? * page_bytes, pages.next()? * page_bytes))
 }
 
-/// Returns the number of open files. From Linux 6.2 on it is the size of their directory, which takes 2
-/// microseconds; listing 900 open files takes 0.3 ms.
+/// Returns the number of open files. From Linux 6.2 on, the size of the directory `/proc/self/fd` is that
+/// number. Reading the size takes 2 microseconds, and listing 900 open files takes 0.3 ms.
 fn n_open_files(entries: &mut Entries) -> Option<u64> {
     let directory = File::open("/proc/self/fd").ok()?;
     Some(n_files(&directory, entries)? - 1) // without the descriptor of the directory itself

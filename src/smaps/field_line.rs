@@ -85,8 +85,8 @@ pub fn kib_of(line: &[u8; LINE_LEN]) -> Option<u64> {
     // also changes the next byte. This does no harm: a byte with its high bit set is no digit, so the text is
     // refused in any case.
     let no_digits = ((values.wrapping_add(0x76 * EACH)) | values) & HIGH;
-    // The first character is in the lowest byte. Spaces must come before digits, so the bits of the spaces
-    // must form one run that begins at the lowest bit.
+    // In `spaces`, all bits of each byte with a space are set. The first character is in the lowest byte.
+    // Spaces must come before digits, so the set bits must be the lowest ones.
     let spaces = ((!text & bit) >> 4).wrapping_mul(0xff);
     let no_run = spaces & spaces.wrapping_add(1);
     let no_last_digit = spaces & 1 << 63;

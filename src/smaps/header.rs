@@ -94,8 +94,8 @@ fn any_range_end(bytes: &[u8]) -> Option<usize> {
 /// of the `<address>-<address> ` at the beginning of both headers, including the space.
 #[inline]
 pub fn next(header: &[u8], following: &[u8], range_len: usize, next_range_len: usize) -> Next {
-    // The fast path is for addresses of twelve digits, as nearly all addresses have, and for a next mapping
-    // that begins at or above the end of this one. The addresses are compared as text, because lower-case
+    // The fast path needs addresses of twelve digits, which nearly all addresses have. The next mapping must
+    // begin at or above the end of this one. The addresses are compared as text, because lower-case
     // hexadecimal digits sort like the numbers that they stand for. The shift drops the four bytes after the
     // twelve digits.
     let twelve_digits = |text: &[u8; 16]| u128::from_be_bytes(*text) >> 32;
@@ -138,8 +138,8 @@ fn any_next(header: &[u8], following: &[u8]) -> Next {
 pub fn path_of(header: &[u8]) -> &[u8] {
     let mut rest = header.strip_suffix(b"\n").unwrap_or(header);
     let mut n_words = 4;
-    // Permissions always have four letters. If the offset has eight digits, as nearly every offset does,
-    // both words are skipped at once.
+    // Permissions always have four letters, and nearly every offset has eight digits. If the offset has eight
+    // digits, permissions and offset are skipped at once.
     if let Some((start, more)) = rest.split_first_chunk::<14>()
         && let (Some(begin), Some(end)) = (start.first_chunk(), start.last_chunk())
         && bytes_equal_to(b' ', *begin) == 0x80 << (4 * 8)

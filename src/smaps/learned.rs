@@ -14,17 +14,17 @@ struct LearnedLine {
     field: usize,
 }
 
-/// The result of [`Learned::take`], which compares a mapping with the learned lines. The learned lines are
-/// the field lines that are remembered from the previous mapping.
+/// The result of [`Learned::take`], which compares the field lines of a mapping with those of the previous
+/// mapping.
 pub enum Run {
-    /// The mapping has the keys of the learned lines, in the same order. The compared lines take this many
-    /// bytes.
+    /// Both mappings have the same keys in the same order. This many bytes of the new mapping need not be
+    /// parsed any more.
     Taken(usize),
-    /// The mapping has other keys than the learned lines, or the same keys in another order. The lines of
-    /// this mapping must be remembered instead.
+    /// The mappings have different keys, or the same keys in another order. The lines of the new mapping must
+    /// be remembered instead.
     Unlike,
-    /// This mapping cannot be compared with the learned lines, because a value is too wide, or because some
-    /// bytes are not read yet. The learned lines stay as they are.
+    /// The mappings cannot be compared, because a value is too wide, or because some bytes are not read yet.
+    /// The remembered lines stay as they are.
     Unfit,
 }
 
@@ -34,8 +34,8 @@ pub struct Learned {
     run: Vec<LearnedLine>,
     /// The values of the field lines.
     pub values: Values,
-    /// The text after the field lines up to the line VmFlags. It is not exported, and is the same in nearly
-    /// every mapping.
+    /// The lines after the field lines and before `VmFlags`. They are not exported, and are the same in
+    /// nearly every mapping.
     tail: Vec<u8>,
 }
 
@@ -83,13 +83,13 @@ impl Learned {
         let Values { present, bytes: values } = &mut self.values;
         let known = |line: &[u8; LINE_LEN]| {
             let kib = kib_of(line)?;
-            // If a mapping has two lines for one field, the last line must decide the value. So the
-            // remembered lines end before a field occurs for the second time. Otherwise `take` might store a
-            // new value from the first line, and skip the last line because the last line has not changed.
+            // If a mapping has two lines for one field, the last line must decide the value. `take` skips a
+            // line that has not changed, so it could keep the value of the first line. To prevent this, the
+            // remembered lines end before a field occurs for the second time.
             let (field, _) = field_of(line).filter(|(field, _)| *present & 1 << field == 0)?;
-            // `bytes` is cut into pieces of 28 bytes, the usual length of a line. `kib_of` parses the eight
-            // bytes before the unit. All bytes between the key and these eight bytes must be spaces.
-            // Otherwise the value has more than eight digits, or the piece is not exactly one line.
+            // `line` is 28 bytes, the usual length of a line. `kib_of` parses the eight bytes before the
+            // unit. If all bytes between the key and these eight bytes are spaces, `line` is exactly one
+            // line, and its value has at most eight digits.
             let padding = &key(line)[FIELDS[field].key.len() + 1..];
             if padding.iter().any(|&b| b != b' ') {
                 return None;

@@ -36,8 +36,8 @@ pub const GUARDED: u8 = 1 << 4;
 
 /// Whether this address is in the area in which the kernel itself chooses addresses for mappings. By default,
 /// this area begins at most 1 TiB (x86_64) or 17 GiB (arm64) below the main thread's stack, and grows
-/// downwards. On arm64 with pages of 16 KiB, the area is at the same addresses as on x86_64. With 39-bit
-/// addresses, this is false for all mappings.
+/// downwards. On arm64 with pages of 16 KiB, the addresses are those of x86_64. If the kernel uses 39-bit
+/// addresses, the result is always false.
 pub fn is_mmap_address(address: u64) -> bool {
     const X86_64: Range<u64> = 0x7e00_0000_0000..0x8000_0000_0000;
     const ARM64: Range<u64> = 0xfe00_0000_0000..0x1_0000_0000_0000;
@@ -53,7 +53,7 @@ impl Place {
         self.end.saturating_sub(self.begin)
     }
 
-    /// Whether the mapping has the permissions of ordinary private memory.
+    /// Whether the mapping is private, can be read and written, and cannot be executed.
     pub fn is_writable(&self) -> bool {
         self.permissions == *b"rw-p"
     }

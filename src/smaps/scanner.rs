@@ -75,8 +75,8 @@ impl Scanner {
         self.is_adjacent = false;
     }
 
-    /// Returns the first whole mapping in `bytes`, the position of its end, and where the next mapping
-    /// begins, compared with the end of this one.
+    /// Returns the first whole mapping in `bytes`, the position of its end, and whether the next mapping
+    /// begins at, above or below the end address of this one.
     ///
     /// Returns `None` if `bytes` does not contain a whole mapping yet. Then read more, and call this again
     /// with the same bytes followed by the new ones. If `at_end` is true, there is nothing more to read: the
@@ -87,9 +87,9 @@ impl Scanner {
             return None; // the mapping is most likely incomplete
         }
         let run = if self.only_general { Run::Unfit } else { self.learned.take(&bytes[header_end..]) };
-        // The line of flags is at `rest` or after it. `rest` is usually the position after the learned lines,
-        // which are the field lines that the scanner remembers from the previous mapping. If this mapping
-        // could not be parsed by comparing it with the learned lines, `rest` is the end of its header.
+        // The line of flags is at `rest` or after it. If the field lines were the same as in the previous
+        // mapping, except for values, `rest` is the position after these lines. Otherwise `rest` is the end
+        // of the header.
         let (values, rest, (end, next_range_len)) = match run {
             Run::Taken(n_bytes) => {
                 let rest = header_end + n_bytes;
@@ -132,7 +132,7 @@ impl Scanner {
 }
 
 /// Parses field lines one by one, from `at` to the next header. Returns the position of that header and the
-/// length of its address range, which is 0 at the end of the input.
+/// length of its address range. At the end of the input, returns the end and the length 0.
 fn general_lines(values: &mut Values, bytes: &[u8], mut at: usize, at_end: bool) -> Option<(usize, usize)> {
     // Invariant: a line begins at `at`.
     while at < bytes.len() {

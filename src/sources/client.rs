@@ -238,7 +238,7 @@ mod tests {
         fs::remove_file(path).unwrap();
     }
 
-    /// Returns a socket that refuses the third connection unless the first one was accepted (unix(7)).
+    /// Returns a socket with a backlog of 1. It refuses a third waiting connection (unix(7)).
     fn socket_with_a_queue_of_one(path: &Path) -> OwnedFd {
         let socket = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
         net::bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();

@@ -46,8 +46,8 @@ impl Cri {
     /// Lists the running containers. The pods of the containers come from a list of the sandboxes.
     pub async fn list(&self) -> Result<Listing, Error> {
         let channel = self.connection.connect().await?;
-        // Containers are listed first. A sandbox is older than its containers, and stays listed until its
-        // containers are gone. So the second call lists the sandbox of every container.
+        // Containers are listed before sandboxes, because a sandbox is created before its containers. In the
+        // other order, the sandbox of a new container could be missing.
         let method = "/runtime.v1.RuntimeService/ListContainers";
         let call = connection::call(&channel, method, Request::new(())); // an empty request has no filter
         let ListContainersResponse { containers } =

@@ -65,7 +65,7 @@ impl Recording {
     }
 }
 
-/// A listing only reads one small file. So `take_listing` reads this file, and `begin_listing` does nothing.
+/// One small file lists the containers. `take_listing` reads it, so `begin_listing` has nothing to do.
 impl Source for Recording {
     fn describe(&self) -> String {
         format!("containers are those of the recording in {:?}", self.path.parent().unwrap_or(&self.path))

@@ -14,12 +14,12 @@ use super::table;
 /// Buffers that are reused for each view. Collecting then allocates no memory.
 #[derive(Debug, Default)]
 pub(super) struct Collector {
-    /// The processes that the sums include. The list is filled only if each process has its own series. An
-    /// entry is the position of the process's command, a key that sorts pids like their decimal texts, and
-    /// the id of the process's reading.
+    /// The processes that the sums include. The list is filled only if each process has its own series. Each
+    /// entry has three parts: the position of the process's command, a key that sorts pids like their decimal
+    /// texts, and the id of the process's reading.
     processes: Vec<(u32, u64, u32)>,
-    /// The series of one reading. An entry is the position of the series in the sort order, the id of the
-    /// series, and the position of its totals in the reading.
+    /// The series of one reading. Each entry has three parts: the position of the series in the sort order,
+    /// the id of the series, and the position of its totals in the reading.
     entries: Vec<(u32, u32, u32)>,
     /// The totals of one command or process, by kind.
     kinds: [Totals; N_KINDS],

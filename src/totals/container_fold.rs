@@ -64,8 +64,8 @@ impl ContainerFold {
         }
     }
 
-    /// Folds the smallest commands into the command `[other]`, until the container could use at most `share`
-    /// samples if all paths were folded too. `fold_paths` then folds only as many paths as necessary.
+    /// Folds the smallest commands into the command `[other]`. Stops when folding paths alone can bring the
+    /// container to at most `share` samples. `fold_paths` then folds only as many paths as necessary.
     fn fold_commands(&mut self, rows: &mut Rows, summed: Summed<'_>, share: usize, scratch: &mut Scratch) {
         let Scratch { candidates, n_named } = scratch;
         candidates.clear();
@@ -162,9 +162,9 @@ impl ContainerFold {
         }
     }
 
-    /// If only one path was folded into the row `[other]` of a command, shows the path by name again. A long
-    /// path counts as several samples, so the row of the path may cost more than the row `[other]`. If the
-    /// container would then exceed `share`, nothing is changed.
+    /// If the row `[other]` of a command sums only one path, shows that path by name again. A long path
+    /// counts as several samples. If the container would then exceed its `share` of samples, nothing is
+    /// changed.
     fn unfold_single(&mut self, rows: &mut Rows, summed: Summed<'_>, position: usize, share: usize) {
         let command = &rows.commands[position];
         let Some(other) = command.other.filter(|_| command.fold.n_paths == 1) else { return };

@@ -20,8 +20,8 @@ impl FairShare {
         self.left / self.n_left.max(1)
     }
 
-    /// Subtracts `used` from what is left of the limit. `used` is the amount that the next container really
-    /// uses.
+    /// Subtracts `used` from what is left of the limit. `used` is the amount that a container really uses of
+    /// the share that [`next`](Self::next) returned for it.
     pub(super) fn take(&mut self, used: usize) {
         self.left = self.left.saturating_sub(used);
         self.n_left -= 1;

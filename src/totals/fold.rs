@@ -61,9 +61,9 @@ impl Folding {
             }
             let (container, n_processes) = (command.container, command.n_processes);
             let before = &rows.commands[command.first_of_name..position];
-            // For each command name, the number of processes with that name is also exported, as one more
-            // sample. If several commands have the same name, the sample is counted once, for the first of
-            // these commands that has processes.
+            // One more sample is exported for each command name: the number of processes with that name.
+            // Several commands may have the same name. The sample is then counted for the first of them that
+            // has processes.
             let is_first = n_processes > 0 && before.iter().all(|before| before.n_processes == 0);
             let cost = fold.cost + usize::from(is_first);
             match self.containers.last_mut().filter(|last| last.container == container) {
@@ -89,8 +89,8 @@ impl Folding {
                 reported.push((command.container, table.containers.get(command.container).n_folded));
             }
         }
-        // `reported` has the containers in the order of the view's commands. After sorting by the position of
-        // the first command, `containers` has the same order, so the two lists can be joined by position.
+        // Sorts `containers` in the order of `reported`, which is the order of the view's commands. The two
+        // lists can then be joined by position.
         containers.sort_unstable_by_key(|container| container.commands.start);
         for (reported, container) in reported.iter_mut().zip(&*containers) {
             reported.1 += container.n_folded;
@@ -125,7 +125,7 @@ mod tests {
     use crate::totals::table::ContainerKey;
     use crate::totals::view::View;
 
-    /// A node for tests. Each series has 3 samples, and each command has one more.
+    /// A node for tests. Each series has 3 samples. In addition, each command has 1 sample.
     struct Node {
         snapshot: Snapshot,
         view: View,

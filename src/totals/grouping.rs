@@ -3,7 +3,8 @@
 use super::anon_part::AnonPart;
 use super::other::OTHER;
 
-/// Which memory one series sums up.
+/// Which memory one series sums up. A command is all processes with one name in a container, or a single
+/// process if each process has its own series.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GroupBy {
     /// One mapped path of one command.
@@ -11,8 +12,7 @@ pub enum GroupBy {
     Path,
     /// One kind of mapping (file, anonymous, heap, ...) of one command.
     Kind,
-    /// Everything that one command maps, without a split by path or kind. A command is all processes with one
-    /// name in a container, or a single process if each process has its own series.
+    /// Everything that one command maps, without a split by path or kind.
     Process,
 }
 
@@ -76,8 +76,8 @@ pub fn kind(path: &[u8]) -> &'static str {
     }
 }
 
-/// Returns the use of anonymous memory to which a program has given a name (PR_SET_VMA_ANON_NAME). Returns
-/// `None` if the name does not show what the memory is used for.
+/// Returns what anonymous memory is used for, according to the name that the program has given to it
+/// (PR_SET_VMA_ANON_NAME). Returns `None` if the name does not show the use.
 fn named_part(path: &[u8]) -> Option<AnonPart> {
     let begins = |beginning: &str| path.starts_with(beginning.as_bytes());
     match path {
@@ -103,9 +103,9 @@ mod tests {
     #[test]
     fn every_kernel_name_has_its_kind() {
         for (path, expected) in [
-            // fs/proc/task_mmu.c, get_vma_name, prints these names. They stand for a mapping without a file
-            // and a name, for a name set by PR_SET_VMA_ANON_NAME, for the heap, and for the main thread's
-            // stack. Up to Linux 4.4, it also prints names for the stacks of other threads.
+            // fs/proc/task_mmu.c, get_vma_name, prints these names. Anonymous memory has no name, or a name
+            // that was set by PR_SET_VMA_ANON_NAME. The heap and the main thread's stack have fixed names. Up
+            // to Linux 4.4, the stacks of other threads have names, too.
             ("", "anon"),
             ("[anon]", "anon"),
             ("[anon:glibc: malloc]", "anon"),
@@ -143,7 +143,7 @@ mod tests {
             // mm/shmem.c, shmem_zero_setup, gives this name to memory that is mapped with MAP_SHARED |
             // MAP_ANONYMOUS, and to a shared mapping of /dev/zero.
             ("/dev/zero (deleted)", "shm"),
-            // drivers/char/mem.c, mmap_zero: a private mapping of /dev/zero is anonymous memory
+            // A private mapping of /dev/zero is anonymous memory (drivers/char/mem.c, mmap_zero).
             ("/dev/zero", "anon"),
             // ipc/shm.c, newseg
             ("/SYSV00000000 (deleted)", "shm"),
@@ -169,8 +169,8 @@ mod tests {
             ("/dmabuf:", "special"),
             ("/dmabuf:frame", "special"),
             ("anon_inode:dmabuf", "special"),
-            // memory of a device or of the kernel: unlike the pages of files, its resident pages cannot be
-            // dropped
+            // These mappings are memory of a device or of the kernel. Unlike the pages of files, their
+            // resident pages cannot be dropped.
             ("/dev/nvidia0", "special"),
             ("/dev/nvidiactl", "special"),
             ("/dev/nvidia-uvm", "special"),
@@ -180,7 +180,7 @@ mod tests {
             ("/dev/infiniband/uverbs0", "special"),
             ("/dev/mem", "special"),
             ("/sys/devices/pci0000:00/0000:00:02.0/resource0", "special"),
-            // security/selinux/selinuxfs.c: the page that libselinux reads
+            // libselinux reads this page (security/selinux/selinuxfs.c).
             ("/sys/fs/selinux/status", "special"),
             // fs/aio.c, aio_private_file
             ("/[aio] (deleted)", "special"),

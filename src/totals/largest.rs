@@ -6,10 +6,10 @@ use super::labels::push_unescaped;
 use super::table::{ContainerKey, Table};
 use crate::smaps::fields::PSS;
 
-/// The maximum number of a container's largest paths that are kept by name.
+/// At most this many of a container's largest paths are kept by name.
 pub const MAX_PATHS: usize = 10;
-/// The maximum number of a container's largest paths for which a size and a hash of the path are kept. The
-/// hash is enough to find the size of the same path at an earlier time.
+/// At most this many of a container's largest paths are kept as a size and a hash of the path. The hash is
+/// enough to find the size of the same path at an earlier time.
 pub const MAX_SIZES: usize = 32;
 /// The maximum length of a name in bytes. Longer names are cut, because OOM records keep names in memory.
 const MAX_NAME_LEN: usize = 256;

@@ -16,11 +16,11 @@ use super::sums::Size;
 /// The label value for everything that is not shown by name.
 pub const OTHER: &str = "[other]";
 
-/// How many bytes all containers together may use for each sample that may be exported.
+/// How many bytes of memory all containers together may use for each sample of `--max-samples`.
 const BYTES_PER_SAMPLE: usize = 128;
-/// The memory limit of commands, series and readings is never lower than this, which is the limit for 100,000
-/// samples. A smaller `--max-samples` does not lower the memory limit further, because OOM records, and
-/// requests to `/metrics` with parameters, may need paths that the usual exposition does not show.
+/// The lowest memory limit of commands, series and readings (the stored results of reads). A `--max-samples`
+/// below 100,000 does not lower the limit further, because OOM records, and requests to `/metrics` with
+/// parameters, may need paths that the usual exposition does not show.
 const MIN_BYTES: usize = 12_800_000;
 /// The memory limit of commands, series and readings if `--max-samples` is 0, which means that the number of
 /// samples is not limited. This is far more than programs need, and far less than hostile paths could use.
@@ -35,11 +35,11 @@ pub fn max_bytes(max_samples: usize) -> usize {
 }
 
 /// Something that may be summed as `[other]`: its size, a number that orders candidates of the same size, and
-/// the number that identifies the candidate.
+/// its id.
 pub(super) type Candidate = ((Size, u32), u32);
 
-/// Merges the smallest candidates until `cost` is within `limit`. `merge` gets the number of a candidate and
-/// the current cost, and returns the new cost. Returns the last cost.
+/// Merges the smallest candidates until `cost` is within `limit`, and returns the last cost. `merge` gets the
+/// id of one candidate and the current cost, and returns the new cost.
 pub(super) fn merge_smallest(
     candidates: &mut [Candidate],
     mut cost: usize,

@@ -1,8 +1,8 @@
 //! Sums what one process maps, while the process is read. The name and the container of the process are known
 //! only after the read, and are not needed here.
 //!
-//! [`ProcessSums`] has its own hash table with all texts in one buffer. The table is filled again for every
-//! process, and the standard library's map would allocate memory for each path.
+//! [`ProcessSums`] has its own hash table, which keeps all paths in one buffer and is reused for every
+//! process. The standard library's map would allocate memory for each path.
 
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;

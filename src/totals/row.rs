@@ -9,7 +9,7 @@ use crate::smaps::fields::FieldMask;
 /// have no mappings at first. It gets mappings when the values of other rows are added to it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
-    /// The position of the command in the view.
+    /// The position, in the list of commands, of the command that the row belongs to.
     pub(super) command: u32,
     /// The length of the label text.
     pub(super) label_len: u32,
@@ -41,9 +41,9 @@ pub(super) enum Source {
     Nothing,
     /// The totals are in the table, in the series with this id. This series is the sum over all processes.
     Series(u32),
-    /// The totals are in the reading `id`, at the position `at`. A reading is the stored result of a read of
-    /// one process. Its totals are packed, and are unpacked only when needed, because 1,500 processes have
-    /// 90,000 such totals, which would take 17 MB unpacked.
+    /// The totals are in the reading `id`, the stored result of a read of one process, at the position `at`.
+    /// Totals are packed in a reading, because 1,500 processes have 90,000 of them, which would take 17 MB
+    /// unpacked.
     Reading { id: u32, at: u32 },
     /// The totals are at this position of [`Rows::sums`](super::rows::Rows::sums).
     Sum(u32),
@@ -84,7 +84,7 @@ pub(super) struct Command {
     /// The id of the command in the table. `None` if this is a command `[other]` that only the view has. Such
     /// a command has no processes until small commands are added to it.
     pub(super) id: Option<u32>,
-    /// If the command is a single process: the range of the view's text that has the label `pid`.
+    /// The label `pid`, as a range of the view's text. It is empty unless each process has its own series.
     pub(super) pid: Range<usize>,
     /// The length of the command's label text. Each row adds its own label to this text.
     pub(super) label_len: usize,
@@ -93,12 +93,12 @@ pub(super) struct Command {
     pub(super) rows: Range<usize>,
     /// The position of the row `[other]`, if small paths may be summed in such a row.
     pub(super) other: Option<usize>,
-    /// The position of the first command with the same name in the container. Commands have the same name
-    /// only if each process has its own series, because then each command is a single process.
+    /// The position of the first command with the same name in the container. If each process has its own
+    /// series, each process is a command, and several commands can have the same name.
     pub(super) first_of_name: usize,
     /// Whether this is the command `[other]`, to which small commands of the container may be added.
     pub(super) is_other: bool,
-    /// Whether the command was added to the command `[other]`, so that it is not shown itself.
+    /// Whether the command is shown only as a part of the command `[other]`.
     pub(super) is_folded: bool,
     pub(super) fold: CommandFold,
 }
@@ -108,7 +108,7 @@ pub(super) struct Command {
 pub(super) struct CommandFold {
     /// How many paths of the command are summed in its row `[other]`.
     pub(super) n_paths: u64,
-    /// The position of the row that was folded last.
+    /// The position of the row that was last added to the row `[other]`.
     pub(super) last_path: usize,
     /// The number of samples that `--max-samples` counts for the rows of the command.
     pub(super) cost: usize,

@@ -134,8 +134,8 @@ impl Rows {
         row.outline = Outline::of(&self.sums[i]);
     }
 
-    /// Returns how many samples a row counts as towards `--max-samples`. For a row with a long label text,
-    /// this is more than its real number of samples.
+    /// Returns how many of the samples that `--max-samples` allows a row uses. A row with a long label text
+    /// uses more than its real number of samples.
     pub(super) fn cost_of(&self, row: &Row) -> usize {
         self.shape.cost(row.label_len as usize, &row.outline)
     }

@@ -29,8 +29,8 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Whether smaps_rollup has everything that the view needs. That file has the kernel's own sums over the
-    /// mappings of a process, without sizes and page sizes.
+    /// Whether all values of the view are in smaps_rollup, the kernel's own sums over the mappings of a
+    /// process. That file lacks `Size`, `KernelPageSize` and `MMUPageSize`.
     pub fn is_rollup(&self) -> bool {
         self.group_by == GroupBy::Process && self.fields & NOT_IN_ROLLUP == 0
     }

@@ -68,7 +68,7 @@ impl Snapshot {
     }
 
     /// Registers `key` for the container with these labels. The labels have the form of
-    /// [`labels::container`]. A key stays registered while there is a reading of its container. Registering
+    /// [`labels::container`]. A container must be registered before its processes are recorded. Registering
     /// it again costs one look-up.
     pub fn register(&mut self, key: ContainerKey, labels: &str) {
         self.table.register(key, labels);
@@ -217,7 +217,7 @@ mod tests {
             series.map(|series| series.totals.values.bytes[RSS]).sum()
         }
 
-        /// Returns the end of the label text, the resident bytes and the number of mappings of each series.
+        /// Returns `comm` and `path`, the resident bytes and the number of mappings of each series.
         fn series(&self) -> Vec<(&str, u64, u64)> {
             let prefix = "{container=\"0\",".len();
             let series = self.snapshot.table().series();
@@ -332,7 +332,7 @@ mod tests {
         for round in 0..4 {
             node.readings.truncate(1);
             for process in 0..60 {
-                // Only this process maps the paths in `own`. The path `/large` is the only large one.
+                // The paths in `own` are small. Each process has its own, but all processes map `/large`.
                 let own: Vec<Vec<u8>> =
                     (0..400).map(|i| format!("/{process}/{i:0>400}").into_bytes()).collect();
                 let mut mappings: Vec<(&[u8], u64)> = own.iter().map(|path| (path.as_slice(), 1)).collect();

@@ -119,15 +119,15 @@ impl Command {
 }
 
 impl Series {
-    /// Returns the escaped path of the series. `command` is the command of the series.
+    /// Returns the escaped value of the label `path`. `command` is the command of the series.
     pub(super) fn value(&self, command: &Command) -> &str {
         let label = &self.labels[command.labels.len()..];
         label.split_once('"').and_then(|(_, rest)| rest.strip_suffix("\"}")).unwrap_or_default()
     }
 
-    /// Returns how many bytes a series takes in the table. `label_len` is the length of its label text, and
-    /// `value_len` is the length of its path. The path is counted because the map `series` of the command has
-    /// it as a key.
+    /// Returns how many bytes a series takes in the table. `label_len` is the length of its label text.
+    /// `value_len` is the length of its path, which is kept a second time as a key in the command's map
+    /// `series`.
     pub(super) fn n_bytes(label_len: usize, value_len: usize) -> usize {
         size_of::<Self>() + label_len + value_len + ENTRY_BYTES
     }
@@ -295,7 +295,7 @@ impl Table {
         }
     }
 
-    /// Removes the ids of removed series from the map that each command keeps of its series.
+    /// Removes series that no longer exist from the map `series` of each command.
     pub(super) fn forget_removed_series(&mut self) {
         for command in self.commands.iter_mut() {
             command.series.retain(|_, id| self.series.has(*id));

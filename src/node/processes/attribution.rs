@@ -32,9 +32,9 @@ pub struct Attribution {
 /// filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A filter selects the process, as before. The name of the process is also the same as before.
+    /// A filter still selects the process, and the name of the process is the same as before.
     None,
-    /// A filter selects the process now. Before, the process had another name, or was not selected.
+    /// A filter selects the process. Before, no filter selected the process, or the process had another name.
     Selected,
     /// No filter selects the process.
     Deselected,
@@ -72,7 +72,7 @@ impl Attribution {
         self.is_outdated
     }
 
-    /// Whether a filter can select a process in this process's container.
+    /// Whether a filter matches the container of the process, regardless of the name of the process.
     pub fn can_be_selected(&self) -> bool {
         self.container.as_ref().is_some_and(|container| container.is_selected)
     }

@@ -5,8 +5,7 @@
 //!    changed, the process is read.
 //! 2. If the process was not active, other processes may still have changed its memory. `smaps_rollup` shows
 //!    the sums over its mappings, and `maps` lists the mappings. If both files are the same as before, the
-//!    values of the last read are still correct, so the process is not read.
-//! 3. In all other cases the process is read.
+//!    values of the last read are still correct, so the process is not read. Otherwise the process is read.
 //!
 //! `smaps_rollup` and `maps` are hashed just before a full read. The hashes are kept only if the values of
 //! that read add up to the values in `smaps_rollup`. In that case nothing has changed between the hashing and
@@ -20,17 +19,17 @@ use crate::procfs::stat::Work;
 /// A process is read in full at least this often, even if every check confirms its values.
 pub const MAX_CONFIRMED: Duration = Duration::from_secs(300);
 
-/// How many checks in a row must find that a process was active before the next checks are skipped. The
-/// process is then read without a check in the next [`N_UNCHECKED`] scrapes. A check that finds activity only
-/// adds CPU time, about a twelfth of the CPU time of reading a small process.
+/// After this many checks in a row have found that a process was active, the process is read without a check
+/// in the next [`N_UNCHECKED`] scrapes. A check of an active process does not avoid the read. It only adds
+/// about a twelfth of the CPU time of reading a small process.
 const MIN_BUSY: u32 = 3;
 const N_UNCHECKED: u32 = 15;
 
 /// How many checks must confirm the values of a process before the cost of its checks is judged. If even the
 /// cheapest of these checks took more than three quarters of the CPU time of a full read, the process is read
 /// without a check for [`MAX_CONFIRMED`]. The cheapest check decides, because other work on the CPU makes a
-/// check take up to three times as long. When three costly checks in a row were enough to skip checks, 50 of
-/// 50 quiet processes were read in full on a busy machine.
+/// check take up to three times as long. An earlier version judged each check alone, and read 50 of 50 quiet
+/// processes in full on a busy machine.
 const MIN_COSTLY: u32 = 3;
 
 /// What the kernel showed about a process just before its last read.
@@ -43,7 +42,7 @@ pub struct Fingerprint {
     pub hashes: Option<Hashes>,
 }
 
-/// How a read finds out whether the process must be read in full.
+/// Whether a read begins with a change check, and what the check compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
     /// No check is made: the process is read in full.
@@ -78,7 +77,7 @@ pub struct ChangeCheck {
 }
 
 impl ChangeCheck {
-    /// Returns how the next read finds out whether the process must be read in full.
+    /// Returns whether the next read begins with a change check, and what the check compares.
     pub fn next(&mut self, now: Instant) -> Check {
         let is_old = self.read_at.is_some_and(|at| now.saturating_duration_since(at) >= MAX_CONFIRMED);
         if is_old || self.costly_until.is_some_and(|until| now >= until) {
@@ -117,9 +116,8 @@ impl ChangeCheck {
         self.read_at = Some(now);
         let has_compared = matches!(check, Check::CompareWith(Some(_)));
         if fingerprint.is_none_or(|fingerprint| fingerprint.hashes.is_none()) {
-            // There are no hashes. In most cases that is because the process was active, so that
-            // `smaps_rollup` and `maps` were not read for the check. Then `cost` is the CPU time of the full
-            // read alone.
+            // Usually, there are no hashes because the process was active. In that case the check did not
+            // read `smaps_rollup` and `maps`, so `cost` is the CPU time of the full read without a check.
             self.read_cost = cost;
             self.n_confirmed = 0;
             if has_compared {

@@ -11,9 +11,8 @@ pub struct Job {
     pub inode: u64,
     /// What to read.
     pub detail: Detail,
-    /// Whether to read `stat` in addition to what `detail` says. `stat` shows whether the process has
-    /// executed another program. The exporter must notice that if the values of the process may be kept for
-    /// longer than one scrape.
+    /// Whether to read `stat` as well. `stat` shows whether the process has executed another program. This
+    /// matters if the values of the process may be kept for longer than one scrape.
     pub with_stat: bool,
 }
 

@@ -27,7 +27,7 @@ pub struct Cost {
     pub began_at: Instant,
     /// How long the read took.
     pub elapsed: Duration,
-    /// The CPU time that the reading thread has used since its previous read, including this read.
+    /// The CPU time that the reading thread has used since the end of its previous read.
     pub cpu_time: Duration,
 }
 
@@ -45,7 +45,7 @@ pub enum Content {
     SumOfSlow,
 }
 
-/// The results of a read of the memory, except for the values.
+/// What a read of the memory returned. The values of the smaps fields are returned separately.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryRead {
     /// What was read.
@@ -54,8 +54,8 @@ pub struct MemoryRead {
     pub n_mappings: u64,
     /// The fingerprint that the change check took before the read, if it took one.
     pub fingerprint: Option<Fingerprint>,
-    /// The program that the memory belongs to; `None` if `stat` was not read, or if `stat` does not show the
-    /// program.
+    /// The program that the memory belongs to. `None` if `stat` was not read, or if the kernel hides the
+    /// addresses in `stat`.
     pub program: Option<Program>,
 }
 
@@ -71,16 +71,16 @@ pub struct LastRead {
     torn_at: Option<Instant>,
     /// How long the read that returned the values took.
     took: Duration,
-    /// The id of the values in the snapshot; `None` if there are no values, or if the process maps nothing.
+    /// The id under which the snapshot stores the values. `None` if the process has no values.
     reading: Option<ReadingId>,
     /// Whether the last read found that the process maps nothing.
     maps_nothing: bool,
-    /// The program that ran when the values were read; `None` if that read has not seen the program in
-    /// `stat`.
+    /// The program that the process ran when its values were read. `None` if `stat` was not read, or if the
+    /// kernel hides the addresses in `stat`.
     program: Option<Program>,
-    /// The time until which only the sum over all mappings is read (`smaps_rollup`), because the kernel takes
-    /// too long to print each mapping. Also a lower bound of the number of mappings. `None` if the kernel has
-    /// never taken too long.
+    /// If the kernel takes too long to print each mapping, only the sum over all mappings is read for some
+    /// time (`smaps_rollup`). The first part is the end of that time. The second part is a lower bound of the
+    /// number of mappings. `None` if the kernel has never taken too long.
     summed_until: Option<(Instant, u64)>,
     count: MappingCount,
     check: ChangeCheck,
@@ -121,18 +121,18 @@ impl LastRead {
         (self.reading, self.maps_nothing) = (None, true);
     }
 
-    /// Returns the id of the values in the snapshot, if the process has values.
+    /// Returns the id under which the snapshot stores the values, if the process has values.
     pub fn reading(&self) -> Option<&ReadingId> {
         self.reading.as_ref()
     }
 
-    /// Returns a mutable reference to the id of the values in the snapshot.
+    /// Returns a mutable reference to the id under which the snapshot stores the values.
     pub fn reading_mut(&mut self) -> &mut Option<ReadingId> {
         &mut self.reading
     }
 
-    /// Returns the program that ran when the values were read; `None` if that read has not seen the program
-    /// in `stat`.
+    /// Returns the program that the process ran when its values were read. `None` if `stat` was not read, or
+    /// if the kernel hides the addresses in `stat`.
     pub fn program(&self) -> Option<Program> {
         self.program
     }
@@ -143,8 +143,8 @@ impl LastRead {
         self.summed_until.is_some()
     }
 
-    /// Returns the time at which the last read began. The process has been waiting for its next read since
-    /// then. A read that found overlapping mappings counts, too, although it returned no values.
+    /// Returns the time at which the last read began, including a read that found overlapping mappings and
+    /// returned no values. The process has been waiting for its next read since that time.
     pub fn due_since(&self) -> Option<Instant> {
         self.at.max(self.torn_at)
     }

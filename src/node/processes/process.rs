@@ -22,9 +22,9 @@ use crate::totals::reading::ReadingId;
 #[derive(Debug)]
 pub struct Process {
     identity: Identity,
-    /// The previous entry for this pid. If both entries have the same start time, they are for the same
-    /// process: after a shortage of memory, the kernel gives a new inode number to the directory of a process
-    /// that still runs.
+    /// The previous entry for this pid, until `stat` shows the start time. Both entries may be for one
+    /// process, because after a shortage of memory the kernel gives a new inode number to the directory of a
+    /// process that still runs. An equal start time shows that they are for one process.
     previous: Option<Box<Process>>,
     attribution: Attribution,
     state: ReadState,
@@ -133,9 +133,9 @@ impl Process {
     /// Returns the stored results of reads (readings) that must be kept. Each item is the id of a reading,
     /// and whether the sums over all processes include the reading.
     ///
-    /// The sums do not include the reading of the previous entry for the pid. There is a previous entry if
-    /// `/proc/<pid>` got a new inode number. It is kept until `stat` shows the start time, because only the
-    /// start time shows whether both entries are for the same process.
+    /// If `/proc/<pid>` got a new inode number, there is a previous entry for the pid. The sums do not
+    /// include the reading of that entry. The entry is kept until `stat` shows the start time, because the
+    /// start time decides whether both entries are for the same process.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
         let entries = std::iter::successors(Some((self, true)), |(process, _)| {
             Some((process.previous.as_deref()?, false))
@@ -211,10 +211,10 @@ impl Process {
         self.found_at = Instant::now();
     }
 
-    /// Whether the process has values, or is in the pause after a long read. If so, a scrape that does not
-    /// read the memory of the process checks whether the process still runs the same program. If not, the
-    /// values are dropped and the pause ends. The result is false if the process is stuck, which means that a
-    /// read of it does not return.
+    /// Whether the process has values, or is in the pause after a long read. A scrape that does not read the
+    /// memory of such a process checks whether the process still runs the same program. If the program is
+    /// another one, the values are dropped and the pause ends. The result is false if the process is stuck,
+    /// which means that a read of it does not return.
     pub fn keeps_values(&self) -> bool {
         let rests = matches!(self.pause, Pause::Resting { .. });
         !self.state.is_stuck() && (self.last.has_values() || rests)

@@ -19,7 +19,7 @@ pub enum ReadState {
     Skipped {
         /// When the process was first skipped.
         since: Instant,
-        /// Whether the process counts as stuck by now.
+        /// Whether the process was reported as stuck, after it was skipped for [`STUCK_AFTER`].
         is_reported: bool,
     },
     /// A read of the process is detached: it has not returned, and the scrape no longer waits for it.
@@ -70,8 +70,8 @@ impl ReadState {
         true
     }
 
-    /// Notes that a read of the process has returned. `is_detached` says that another read of the process has
-    /// not returned, and is detached: the scrape no longer waits for that read.
+    /// Notes that a read of the process has returned. `is_detached` is true if another read of the process
+    /// has not returned yet. The scrape no longer waits for that other read.
     pub fn end_read(&mut self, is_detached: bool) {
         *self = if is_detached { Self::Detached } else { Self::Idle };
     }

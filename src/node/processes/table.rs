@@ -4,8 +4,8 @@
 //! That saves 4 us for each process, which is 4% of a scrape of processes with 25 mappings. If a scrape does
 //! not read the memory, [`ProcessTable::refresh`] reads the name and the cgroups.
 //!
-//! If no filter selects a process, its cgroups are read when proc is listed, because they show its container.
-//! Its name is read only if a filter may select a process in that container.
+//! The cgroups of all other processes are read when proc is listed, because they show the container of a
+//! process. If a filter matches that container, the name is read, too.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -27,10 +27,10 @@ use crate::totals::snapshot::Snapshot;
 const READ_OF_GIB: Duration = Duration::from_millis(15);
 const READ_OF_MAPPINGS: Duration = Duration::from_micros(5 * 200);
 
-/// Every check between scrapes reads the cgroups of a process that was found less than this time ago, because
-/// a new process soon leaves the cgroup in which it was forked. The cgroups of an older process that is not
-/// selected are read in only one of [`N_CHECKS`] checks. Reading the cgroups of 120 such processes in every
-/// check took a third of the check's time.
+/// Checks between scrapes read the cgroups of processes that are not selected. For this long after a process
+/// was found, every check reads its cgroups, because a new process soon leaves the cgroup in which it was
+/// forked. Later, only one of [`N_CHECKS`] checks reads them. Reading the cgroups of 120 such processes in
+/// every check took a third of the check's time.
 const SETTLING: Duration = Duration::from_secs(10);
 const N_CHECKS: u32 = 8;
 
@@ -99,8 +99,8 @@ impl ProcessTable {
                     Box::new(process)
                 }),
             };
-            // With cgroup version 1, no file shows the cgroups of a zombie. So `process` is `None` for a
-            // zombie, and only the list of zombies has it.
+            // With cgroup version 1, no file shows the cgroups of a zombie, so `process` is `None` for a
+            // zombie. The zombie is added only to the list of zombies.
             if process.is_none() && proc.is_zombie(entry.pid, buffers) {
                 zombies.push(entry);
             }
@@ -161,10 +161,10 @@ impl ProcessTable {
         }
     }
 
-    /// Reads the name and the cgroups of a process that is not read in this scrape. Drops its values if they
-    /// no longer belong to it. If a filter also selects the new name of a process, the values are kept for
-    /// now, because otherwise a process could hide its memory by renaming itself. Later, `stat` shows whether
-    /// the process runs another program. `stat` is not read here, because that can block.
+    /// Reads the name and the cgroups of a process that is not read in this scrape. Drops its values if the
+    /// process is in another container, or has a new name that no filter selects. If a filter selects the new
+    /// name, the values are kept, because otherwise a process could hide its memory by renaming itself.
+    /// Whether the process runs another program is checked later, because reading `stat` can block.
     pub fn refresh_kept(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
         let Self { table, buffers, cgroups, lossy, .. } = self;
         let process = &mut table[i];
@@ -325,7 +325,7 @@ impl ProcessTable {
         (selected.clone().filter(|process| process.is_refused()).count(), selected.count())
     }
 
-    /// Returns the duration of the slowest of the reads that returned the current values.
+    /// Returns the duration of the slowest read that returned the current values of a process.
     pub fn longest_read(&self) -> Duration {
         let with_values = self.iter().filter(|process| process.last().has_values());
         with_values.map(|process| process.last().took()).max().unwrap_or_default()

@@ -108,9 +108,9 @@ fn apply_outcome<'f>(
 }
 
 /// Takes over the name and the cgroups that a read of the process has returned. Returns whether the read must
-/// be repeated. A read is repeated if the process has a new name. A read is also repeated if it returned no
-/// values because nothing has changed, but the process has lost its old values. For example, the old values
-/// are dropped when the process moves to another container.
+/// be repeated. A read is repeated if the process has a new name. A read is also repeated if it confirmed the
+/// old values, but these values have been dropped in the meantime, for example because the process has moved
+/// to another container.
 fn is_repeated(node: &mut Node<'_>, i: usize, memory: &Memory<'_>) -> bool {
     let is_renamed = node.processes.relocate(i, memory.comm, memory.cgroups, node.discovery);
     let process = node.processes.at(i);

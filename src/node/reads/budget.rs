@@ -47,9 +47,9 @@ impl Budget {
 
     /// Begins a scrape.
     ///
-    /// Subtracts the overhead of the previous scrape from the credit, because this scrape will probably have
-    /// as much overhead. The overhead is the CPU time of a scrape without its reads of processes. Credit from
-    /// the time before the last scrape is lost, so an idle hour does not allow a long burst.
+    /// Subtracts the overhead of the previous scrape from the credit, as an estimate of the overhead of this
+    /// scrape. The overhead is the CPU time of a scrape without its reads of processes. Credit from the time
+    /// before the last scrape is lost, so an idle hour does not allow a long burst.
     pub fn begin_scrape(&mut self, now: Instant) {
         let before = self.began_at.replace(now);
         self.credit.earn(now, self.longest());
@@ -79,10 +79,9 @@ impl Budget {
         Some(self.checked_at? + self.credit.time_to_earn(4.0 * self.check_seconds))
     }
 
-    /// Returns the elapsed time beyond which no more credit is added. Credit is the CPU time that may still
-    /// be used, and it grows with the elapsed time. The result is [`MAX_ELAPSED`], or the shortest time
-    /// between two scrapes if that is longer. With a shorter limit, a scrape could not get enough credit for
-    /// its own CPU time.
+    /// Returns the longest time for which credit is collected. Credit is the CPU time that may still be used.
+    /// The result is usually [`MAX_ELAPSED`]. If scrapes must be further apart than that, the result is the
+    /// time between two scrapes, because a scrape needs the credit of all that time.
     fn longest(&self) -> Duration {
         MAX_ELAPSED.max(self.least_distance())
     }

@@ -23,9 +23,9 @@ pub struct DetachedReads(Vec<DetachedRead>);
 struct DetachedRead {
     job: Job,
     thread: u32,
-    /// When the thread was last seen to have used CPU time (`ran_at`), and the total CPU time that it had
-    /// used by then (`cpu_time`).
+    /// When the thread was last seen to have used CPU time.
     ran_at: Instant,
+    /// The total CPU time that the thread had used at that time.
     cpu_time: Duration,
     is_stuck: bool,
 }
@@ -84,9 +84,8 @@ mod tests {
         Job { pid, inode: 7, detail: Detail::Mappings(Check::ReadAll), with_stat: false }
     }
 
-    /// Returns the pids of the processes with a read that has become stuck by the time `ms` after `start`.
-    /// `cpu_ms` is the CPU time that each of the two reading threads has used by then. All times are in
-    /// milliseconds.
+    /// Returns the pids of the processes that have a newly stuck read at `ms` milliseconds after `start`.
+    /// `cpu_ms` is the CPU time, in milliseconds, that each of the two reading threads has used until then.
     fn stuck(reads: &mut DetachedReads, start: Instant, ms: u64, cpu_ms: [u64; 2]) -> Vec<u32> {
         let cpu_time = |thread: u32| Some(Duration::from_millis(cpu_ms[thread as usize]));
         let now = start + Duration::from_millis(ms);

@@ -24,8 +24,8 @@ pub struct Finding<'a> {
 pub struct Found<'a> {
     /// The inode number of the directory through which the process was read.
     pub inode: u64,
-    /// The `stat` file. It is read if the job required it, if the inode number differs from the one in the
-    /// job, or if the process maps nothing. A recording has no `stat`.
+    /// The `stat` file. It is read if the job required it, if the process maps nothing, or if the process's
+    /// directory has another inode number than in the job. A recording has no `stat`.
     pub stat: Option<Stat>,
     /// The memory, unless only `stat` was read.
     pub memory: Option<Memory<'a>>,
@@ -34,7 +34,7 @@ pub struct Found<'a> {
 /// The memory of a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory<'a> {
-    /// The results of the read, except for the values.
+    /// What the read returned, without the totals.
     pub read: MemoryRead,
     /// The totals by path. They are empty for a zombie or a kernel thread, and if nothing has changed.
     pub process_sums: &'a ProcessSums,
@@ -45,8 +45,8 @@ pub struct Memory<'a> {
 }
 
 impl Found<'_> {
-    /// Returns the program that the process runs; `None` if `stat` was not read, or if `stat` does not show
-    /// the program.
+    /// Returns the program that the process runs. `None` if `stat` was not read, or if the kernel hides the
+    /// addresses in `stat`.
     pub fn program(&self) -> Option<Program> {
         match self.memory {
             Some(memory) => memory.read.program,

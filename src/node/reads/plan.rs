@@ -32,8 +32,9 @@ pub struct Due {
 pub struct Plan {
     due: Vec<Due>,
     groups: Vec<Group>,
-    /// The groups that still have processes to read, by position in `groups`. The first group to come out is
-    /// the group of the container that has used the least read time, according to `tag` in its [`Share`].
+    /// The groups that still have processes to read. An entry is the `tag` of the group's container (see
+    /// [`Share`]) and the group's position in `groups`. The entry with the lowest `tag` comes out of the heap
+    /// first.
     waiting: BinaryHeap<Reverse<(Duration, usize)>>,
     /// The position in `groups` of the container to which the last popped process belongs.
     served: Option<usize>,
@@ -55,9 +56,8 @@ struct Group {
 /// How much read time a container has used.
 #[derive(Debug, Default)]
 struct Share {
-    /// The position of the container on a time line that all containers share. Each read moves the container
-    /// of the process forward by the CPU time of the read. The container with the lowest position is served
-    /// next.
+    /// Each read of one of the container's processes adds the CPU time of the read to `tag`. The container
+    /// with the lowest `tag` is served next.
     tag: Duration,
     /// The CPU time spent on processes that were read before (`old`), and on processes that were not read
     /// before (`new`). Each scrape subtracts the smaller time from both, because only the difference matters.
@@ -143,8 +143,8 @@ mod tests {
     struct Process {
         container: ContainerId,
         cost: Duration,
-        /// Whether the process is new in each scrape, because it always executes another program, or because
-        /// another process always replaces it.
+        /// Whether every scrape counts the process as new. Such a process executes another program, or is
+        /// replaced by another process, before each scrape.
         is_new: bool,
         read_at: Option<Instant>,
         n_reads: u32,

@@ -151,9 +151,9 @@ impl Reader {
             None => process.stat(&mut self.buffers).ok().and_then(|stat| stat.work.visible_program()),
         };
         let is_sum = sum.is_some();
-        // The process may have executed another program after its memory was read and before its name is
-        // read. If the mappings were read, `ensure_alive` notices that below. If the sum was read, the name
-        // of the process must be the same as before the sum was read.
+        // The process may execute another program between the read of its memory and the read of its name. If
+        // the mappings were read, `ensure_alive` detects this below. If the sum was read, the name must be
+        // the same as before that read.
         if is_sum && process.comm(&mut self.buffers)? != self.comm {
             return Err(ReadError::Exec);
         }

@@ -161,13 +161,13 @@ impl Reads {
         None
     }
 
-    /// Queues the selected processes for which `wanted` is true, except processes that cannot be read now.
-    /// One reason is the pause after a long or refused read. The other reason is that an earlier read of the
-    /// process has not returned, and that the scrape no longer waits for that read (a detached read).
+    /// Queues the selected processes for which `wanted` is true. A process is not queued during the pause
+    /// after a long or refused read. A process is also not queued while it has a detached read, which has not
+    /// returned and which the scrape no longer waits for.
     ///
-    /// A process that is not queued may keep the values of its last read. To find out whether they still
-    /// belong to it, this function checks its name and container. Whether the process still runs the same
-    /// program is checked when the queue is empty, because that check can block.
+    /// A process that is not queued may keep the values of its last read. This function checks its name and
+    /// container, because they show whether the values still belong to the process. The program that the
+    /// process runs is checked when the queue is empty, because that check can block.
     pub fn queue(&mut self, node: &mut Node<'_>, now: Instant, wanted: impl Fn(&Process) -> bool) {
         let Self { plan, kept, .. } = self;
         kept.clear();
@@ -227,10 +227,10 @@ impl Reads {
         self.next_check(node, thread)
     }
 
-    /// Returns a job that reads `stat` of the next process that keeps the values of an earlier read. `stat`
-    /// shows whether the process still runs the program that it ran during that read. Reading `stat` can
-    /// block on the kernel's `exec_update_lock`. So `stat` is read in the same way as memory: the exporter
-    /// holds no lock, and the scrape can go on without waiting for the read.
+    /// Returns a job that reads `stat` of the next process in `kept`. `stat` shows whether the process still
+    /// runs the same program as when its values were read. Reading `stat` can block on the kernel's
+    /// `exec_update_lock`. So `stat` is read in the same way as memory: the exporter holds no lock, and the
+    /// scrape can go on without waiting for the read.
     fn next_check(&mut self, node: &mut Node<'_>, thread: u32) -> Option<Job> {
         while let Some(i) = self.kept.pop() {
             let i = i as usize;
@@ -248,10 +248,10 @@ impl Reads {
         None
     }
 
-    /// Begins a read of memory. The read includes `stat` only if the budget was recently too small to read
-    /// every process. In that case values are kept for more than one scrape, and `stat` shows the program
-    /// that they belong to. Otherwise `stat` is not read, because that would take up to a twelfth of the CPU
-    /// time of reading a small process.
+    /// Begins a read of memory. If the budget was recently too small to read every process, values are kept
+    /// for more than one scrape. The read then includes `stat`, which shows whether the process runs another
+    /// program. Otherwise `stat` is not read, because that would take up to a twelfth of the CPU time of
+    /// reading a small process.
     fn begin_memory(&mut self, process: &mut Process, snapshot: &Snapshot, thread: u32) -> Job {
         let now = Instant::now();
         let is_short = self.left_out_at.is_some_and(|at| now.saturating_duration_since(at) < MAX_CONFIRMED);
@@ -269,9 +269,9 @@ impl Reads {
         job
     }
 
-    /// Whether a read of this process would probably block, and occupy a thread for good. The result is
-    /// always false while fewer than [`MAX_DETACHED`] reads are detached, because a thread is free for such a
-    /// read. A detached read is a read that the scrape no longer waits for.
+    /// Whether a read of this process would probably block, and occupy a thread for good. If fewer than
+    /// [`MAX_DETACHED`] reads are detached, the result is always false, because there is a thread to spare. A
+    /// detached read is a read that the scrape no longer waits for.
     fn looks_stuck(&mut self, node: &mut Node<'_>, i: usize) -> bool {
         let is_waiting =
             self.detached.count() >= MAX_DETACHED && node.processes.has_waiting_thread(i, node.proc);
@@ -311,8 +311,8 @@ impl Reads {
         }
     }
 
-    /// Notes that a read has ended. Returns whether the read was under way or detached. The scrape waits for
-    /// the read that is under way, and no longer waits for detached reads.
+    /// Removes a read that has ended from the reads in progress. Returns whether the read was one of them.
+    /// Reads that the scrape no longer waits for (detached reads) are also in progress.
     pub fn end(&mut self, job: &Job) -> bool {
         if self.under_way.take_if(|under_way| under_way.job == *job).is_some() {
             return true;
