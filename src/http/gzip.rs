@@ -161,8 +161,7 @@ mod tests {
     }
 
     /// The scrape thread may free a text before all of it is compressed. Then the waiting request gets the
-    /// latest text, uncompressed. If a later exposition is already compressed, the request gets that
-    /// exposition.
+    /// latest text, uncompressed.
     #[test]
     fn compression_ends_when_its_text_is_taken_away() {
         let (mut publisher, published) = publisher();

@@ -151,9 +151,9 @@ impl Server {
         }
     }
 
-    /// Accepts up to [`MAX_ACCEPTS`] waiting connections. After a failure, the server accepts no connections
-    /// for [`ACCEPT_PAUSE`]. Returns the end of this pause. The caller passes the returned time to the next
-    /// call as `paused`, so that the failure is logged only once.
+    /// Accepts up to [`MAX_ACCEPTS`] waiting connections. After a failure, returns the time until which no
+    /// connections are accepted. `paused` is what the last call returned. If the last call failed, too, the
+    /// failure is not logged again.
     fn accept(
         &self,
         connections: &mut Connections,
