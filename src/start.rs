@@ -39,8 +39,8 @@ enum Api {
     Cri,
 }
 
-/// The sockets of the known container runtimes. If the options name no source of containers, the first socket
-/// that exists is used.
+/// The usual sockets of container runtimes. If the options name no source of containers, the first existing
+/// socket is used.
 const SOCKETS: [(&str, Api); 3] = [
     ("/run/containerd/containerd.sock", Api::Containerd),
     ("/run/crio/crio.sock", Api::Cri),
@@ -168,9 +168,8 @@ fn source(options: &Options) -> Result<Box<dyn Source>, String> {
     Ok(Box::new(client))
 }
 
-/// Opens the cgroup file system that the options name. It is needed for the containers' accounts. If it
-/// cannot be opened, logs this and returns `None`. Nothing is logged if a recording has no cgroup file
-/// system.
+/// Opens the cgroup file system that the options name, for the metrics of cgroups. If it cannot be opened,
+/// logs this and returns `None`. Nothing is logged if a recording has no cgroup file system.
 fn cgroups(options: &Options) -> Option<CgroupUsage> {
     if options.cgroup_metrics == 0 {
         return None;

@@ -37,7 +37,7 @@ const BACKLOG: i32 = 1024;
 /// build and 72 KiB in a debug build.
 const STACK_BYTES: usize = 128 << 10;
 
-/// How many new connections are accepted before the open connections have their next turns.
+/// How many new connections are accepted before the open connections make their next steps.
 const MAX_ACCEPTS: usize = 16;
 
 /// How long the server pauses after it has failed to accept a connection. File descriptors do not become free
