@@ -28,23 +28,23 @@ impl Credit {
         self.fraction
     }
 
-    /// Returns credit that grows by `fraction` seconds per second of elapsed time. It begins with its
-    /// maximum, which is what is earned in a time of the length `longest`.
+    /// Returns credit that grows by `fraction` seconds per second of elapsed time. It begins with the credit
+    /// that is earned in the time `longest`.
     pub fn full(fraction: f64, longest: Duration) -> Self {
         let mut credit = Self::new(fraction);
         credit.cap(longest);
         credit
     }
 
-    /// Adds the credit that was earned since the last call. Then the total credit is limited to what is
-    /// earned in a time of the length `longest`.
+    /// Adds the credit that was earned since the last call. Then limits the total credit to what is earned in
+    /// the time `longest`.
     pub fn earn(&mut self, now: Instant, longest: Duration) {
         let Some(before) = self.credited_at.replace(now) else { return };
         self.seconds += self.fraction * now.saturating_duration_since(before).as_secs_f64();
         self.cap(longest);
     }
 
-    /// Reduces the credit to what is earned in a time of the length `longest`, if there is more.
+    /// Reduces the credit to what is earned in the time `longest`, if there is more.
     pub fn cap(&mut self, longest: Duration) {
         if self.fraction > 0.0 {
             self.seconds = self.seconds.min(self.fraction * longest.as_secs_f64());

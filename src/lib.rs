@@ -239,8 +239,8 @@ fn serve(options: &Options, signals: Signals) -> Result<(), String> {
     let server = Server::bind(&options.addr)?;
     let addr = server.local_addr();
     let mut scraper = start::scraper(options)?;
-    // These lines are logged only now. So a program that cannot start prints only one line, which is the
-    // reason.
+    // The version and the source are logged after start::scraper(), so that a program that cannot start
+    // prints only the reason.
     let node = options.node.as_ref().map(|node| format!(", node {node}")).unwrap_or_default();
     info!("{}{node}", cli::help::version().trim_end());
     info!("{}", scraper.describe_source());

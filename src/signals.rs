@@ -61,7 +61,7 @@ impl Signals {
         work: impl FnOnce() -> Result<T, String> + Send + 'static,
     ) -> Result<Result<T, String>, Received> {
         let (sender, receiver) = oneshot::channel();
-        // If a signal came first, there is no receiver any more, and the result is dropped.
+        // After a signal, the receiver is dropped. Then send() fails, and the result is dropped, too.
         let work = move || _ = sender.send(work());
         if let Err(error) = thread::Builder::new().spawn(work) {
             return Ok(Err(format!("cannot start a thread: {}", plain(&error))));

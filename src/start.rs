@@ -39,8 +39,8 @@ enum Api {
     Cri,
 }
 
-/// The sockets of the known container runtimes. If the options name no source of containers, the first socket
-/// that exists is used.
+/// The usual sockets of container runtimes. If the options name no source of containers, the first existing
+/// socket is used.
 const SOCKETS: [(&str, Api); 3] = [
     ("/run/containerd/containerd.sock", Api::Containerd),
     ("/run/crio/crio.sock", Api::Cri),
@@ -95,9 +95,9 @@ pub fn shape(options: &Options) -> Shape {
     Shape { group_by, anon_parts, by_pid, fields, omit_zero, max_samples }
 }
 
-/// Returns the queue of views. A request for metrics may have parameters that replace options of the command
-/// line. A view is the exposition for such a request. If the parameters change nothing, the request needs no
-/// view, because each scrape already renders the right exposition.
+/// Returns the queue of requests to `/metrics` with parameters, which replace options of the command line. A
+/// request is not queued if its parameters change nothing, because each scrape already renders the exposition
+/// for it.
 pub fn views(options: &Options) -> http::views::Views {
     let max_samples = options.max_samples;
     let options = options.clone();
@@ -168,9 +168,8 @@ fn source(options: &Options) -> Result<Box<dyn Source>, String> {
     Ok(Box::new(client))
 }
 
-/// Opens the cgroup file system that the options name. It is needed for the containers' accounts. If it
-/// cannot be opened, logs this and returns `None`. Nothing is logged if a recording has no cgroup file
-/// system.
+/// Opens the cgroup file system that the options name, for the metrics of cgroups. If it cannot be opened,
+/// logs this and returns `None`. Nothing is logged if a recording has no cgroup file system.
 fn cgroups(options: &Options) -> Option<CgroupUsage> {
     if options.cgroup_metrics == 0 {
         return None;
@@ -210,8 +209,7 @@ fn cgroup_path(options: &Options) -> PathBuf {
 }
 
 /// Fails if there is no socket at `path`. Without this check, the program would try forever to connect, for
-/// example if the last part of the path is missing and the rest is a directory. The error is a one-line
-/// message.
+/// example if `path` is a directory. The error is a one-line message.
 fn check_socket(path: &Path) -> Result<(), String> {
     let fail = |cause: &str| format!("no socket at {path:?}: {cause}");
     let kind = fs::metadata(path).map_err(|error| fail(&plain(&error)))?.file_type();

@@ -8,9 +8,9 @@
 //!
 //! A wrong claim is worse than no claim. In the snapshots of `fixtures/anonymous`, more than 99% of the bytes
 //! that a rule claims have the use that the rule infers, and no rule claims anything in an unknown layout.
-//! The rules were made from 80 snapshots. The comment of each rule gives two figures for these snapshots. The
-//! precision is how many of the bytes that the rule claims really have the use. The recall is how many of the
-//! bytes that have the use are claimed by the rule.
+//! The rules were made from 80 snapshots of processes. The comment of each rule gives two figures for these
+//! recorded processes. The first figure is how many of the bytes that the rule claims really have the use
+//! (the precision). The second figure is how many of the bytes with this use the rule claims (the recall).
 
 pub mod parts;
 mod rules;

@@ -22,8 +22,8 @@ pub struct Parts {
     /// The tuple has the address range and flags of this mapping, those of the unnamed mapping directly below
     /// it, and the values of this mapping.
     waiting: Option<(Place, Option<Place>, Values)>,
-    /// The first entry says what lies directly below the unnamed mapping that was added last. The second
-    /// entry says what lies directly below the mapping that is added next.
+    /// What lies directly below two mappings. The first entry is for the unnamed mapping that was added last.
+    /// The second entry is for the mapping that will be added next.
     below: [Option<Below>; 2],
     run: Option<Run>,
     /// The totals of the mappings that look like stacks, by size. There is room for eight sizes. Mappings of

@@ -39,10 +39,10 @@ pub struct Run {
     /// Whether the permissions change at an address at which the language runtime would not change them. Go
     /// changes permissions at multiples of 4 MiB, and HotSpot, a JVM, at multiples of 64 KiB.
     has_odd_steps: bool,
-    /// Whether a writable mapping begins directly above inaccessible memory, at an address that is a multiple
-    /// of 4 MiB. The metaspace of a JVM looks like this. It consists of chunks of 4 MiB, and the JVM begins
-    /// to use a chunk before it has used up the chunk below. A mapping that begins a multiple of 64 MiB above
-    /// the beginning of the run does not count, because a new reservation of 64 MiB may begin there.
+    /// Whether a writable mapping begins directly above inaccessible memory, at a multiple of 4 MiB. The
+    /// metaspace of a JVM looks like this. It consists of chunks of 4 MiB, and the JVM begins to use a chunk
+    /// before it has used up the chunk below. A mapping does not count if it begins 64 MiB, or a multiple of
+    /// that, above the first mapping, because the JVM may have reserved another 64 MiB there.
     has_chunks: bool,
     pub is_below_archive: bool,
     n_reserved: u64,
@@ -51,10 +51,11 @@ pub struct Run {
 }
 
 impl Run {
-    /// Returns a run with this mapping as its first mapping, or `None` if no run can begin with it.
+    /// Returns a run (a series of adjacent mappings) that begins with this mapping. Returns `None` if no run
+    /// can begin with it.
     ///
-    /// In the mmap area, where the kernel itself chooses addresses, a run has at least two adjacent mappings.
-    /// So a mapping in this area cannot begin a run if nothing lies directly above it. This shortcut and
+    /// In the mmap area, where the kernel itself chooses addresses, a run has at least two mappings. So a
+    /// mapping there cannot begin a run if nothing lies directly above it. This check and
     /// [`depends_on_above`](super::rules::Spot::depends_on_above) together reduce the time for an anonymous
     /// mapping from 80 ns to 25 ns.
     pub fn beginning(place: &Place, below: Option<Below>) -> Option<Self> {
@@ -91,11 +92,11 @@ impl Run {
         true
     }
 
-    /// Whether a mapping that begins at this address cannot belong to the run, because another reservation
-    /// begins there. There are three such cases. First, the address is 4 GiB, where the class space of a JVM
-    /// begins above the heap. Second, the address is a multiple of 4 MiB, but the run does not begin at such
-    /// a multiple. The run may then be a block of malloc. Third, the run is the class space of a JVM, and its
-    /// size below the address is a multiple of 64 MiB.
+    /// Whether a new reservation begins at this address, so that a mapping there does not belong to the run.
+    /// For memory of a JVM, there are three such cases. First, the address is 4 GiB, where the class space of
+    /// a JVM begins above the heap. Second, the address is a multiple of 4 MiB, but the beginning of the run
+    /// is not, for example because the run is a block of malloc. Third, the run is the class space of a JVM,
+    /// and the address lies a multiple of 64 MiB above its beginning.
     fn is_followed_at(&self, begin: u64) -> bool {
         let is_aligned = begin.is_multiple_of(CHUNK) && !self.begin.is_multiple_of(CHUNK);
         let ends_space =
@@ -117,17 +118,18 @@ impl Run {
 }
 
 /// Whether the run of adjacent mappings is Go's heap. This heap consists of whole arenas of 64 MiB. Go makes
-/// the memory of an arena usable in steps of 4 MiB (runtime/mheap.go). Precision 100%. Recall 98%, because
-/// the rule does not find the memory that Go's runtime uses for itself. If the rule did not check the steps,
-/// it would also claim memory of PartitionAlloc, the allocator of Chromium.
+/// the memory of an arena usable in steps of 4 MiB (runtime/mheap.go). If the rule did not check the steps,
+/// it would also claim memory of PartitionAlloc, the allocator of Chromium. In recorded processes, the rule
+/// claims 98% of Go's memory, and no other memory. It misses what Go's runtime uses for itself.
 fn is_go_heap(run: &Run) -> bool {
     !run.has_odd_steps && (run.begin | run.end).is_multiple_of(ARENA) && run.end <= GO.end
 }
 
 /// Whether the run of adjacent mappings is the class space of a JVM. The class space is a reservation
 /// directly above the JVM's archive of classes, which is a mapped file. Without an archive, the class space
-/// begins at the address 4 GiB, directly above the heap (metaspace.cpp). Precision 100%. The recall for class
-/// space and metaspace together is 77%. The metaspace of JDK 8 and 11 is not found.
+/// begins at the address 4 GiB, directly above the heap (metaspace.cpp). In recorded processes, this rule and
+/// [`is_metaspace`] together claim 77% of class space and metaspace, and no other memory. The metaspace of
+/// JDK 8 and 11 is not found.
 fn is_class_space(run: &Run) -> bool {
     let is_aligned = run.begin.is_multiple_of(CHUNK) && (run.end - run.begin).is_multiple_of(ARENA);
     let is_above = |below| run.below == Some(below);
@@ -137,10 +139,10 @@ fn is_class_space(run: &Run) -> bool {
 
 /// Whether the run of adjacent mappings is metaspace of a JVM, from JDK 16 on. Metaspace consists of areas of
 /// 64 MiB, which become usable in steps of 64 KiB (metaspaceSettings.hpp). The first area lies directly below
-/// the archive of classes, and may have merged with memory below it. Any other area is recognized by two
-/// adjacent chunks of 4 MiB: the upper chunk is in use, and the end of the lower chunk is still inaccessible.
-/// If the rule did not require such chunks, it would claim 31 MB of the bitmap that the garbage collector G1
-/// keeps for a heap of 4 GiB. Precision 100%.
+/// the archive of classes, and may have merged with memory below it. In any other area, a chunk of 4 MiB must
+/// be in use while the end of the chunk below it is still inaccessible. Without this condition, the rule
+/// would claim 31 MB of a bitmap that the garbage collector G1 has for a heap of 4 GiB. In recorded
+/// processes, the rule claims no other memory.
 fn is_metaspace(run: &Run) -> bool {
     let size = run.end - run.begin;
     let has_chunks = run.has_chunks && !run.is_writable && size.is_multiple_of(ARENA) && size <= 4 * ARENA;
@@ -149,20 +151,19 @@ fn is_metaspace(run: &Run) -> bool {
 }
 
 /// Whether the run of adjacent mappings is the heap of a JVM with compressed pointers. Such a heap ends below
-/// 32 GiB. Nothing else lies below 32 GiB, except a program that is not position-independent. Precision 100%.
-/// Recall 85% together with [`is_uncompressed_java_heap`].
+/// 32 GiB. Nothing else lies below 32 GiB, except a program that is not position-independent. In recorded
+/// processes, the rule claims 85% of the memory of Java heaps, and no other memory.
 fn is_java_heap(run: &Run) -> bool {
     run.end <= 32 * GIB && run.below != Some(Below::File)
 }
 
 /// Whether the run of adjacent mappings is the heap of a JVM without compressed pointers. Such a heap is a
-/// reservation of at least 32 GiB. ZGC also reserves at least 32 GiB, but its heap is a memfd. The rules were
-/// made from snapshots of processes, and this rule claims no memory in them.
+/// reservation of at least 32 GiB. ZGC also reserves at least 32 GiB, but its heap is a memfd. In recorded
+/// processes, the rule claims nothing.
 ///
 /// Two kinds of Java heap are not recognized. In the first kind, the JVM has made all of the reserved memory
-/// usable. The second kind is a heap of less than 32 GiB with `-XX:-UseCompressedOops`. Three of the
-/// snapshots have a heap of one of these kinds. Only because of these three heaps, the recall at
-/// [`is_java_heap`] is below 100%.
+/// usable. The second kind is a heap of less than 32 GiB with `-XX:-UseCompressedOops`. Three recorded
+/// processes have such heaps. Only because of these three, [`is_java_heap`] claims less than 100%.
 fn is_uncompressed_java_heap(run: &Run) -> bool {
     is_mmap_address(run.begin) && run.n_reserved >= 32 * GIB
 }

@@ -53,9 +53,8 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
             },
             Arg::Short(letter) => {
                 // double_dashes() has changed each valid long option with one dash, such as `-addr`, into the
-                // form with two dashes. So this argument is `-h`, `-V` or an unknown option. The parser takes
-                // an unknown option such as `-adr` for a group of short options. Then `letter` is the first
-                // of them, and optional_value() returns the others.
+                // form with two dashes. So this argument is `-h`, `-V` or an unknown option. The parser
+                // splits an unknown option such as `-adr` into its first letter and the rest.
                 let rest = parser.optional_value().unwrap_or_default();
                 return match (letter, rest.is_empty()) {
                     ('h', true) => Ok(Command::Help),

@@ -17,9 +17,9 @@ const PARAMETERS: [&str; 5] = ["group-by", "filter", "pid", "fields", "omit-zero
 /// filters with thousands of `*` would take seconds.
 const MAX_FILTER_BYTES: usize = 1024;
 
-/// Parses a query, which is the part of a request's target after `?`. Returns a copy of `options`. In the
-/// copy, each option that the query names has the value from the query. The copy has only the filters of the
-/// query, because each scrape already applies the filters in `options`.
+/// Parses a query, which is the part of a request's target after `?`. Returns a copy of `options`, in which
+/// the values from the query replace those of the command line. The filters of the command line are not
+/// copied, because each scrape already applies them.
 ///
 /// The error is a one-line message that quotes the wrong part and says what is expected.
 pub fn parse(query: &[u8], options: &Options) -> Result<Options, UsageError> {

@@ -38,7 +38,7 @@ pub(super) const OPTIONS: &[Spec] = &[
         value: "LIST",
         default: "memory,pod,node",
         help: "export cgroup metrics: memory,pod,node,cpu,pids; or none",
-        // `Spec::expected` appends the names of the groups.
+        // `Spec::expected` appends the list of the groups of metrics, such as `memory`, to this text.
         expected: "\"none\" or a comma-separated list, each name once, of ",
         set: |options, value| put(values::cgroup_metrics(value), &mut options.cgroup_metrics),
         ..UNSET

@@ -53,9 +53,9 @@ struct State {
     is_running: bool,
     /// The time before which the CPU budget allows no scrape.
     not_before: Option<Instant>,
-    /// Set by a request for the paths of mappings. The first value is the time until which scrapes read
-    /// paths. The second value is a number of scrapes. If more scrapes than this number have succeeded, the
-    /// last result has paths.
+    /// `None` before the first request for the paths of mappings. Scrapes read paths until the time in the
+    /// first value. The second value is the number of earlier scrapes, which may lack paths. It does not
+    /// count failed scrapes.
     paths: Option<(Instant, u64)>,
     /// Whether a request needs a further scrape, which begins only after the running scrape has ended.
     is_another_requested: bool,
@@ -94,11 +94,10 @@ impl Demand {
     /// without paths cannot answer this request. Most scrapes read only sums.
     pub fn request_paths(&self, now: Instant) -> Freshness {
         let mut state = self.lock();
-        // `n_without` is the number of scrapes without paths. These are all scrapes that have succeeded, and
-        // the running scrape, which began without reading paths. The next scrape reads paths. So the request
-        // can be answered when more than `n_without` scrapes have succeeded. If an earlier request for paths
-        // has not expired, all scrapes since that request read paths. Then `n_without` is the number that the
-        // earlier request has stored.
+        // Scrapes read paths only after they are requested. So a scrape that has already succeeded may lack
+        // paths, and so may the running scrape. `n_without` is the number of these scrapes. When more scrapes
+        // than that have succeeded, the last result has paths. If scrapes already read paths because of an
+        // earlier request, `n_without` is the number that the earlier request has stored.
         let n_without = state.n_succeeded + u64::from(state.is_running);
         let n_without = state.paths.filter(|(until, _)| now < *until).map_or(n_without, |(_, n)| n);
         state.paths = Some((now + PATHS_PERIOD, n_without));
@@ -171,8 +170,8 @@ impl Demand {
         self.done.wake();
     }
 
-    /// Returns the time since a scrape became due, or since the running scrape began, whichever is longer. A
-    /// requested scrape stays due until a scrape succeeds. Returns zero if no scrape is due or running.
+    /// Returns the time since the oldest unanswered request, or since the running scrape began, whichever is
+    /// longer. Returns zero if no scrape is requested or running.
     pub fn overdue(&self, now: Instant) -> Duration {
         let state = self.lock();
         let began_at = state.began_at.filter(|_| state.is_running);
@@ -220,7 +219,7 @@ mod tests {
         (demand, start)
     }
 
-    /// Whether a wait for this wake would end immediately. Clears the wake.
+    /// Returns whether [`Wake::wake`] was called on this `Wake` since the last call of this function.
     fn is_awake(wake: &Wake) -> bool {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let is_readable = poll(&mut [PollFd::new(wake, PollFlags::IN)], Some(&now)) == Ok(1);

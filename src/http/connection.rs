@@ -94,7 +94,8 @@ impl Connection {
         !self.client.has_slot || matches!(self.state, State::Closing | State::Ended)
     }
 
-    /// Returns whether the CPU time of the next turn counts as time for requests or for responses.
+    /// The HTTP thread's CPU time has one limit for requests and one for responses. Returns which of them the
+    /// next step of this connection counts towards.
     pub fn account(&self) -> Account {
         match self.state {
             State::Pending(_) | State::Writing { .. } => Account::Responses,
@@ -264,9 +265,8 @@ impl Connection {
     pub fn can_be_evicted(&mut self, now: Instant) -> bool {
         match self.state {
             State::Idle | State::ReadingHead => {
-                // Bytes that complete the request may already wait in the socket. So these bytes are received
-                // first, and then the request is checked. If receiving fails, the client has closed the
-                // connection.
+                // Bytes that complete the request may still wait in the socket, so they are received first.
+                // If receiving fails, the client has closed the connection.
                 let is_gone = !self.may_hold_request && self.receive(now).is_err();
                 is_gone || matches!(parse_head(&self.received), Parsed::Incomplete)
             }

@@ -16,9 +16,8 @@ pub struct Connections {
     /// connection takes no slot while it waits for a scrape or is closing. If no slot is free, a new
     /// connection is accepted without one, gets a single response, and is then closed.
     n_slots: usize,
-    /// The maximum number of connections that are closing or were accepted when no slot was free. If there
-    /// are more, the oldest of them is closed immediately, even if its client has not received the whole
-    /// response.
+    /// The maximum number of connections that are closing or have no slot. If there are more, the oldest of
+    /// these connections are closed immediately, even if a client has not received the whole response.
     n_others: usize,
 }
 
@@ -29,8 +28,8 @@ impl Connections {
     }
 
     /// Adds a connection. If all slots are taken, tries to close another connection. Returns whether the
-    /// added connection has a slot. A connection without a slot gets only one response, which is an error
-    /// unless the request is a probe.
+    /// added connection has a slot. A connection without a slot gets only one response. Probes such as
+    /// `/healthz` are answered as usual, and other requests get an error.
     pub fn admit(&mut self, mut connection: Connection, now: Instant) -> bool {
         let n_taken = self.open.iter().filter(|connection| connection.takes_slot()).count();
         connection.client.has_slot = n_taken < self.n_slots || self.evict(Some(connection.peer), now);
@@ -39,14 +38,13 @@ impl Connections {
         has_slot
     }
 
-    /// Closes one connection to free its slot. Connections from the address that holds most slots are tried
-    /// first. Connections from one address are tried in this order: idle connections, then those that receive
-    /// the head of a request, then those with a response. In each of these groups, the connection that has
-    /// been in its state for the longest time is tried first.
+    /// Closes one connection to free its slot. Returns whether a connection was closed.
     ///
-    /// `newcomer` is the address of the new connection. A response that still makes progress is interrupted
-    /// only if its client's address holds at least two slots more than `newcomer`. Returns whether a
-    /// connection was closed.
+    /// Connections from the address that holds most slots are tried first. Among them, idle connections are
+    /// tried first, then those that receive the head of a request, then those with a response.
+    ///
+    /// `newcomer` is the address of the new connection. A response that still makes progress may be
+    /// interrupted if its client's address holds at least two slots more than `newcomer`.
     pub fn evict(&mut self, newcomer: Option<IpAddr>, now: Instant) -> bool {
         let n_slots = self.n_slots_by_address();
         let n_wanted = newcomer.map(|peer| n_slots.get(&peer).map_or(1, |n| n + 1));
@@ -76,9 +74,8 @@ impl Connections {
         n_slots
     }
 
-    /// Removes the connections that have passed their deadline. Then counts the connections that are closing
-    /// or were accepted when no slot was free. If their number exceeds `n_others`, removes the oldest of
-    /// them.
+    /// Removes the connections that have passed their deadline. If more than `n_others` connections are
+    /// closing or have no slot, also removes the oldest of these.
     pub fn expire(&mut self, now: Instant) {
         self.open.retain(|connection| now < connection.deadline());
         let mut others: Vec<_> = self.open.iter().filter(|c| c.is_surplus()).map(|c| c.since).collect();
@@ -199,7 +196,7 @@ mod tests {
         let mut connections = limited(4, 9);
         let mut clients = Vec::new();
         // The last byte of each client's address, in the order in which the clients connect. The first four
-        // connections find free slots.
+        // connections take all four slots. Each further connection needs the slot of an earlier one.
         for (i, last) in [1, 1, 1, 1, 1, 2, 3, 1, 2].into_iter().enumerate() {
             let (connection, client) = connect_and_stall(&site, last, now + MS * i as u32);
             assert_eq!(connections.admit(connection, now), [0, 1, 2, 3, 5, 6].contains(&i), "{i}");

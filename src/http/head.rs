@@ -29,10 +29,10 @@ pub struct Head<'a> {
     pub path: &'a [u8],
     /// The query in the target, still percent-encoded. Empty if the target has no query.
     pub query: &'a [u8],
-    /// The host that the client names (RFC 9112, section 3.2), such as `node:8080`. This is the authority in
-    /// the target or, without an authority, the value of the header `Host`. It is empty if an HTTP/1.0
-    /// request names no host. `None` if the request is invalid: an HTTP/1.1 request without `Host`, or a
-    /// request with more than one.
+    /// The host that the client names (RFC 9112, section 3.2), such as `node:8080`. This is the host in the
+    /// target or, if the target has none, the value of the header `Host`. Empty if an HTTP/1.0 request names
+    /// no host. `None` if the request is invalid because it has several `Host` headers, or because it is an
+    /// HTTP/1.1 request without `Host`.
     pub host: Option<&'a [u8]>,
     /// Whether a body follows the head.
     pub has_body: bool,
@@ -42,8 +42,8 @@ pub struct Head<'a> {
     pub accepts_gzip: bool,
     /// Whether the client is a browser. Only browsers request `text/html`.
     pub accepts_html: bool,
-    /// The entity tags of the versions that the client has cached. If several header lines contain tags, this
-    /// is the last line.
+    /// The value of the last header `If-None-Match`. It lists the entity tags of the versions that the client
+    /// has cached.
     pub if_none_match: &'a [u8],
     /// The scrape timeout that Prometheus sends, in seconds. It is not parsed yet, and may not be a number.
     pub scrape_timeout: &'a [u8],

@@ -3,8 +3,8 @@
 //! In this attack, a web page makes its own host name resolve to 127.0.0.1. Then the page's script, in the
 //! visitor's browser, can read from any server on the visitor's machine. After `kubectl port-forward`, the
 //! exporter is such a server, because forwarded connections end at the pod's loopback. But the browser still
-//! sends the host name of the page as `Host`, so the exporter can refuse the request. No page can have an
-//! address or this machine's name as its own host name, so these are allowed.
+//! sends the host name of the page as `Host`, so the exporter can refuse the request. IP addresses and the
+//! name of this machine are allowed as `Host`, because no attacking page can have them as its host name.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -22,11 +22,11 @@ const USUAL_PATIENCE: Duration = Duration::from_secs(5);
 pub const MAX_PATIENCE: Duration = Duration::from_secs(30);
 /// The wait for a scrape ends this long before the client's timeout, so that the response arrives in time.
 const SPARE: Duration = Duration::from_millis(500);
-/// A view is the exposition that the parameters of a request describe. If the next scrape takes too long, the
-/// view is rendered from the last scrape instead. This is the maximum time that the request waits for that
-/// rendering.
+/// If the next scrape takes too long, the exposition for a request with parameters is rendered from the last
+/// scrape. The request waits at most this long for the rendering.
 const GRACE: Duration = Duration::from_millis(400);
-/// How often a waiting request wakes the scrape thread to render its view.
+/// How often a request with parameters wakes the scrape thread, until that thread has rendered an exposition
+/// for these parameters.
 const TRY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A parsed request for an exposition. The request is not answered yet.
@@ -92,16 +92,16 @@ impl Pending {
         self.scrape.is_some() || self.view.is_some()
     }
 
-    /// Whether the exposition is being compressed for this request. Other requests pause when the limit on
-    /// CPU time for responses is reached. A request does not pause once compression has begun, because the
-    /// next scrape might free the text of the exposition before all of it is compressed.
+    /// Whether compression of the exposition has begun for this request. Then the request does not pause when
+    /// the limit on CPU time for responses is reached. During a pause, the next scrape might free the text of
+    /// the exposition before all of it is compressed.
     pub fn is_compressing(&self) -> bool {
         self.compressing.is_some()
     }
 
-    /// Returns when [`advance`](Self::advance) must be called if the scrape or the view that the request
-    /// waits for is not ready earlier. Returns `None` if the request does not wait, or if its wait is over.
-    /// In both cases, `advance` must be called now.
+    /// Returns the time until which the request waits for a scrape or a view, which is an exposition for the
+    /// parameters of a request. Returns `None` if there is nothing to wait for any more. Then
+    /// [`advance`](Self::advance) must be called now.
     pub fn waits_until(&self, site: &Site) -> Option<Instant> {
         if let Some(view) = &self.view {
             return (!view.view.is_answered()).then_some(view.next_try.min(view.deadline));
@@ -110,9 +110,9 @@ impl Pending {
         wait.map(|wait| wait.deadline)
     }
 
-    /// Makes the next step towards the response. Returns the response, or `None` if more steps are needed. A
-    /// request that waits for a scrape stops waiting, and gets the latest exposition. If the client accepts
-    /// gzip, each step compresses one piece of this exposition.
+    /// Makes the next step towards the response. Returns the response, or `None` if more steps are needed.
+    /// Call this when the wait for a scrape is over, because this call ends the wait. If the client accepts
+    /// gzip, each step compresses one piece of the latest exposition.
     pub fn advance(&mut self, site: &Site, now: Instant) -> Option<Response> {
         if self.view.is_some() {
             return self.advance_view(site, now);

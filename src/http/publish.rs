@@ -15,8 +15,8 @@ use std::time::Instant;
 /// How many bytes of outdated expositions, as text or gzipped, may be kept for slow connections. The latest
 /// exposition is kept in addition, as text and gzipped.
 const EXTRA_BYTES: usize = 2 << 20;
-/// The gzipped bytes of a text may take a twelfth of the text's size, and 256 KiB more. Usually they take a
-/// sixteenth.
+/// The gzipped bytes of a text may take a twelfth of the text's size plus 256 KiB. Usually they take a
+/// sixteenth of the size.
 const GZIP_SHARE: usize = 12;
 
 /// Returns the maximum size of the gzipped bytes of a text with this many bytes.
@@ -79,7 +79,7 @@ pub struct Exposition {
     pub number: u64,
 }
 
-/// A sample that gives the age of the exposition's data. The age grows until the exposition is served.
+/// A sample that gives the age of the exposition's data at the time when the exposition is served.
 #[derive(Clone, Copy, Debug)]
 pub struct Age {
     /// The text before the sample's value: the HELP and TYPE lines and the metric's name.
@@ -89,9 +89,9 @@ pub struct Age {
 }
 
 impl Age {
-    /// Returns the sample with its value at the time `now`. A larger value has fewer decimals, so the sample
-    /// always has the same length. So if the same exposition is served twice, clients that compare the
-    /// lengths of the two responses find no difference.
+    /// Returns the sample with its value at the time `now`. A larger value has fewer decimals, so that the
+    /// sample always has the same length. Some clients compare the lengths of responses, and must not find a
+    /// difference if the same exposition is served twice.
     pub fn sample(self, now: Instant) -> Vec<u8> {
         let seconds = format!("{:.9}", now.saturating_duration_since(self.since).as_secs_f64());
         format!("{}{}\n", self.family, &seconds[..9]).into_bytes()
@@ -141,14 +141,15 @@ impl Buffers {
     }
 
     /// If all buffers together exceed the memory limit, empties some of the buffers that connections still
-    /// send. Older buffers are emptied first, and texts before gzipped bytes.
+    /// send. Texts are emptied before gzipped bytes. Among buffers of the same kind, older buffers are
+    /// emptied before newer ones.
     fn make_room(&mut self) {
         let is_held = |buffer: &Arc<Buffer>| Arc::strong_count(buffer) > 1;
         self.gzipped.retain(is_held);
         let n_latest = self.latest.as_ref().map_or(0, |latest| latest.text.n_bytes);
         let mut n_left = self.usual_len - n_latest + self.usual_len / GZIP_SHARE + EXTRA_BYTES;
-        // An outdated text that no connection sends is not counted, because its buffer will be used for the
-        // next text.
+        // The next text uses the buffer of an outdated text that no connection sends. So such a buffer does
+        // not count towards the limit.
         let held = self.outdated.iter().chain(&self.gzipped).filter(|buffer| is_held(buffer));
         for buffer in held.rev() {
             let n_bytes = buffer.bytes().map_or(0, |bytes| bytes.len());
@@ -185,8 +186,8 @@ impl Publisher {
         let text = Arc::get_mut(next).expect("nothing else refers to it").bytes.get_mut();
         let text = text.unwrap_or_else(PoisonError::into_inner);
         text.clear();
-        // The capacity is set here, because a vector doubles its capacity when it grows. A buffer that was
-        // large for one exceptional text is made smaller again.
+        // A vector doubles its capacity whenever it must grow. To avoid this, the capacity for a usual text
+        // is reserved here. A buffer that is much larger than a usual text is made smaller again.
         let usual = buffers.usual_len.max(1 << 16);
         if text.capacity() < usual || text.capacity() > usual + usual / 4 {
             text.shrink_to(usual);
@@ -304,9 +305,9 @@ mod tests {
         }
     }
 
-    /// When the next text is rendered, slow connections may still send outdated texts. The buffers of these
-    /// texts are emptied, the oldest first. With texts of 8 MiB, no outdated text is kept. With shorter
-    /// texts, of 1 MiB, the two newest outdated texts are kept.
+    /// Slow connections may still send outdated texts. To stay within the memory limit, the buffers of these
+    /// texts are emptied, the oldest first. The limit leaves room for two outdated texts of 1 MiB, but for
+    /// none of 8 MiB.
     #[test]
     fn outdated_texts_are_taken_from_connections_oldest_first() {
         let (mut publisher, published) = publisher();

@@ -60,7 +60,7 @@ impl Response {
         Self::print(form, status, headers, None, text.into())
     }
 
-    /// Returns a response with a body that is an exposition, or its gzipped bytes, followed by `tail`.
+    /// Returns a response with an exposition. The body is the content of `buffer`, followed by `tail`.
     pub fn of_exposition(form: Form, headers: Headers<'_>, buffer: Arc<Buffer>, tail: Vec<u8>) -> Self {
         Self::print(form, 200, headers, Some(buffer), tail.into())
     }
@@ -90,8 +90,9 @@ impl Response {
             .with_chunked_threshold(usize::MAX)
             .raw_print(&mut head, HTTPVersion(1, 1), &[], true, None)
             .expect("a Vec takes every write");
-        // The header Connection must be added here, before the empty line. `raw_print` does not print it,
-        // because tiny_http adds it only in its own server, which this program does not use.
+        // `raw_print` does not print the header Connection, because tiny_http adds it only in its own server,
+        // which this program does not use. So the empty line after the headers is removed, and the header and
+        // a new empty line are added.
         head.truncate(head.len() - 2);
         let keep_alive = form.keep_alive;
         let connection = if keep_alive { "keep-alive" } else { "close" };

@@ -37,7 +37,7 @@ const BACKLOG: i32 = 1024;
 /// build and 72 KiB in a debug build.
 const STACK_BYTES: usize = 128 << 10;
 
-/// How many new connections are accepted before the open connections have their next turns.
+/// How many new connections are accepted before the open connections make their next steps.
 const MAX_ACCEPTS: usize = 16;
 
 /// How long the server pauses after it has failed to accept a connection. File descriptors do not become free
@@ -151,9 +151,9 @@ impl Server {
         }
     }
 
-    /// Accepts up to [`MAX_ACCEPTS`] waiting connections. After a failure, the server accepts no connections
-    /// for [`ACCEPT_PAUSE`]. Returns the end of this pause. The caller passes the returned time to the next
-    /// call as `paused`, so that the failure is logged only once.
+    /// Accepts up to [`MAX_ACCEPTS`] waiting connections. After a failure, returns the time until which no
+    /// connections are accepted. `paused` is what the last call returned. If the last call failed, too, the
+    /// failure is not logged again.
     fn accept(
         &self,
         connections: &mut Connections,

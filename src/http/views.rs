@@ -23,9 +23,9 @@ const MAX_VIEWS: usize = 4;
 /// If sending a view takes longer than this, the memory of the view may be freed to make room for another
 /// view.
 const MAX_SENDING: Duration = Duration::from_secs(5);
-/// How many bytes all views together may take for each sample that `--max-samples` allows. The total is at
-/// least [`MIN_BYTES`]. A sample with labels of 512 bytes takes 560 bytes, so there is always enough memory
-/// for one view with such samples.
+/// The memory limit of all views together is this number of bytes, multiplied by `--max-samples`. The limit
+/// is at least [`MIN_BYTES`]. A sample with labels of 512 bytes takes 560 bytes, so there is always enough
+/// memory for one view with such samples.
 const BYTES_PER_SAMPLE: usize = 560;
 const MIN_BYTES: usize = 4 << 20;
 /// How many bytes all views together may take if the number of samples is not limited.

@@ -18,8 +18,7 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// Returns the directory in which the program creates the directory `writes`. Returns `None` if the
-    /// program creates no directory.
+    /// Returns the parent directory of `writes`. Returns `None` if the program creates no directory.
     pub fn writes_in(&self) -> Option<&Path> {
         let parent = self.writes.as_deref()?.parent()?;
         Some(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })

@@ -82,10 +82,10 @@ function findPlaceOf(names) {
 	for (const name of names) n = n?.by?.get(name);
 	return n?.level === LEVELS[names.length - 1] ? n : null;
 }
-// Adds the accounts to the tree, and fills two fields. The field of charged memory shows the use of each
-// container. The field of node memory shows MemTotal, and the use of each pod and each container. Inside a
-// container, both fields show the PSS of mapped paths and the parts that no process maps. The rest of the
-// container's use is the part `difference`.
+// Adds the accounts to the tree, and computes two of the quantities that the user can select. Charged memory
+// has the memory use of each container. Node memory has MemTotal, and the memory use of each pod and each
+// container. Inside a container, both show the PSS of mapped paths and the parts that no process maps. The
+// rest of the container's use is the part `difference`.
 function charge() {
 	for (const a of accounts.values()) if (a.n) a.n.account = null;
 	ofNode = reading.get('[]');
@@ -140,22 +140,20 @@ function addToPod(a) {
 	for (const [part, v] of Object.entries(hasParts(a) ? a.parts : { rest: a.current }))
 		parts[part] = (parts[part] || 0) + v;
 }
-// Adds to a pod's account the memory that its containers do not have. The part `outside` is the memory that
-// is charged to the pod, but to none of its containers. Then the listed containers and `outside` are
-// subtracted from the pod's memory use. A positive difference is the part `rest`, for example the memory of
-// containers that are not listed. A negative difference is added to the part `remainder`, so that all parts
-// add up to the memory use.
+// Adds to a pod's account the memory that its listed containers do not have. The part `outside` is the memory
+// that is charged to the pod, but to none of its containers. If more memory is left, it is the part `rest`,
+// for example the memory of containers that are not listed. If the containers and `outside` exceed the pod's
+// memory use, the excess is subtracted from the part `remainder`, so that all parts add up to the memory use.
 function completePod(a) {
 	const outside = sumOfAll([...a.more.values()]), left = a.current - a.inside - outside;
 	if (a.more.size) a.parts.outside = outside;
 	const part = left > 0 ? 'rest' : 'remainder';
 	if (left) a.parts[part] = (a.parts[part] || 0) + left;
 }
-// Makes the tiles of an account, which has the memory use of a container, a pod or the node. Inside the
-// account, the treemap shows nodes such as commands or containers, and beside them the tiles. `left` is the
-// account's memory use without these nodes. Each part gets a tile. If the parts add up to less than `left`,
-// one more tile shows the difference, and `rest` is the name of that tile. If the parts add up to more than
-// `left`, the difference is stored as `over`.
+// Makes the tiles of an account, which has the memory use of a container, a pod or the node. A tile is a
+// rectangle of the treemap for one part of this use. `left` is the use without the commands, containers or
+// pods that have their own rectangles. If the parts add up to less than `left`, one more tile shows the
+// difference, and gets the name in `rest`. If they add up to more, the difference is stored as `over`.
 function divide(a, left, parts, rest = 'difference') {
 	const some = parts.filter(([, v]) => v > 0);
 	for (const [, v] of some) left -= v;
@@ -172,11 +170,10 @@ function divide(a, left, parts, rest = 'difference') {
 	});
 	for (let up = a.n; up; up = up.up) up.charged = tick;
 }
-// Fills one field of the tree, such as charged memory. `owners` and `summed` are lists of accounts. Each
-// account has the memory use of a container, a pod or the whole machine. Each container, pod or machine with
-// an account in `owners` gets the account's memory use as its value. The tiles of the account get their
-// bytes, and the commands and mapped paths in a container get their PSS. The levels of the tree above the
-// accounts in `summed`, such as namespaces, get the sum of the memory uses of these accounts.
+// Fills one field of the tree, such as charged memory, from accounts. An account has the memory use of a
+// container, a pod or the node. Each account in `owners` gives its container, pod or node a value, and also
+// its tiles. Commands and mapped paths in a container get their PSS. The levels of the tree above the
+// accounts in `summed`, such as namespaces, get the sum of these accounts.
 function fill(name, help, summed, owners) {
 	const { next } = Object.assign(fieldOf(FAMILY + name + '_bytes'), { help }), pss = fields.get('pss').next;
 	for (const a of summed) for (let { up } = a.n; up; up = up.up) next[up.i] = (next[up.i] || 0) + a.current;
@@ -184,11 +181,11 @@ function fill(name, help, summed, owners) {
 	for (const n of nodes) if (LEVELS.indexOf(n.level) > 2 && next[n.up.i] >= 0) next[n.i] = pss[n.i];
 	for (const a of owners) for (const [tile, v] of a.tiles) next[tile.i] = v;
 }
-// Returns whether the selected field shows an account. The field of node memory shows the accounts of the
-// node, its pods, and their containers. The field of charged memory shows the accounts of containers.
+// Returns whether the selected field shows an account. Node memory shows all accounts except containers in
+// pods without an account. Charged memory shows only containers, which have three names: namespace, pod and
+// container.
 const isShown = a => layer === NODE ? a.isInPod !== false : a.names.length > 2;
-// Returns the shown accounts for which the treemap shows more memory inside the account than the account's
-// memory use.
+// Returns the shown accounts for which the rectangles inside add up to more than the account's memory use.
 const excesses = () => [ofNode, ...accounts.values()].filter(a => a?.over > 0 && isShown(a));
 
 // ---- Bars

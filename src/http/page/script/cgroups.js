@@ -128,10 +128,10 @@ function fillUse(use, a, largest) {
 
 // ---- Notes below the treemap: on the memory use of a container, and on tiles that exceed this use
 
-// Matches the paths of shared memory without a file name. The kernel frees this memory when the last process
-// that maps it ends (a System V segment only if it is marked for removal). A mapping of /dev/zero is only
-// inherited by child processes, so it stays in its container. Memfds and System V segments can also be mapped
-// by processes of other containers.
+// Matches the paths of shared memory without a file name: /dev/zero, memfds and System V segments. The kernel
+// frees this memory when the last process that maps it ends (a System V segment only if it is marked for
+// removal). Processes of other containers can also map memfds and System V segments. They cannot map
+// /dev/zero, because only child processes inherit such a mapping.
 const UNNAMED = /^(\/dev\/zero \(deleted\)|\/memfd:|\/SYSV)/;
 function endsText(container, { parts }) {
 	const pss = fields.get('pss'), uss = fields.get('uss'), here = [], elsewhere = new Map();

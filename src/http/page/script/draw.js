@@ -113,8 +113,8 @@ function drawAge() {
 	$.state.className = 'chip ' + (word === 'Live' ? 'down' : 'bad');
 	drawNote();
 }
-// silence() returns how many seconds the page has waited for the answer to a request. It returns 0 if this is
-// less than 3 s.
+// The time at which the page sent the request that it waits for, or 0. silence() returns how many seconds ago
+// this was. It returns 0 for less than 3 s.
 let askedAt = 0;
 function silence() {
 	const seconds = askedAt ? (performance.now() - askedAt) / 1000 : 0;

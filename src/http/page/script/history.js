@@ -18,7 +18,7 @@ function remember(t) {
 	for (const s of spans()) {
 		const p = s.points;
 		// If the new point and the last two points all lie within less than `gap` seconds, the new point replaces
-		// the last point. If a span has too many points, every second point is removed.
+		// the last point. If there are too many points, every second point is removed.
 		if (p.length > 1 && t - p.at(-2).t < s.gap || p.at(-1).t === t) p.pop();
 		p.push(point);
 		if (p.length < most) continue;
@@ -39,9 +39,8 @@ function identify(id) {
 
 // If two processes share pages and one of them ends, the PSS and the private bytes of the other process rise,
 // although it uses no more memory. Its resident bytes stay the same. So growth is measured both in private
-// bytes and in resident bytes, and the smaller growth is used. measureOwn() fills the field `own` with
-// private bytes, and the field `held` with resident bytes. It adds to both fields the swapped bytes, and the
-// bytes that are charged to a container but not mapped.
+// bytes (the field `own`) and in resident bytes (the field `held`), and the smaller growth is used. Both
+// fields also include swapped bytes, and bytes that are charged to a container but not mapped.
 function measureOwn() {
 	const uss = fields.get('uss'), swap = fields.get('swap');
 	if (!(uss?.next[0] >= 0)) return;
@@ -54,9 +53,9 @@ function measureOwn() {
 		}
 	}
 }
-// Returns whether the growth of a node is measured in the fields `own` and `held` (see measureOwn()), and not
-// in the field `f`. If `f` is PSS, this is true for every node. If `f` is the memory of cgroups or of the
-// machine, this is true only for commands, pids, paths and kinds, because `f` has the PSS of these nodes.
+// Returns whether the growth of a node is measured in private and resident bytes (see measureOwn()) instead
+// of in the field `f`. This is the case if the node's value in `f` is a PSS. Fields with the memory of
+// cgroups have the PSS of commands, pids, paths and kinds.
 function isByOwn(f, n) {
 	return fields.has('own') && isThere(fields.get('own')) && (f.name === 'pss' || LAYERS.includes(f.name)
 		&& /^(comm|pid|path|kind)$/.test((n.members?.[0] || n).level));
@@ -78,9 +77,9 @@ const matters = (f, n, v) => abs(v) >= max(f.bytes ? 1048576 : 1, abs(at(f, n) |
 
 // Returns the remembered values of a node as a list of [time, value].
 const dotsOf = (f, n) => since().points.map(p => [p.t, valueAt(p, f, n)]).filter(([, v]) => v === v);
-// Returns the values from which the speed of a node's growth is computed, as a list of [time, value]. Usually
-// these are the node's values in the field. If isByOwn() returns true, each value is the node's growth up to
-// that time, as change() computes it.
+// Returns the line that shows how a node has grown, as a list of [time, value]. Each value is the node's
+// value in the field. If growth is measured in private and resident bytes (see isByOwn()), each value is the
+// growth up to that time instead.
 function growthOf(f, n) {
 	if (!isByOwn(f, n)) return dotsOf(f, n);
 	return since().points.filter(p => p.columns.has('own'))
@@ -151,8 +150,8 @@ function pack(names, budget = 250000) {
 	});
 }
 // Restores the values that pack() saved before the page was reloaded. Call unpack() when the first exposition
-// is in the tree, because unpack() looks up the saved nodes there. To save space, pack() may have left out
-// some fields, and some levels of the tree such as paths. Their growth is measured from the current values.
+// is in the tree, because unpack() looks up the saved nodes there. To save space, pack() leaves out some
+// values. Their growth is counted from now on.
 function unpack(text, t) {
 	const saved = JSON.parse(text);
 	if (saved.identity !== identity) {

@@ -1,16 +1,16 @@
 // Lays out the treemap. Each node has the area `v`. The layout sets the rectangle of a node: x, y, w and h.
 
-// Returns the size step of a node. A step is a range of sizes, and the sizes of the next step are 1.4 times
-// as large. Tiles are sorted by their steps instead of their sizes. A node keeps its step until its value is
-// more than half a step above or below it. So tiles keep their places while sizes change a little.
+// Returns the size step of a node. A step is a range of sizes, and the largest size in a step is 1.4 times
+// the smallest. Tiles are sorted by their steps instead of their sizes. A node changes its step only if its
+// value is clearly outside the step. So tiles keep their places while sizes change a little.
 function stepOf(n, scale) {
 	const exact = 2 * Math.log2(n.v);
 	if (n.scale !== scale || abs(exact - n.step - .5) > 1) [n.scale, n.step] = [scale, floor(exact)];
 	return n.step;
 }
 
-// Arranges nodes as squarified rows (Bruls, Huizing and van Wijk, 2000). The nodes are sorted by their size
-// steps (see stepOf()), and nodes with equal size steps by age.
+// Arranges nodes as squarified rows (Bruls, Huizing and van Wijk, 2000). Larger nodes come first. Nodes of
+// about the same size (see stepOf()) are sorted by age.
 function squarify(list, x, y, w, h, scale) {
 	let total = 0;
 	for (const n of list) {
@@ -92,8 +92,7 @@ function largestKind(n) {
 	return n.kind;
 }
 // Returns two nodes at a point: `n` is the innermost node, and `enter` is the node that a click opens. A
-// click opens the outermost node at the point. If that is a namespace, the click opens the pod at the point,
-// if there is one.
+// click opens the outermost node at the point, except that it opens a pod instead of the pod's namespace.
 function hitIn(place, x, y, drawn) {
 	let n, enter;
 	for (let k = place; k;) {

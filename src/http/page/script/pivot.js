@@ -20,9 +20,8 @@ function addToPivot(leaf) {
 	let n = pivot;
 	const isPart = leaf.level === 'part';
 	for (const level of [leaf.level, 'namespace', 'pod', isPart ? 'container' : 'comm']) {
-		// The pivot has no node for a level that the tile lacks. A tile may show a part of the memory of the
-		// whole node, which has no namespace, pod or container. A tile may also show a part of a pod's memory,
-		// which has no container.
+		// A tile for memory of the whole machine has no namespace, pod or container. A tile for memory of a pod
+		// has no container. The pivot has no nodes for these missing levels.
 		if (isPart && !(level in names)) break;
 		n = child(n, level, names[level] ?? '');
 		n.kind = leaf.kind;

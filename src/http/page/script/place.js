@@ -17,8 +17,7 @@ let state;
 function fromHash() {
 	const [path, query] = location.hash.slice(1).split('?'), get = new URLSearchParams(query);
 	let names = [];
-	// A link has at most one name for each of the eight levels of the tree (LEVELS in tree.js). Further names
-	// are ignored.
+	// The tree has eight levels (LEVELS in tree.js), so further names in a link are ignored.
 	try {
 		names = path.split('/', 9).slice(1).map(decodeURIComponent);
 	} catch { /* An invalid link leads to the node. */ }

@@ -87,7 +87,8 @@ const started = performance.now();
 // since it was opened.
 //
 // After a poll with a new scrape, the page waits for one interval. After a poll without a new scrape, it
-// waits for an eighth of the interval, and 1.5 times longer after each further such poll.
+// waits for an eighth of the interval. If the next poll finds no new scrape either, the wait becomes 1.5
+// times longer, up to one interval.
 //
 // The measured interval may be too long, because the exporter may have paused during the measurement. So
 // after every eighth new scrape, the page waits for only half an interval. If scrapes now follow each other
@@ -95,11 +96,10 @@ const started = performance.now();
 function pace(t) {
 	if (!latest || t === latest.t) return interval ? min(interval, max(.1, interval / 8) * 1.5 ** early++)
 		: max(.5, (performance.now() - started) / 2000);
-	// `gap` is the time between the last two scrapes that the page saw. The first gap becomes the interval, and
-	// so does each gap that is shorter than the interval. A longer gap becomes the interval only if two
-	// conditions are met. First, a poll during the gap must have found no new scrape. Otherwise the page may
-	// have missed a scrape. Second, a gap of more than three intervals must follow another such gap. Otherwise
-	// the exporter may just have paused.
+	// `gap` is the time between the last two scrapes that the page saw. A gap that is shorter than the interval
+	// becomes the interval. A longer gap may contain a scrape that the page has missed. So it becomes the
+	// interval only if a poll in the gap found no new scrape. A gap of more than three intervals must also
+	// follow another such gap, because a single one may be a pause of the exporter.
 	const gap = t - latest.t, isLong = interval && gap > 3 * interval;
 	if (!interval || gap < interval || early && (!isLong || wasLong)) interval = max(.5, gap);
 	wasLong = isLong;

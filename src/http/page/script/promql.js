@@ -47,8 +47,8 @@ function selectorOf(where, level) {
 	const isUss = field.name === 'uss', depth = LEVELS.indexOf(level), isOfPods = layer === NODE && depth < 2;
 	const metric = !layer ? field.metric : depth > 2 ? FAMILY + 'pss_bytes' : (isOfPods ? POD : TILE)
 		+ 'current_bytes';
-	// USS is the sum of two families. With --omit-zero, a series may exist in only one of the two families, and
-	// the operator `+` would drop it.
+	// USS is the sum of two families, so the selector matches both. The operator `+` cannot add them, because
+	// with --omit-zero a series may exist in only one of the two families, and `+` would drop it.
 	const all = isUss ? [`__name__=~"${FAMILY}private_(clean|dirty)_bytes"`, ...where] : where;
 	return (isUss ? '' : metric) + (all.length ? `{${all}}` : '');
 }
@@ -84,11 +84,10 @@ function restOf(where, n) {
 	return terms.map(term => `sum(${term})`).join(' - ');
 }
 // Returns PromQL label matchers that select the nodes that a search has found on one level of the tree, for
-// example pods. The result is a list of lists. The caller makes one selector from the matchers of each inner
-// list, and joins the selectors with `or`. Usually the matcher is a regular expression with the text of the
-// search. But if names are displayed differently from their labels, or if the text spans two names, a regular
-// expression would select other nodes than the search has found. The matchers then have the exact names of
-// the nodes.
+// example pods. The caller makes one selector from each inner list, and joins the selectors with `or`.
+// Usually a matcher is a regular expression with the text of the search. If that would select other nodes
+// than the search has found, the matchers have the exact names of the nodes. For example, some names are
+// displayed differently from their labels.
 function foundBy(found, level) {
 	const q = asSearched(state.q), text = new RegExp(literal(q), 'iu'), isList = isListing();
 	const levels = isList ? OUTER.slice(OUTER.indexOf(place.level) + 1) : level === 'pod' && q.includes('/')

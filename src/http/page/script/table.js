@@ -20,8 +20,8 @@ for (const key of ['name', 'limit', 'share', 'value', 'change', 'trend', ...NUMB
 put(heads.limit.firstChild, 'Use of limit');
 heads.limit.title = 'Sorts by what is closest to its limit';
 // Returns 1 if the rows are sorted by this column in ascending order, -1 in descending order, and 0 if they
-// are not sorted by it. The selected field is shown only in the column `value`, so sorting by the field
-// counts as sorting by that column.
+// are not sorted by it. The column `value` shows the selected field, so it counts as sorted if the rows are
+// sorted by that field.
 function isSorted(key) {
 	const by = sortOf(sorting());
 	return key === by || key === 'value' && by === field.name ? sorting()[0] === '-' ? -1 : 1 : 0;
@@ -76,7 +76,8 @@ function drawTable() {
 		row.tr.remove();
 		lines.delete(n);
 	}
-	// All lines are drawn to the same scale, so that rows with much growth stand out.
+	// The lines in all rows have the same scale, so that rows with much growth stand out. `half` is half of the
+	// range of values that each line can show.
 	const dots = new Map(shown.map(n => [n, growthOf(field, n)]));
 	let half = field.bytes ? 524288 : 1;
 	for (const d of dots.values()) if (d.length) half = max(half, (rangeOf(d).high - rangeOf(d).low) / 2);
@@ -123,9 +124,9 @@ function fillRow(row, n, dots, half) {
 		if (!row.use) row.limitCell.append(...(row.use = makeUse()).all);
 		fillUse(row.use, accountOf(n), largestUse);
 	}
-	// A row is marked as new if its node of the tree had no mappings when the page was opened, or when the user
-	// started a measurement. Some nodes show memory that no process maps, so they never have mappings. These
-	// nodes are new if they had no value in the selected field at that time.
+	// A row is new if its node of the tree had no mappings when the page was opened, or when the user started a
+	// measurement. Nodes for memory that no process maps never have mappings. Such a node is new if it had no
+	// value in the selected field then.
 	const mappings = fields.get('mappings');
 	row.isNew.hidden = !isNew(mappings && at(mappings, n) >= 0 ? mappings : field, n);
 	drawChange(row.delta, n, change(field, n));

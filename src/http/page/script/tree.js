@@ -39,16 +39,14 @@ const NONE = []; // the children of leaves, which most nodes are
 const root = number(makeNode(null, 'node', ''));
 let layer = ''; // the selected field if it is one that shows tiles of cgroups, see account.js
 // Returns whether the last exposition has values to show for a node of the tree. The expositions are
-// numbered, and `tick` is the number of the last one. `seen` is the number of the last exposition with series
-// of processes for the node, or for a node below it. It is larger than `tick` while the next exposition is
-// being read. `charged` is the number of the last exposition with memory of a cgroup for the node, or for a
-// node below it. `charged` matters only if the selected field shows memory of cgroups, and has a value for
-// the node.
+// numbered, and `tick` is the number of the last one that was read completely. `seen` is the number of the
+// last exposition with series of processes for the node, or for a node below it. `charged` is the same for
+// memory of a cgroup. `charged` matters only if the selected field shows memory of cgroups.
 const live = n => n.seen >= tick || !!layer && n.charged >= tick && at(fields.get(layer), n) >= 0;
 
-// Makes a node without a number. A node of the tree then gets its number from number(). The number is the
-// index of the node's values in the columns of all fields. A node of the pivot and a row of a search get no
-// number. Their values are computed from the nodes in `members` (see pivot.js).
+// Makes a node. If it is a node of the tree, number() then sets `i` to the index of the node's values in the
+// columns of all fields. Nodes of the pivot (a second tree, sorted by path) and rows of a search keep -1.
+// Their values are computed from the nodes in `members` (see pivot.js).
 function makeNode(up, level, name) {
 	const n = { i: -1, up, level, name, kids: NONE, by: null, kind: 'all', dir: '', rank: -1, seen: 0,
 		charged: 0, v: NaN };
@@ -129,13 +127,12 @@ function addSeries(key, labels) {
 	return n;
 }
 
-// Parses an exposition. Each field has two columns of values: the page shows `now`, while this function
-// writes the values of the new exposition to `next`. Returns the samples about the exporter itself by name,
-// and the number of invalid lines. `pause` lets the browser draw and respond to the user during the parsing.
+// Parses an exposition. Writes its values to the column `next` of each field, while the page shows the column
+// `now`. Returns the samples about the exporter itself by name, and the number of invalid lines. `pause` lets
+// the browser draw and respond to the user during the parsing.
 //
-// All families list their series in the same order, and `order` has the nodes of the series in this order. So
-// after the line of one node, a line of the next node in `order` is expected. If the line has the label text
-// of that next node, the node is found without parsing the labels.
+// All families list their series in the same order, which is stored in `order`. So each line is first
+// compared with the label text of the next node in `order`. If they are equal, the labels need not be parsed.
 async function read(text, pause) {
 	const own = new Map();
 	let prefix = '', field, walk = [], longest = [], next = 0, until = performance.now() + 10, broken = 0;
@@ -165,7 +162,8 @@ async function read(text, pause) {
 			const help = text.startsWith('# HELP ' + FAMILY, pos) && parseHelp(text.slice(pos, end));
 			if (help) fieldOf(help.name).help = help.text;
 		} else if (text.startsWith(FAMILY, pos)) {
-			// Copies the line, because a slice would keep the whole exposition in memory.
+			// Adding a character makes a copy of the line. A slice of `text` alone would keep all of `text` in
+			// memory.
 			const sample = parseSample((' ' + text.slice(pos, end)).slice(1));
 			const n = sample?.key && (series.get(sample.key) || addSeries(sample.key, sample.labels));
 			if (!n) {
