@@ -81,13 +81,13 @@ pub fn parts(values: &Values) -> Option<[Option<i64>; PARTS.len()]> {
 }
 
 /// Returns how many bytes of anonymous memory are charged although no process maps them. Most of these bytes
-/// belong to huge pages that a process has partly unmapped and the kernel has not split yet. The kernel's
-/// active and inactive lists count whole huge pages, but `anon` counts only mapped pages. So the result is
-/// the anonymous memory in these lists minus `anon`.
+/// belong to huge pages that a process has partly unmapped and the kernel has not split yet. The result is
+/// the anonymous memory in the kernel's active and inactive lists minus `anon`, because these lists count
+/// whole huge pages, but `anon` counts only mapped pages.
 ///
-/// Returns `None` if the result would be wrong. This is the case if the unevictable list exceeds 1% of
-/// `anon`. That list contains locked memory, which `anon` includes, but which is not in the active and
-/// inactive lists. It is also the case if the kernel does not print how much of the lists is swap cache.
+/// Returns `None` if the unevictable list exceeds 1% of `anon`. The reason is that `anon` includes locked
+/// memory, but the active and inactive lists do not. Also returns `None` if the kernel does not print the
+/// size of the swap cache, because the active and inactive lists include it.
 fn anon_unmapped(values: &Values) -> Option<i64> {
     let get = |field| signed(values, field);
     let (anon, shmem, swap_cached) = (get(ANON)?, get(SHMEM)?, get(SWAPCACHED)?);
@@ -107,14 +107,14 @@ fn signed(values: &Values, field: usize) -> Option<i64> {
 /// Returns how many bytes of page cache no process maps, and how many bytes of tmpfs and shared memory no
 /// process maps. `mapped_shmem` is the PSS of the tmpfs and shared memory that the container's processes map.
 ///
-/// The kernel prints only the sum of the mapped page cache and the mapped tmpfs and shared memory. So the
-/// mapped page cache is that sum minus `mapped_shmem`.
+/// The kernel prints only one number for the mapped page cache and the mapped tmpfs and shared memory
+/// together. `mapped_shmem` shows how much of that number is tmpfs and shared memory.
 pub fn unmapped(values: &Values, mapped_shmem: u64) -> Option<[u64; 2]> {
     let [file, mapped, shmem] = [FILE, FILE_MAPPED, SHMEM].map(|field| values.get(field));
     let (file, shmem) = (file?, shmem?);
     let both = file.saturating_sub(mapped?);
-    // `mapped_shmem` is too large if it includes memory that is charged to another cgroup. So the unmapped
-    // page cache is limited to the charged page cache.
+    // `mapped_shmem` may include memory that is charged to another cgroup. Without the `min`, the result
+    // could then exceed the page cache that is charged to this cgroup.
     let page_cache = both.saturating_sub(shmem.saturating_sub(mapped_shmem)).min(file.saturating_sub(shmem));
     Some([page_cache, both - page_cache])
 }
@@ -221,7 +221,8 @@ mod tests {
             // Only other containers map the shared memory that is charged to this container.
             (20, 15, 20, 0, [0, 5]),
             (20, 25, 20, 0, [0, 0]),
-            // The container's processes map memory that is charged to other cgroups.
+            // The kernel counts no mapped memory in this cgroup. So the 13 mapped bytes are charged to other
+            // cgroups.
             (20, 0, 20, 13, [0, 20]),
         ] {
             let stat = format!("file {file}\nfile_mapped {mapped}\nshmem {shmem}\n");

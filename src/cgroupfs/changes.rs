@@ -95,7 +95,8 @@ impl Changes {
         if let Some(inotify) = &self.0 {
             let mut events = Reader::new(inotify, &mut buffer);
             while let Ok(event) = events.next() {
-                // The kernel also reports the end of a watch. None of the checks below matches that event.
+                // The kernel also reports the end of a watch. That event has none of the flags below, so it
+                // is ignored.
                 changed.is_incomplete |= event.events().contains(ReadFlags::QUEUE_OVERFLOW);
                 changed.has_new |= event.events().contains(ReadFlags::CREATE);
                 if event.events().contains(ReadFlags::MODIFY) {

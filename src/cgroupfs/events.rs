@@ -24,7 +24,8 @@ pub struct EventCounts {
 /// The open files with the counters of one cgroup.
 #[derive(Debug)]
 pub struct EventFiles {
-    /// The file `memory.events`, or on version 1 `memory.oom_control`.
+    /// The file `memory.events`, which includes the events of the cgroups below. On version 1, the file is
+    /// `memory.oom_control`.
     all: OwnedFd,
     /// The file `memory.events.local`, which does not include the events of the cgroups below.
     own: Option<OwnedFd>,

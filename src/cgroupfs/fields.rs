@@ -46,8 +46,8 @@ pub(super) const SLAB: usize = 33;
 /// `FIELDS[OOM_KILLS]`: the number of OOM kills in the cgroup.
 pub const OOM_KILLS: usize = 40;
 
-/// On version 1, a limit of this many bytes or more means "no limit". The kernel then prints
-/// `PAGE_COUNTER_MAX` in bytes, which is 2^63 minus one page, and a page has at most 64 KiB.
+/// On version 1, a limit of this many bytes or more means "no limit". If there is no limit, the kernel prints
+/// 2^63 minus the size of one page (`PAGE_COUNTER_MAX`), and a page has at most 64 KiB.
 pub(super) const UNLIMITED: u64 = i64::MAX as u64 - 0xffff;
 
 /// The values of the fields of one cgroup, as far as they are known.

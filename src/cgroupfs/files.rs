@@ -121,8 +121,8 @@ impl CgroupFs {
         };
         let mut roots = Vec::new();
         let mut files = Vec::new();
-        // Whether pods or the node are exported. If so, the memory fields of containers are also read,
-        // because the memory of containers is subtracted from the memory of their pods.
+        // If pods or the node are exported, the memory fields of containers are also read, because the memory
+        // of containers is subtracted from the memory of their pods.
         let is_pod = groups & (POD | NODE) != 0;
         for file in fields::files(version, if is_pod { groups | MEMORY } else { groups }) {
             let hierarchy = if version == Version::V2 { "" } else { file.hierarchy() };
@@ -235,8 +235,8 @@ impl CgroupFs {
         let mut has_events = true;
         for (at, file) in &self.files {
             let Some(directory) = &cgroup.directories[*at] else { continue };
-            // `memory.events` is read first. It also counts the local events. So if it has not changed, the
-            // file of the local events has not changed either.
+            // If `memory.events` has not changed, `memory.events.local` has not changed either.
+            // `memory.events` comes first in `files`, and includes the local events.
             if !reads_slow && (file.is_slow() || file.name == LOCAL_EVENTS && !has_events) {
                 values.keep(file, &cgroup.last);
                 continue;
@@ -379,7 +379,7 @@ impl CgroupFs {
 const NODE_NAMESPACE: &str = "cgroup:[4026531835]";
 
 fn explain_absence(path: &Path, version: Version, namespace: &Path) -> String {
-    // On version 1, the exporter does not find the root of its cgroup namespace (see `CgroupFs::open`).
+    // On version 1, containers are found only if the exporter runs in the node's own cgroup namespace.
     if version == Version::V1 && namespace != Path::new(NODE_NAMESPACE) && !namespace.as_os_str().is_empty() {
         return format!(
             "no container's cgroup is found below {path:?}: this process has a cgroup namespace of its own, \

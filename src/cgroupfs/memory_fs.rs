@@ -158,15 +158,12 @@ impl MemoryFs {
         smallest
     }
 
-    /// Marks the root of a recording as the node's root cgroup. A recording is a copy of the kernel's files.
-    /// `each` writes a file to the recording. The arguments of `each` are the path of the file in the
-    /// recording, and the text of the file.
+    /// Adds a file to a recording that marks the root of the recording as the node's root cgroup. On version
+    /// 1, this is the file `cgroup.sane_behavior`. On version 2, no file is needed, because only the root
+    /// cgroup has no file `memory.current`.
     ///
-    /// On version 1, the root cgroup is recognized by the file `cgroup.sane_behavior`, so this file is
-    /// written. On version 2, the root cgroup is recognized by the absence of `memory.current`, so nothing is
-    /// written.
-    ///
-    /// Fails if `each` fails.
+    /// The function calls `each` to write the file. The arguments of `each` are the path of the file in the
+    /// recording, and the text of the file. Fails if `each` fails.
     pub fn record_root(
         &self,
         mut each: impl FnMut(&Path, &[u8]) -> Result<(), String>,

@@ -10,13 +10,12 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-/// Finds the root of this process's cgroup namespace, and returns its path relative to `root`. `root` is the
-/// mounted root of version 2.
+/// Finds the root of this process's cgroup namespace in the mounted tree of version 2. `root` is the mount
+/// point of this tree, and the result is a path below it.
 ///
-/// The function searches the tree below `root` for the cgroup that contains this process. The path of that
-/// cgroup in the tree begins with the path of the namespace's root, and continues with the path that proc
-/// prints for the process. The function returns only the first part. The result is empty if the namespace's
-/// root is `root` itself, or if the process is not found.
+/// Suppose that proc prints `/a` as the cgroup of this process, and that the process is found in the cgroup
+/// `kubepods/pod1/a` of the tree. The result is then `kubepods/pod1`. The result is empty if the two paths
+/// are the same, or if the process is not found.
 pub(super) fn find_root(root: &Path) -> Vec<u8> {
     let text = fs::read("/proc/self/cgroup").unwrap_or_default();
     let seen = text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"0::/"));
@@ -49,10 +48,12 @@ fn find(root: &Path, seen: &[u8], pid: &str) -> Vec<u8> {
     Vec::new()
 }
 
-/// Finds the cgroup that proc prints as `path`, and sets `resolved` to its path below the mounted root.
-/// `namespace_root` is the path of the namespace's root. Returns how many directories are above the cgroup,
-/// including the mounted root. Returns `None` if the cgroup is outside the mounted tree, or is the mounted
-/// root, which is never a container's cgroup.
+/// Converts the cgroup path that proc prints into a path below the mounted root, and stores the result in
+/// `resolved`. `namespace_root` is the path of the root of the exporter's cgroup namespace. Returns the
+/// number of components of `resolved`.
+///
+/// Returns `None` if the cgroup is outside the mounted tree. Also returns `None` for the mounted root itself,
+/// because it is never a container's cgroup.
 pub(super) fn resolve(namespace_root: &[u8], path: &[u8], resolved: &mut Vec<u8>) -> Option<usize> {
     resolved.clear();
     for component in namespace_root.split(|&b| b == b'/').chain(path.split(|&b| b == b'/')) {
@@ -71,14 +72,13 @@ pub(super) fn resolve(namespace_root: &[u8], path: &[u8], resolved: &mut Vec<u8>
     (!resolved.is_empty()).then(|| 1 + resolved.iter().filter(|&&b| b == b'/').count())
 }
 
-/// Returns the path of a pod's cgroup, given the path of the cgroup of a container in the pod. The pod's
-/// cgroup is the directory above. Returns `None` if that directory is the root.
+/// Returns the path of a pod's cgroup, given the path of the cgroup of a container in the pod. Usually, the
+/// pod's cgroup is the directory above. Returns `None` if that directory is the root.
 ///
-/// Also returns `None` for a name like `<slice>:cri-containerd:<id>`. Such a name appears when the kubelet
-/// uses the systemd cgroup driver, but containerd uses the cgroupfs driver. runc then takes the whole text
-/// for the name of a directory, and creates this directory in the cgroup in which containerd runs. So the
-/// directory above is not the pod's cgroup. The pod's cgroup is the slice, which is in another place and
-/// contains no process.
+/// Also returns `None` for a name like `<slice>:cri-containerd:<id>`, because the directory above is then not
+/// the pod's cgroup. Such a name appears when the kubelet uses the systemd cgroup driver, but containerd uses
+/// the cgroupfs driver. runc then takes the whole text for the name of a directory, and creates this
+/// directory in containerd's own cgroup.
 pub(super) fn pod_of(resolved: &[u8]) -> Option<&[u8]> {
     let slash = resolved.iter().rposition(|&b| b == b'/')?;
     (!resolved[slash..].contains(&b':')).then_some(&resolved[..slash])

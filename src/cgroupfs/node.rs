@@ -60,10 +60,11 @@ fn resident_bytes(values: &Values) -> u64 {
     [ANON, FILE].into_iter().filter_map(|field| values.get(field)).fold(0, u64::saturating_add)
 }
 
-/// Returns the kernel memory that is charged to a cgroup and also included in the node's own counters.
-/// Network buffers are left out, because the node's counters do not include them: their pages do not come
-/// from the slab. A test that included them got the part `kernel` of the node's memory wrong by 110 MB. On
-/// version 1 the kernel prints only the sum of all kernel memory, so that sum is returned.
+/// Returns the kernel memory that is charged to a cgroup, without network buffers. The result is subtracted
+/// from the node's own counters of kernel memory, which do not include network buffers, because network
+/// buffers do not come from the slab. A test that subtracted them too got the part `kernel` of the node's
+/// memory wrong by 110 MB. On version 1 the kernel prints only the sum of all kernel memory, so that sum is
+/// returned.
 fn kernel_bytes(values: &Values) -> u64 {
     let kinds = [SLAB, KERNEL_STACK, PAGETABLES, SEC_PAGETABLES, PERCPU, VMALLOC];
     let kinds = kinds.into_iter().filter_map(|field| values.get(field));

@@ -7,7 +7,8 @@ use super::fields::{ANON, CURRENT, FILE, KERNEL, SHMEM, Values};
 /// parts are exported.
 pub const PARTS: [&str; 5] = ["anon", "page_cache", "shmem", "kernel", "remainder"];
 
-/// The size of each of the [`PARTS`] in bytes. The size of a part that the kernel does not print is `None`.
+/// The memory of a pod outside its running containers, in bytes for each of the [`PARTS`]. The size of a part
+/// that the kernel does not print is `None`.
 pub type Outside = [Option<i64>; PARTS.len()];
 
 /// What is exported about a pod.

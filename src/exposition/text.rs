@@ -107,8 +107,8 @@ impl<'a> Family<'a> {
         let _ = writeln!(self.text, " {value}"); // writing to a Vec cannot fail
     }
 
-    /// Writes a sample for each known part. All samples begin with the same `labels`. For each part, `ends`
-    /// has the rest of the label text.
+    /// Writes one sample for each of the `parts` that has a value. The label text of the sample is `labels`,
+    /// followed by the text at the same position in `ends`.
     pub(super) fn parts<const N: usize>(&mut self, labels: &str, ends: &[&str; N], parts: [Option<i64>; N]) {
         for (end, bytes) in ends.iter().zip(parts) {
             if let Some(bytes) = bytes {
@@ -142,8 +142,8 @@ pub fn single(text: &mut Vec<u8>, name: &'static str, kind: Kind, help: &'static
     }
 }
 
-/// Appends a family with these samples. A sample has its label text and its value. The label text is empty or
-/// has its braces.
+/// Appends a family with these samples, each with its label text and its value. The label text includes the
+/// braces. It is empty if the sample has no labels.
 pub fn labelled<V: Display>(
     text: &mut Vec<u8>,
     name: &'static str,

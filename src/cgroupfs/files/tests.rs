@@ -60,7 +60,7 @@ fn assert_values(values: &Values, expected: &[(&str, Option<u64>)]) {
 #[test]
 fn the_smallest_limit_on_the_way_to_the_root_applies() {
     let tree = version_2("limits");
-    // A file that cannot be read counts as absent.
+    // `memory.peak` is a directory here, so it cannot be read. Its value must then be absent.
     fs::create_dir(tree.0.join("kubepods/pod1/abc/memory.peak")).unwrap();
     let (mut fs, mut cgroup, mut values) = (tree.open(), Cgroup::default(), Values::default());
     let path = b"/kubepods/pod1/abc";
@@ -111,7 +111,8 @@ fn version_1_has_a_hierarchy_for_each_controller() {
     ];
     assert_values(&values, &memory);
     assert_values(&values, &[("pids_current", None)]);
-    // A process joins one hierarchy after the other. Here it joins `pids` last.
+    // The container's cgroup may appear in one hierarchy later than in the others. Here it appears in `pids`
+    // last.
     tree.write("pids/kubepods/abc/pids.current", "3\n");
     assert!(fs.read(&at(path), &mut cgroup, &mut values));
     assert_values(&values, &memory);
@@ -145,8 +146,8 @@ fn removed_cgroups_are_absent_and_recreated_ones_are_read() {
     );
 }
 
-/// `memory.min` is a slow file. `memory.events.local` is read together with the slow files, and also when
-/// `memory.events` has changed.
+/// Files that rarely change, such as `memory.min`, are read in every tenth read of a cgroup.
+/// `memory.events.local` is also read when `memory.events` has changed.
 #[test]
 fn slow_files_are_read_in_a_tenth_of_the_reads() {
     let tree = version_2("slow");
