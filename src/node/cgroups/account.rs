@@ -25,8 +25,8 @@ const CLOSE: u64 = 850;
 const HALF: u64 = 500;
 /// The time after which the sizes of the largest mapped paths are stored again.
 const STEP: Duration = Duration::from_secs(15);
-/// How long the stored sizes of the largest mapped paths are kept. An OOM record compares the last sizes with
-/// stored sizes that are up to a minute older.
+/// How long the stored sizes of the largest mapped paths are kept. An OOM record shows how much these sizes
+/// have grown in up to a minute, so no sizes are kept for much longer.
 const MAX_AGE: Duration = Duration::from_secs(75);
 
 /// A container, its cgroup, and the memory that is charged to that cgroup.
@@ -83,8 +83,8 @@ impl Account {
         &self.container
     }
 
-    /// Whether a filter can select a process of the container. OOM kills in the container are counted even if
-    /// no filter can, because a kill that is not counted in a container is attributed to the pod.
+    /// Whether a filter can select a process of the container. If no filter can, OOM kills in the container
+    /// are counted all the same. Otherwise the exporter would attribute these kills to the container's pod.
     pub fn is_selected(&self) -> bool {
         self.container.is_selected
     }
@@ -100,7 +100,7 @@ impl Account {
         !self.is_watched && !self.paths.memory.is_empty()
     }
 
-    /// Notes that the container's kills are counted.
+    /// Notes that the container's kills are counted from now on.
     pub fn set_watched(&mut self) {
         self.is_watched = true;
     }
@@ -158,9 +158,9 @@ impl Account {
     }
 
     /// Searches for the container's cgroup in the cgroup paths that the container's init process had when it
-    /// was first seen. If nothing is found there, the paths that [`Account::see`] has found are kept.
+    /// was first seen. A path that is found there replaces the path that [`Account::see`] has found.
     ///
-    /// Also updates the start time of the init process. Returns whether the start time differs from before.
+    /// Also updates the start time of the init process. Returns whether the start time has changed.
     pub fn locate(&mut self, discovery: &Discovery, processes: &ProcessTable) -> bool {
         let tracked = discovery.find(&self.container);
         if !self.is_located() {
@@ -195,12 +195,11 @@ impl Account {
     /// Finds the memory cgroup of a container if the path of that cgroup does not contain the container's id.
     /// On version 1 this happens on ECS, where only the paths of other controllers contain the id.
     ///
-    /// `first` has the cgroups in which the container's init process was first seen. The result is the memory
-    /// cgroup in `first`. If `first` is `None`, the result is the outermost memory cgroup of the container's
-    /// processes. All of these processes must then be in that cgroup or below it.
+    /// `first` has the cgroups in which the container's init process was first seen. If it is given, the
+    /// result is the memory cgroup in `first`. Otherwise the result is the outermost memory cgroup of the
+    /// container's processes, provided that this cgroup contains all of them.
     ///
-    /// Returns `None` if no cgroup is found, or if the cgroup is the root. Also returns `None` if other
-    /// processes, of the node or of another container, are in the cgroup or below it.
+    /// Returns `None` if the cgroup is the root, or if it also contains a process outside the container.
     fn unnamed_memory<'a>(
         &self,
         first: Option<&'a Cgroups>,
@@ -312,8 +311,7 @@ impl Account {
         }
     }
 
-    /// Marks all processes of the container as selected. A test needs this, because the unmapped tmpfs of a
-    /// container is exported only if all its processes are selected.
+    /// Treats all processes of the container as selected by a filter.
     #[cfg(test)]
     pub fn forget_unselected(&mut self) {
         self.has_unselected = false;

@@ -65,8 +65,8 @@ pub struct Counters {
     max_held: usize,
     settle_at: Option<Instant>,
     found: Vec<FoundKill>,
-    /// The cgroups for which the kernel has reported that a limit was reached, since the last call of
-    /// [`Counters::take_at_limit`]. The limit is that of the cgroup itself, or of a cgroup below it.
+    /// The cgroups in which a limit was reached since the last call of [`Counters::take_at_limit`]. It may be
+    /// the limit of the cgroup itself, or of a cgroup below it.
     at_limit: Vec<Which>,
     /// The pods with a cgroup that was removed. Each pod is represented by one of its containers.
     gone_pods: Vec<Arc<Container>>,
@@ -113,9 +113,9 @@ impl Counters {
             return (false, has_pod);
         }
         let Some((files, counts)) = open(fs, &place.path) else { return (false, has_pod) };
-        // The counters may already show kills. These kills are counted if the container and its pod started
-        // after the exporter. They are not counted if the counters of the pod were already open, because
-        // those counters may already include the kills.
+        // The container's counters may already show kills. These kills are counted if the container and its
+        // pod started after the exporter. They are not counted if the pod's counters were already open,
+        // because the pod's counters may have shown the same kills before.
         let is_whole = is_new && (pod.is_none() || is_new_pod && !had_pod);
         let before = if is_whole { EventCounts::default() } else { counts };
         self.counts.add_container(container, pod.filter(|_| has_pod), before);
@@ -263,8 +263,8 @@ impl Counters {
         self.counts.has_new(id)
     }
 
-    /// Returns the cgroups for which the kernel has reported since the last call that a limit was reached.
-    /// The limit is that of the cgroup itself, or of a cgroup below it.
+    /// Returns the cgroups in which a limit was reached since the last call. It may be the limit of the
+    /// cgroup itself, or of a cgroup below it.
     pub fn take_at_limit(&mut self) -> Vec<Which> {
         std::mem::take(&mut self.at_limit)
     }

@@ -15,14 +15,15 @@ use std::time::{Duration, Instant};
 /// 850, 6 of 86 records showed just under 85%.
 const CLOSE: u64 = 860;
 const STEP: u64 = 50;
-/// If the memory use falls below this many thousandths of the limit, the processes are read again as soon as
-/// the memory use reaches [`CLOSE`].
+/// If the memory use varies around [`CLOSE`], the processes are not read each time it rises to [`CLOSE`].
+/// They are read again only after the memory use was below this many thousandths of the limit.
 const FAR: u64 = 800;
 /// How long a measured growth rate is kept. The growth rate of a cgroup is the highest rate that is kept.
 const WINDOW: Duration = Duration::from_secs(5);
-/// The kernel charges memory in pieces of up to a huge page, which has this many bytes. So if a growing
-/// cgroup is no further than one piece below its limit, the next charge may reach the limit. A measurement
-/// rarely shows a memory use at the limit: in a test with a limit of 256 MB and a leak of 1 MB/s, none did.
+/// The size of a huge page in bytes, which is the largest piece of memory that the kernel charges at once. If
+/// a growing cgroup is at most one piece below its limit, it is treated as if it had reached the limit. A
+/// measurement rarely shows a memory use exactly at the limit: in a test with a limit of 256 MB and a leak of
+/// 1 MB/s, none did.
 const PIECE: u64 = 2 << 20;
 /// The longest time between two measurements.
 pub const MAX_INTERVAL: Duration = Duration::from_secs(1);
@@ -139,8 +140,8 @@ impl Growth {
         self.read_at.map_or(part_of(limit, CLOSE), |read_at| read_at + part_of(limit, STEP))
     }
 
-    /// Whether the cgroup is close to its limit. A cgroup becomes close when its processes are due to be read
-    /// ([`Growth::add`]). It stays close until a measurement shows a memory use below [`FAR`].
+    /// Whether the cgroup is close to its limit. This is the case from the time at which [`Growth::add`]
+    /// returns true, until a measurement shows a memory use below [`FAR`].
     pub fn is_close(&self) -> bool {
         self.read_at.is_some()
     }
@@ -241,9 +242,8 @@ mod tests {
         }
     }
 
-    /// The memory use stays at 70% of the limit for three seconds, and then grows. An OOM record shows only
-    /// what was read before the kill. If the last read were too early, the record would lack the growth after
-    /// it.
+    /// The memory use stays at 70% of the limit for three seconds, and then grows up to the limit. The
+    /// processes must be read late enough that an OOM record shows most of this growth.
     #[test]
     fn a_leak_is_read_between_86_percent_and_the_limit() {
         for limit in [64.0, 256.0, 1000.0] {

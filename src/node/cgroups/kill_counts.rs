@@ -2,10 +2,10 @@
 //! container is unknown, the pod. This module does no I/O.
 //!
 //! The kernel counts a kill in the cgroup of the killed process and in every cgroup above it. It counts the
-//! event `oom` only in the cgroup that has reached its limit, and in the cgroups above that one. The cgroup
-//! of a pod outlives the cgroups of its containers. So if a pod's cgroup has counted more kills than the
-//! containers of the pod have, the additional kills happened in a container that was removed, or that was not
-//! listed.
+//! event `oom` only in the cgroup that has reached its limit, and in the cgroups above that one. So a pod's
+//! cgroup also counts the kills in each of the pod's containers. If it has counted more kills than the
+//! cgroups of these containers together, the other kills happened in a container that was removed, or that
+//! was not listed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,8 +40,8 @@ pub enum Limit {
 pub enum Place {
     /// A container that a filter selects.
     Container(Arc<Container>),
-    /// A pod with a container that a filter selects. Only the cgroup of the pod has counted the kill, so the
-    /// container in which the kill happened is unknown.
+    /// A pod with a container that a filter selects. The container in which the processes were killed is
+    /// unknown, because only the cgroup of the pod has counted the kills.
     Pod {
         /// One of the pod's containers. The namespace and the name of the pod are taken from it.
         of: Arc<Container>,
@@ -84,8 +84,8 @@ impl Counter {
         Self { last, kill_at: None, own_oom_at: None, oom_at: None }
     }
 
-    /// Returns the time of the last `oom` event, which was caused by this cgroup's own limit, or by the limit
-    /// of a cgroup below this cgroup.
+    /// Returns the time of the last `oom` event that was caused by the limit of this cgroup or of a cgroup
+    /// below this cgroup.
     fn oom_or_own(&self) -> Option<Instant> {
         self.oom_at.max(self.own_oom_at)
     }
@@ -120,8 +120,8 @@ struct InContainer {
     pod: Option<Box<[u8]>>,
     /// The number of kills that [`KillCounts::settle`] has not returned yet.
     n_new: u64,
-    /// Whether a kill was counted during the current scrape or check, or so shortly before it that
-    /// [`KillCounts::settle`] had not returned the kill yet.
+    /// Whether the container had a new kill when the current scrape or check began, or has had one since
+    /// then. A kill is new until [`KillCounts::settle`] returns it.
     has_kill_in_pass: bool,
     gone_at: Option<Instant>,
 }
@@ -130,8 +130,8 @@ struct InContainer {
 #[derive(Debug)]
 struct Above {
     counter: Counter,
-    /// A container of the pod; `None` if this is not the cgroup of a pod. A container that a filter selects
-    /// is preferred to one that no filter selects.
+    /// One of the pod's containers; `None` if this is not the cgroup of a pod. It is a container that a
+    /// filter selects, if the pod has one.
     pod_of: Option<Arc<Container>>,
     has_unselected: bool,
     /// Whether the cgroup contains containers of different pods. If so, it is not the cgroup of a pod.
@@ -140,8 +140,8 @@ struct Above {
     n_kills: u64,
     /// How many of the `n_kills` were also counted by the cgroups of the pod's containers.
     n_in_containers: u64,
-    /// How many kills [`KillCounts::settle`] has returned as kills in an unknown container of the pod. The
-    /// cgroups of the pod's containers have not counted these kills.
+    /// How many kills [`KillCounts::settle`] has returned as kills in an unknown container of the pod,
+    /// because no container's cgroup had counted them.
     n_returned: u64,
 }
 
@@ -176,7 +176,7 @@ impl KillCounts {
         Self { containers: BTreeMap::new(), above: BTreeMap::new(), knows_limits }
     }
 
-    /// Whether [`KillCounts::add_above`] has added the cgroup at `path`.
+    /// Whether the cgroup at `path` is one of the cgroups above containers that were added.
     pub fn has_above(&self, path: &[u8]) -> bool {
         self.above.contains_key(path)
     }
@@ -337,14 +337,13 @@ impl KillCounts {
     /// Returns the limit that was hit. If the limit is that of a pod or of a cgroup above pods, also returns
     /// the path of the cgroup.
     ///
-    /// The kernel counts an `oom` event in the cgroup that has reached its limit. So the limit that was hit
-    /// is that of the cgroup with the `oom` event closest in time to the kill. If two events are equally
-    /// close, the container is preferred to the pod, and the pod to the cgroups above it. If no event is
-    /// closer than [`NEARBY`], the node had no memory left.
+    /// The kernel counts an `oom` event in the cgroup that has reached its limit. So this function looks for
+    /// the `oom` event that is closest in time to the kill, in the container, in its pod, and in the cgroups
+    /// above the pod. If no event is closer than [`NEARBY`], the node had no memory left.
     ///
-    /// `counter` has counted the kill. It is the counter of a container, or of a pod if the container is
-    /// unknown. `oom_at` is the time of the last `oom` event that was caused by the limit of that container,
-    /// or of any container in that pod. `pod` is the path of the pod's cgroup.
+    /// `counter` is the counter that has counted the kill, and `pod` is the path of the pod's cgroup.
+    /// `oom_at` is the time of the last `oom` event that was caused by the container's limit. If only the pod
+    /// is known, it is the last `oom` event that was caused by the limit of any of the pod's containers.
     fn limit(
         &self,
         counter: &Counter,

@@ -13,9 +13,9 @@ use crate::totals::labels;
 /// The names that the kubelet gives to the top-level cgroup of all pods, one for each cgroup driver.
 const KUBEPODS: [&[u8]; 2] = [b"kubepods.slice", b"kubepods"];
 /// The maximum number of top-level cgroups that are exported as separate parts. A node has about a dozen
-/// top-level cgroups, unless a program makes one for each of its jobs. The part `other_cgroups` contains all
-/// other top-level cgroups: those with names that come later in alphabetical order, and those with names that
-/// are not UTF-8.
+/// top-level cgroups, unless a program makes one for each of its jobs. If there are more, the first ones in
+/// alphabetical order are separate parts. The part `other_cgroups` contains the others, and all cgroups with
+/// a name that is not UTF-8.
 const MAX_PARTS: usize = 64;
 
 /// A part of the node's memory.
@@ -176,8 +176,9 @@ impl Ledger {
         let open = |fs: &mut MemoryFs, path, keeps_open| Counted::new(path).filter_read(fs, keeps_open);
         let top_paths = top_paths.into_iter().enumerate();
         tops.extend(top_paths.filter_map(|(i, path)| open(tops_fs, path, i < max_open)));
-        // The files of pods are not kept open, because they are rarely read. If pods are exported, the caller
-        // of [`Ledger::read`] has already read the memory use of most pods.
+        // The files of pods are not kept open, because they are rarely read here. If pods are exported, most
+        // pods are not read here at all, because the caller of [`Ledger::read`] already knows their memory
+        // use.
         pods.extend(pod_paths.into_iter().filter_map(|path| open(pods_fs, path, false)));
         self.name_parts();
     }
@@ -273,7 +274,8 @@ impl Counted {
         values
     }
 
-    /// Returns the cgroup, or `None` if its memory use cannot be read.
+    /// Reads the memory use of the cgroup. Returns the cgroup itself, or `None` if its memory use cannot be
+    /// read.
     fn filter_read(mut self, fs: &mut MemoryFs, keeps_open: bool) -> Option<Self> {
         self.read(fs, keeps_open)?.get(CURRENT)?;
         Some(self)

@@ -220,8 +220,8 @@ impl LimitWatch {
         Measured { is_due: !close.is_empty(), has_new, at_limit }
     }
 
-    /// Reads the limits that were written since the last call, and every ten seconds all limits. Returns
-    /// whether a new cgroup may have been created.
+    /// Reads the limits that were written since the last call. Every ten seconds, reads all limits. Also
+    /// returns whether a cgroup may have been created since the last call.
     fn take_changes(&mut self, now: Instant) -> bool {
         let Self { levels, changes, limits_at, .. } = self;
         let mut differing = Vec::new();
@@ -230,9 +230,9 @@ impl LimitWatch {
             let has_changed = |level: &mut Level| level.read_limit().then_some(level.limit_file);
             differing.extend(levels.values_mut().filter_map(has_changed));
         }
-        // The kernel's reports are taken after the limits were read, so the reports include every write
-        // before the read. If a limit has changed but is not reported, the kernel does not report writes to
-        // these files.
+        // The reports of writes are taken only now, so they include every write before the limits were read.
+        // If a changed limit is not reported, the kernel does not report writes to these files, and the watch
+        // is stopped.
         let changed = changes.take();
         if differing.iter().any(|&file| !changed.includes(file)) {
             changes.stop();

@@ -109,8 +109,8 @@ impl Moments {
         self.proc = Some(proc);
     }
 
-    /// Replaces the list of processes by `processes`, and moves the previous list into `processes`, so that
-    /// the caller can reuse its buffer. Also drops what was read about a container more than [`MAX_AGE`] ago.
+    /// Replaces the list of processes by `processes`. The caller gets the previous list back in `processes`,
+    /// to reuse its buffer. Also drops each container's stored reading if it is older than [`MAX_AGE`].
     pub fn set_processes(&mut self, processes: &mut Vec<(ContainerId, u32)>, now: Instant) {
         std::mem::swap(&mut self.processes, processes);
         self.processes.sort_unstable();
@@ -163,9 +163,9 @@ impl Moments {
         members
     }
 
-    /// Removes and returns what was read about the container of a kill, so that a later kill cannot use the
-    /// same data. If the container is unknown, returns only the memory use and the limit of the cgroup that
-    /// has reached its limit.
+    /// Removes and returns what was read about the container in which a process was killed, so that a later
+    /// kill cannot use the same data. If only the pod of the killed process is known, the result has only the
+    /// memory use and the limit of the cgroup with the limit that was hit.
     pub fn end(&mut self, kill: &FoundKill, limit_watch: &LimitWatch) -> End {
         let id = match &kill.place {
             Place::Container(container) => container.id,
@@ -205,9 +205,8 @@ impl Moments {
     }
 }
 
-/// Returns the processes of a container that have ended, and were last read at most two seconds ago.
-/// `members` are the current processes of the container. `before` has the processes that were read at the
-/// time `at`, and the processes that had ended a short time before `at`.
+/// Returns the processes of a container that have ended, and were last read at most two seconds ago. `before`
+/// is the previous reading of the container, from the time `at`. `members` are the container's processes now.
 ///
 /// A process that is just ending is still in `members`, but has no memory any more. This function sets its
 /// memory in `members` to the memory that the process had in `before`.

@@ -23,12 +23,12 @@ pub struct LastReading {
     pub values: Values,
 }
 
-/// The sizes of a container's largest paths at an earlier time.
+/// The sizes of a container's largest mapped paths at an earlier time.
 #[derive(Clone, Debug)]
 pub struct Earlier {
     /// When the sizes were read.
     pub at: Instant,
-    /// The size of each path.
+    /// The size of each of these paths.
     pub sizes: Sizes,
 }
 
@@ -74,7 +74,7 @@ pub struct KillTotals {
     totals: BTreeMap<Box<str>, Total>,
     /// The number of kills on the whole node, as the kernel printed it last.
     n_on_node: Option<u64>,
-    /// Whether the number of kills on the node had changed at the last update, or was unknown then.
+    /// Whether the last update has changed `n_on_node`, or could not read the number.
     has_changed: bool,
 }
 

@@ -4,9 +4,10 @@
 //!
 //! One thread reads the counters and the memory use. When a container has reached its limit, this thread
 //! reads the `status` files of the container's processes, but not smaps. A read of smaps can take so long
-//! that meanwhile a process is killed and the cgroup is removed, together with the counter that shows the
-//! kill. On version 2, the thread polls the counters. Version 1 reports events only to a process with write
-//! access, so there the counters are read when the node's count of kills has changed.
+//! that the cgroup is removed before its counters can show a kill.
+//!
+//! On version 2, the thread polls the counters. Version 1 reports events only to a process with write access.
+//! So on version 1, the counters are read when the kernel's count of OOM kills on the whole node has changed.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -35,9 +36,9 @@ const STACK: usize = 64 << 10;
 /// kernel can reclaim only little page cache in it. The smaps of its processes are then not read, because a
 /// process that is killed during such a read keeps its memory until the read ends.
 ///
-/// With a lower number, the reads of smaps would stop too early. In a test with a lower number, containers
-/// with a limit of 80 MB began with 60 MB and leaked 5 MB/s. Their smaps were not read from 91% of the limit
-/// on, although the containers took more than a second longer to reach the limit.
+/// With a lower number, the reads of smaps would stop too early. In a test with a lower number, they stopped
+/// at 91% of the limit, more than a second before the limit was reached. The containers in this test had a
+/// limit of 80 MB, began with 60 MB and leaked 5 MB/s.
 const HIT: u64 = 980;
 
 /// The watched cgroups. The watching thread and the scraping thread share them.
@@ -233,8 +234,7 @@ impl OomWatch {
         self.0.lock().limit_watch.permille(id)
     }
 
-    /// Does what the watching thread does when it wakes up at `now` because of a timeout. No file has an
-    /// event.
+    /// Does what the watching thread does when it wakes up at `now` without an event.
     #[cfg(test)]
     pub(super) fn step(&self, proc: Proc, now: Instant) {
         let mut state = self.0.lock();

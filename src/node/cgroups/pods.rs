@@ -118,8 +118,8 @@ impl Pods {
     }
 
     /// Reads how much memory is now charged to the pod of a container, but to none of the pod's running
-    /// containers. Part of it can be memory that containers left behind when they ended. A kill does not free
-    /// this memory, so the result can explain a kill that has already happened.
+    /// containers. Part of it can be memory that containers left behind when they ended. This memory is still
+    /// charged after a kill, so the result can explain the kill.
     pub fn outside_now(&self, of: &Container, accounts: &Accounts, fs: &mut CgroupFs) -> Option<u64> {
         let labels = labels::pod(&of.listed.namespace, &of.listed.pod);
         let pod = self.table.iter().find(|pod| pod.labels == labels)?;

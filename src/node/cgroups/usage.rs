@@ -1,9 +1,9 @@
 //! The memory use of containers, which is read from their cgroups once per scrape.
 //!
 //! When a container is close to its limit or to its pod's limit, the kernel may kill a process in it. Between
-//! scrapes, a thread looks for such containers, and their processes are read (see [`super::oom_watch`]). If a
-//! container uses 85% of its limit or more, the result of the read is kept. If the kernel then counts a kill,
-//! an OOM record shows this result.
+//! scrapes, a thread looks for such containers, and their processes are read (see [`super::oom_watch`]). An
+//! OOM record shows the last reading of the container before the kill. So the last reading of each container
+//! that uses 85% of its limit or more is kept.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -171,10 +171,10 @@ impl CgroupUsage {
         pods.iter_mut().for_each(|pods| pods.update(accounts, fs));
         accounts.read(fs, |_| true);
         accounts.log_missing(fs);
-        // `accounts.max_open` is 1/8 of the limit of open files, so `max_open` is 1/64 of that limit. On
+        // `max_open` is 1/64 of the limit of open files, because `accounts.max_open` is 1/8 of that limit. On
         // version 2, up to `max_open` pods keep five files open: four in `pods`, and one in `ledger`. Up to
-        // `max_open` top-level cgroups keep two files open. So all these files take at most 7/64 of the limit
-        // of open files.
+        // `max_open` top-level cgroups keep two files open. Together these files are at most 7/64 of the
+        // limit.
         let max_open = accounts.max_open / 8;
         pods.iter_mut().for_each(|pods| pods.read(accounts, max_open));
         if let Some(ledger) = ledger {
@@ -219,9 +219,9 @@ impl CgroupUsage {
         let Self { accounts, watch, totals, buffers, order, .. } = self;
         find_mapped_shmem(accounts, (snapshot, processes), (proc, buffers), now);
         // If a process was killed during this scrape or check, the sums already lack its memory. So the
-        // container of that process keeps its previous reading. All other containers get a new reading,
-        // because they would otherwise rarely get one: when ten containers reach their limits at once, there
-        // is a kill during most checks.
+        // container of that process keeps its previous reading. All other containers get a new reading even
+        // if there was a kill. When ten containers reach their limits at once, there is a kill during most
+        // checks.
         let has_kills = totals.n_on_node() != proc.oom_kills(buffers);
         let intact = has_kills.then(|| watch.intact());
         let is_intact = |id: ContainerId| intact.as_ref().is_none_or(|intact| intact.contains(&id));

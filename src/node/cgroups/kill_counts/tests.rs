@@ -123,7 +123,8 @@ fn a_kill_is_found_in_its_container_with_the_limit_that_was_hit() {
     }
 }
 
-/// In each case, some containers of a pod were killed. The containers that are not in `seen` have ended.
+/// In each case, processes in the containers `killed` are killed. Then the containers that are not in `seen`
+/// are removed. The kills in a removed container must be attributed to the pod, not to another container.
 #[test]
 fn kills_are_not_attributed_to_another_container() {
     for (name, killed, seen, expected) in [

@@ -109,7 +109,8 @@ impl Checked {
     }
 }
 
-/// Returns a pod with a limit of 1000, and the processes of its two containers.
+/// Returns a node with one pod, and the processes of the pod's two containers. The pod has a limit of 1000
+/// bytes.
 pub(crate) fn pod(name: &str) -> (Checked, [Process; 2]) {
     let node = Checked::new(name, &[("c1", "10", "shop", "a"), ("c2", "20", "shop", "b")]);
     node.oom_kills(7);
