@@ -17,9 +17,9 @@ use crate::node::reads::detached::MAX_DETACHED as MAX_CHOSEN;
 const PATIENCE: Duration = Duration::from_millis(200);
 const LEAST_PATIENCE: Duration = Duration::from_millis(3);
 
-/// The maximum number of detached reads, which are reads that the scrape no longer waits for. When this
-/// number is reached, a scrape waits until its current read returns. This rarely happens, because the
-/// exporter skips processes that look stuck once [`MAX_CHOSEN`] reads are detached.
+/// The maximum number of detached reads, which are reads that the scrape no longer waits for. At this number,
+/// a scrape waits until its current read returns. This rarely happens, because the exporter skips processes
+/// that look stuck as soon as [`MAX_CHOSEN`] reads are detached.
 const MAX_DETACHED: usize = MAX_CHOSEN + 8;
 
 /// Passes the work from the active thread to the standby thread. Threads are numbered from 0 in the order in

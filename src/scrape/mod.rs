@@ -140,8 +140,8 @@ impl Scraper {
         discovery.refresh(now);
         let cannot_list = |error| format!("cannot list {:?}: {}", proc.path(), plain(&error));
         processes.list(proc, pass == Pass::Check, now).map_err(cannot_list)?;
-        // Only a scrape may read sums alone. A check between scrapes always reads paths, because an OOM
-        // record needs them.
+        // Only a scrape may leave out the paths and read the kernel's sums. A check between scrapes always
+        // reads paths, because an OOM record needs them.
         reads.begin(processes, pass == Pass::Scrape && !needs_paths && views.are_sums());
         match pass {
             Pass::Scrape => budget.begin_scrape(now),
@@ -179,8 +179,8 @@ impl Scraper {
             (Node { processes, proc, discovery }, Bounds { budget, time_to_limit: &time_to_limit });
         let next = reads.next(&mut node, &bounds, snapshot, thread);
         if next.is_none() {
-            // A read is charged with all CPU time since the read before it. No read follows here, so the CPU
-            // time of this call is charged separately.
+            // The CPU time of this call is usually charged together with the read that follows. No read
+            // follows here, so the CPU time is charged separately.
             self.add_overhead_since(clock);
         }
         next
@@ -229,8 +229,9 @@ impl Scraper {
         self.reads.detach(&mut self.processes);
     }
 
-    /// Whether all selected processes were read, except processes that cannot be read now. Those are stuck,
-    /// or must not be read again so soon after a long read, or exceed the CPU budget.
+    /// Whether all selected processes were read, except processes that cannot be read now. A process cannot
+    /// be read now if it is stuck, if its last read took long and was a short time ago, or if the CPU budget
+    /// is used up.
     pub fn is_complete(&self) -> bool {
         self.processes.is_complete()
     }

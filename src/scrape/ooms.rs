@@ -44,9 +44,11 @@ pub struct Ooms {
 
 impl Ooms {
     /// Makes a record of each kill, and logs the record. If the last log line about the same container is too
-    /// recent, the new line waits. The record shows the largest paths that the container mapped. If the
-    /// container was close to its limit, these paths were stored for this purpose before the kill. Otherwise
-    /// they are computed from the last readings of all processes, which were summed at `summed_at`.
+    /// recent, the new line waits.
+    ///
+    /// The record shows the largest paths that the container mapped. If the container was close to its limit,
+    /// these paths were stored before the kill. Otherwise they are computed from the last readings of all
+    /// processes, which were summed at `summed_at`.
     pub fn record(
         &mut self,
         kills: Vec<Kill>,

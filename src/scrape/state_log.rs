@@ -83,9 +83,9 @@ pub fn refused(n_refused: usize, n_selected: usize) -> String {
 #[derive(Debug, PartialEq, Eq)]
 enum SelectionLog {
     Nothing,
-    /// The log says that there are no containers.
+    /// A line that says that there are no containers.
     NoContainers,
-    /// The log says what the filters select.
+    /// A line that describes which processes the filters select.
     Selection,
 }
 

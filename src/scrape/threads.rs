@@ -21,10 +21,9 @@ use crate::procfs::this_process::this_thread;
 /// The longest time that the active thread waits if no scrape is requested.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// How long the active thread keeps the shared state locked while it waits for the next scrape, if there is a
-/// detached read. A detached read is a read that the scrape no longer waits for. After this time, the active
-/// thread unlocks the state for the same time, so that the thread of the detached read can deliver its
-/// result.
+/// The active thread normally keeps the shared state locked while it waits for the next scrape. If there is a
+/// detached read, which the scrape no longer waits for, the thread of that read needs the lock to deliver its
+/// result. The active thread then alternately locks and unlocks the state, each for this time.
 const SLICE: Duration = Duration::from_millis(50);
 
 /// The size of the stack of each scrape thread in bytes. 64 detached reads, which the scrape no longer waits
@@ -33,12 +32,12 @@ const STACK: usize = 256 << 10;
 
 /// A function that is called with the result of each scrape and of each check between scrapes. A check has
 /// the same steps as a scrape, but reads only the processes of containers that come close to their memory
-/// limit. After a scrape, the function's return value says when the next scrape begins. After a check, the
-/// return value is ignored.
+/// limit. After a scrape, the function's return value says when the next scrape begins. Otherwise, the return
+/// value is ignored.
 ///
-/// The active thread also calls the function while it waits for the next scrape or check, with the arguments
-/// of a successful check. The function then publishes new OOM records and new views. A view is an exposition
-/// that a client has requested with parameters.
+/// The function also publishes new OOM records and new views. A view is an exposition that a client has
+/// requested with parameters. To publish them without waiting for the next scrape or check, the active thread
+/// also calls the function between scrapes, as if a check had succeeded.
 pub type AfterPass = Box<dyn FnMut(&mut Scraper, Pass, Result<(), String>) -> Next + Send>;
 
 /// When the next scrape begins.
@@ -66,8 +65,7 @@ struct State {
 
 impl State {
     /// Makes records of the OOM kills that were found. Then publishes the new records and the views that are
-    /// due. A view is an exposition that a client has requested with parameters. Neither a scrape nor a check
-    /// has to run for this.
+    /// due. A view is an exposition that a client has requested with parameters.
     fn publish(&mut self) {
         self.scraper.record_kills();
         (self.after)(&mut self.scraper, Pass::Check, Ok(()));

@@ -25,8 +25,8 @@ const CLOSE: u64 = 850;
 const HALF: u64 = 500;
 /// The time after which the sizes of the largest mapped paths are stored again.
 const STEP: Duration = Duration::from_secs(15);
-/// How long the stored sizes of the largest mapped paths are kept. An OOM record shows how much these sizes
-/// have grown in up to a minute, so no sizes are kept for much longer.
+/// How long the stored sizes of the largest mapped paths are kept. This is a little longer than the minute
+/// over which an OOM record can show how these sizes have grown.
 const MAX_AGE: Duration = Duration::from_secs(75);
 
 /// A container, its cgroup, and the memory that is charged to that cgroup.

@@ -3,9 +3,9 @@
 //!
 //! The kernel counts a kill in the cgroup of the killed process and in every cgroup above it. It counts the
 //! event `oom` only in the cgroup that has reached its limit, and in the cgroups above that one. So a pod's
-//! cgroup also counts the kills in each of the pod's containers. If it has counted more kills than the
-//! cgroups of these containers together, the other kills happened in a container that was removed, or that
-//! was not listed.
+//! cgroup also counts the kills in each of the pod's containers. If the pod's cgroup has counted more kills
+//! than the cgroups of these containers together, the other kills happened in a container that was removed
+//! before its counters were read, or that was not listed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -176,7 +176,7 @@ impl KillCounts {
         Self { containers: BTreeMap::new(), above: BTreeMap::new(), knows_limits }
     }
 
-    /// Whether the cgroup at `path` is one of the cgroups above containers that were added.
+    /// Whether the cgroup at `path`, which is the cgroup of a pod or a cgroup above pods, was added.
     pub fn has_above(&self, path: &[u8]) -> bool {
         self.above.contains_key(path)
     }

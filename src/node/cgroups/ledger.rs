@@ -176,9 +176,8 @@ impl Ledger {
         let open = |fs: &mut MemoryFs, path, keeps_open| Counted::new(path).filter_read(fs, keeps_open);
         let top_paths = top_paths.into_iter().enumerate();
         tops.extend(top_paths.filter_map(|(i, path)| open(tops_fs, path, i < max_open)));
-        // The files of pods are not kept open, because they are rarely read here. If pods are exported, most
-        // pods are not read here at all, because the caller of [`Ledger::read`] already knows their memory
-        // use.
+        // The files of pods are not kept open here. If pods are exported, [`Ledger::read`] does not need the
+        // files of most pods, because its caller has already read the memory use of these pods.
         pods.extend(pod_paths.into_iter().filter_map(|path| open(pods_fs, path, false)));
         self.name_parts();
     }

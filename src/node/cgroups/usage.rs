@@ -220,8 +220,8 @@ impl CgroupUsage {
         find_mapped_shmem(accounts, (snapshot, processes), (proc, buffers), now);
         // If a process was killed during this scrape or check, the sums already lack its memory. So the
         // container of that process keeps its previous reading. All other containers get a new reading even
-        // if there was a kill. When ten containers reach their limits at once, there is a kill during most
-        // checks.
+        // if there was a kill. Otherwise new readings would be rare when ten containers reach their limits at
+        // once, because there is a kill during most checks.
         let has_kills = totals.n_on_node() != proc.oom_kills(buffers);
         let intact = has_kills.then(|| watch.intact());
         let is_intact = |id: ContainerId| intact.as_ref().is_none_or(|intact| intact.contains(&id));

@@ -7,9 +7,9 @@
 //! node would be in it. In a cgroup namespace, `/` is the exporter's own cgroup, and the node's root has a
 //! path such as `/../..`.
 //!
-//! A workload may name one of its own cgroups after another container. So an id inside the cgroup of another
-//! container is usually ignored. It counts if the init process of the container with this id was first seen
-//! there. If the runtime lists no init process, the id counts if it was seen nowhere else.
+//! If a path contains the ids of two containers, the first id usually counts, because a workload may name one
+//! of its own cgroups after another container. The second id counts if the init process of its container was
+//! first seen there, or if the runtime lists no init process and the id comes first in no other path.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::procfs::cgroup::Cgroups;
 pub struct CgroupIndex {
     by_id: HashMap<Box<[u8]>, Listed>,
     by_path: ByPath,
-    /// The ids that were seen in a cgroup path and were not inside the cgroup of another container.
+    /// The ids that were seen as the first container id in a cgroup path.
     placed: HashSet<Box<[u8]>>,
     /// Whether the exporter sees processes from inside a cgroup namespace.
     is_inside: bool,
@@ -67,8 +67,8 @@ impl CgroupIndex {
     }
 
     /// Finds out from the cgroup paths of all processes whether the exporter is in a cgroup namespace, and
-    /// which containers have a cgroup outside the cgroups of other containers. Returns true if either result
-    /// is new, because processes may then be attributed to other containers.
+    /// which containers have a cgroup outside the cgroups of other containers. Returns whether either result
+    /// is new. If so, processes may have to be attributed to other containers.
     pub fn observe<'a>(&mut self, processes: impl Iterator<Item = &'a Cgroups>) -> bool {
         let Self { by_id, by_path, placed, .. } = self;
         let needs_placing = by_id.values().any(|listed| listed.first.is_none());
@@ -87,8 +87,8 @@ impl CgroupIndex {
         is_new | (std::mem::replace(&mut self.is_inside, is_inside) != is_inside)
     }
 
-    /// Returns the ids of listed containers in the cgroup paths of these processes. An id inside the cgroup
-    /// of another container is left out, because a workload may have made that cgroup.
+    /// Returns the ids of listed containers in the cgroup paths of these processes. In each path, only the
+    /// first id counts, because a workload may have made the cgroups below it.
     pub fn ids_of<'p>(&self, processes: impl Iterator<Item = &'p Cgroups>) -> HashSet<&'p [u8]> {
         let is_listed = |id: &[u8]| self.by_id.contains_key(id);
         let paths = processes.flat_map(Cgroups::paths);
@@ -108,10 +108,10 @@ impl CgroupIndex {
     }
 
     /// Adds a container under its id. `first` has the cgroups in which its init process was first seen. If no
-    /// path in `first` contains the id, the container is also added under the path [`Cgroups::main`].
+    /// path in `first` contains the id, the container is also added under the main path ([`Cgroups::main`]).
     ///
-    /// If `pod` is given, the container's processes are attributed to that pod. Returns true if containers of
-    /// different pods share the cgroup at that path, which then belongs to none of them.
+    /// If `pod` is given, the container's processes are attributed to that pod. Returns true if a container
+    /// of another pod has the same path. The cgroup at this path then belongs to neither pod.
     pub fn insert(
         &mut self,
         container: &Arc<Container>,
@@ -154,8 +154,8 @@ impl CgroupIndex {
     }
 
     /// Returns the container that the cgroup at `path` belongs to, and whether `path` contains a listed id.
-    /// In a cgroup namespace, proc prints paths such as `/../x`. A `..` leads out of a cgroup, so a container
-    /// that was found before the `..` is dropped.
+    /// In a cgroup namespace, `/` is the exporter's own container, but `/../x` is not in that container. So a
+    /// container that is found before a `..` is dropped.
     fn find<'a, 'p>(&'a self, path: &'p [u8]) -> (Option<Place<'a, 'p>>, bool) {
         let (mut place, mut has_id) = (None::<Place<'a, 'p>>, false);
         for (component, above) in components(path) {

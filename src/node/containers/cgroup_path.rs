@@ -15,10 +15,9 @@ pub fn key(path: &[u8]) -> &[u8] {
     if path.is_empty() { b"/" } else { path }
 }
 
-/// Returns the cgroup of the container with this id. `path` is the cgroup path of a process in the container.
-/// The result is the part of `path` that ends with the outermost component that is the id. The container's
-/// limits are set on that cgroup, even if the container has made cgroups below it. Returns `None` if no
-/// component is the id.
+/// Returns the path of a container's own cgroup, given the container's id and the cgroup path of one of its
+/// processes. The result is `path` up to the first component with this id. The container's limits are set on
+/// that cgroup, even if the container has made cgroups below it. Returns `None` if no component has this id.
 pub fn named_cgroup<'a>(id: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
     let found = components(path).find(|(component, _)| !id.is_empty() && id_of(component) == id);
     found.map(|(_, above)| above)
@@ -40,11 +39,11 @@ pub fn id_of(component: &[u8]) -> &[u8] {
     RUNTIMES.iter().find_map(|runtime| name.strip_prefix(*runtime)).unwrap_or(component)
 }
 
-/// Returns the outermost id of a listed container in `path`. `is_listed` says whether an id is listed.
+/// Returns the first id of a listed container in `path`. `is_listed` says whether an id is listed.
 ///
-/// A container without an id in its cgroup path has the cgroup in which its init process was first seen.
-/// `is_first` says whether a path is such a cgroup. If `path` reaches such a cgroup before any listed id,
-/// returns `None`, because the rest of `path` is inside that container.
+/// `is_first` says whether a path is the cgroup of a container without an id in its cgroup path. If `path`
+/// leads through such a cgroup before the first id, returns `None`, because the id then names a cgroup inside
+/// that container.
 pub fn outermost_id(
     path: &[u8],
     is_listed: impl Fn(&[u8]) -> bool,

@@ -22,8 +22,7 @@ pub struct CutIds {
     listed: Vec<Container>,
     /// The containers that were listed with a cut id, sorted by the digits that are left.
     cut: Vec<Container>,
-    /// The complete id of each container in `cut`. It is `None` if no id in the cgroup paths begins with the
-    /// digits that are left, or if several ids do.
+    /// The complete id of each container in `cut`; `None` if the missing digits were not found.
     whole: Vec<Option<Box<str>>>,
     n_ambiguous: u64,
     has_reported: bool,
@@ -161,12 +160,12 @@ mod tests {
                 0,
             ),
             (&["aaaaaaaaaaaa"], vec![format!("/pod1/{a}"), format!("/pod2/{b}")], &[], 1),
-            // One id in a path matches two containers. Both containers have the same digits, or the digits of
-            // one begin with the digits of the other.
+            // One id in the cgroup paths begins with the digits of two cut ids. The two cut ids are equal, or
+            // one of them has more digits.
             (&["aaaaaaaaaaaa", "aaaaaaaaaaaa"], vec![format!("/pod1/{a}")], &[], 2),
             (&["aaaaaaaaaaaa", "aaaaaaaaaaaa0"], vec![format!("/pod1/{a}"), format!("/pod2/{b}")], &[], 2),
-            // Inside a container's cgroup, the workload chooses the names of cgroups. So an id in these names
-            // may be invented, and it is not taken for the complete form of a cut id.
+            // The workload chooses the names of cgroups inside its container's cgroup. So an id in these
+            // names is ignored, because the workload may have invented it.
             (
                 &["aaaaaaaaaaaa", "bbbbbbbbbbbb"],
                 vec![

@@ -3,9 +3,8 @@
 use std::time::{Duration, Instant};
 
 /// Proc may show a change that the listed containers do not explain, such as a process in an unknown cgroup.
-/// The containers are then listed again, until a listing begins at least this long after the change. A
-/// listing that begins earlier may lack a new container, although the container's first process already
-/// exists.
+/// The containers are then listed repeatedly for this long. A listing within this time may still lack a new
+/// container, although the container's first process already exists.
 const LAG: Duration = Duration::from_secs(2);
 /// The longest time between two listings.
 const MAX_AGE: Duration = Duration::from_secs(60);

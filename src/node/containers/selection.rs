@@ -32,8 +32,8 @@ pub struct Selection<'a> {
 }
 
 impl<'a> Selection<'a> {
-    /// Counts the processes and containers that the filters select. `processes` has, for each process in a
-    /// container, the container and whether a filter selects the process.
+    /// Counts the processes and containers that the filters select. `processes` has a pair for each process
+    /// in a container: the container, and whether a filter selects the process.
     pub fn of<'c>(filters: &'a [Filter], processes: impl Iterator<Item = (&'c Container, bool)>) -> Self {
         let mut selection = Self { filters, ..Self::default() };
         let (mut selected, mut known) = (HashSet::new(), HashSet::new());

@@ -60,7 +60,7 @@ impl Container {
 pub struct Seen<'a> {
     /// The pid of the process.
     pub pid: u32,
-    /// When the process started, once that is known.
+    /// The start time of the process, once it is known.
     pub start_time: Option<u64>,
     /// The cgroups that the process is in.
     pub cgroups: &'a Cgroups,
@@ -184,10 +184,10 @@ impl Containers {
         has_news
     }
 
-    /// Rejects the listed init process of a container if that process is not in the container. In this case,
-    /// the container's id is in the cgroup paths of other processes, but not in those of the listed process.
-    /// Either the pid was reused, or it is a pid of another PID namespace, as in kind (Kubernetes in Docker).
-    /// Returns whether a process was rejected.
+    /// Rejects the listed init process of a container if that process is not in the container. The process is
+    /// rejected if its own cgroup paths lack the container's id, but the cgroup paths of other processes
+    /// contain this id. Either the pid was reused, or it is a pid of another PID namespace, as in kind
+    /// (Kubernetes in Docker). Returns whether a process was rejected.
     pub fn reject_foreign_inits(&mut self, is_in_paths: impl Fn(&[u8]) -> bool) -> bool {
         let mut has_news = false;
         for tracked in &mut self.tracked {
@@ -202,10 +202,10 @@ impl Containers {
         has_news
     }
 
-    /// Calls `pod_of` for each container, in the order of [`Containers::iter`], and stores the pod that it
-    /// returns. A pod is represented by a [`Container`] with an empty name. The second argument of `pod_of`
-    /// is the number of container ids used so far. `pod_of` increases this number when it gives an id to a
-    /// new pod.
+    /// Calls `pod_of` for each container, in the order of [`Containers::iter`], and stores the returned pod.
+    /// A pod is represented by a [`Container`] with an empty name. A new pod needs a [`ContainerId`], so the
+    /// second argument of `pod_of` is the next unused number, which `pod_of` increases when it uses the
+    /// number.
     pub fn set_pods(&mut self, mut pod_of: impl FnMut(&Container, &mut u32) -> Option<Arc<Container>>) {
         for tracked in &mut self.tracked {
             tracked.pod = pod_of(&tracked.container, &mut self.n_ids);
