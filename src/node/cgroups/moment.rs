@@ -22,7 +22,8 @@ use crate::procfs::{Buffers, Proc};
 /// The time between two reads of a container that stays at its limit.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// If a process of a container at its limit ends, the kernel may have killed the process. The name and the
-/// memory of the process are then kept for this long. The exporter needs less time to notice a kill.
+/// memory of the process are then kept for this long. This is long enough, because the exporter notices a
+/// kill sooner.
 const KEPT: Duration = Duration::from_secs(2);
 /// The maximum age of the data that is used to explain a kill. Older data about the container is ignored.
 const MAX_AGE: Duration = Duration::from_secs(10);

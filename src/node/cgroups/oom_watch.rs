@@ -157,8 +157,8 @@ impl OomWatch {
         self.0.lock().counters.end(id);
     }
 
-    /// Replaces the list of processes by `processes`, and moves the previous list into `processes`, so that
-    /// the caller can reuse its buffer.
+    /// Replaces the list of processes by `processes`. The caller gets the previous list back in `processes`,
+    /// to reuse its buffer.
     pub fn set_processes(&self, processes: &mut Vec<(ContainerId, u32)>, now: Instant) {
         self.0.lock().moments.set_processes(processes, now);
     }

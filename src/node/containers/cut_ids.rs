@@ -20,7 +20,7 @@ pub struct CutIds {
     /// The containers that were listed with a complete id, sorted by id. The list is used only to complete
     /// cut ids. So if no container has a cut id, the list stays empty.
     listed: Vec<Container>,
-    /// The containers that were listed with a cut id, sorted by the digits that are left.
+    /// The containers that were listed with a cut id, sorted by this id.
     cut: Vec<Container>,
     /// The complete id of each container in `cut`; `None` if the missing digits were not found.
     whole: Vec<Option<Box<str>>>,
@@ -64,9 +64,9 @@ impl CutIds {
         (std::mem::replace(&mut self.whole, whole) != self.whole).then(|| self.containers())
     }
 
-    /// Returns the number of containers with an ambiguous id. Such an id is cut, and the digits that are left
-    /// do not identify the container: several ids in the cgroup paths begin with these digits, or one id in
-    /// the paths matches several containers.
+    /// Returns the number of containers with an ambiguous id. Such an id is cut, and its digits do not
+    /// identify the container: several ids in the cgroup paths begin with these digits, or one id in the
+    /// cgroup paths begins with the digits of several containers.
     pub fn n_ambiguous(&self) -> u64 {
         self.n_ambiguous
     }
