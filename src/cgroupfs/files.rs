@@ -223,8 +223,8 @@ impl CgroupFs {
     fn try_read(&mut self, cgroup: &mut Cgroup, values: &mut Values) -> bool {
         let mut first = None;
         // The first read of a cgroup includes the slow files. After that, every tenth read includes them. The
-        // cgroups take turns by the numbers of their descriptors, so that each scrape reads the slow files of
-        // only about a tenth of the cgroups.
+        // first of these reads comes sooner for some cgroups than for others (`turn`), so that each scrape
+        // reads the slow files of only about a tenth of the cgroups.
         let reads_slow = cgroup.n_until_slow == 0;
         if reads_slow {
             let directory = cgroup.directories.iter().flatten().next();

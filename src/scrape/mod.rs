@@ -214,8 +214,9 @@ impl Scraper {
     pub fn apply(&mut self, job: &Job, finding: &Finding<'_>) {
         let Self { proc, discovery, processes, reads, snapshot, .. } = self;
         apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, job, finding);
-        // A read of `stat` alone is charged as overhead. Overhead makes scrapes rarer. If these reads were
-        // charged like other reads, 3,400 of them would use up a budget of 0.01, and no memory would be read.
+        // A read of `stat` alone is charged as overhead, which only delays the next scrape. If it were
+        // charged like other reads, 3,400 reads of `stat` would use up a CPU budget of 0.01, and no memory
+        // would be read.
         match job.detail {
             Detail::Stat => self.progress.add_overhead(finding.cost.cpu_time),
             _ => self.budget.spend(finding.cost.cpu_time),

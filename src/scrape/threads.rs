@@ -26,8 +26,9 @@ const IDLE: Duration = Duration::from_secs(60);
 /// result. The active thread then alternately locks and unlocks the state, each for this time.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// The size of the stack of each scrape thread in bytes. 64 detached reads, which the scrape no longer waits
-/// for, need 64 threads. With glibc, these threads take 5.9 MB of resident memory, 92 KiB each.
+/// The size of the stack of each scrape thread in bytes. A thread uses only a part of this size: with glibc,
+/// it takes 92 KiB of resident memory. So the 64 threads of 64 detached reads, which the scrape no longer
+/// waits for, take 5.9 MB.
 const STACK: usize = 256 << 10;
 
 /// A function that is called with the result of each scrape and of each check between scrapes. A check has

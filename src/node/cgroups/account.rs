@@ -267,10 +267,12 @@ impl Account {
     }
 
     /// Stores the largest mapped paths of the container, for a later OOM record. `permille` is the memory use
-    /// in thousandths of the limit. From [`HALF`] on, the sizes of these paths are stored every [`STEP`], so
-    /// that the record can show how the sizes have grown. From [`CLOSE`] on, each call also stores the
-    /// current paths and the current values of the cgroup, and drops those of the previous call. Nothing is
-    /// stored while another running container has the same labels.
+    /// in thousandths of the limit.
+    ///
+    /// From [`HALF`] of the limit on, the sizes of these paths are stored every [`STEP`], because the record
+    /// shows how the sizes have grown. From [`CLOSE`] on, each call also stores the paths and the values of
+    /// the cgroup, in place of those that the previous call has stored. Nothing is stored while another
+    /// running container has the same labels.
     pub fn keep_reading(
         &mut self,
         permille: u64,

@@ -63,7 +63,7 @@ pub struct Growth {
     /// The growth rates, in bytes per second, each with the time when it was measured. A rate is dropped
     /// after [`WINDOW`], or when a later rate is at least as high.
     rates: VecDeque<(Instant, u64)>,
-    /// The memory use at the time at which the processes were last due to be read.
+    /// The memory use when [`Growth::add`] last returned true; `None` again after a memory use below [`FAR`].
     read_at: Option<u64>,
     /// When the kernel last reported that the limit was reached.
     hit_at: Option<Instant>,
