@@ -93,7 +93,8 @@ impl Containerd {
                     }
                 };
                 if let Some(container) = &mut container {
-                    // If the shim of a task hangs, the container keeps the pid from the last listing.
+                    // If the shim hangs, `task.pid` is 0, so the container keeps its pid from the last
+                    // listing.
                     if !is_hung {
                         container.init_pid = Some(task.pid);
                     }
@@ -118,8 +119,9 @@ async fn tasks(connection: &Connection, channel: &Channel, namespace: &str) -> R
 
 /// Calls `Containers.Get`. Returns `None` if the container no longer exists.
 ///
-/// If the record of a container is too large, returns no labels, and the container is named by its id. An
-/// image can have any number of labels, but must not stop the listing.
+/// If the record of a container is too large, returns no labels, and the container is named by its id. The
+/// record includes the labels of the image, of which a workload can choose any number. An error here would
+/// stop the listing of all containers.
 async fn labels(
     connection: &Connection,
     channel: &Channel,
