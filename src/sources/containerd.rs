@@ -93,8 +93,7 @@ impl Containerd {
                     }
                 };
                 if let Some(container) = &mut container {
-                    // If the shim hangs, `task.pid` is 0, so the container keeps its pid from the last
-                    // listing.
+                    // If the shim hangs, `task.pid` is 0, so the container keeps its last pid.
                     if !is_hung {
                         container.init_pid = Some(task.pid);
                     }

@@ -18,8 +18,7 @@ use super::table::{Command, Series, Table};
 const READING_BYTES: usize = 24;
 
 /// Whether a container may use another `n_bytes` for a new command. This is allowed if all containers
-/// together then use at most `max_bytes`. It is also allowed if the container then stays within its fair
-/// share.
+/// together then use at most `max_bytes`, or if the container then stays within its fair share.
 pub(super) fn has_room(table: &Table, container: u32, n_bytes: usize, max_bytes: usize) -> bool {
     let fair_share = max_bytes / (table.containers.len() + 1);
     table.n_bytes + n_bytes <= max_bytes || table.containers.get(container).n_bytes + n_bytes <= fair_share

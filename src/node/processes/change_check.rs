@@ -129,8 +129,7 @@ impl ChangeCheck {
     }
 
     /// Drops everything that earlier reads have shown, because the values of the process have been dropped.
-    /// The measured CPU times are dropped too. The process may now run another program, which may take more
-    /// or less time to read.
+    /// The measured CPU times are dropped too, because the process may now run another program.
     pub fn forget(&mut self) {
         *self = Self::default();
     }

@@ -22,9 +22,9 @@ use crate::totals::reading::ReadingId;
 #[derive(Debug)]
 pub struct Process {
     identity: Identity,
-    /// The previous entry for this pid, until `stat` shows the start time. Both entries may be for one
-    /// process, because after a shortage of memory the kernel gives a new inode number to the directory of a
-    /// process that still runs. An equal start time shows that they are for one process.
+    /// The previous entry for this pid, until `stat` shows the start time. An equal start time shows that
+    /// both entries are for one process. That happens after a shortage of memory, when the kernel gives a new
+    /// inode number to the directory of a process that still runs.
     previous: Option<Box<Process>>,
     attribution: Attribution,
     state: ReadState,
@@ -323,8 +323,7 @@ impl Process {
         self.last.drop_reading();
     }
 
-    /// Returns a mutable reference to the id under which the snapshot stores the values, and the process's
-    /// name.
+    /// Returns a mutable reference to the id of the stored values, and the name of the process.
     pub fn values_mut(&mut self) -> (&mut Option<ReadingId>, &[u8]) {
         (self.last.reading_mut(), self.attribution.comm())
     }

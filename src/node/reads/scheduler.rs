@@ -270,7 +270,7 @@ impl Reads {
 
     /// Whether a read of this process would probably block, and occupy a thread for good. The result is
     /// always false while fewer than [`MAX_DETACHED`] threads run reads that the scrape no longer waits for,
-    /// because it does no harm then if another thread blocks.
+    /// because another blocked thread does no harm then.
     fn looks_stuck(&mut self, node: &mut Node<'_>, i: usize) -> bool {
         let is_waiting =
             self.detached.count() >= MAX_DETACHED && node.processes.has_waiting_thread(i, node.proc);
