@@ -242,7 +242,8 @@ impl ProcessDir {
                 return Ok(());
             }
         }
-        // All version 1 paths are `/` here. Any other path is from the `0::` line, which is correct.
+        // All version 1 paths are `/` here, and may be wrong. If the `0::` line has a path other than `/`,
+        // that path is correct. Otherwise no path shows where the process is.
         if cgroups.paths().any(|path| path != b"/") { Ok(()) } else { Err(ReadError::Gone) }
     }
 

@@ -31,8 +31,9 @@ const GET_DEADLINE: Duration = Duration::from_secs(5);
 pub struct Containerd {
     connection: Connection,
     namespaces: Vec<String>,
-    /// The containers by containerd namespace and id; `None` stands for a sandbox. The containers are kept
-    /// for the next listing, because labels do not change while a task exists.
+    /// The result of the last listing, by containerd namespace and container id. The value is `None` for the
+    /// sandbox container of a pod. The next listing uses the labels again, because labels do not change while
+    /// a task exists.
     known: HashMap<(String, String), Option<Container>>,
     /// Whether the log already says that containers are named by their ids, because containerd knows no
     /// names.

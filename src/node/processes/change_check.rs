@@ -7,9 +7,9 @@
 //!    the sums over its mappings, and `maps` lists the mappings. If both files are the same as before, the
 //!    values of the last read are still correct, so the process is not read. Otherwise the process is read.
 //!
-//! `smaps_rollup` and `maps` are hashed just before a full read. The hashes are kept only if the values of
-//! that read add up to the values in `smaps_rollup`. In that case nothing has changed between the hashing and
-//! the read. No value is ever estimated, and every process is read in full at least every five minutes.
+//! `smaps_rollup` and `maps` are hashed just before a full read. If the values of that read add up to the
+//! values in `smaps_rollup`, nothing has changed between the hashing and the read. Only then are the hashes
+//! kept. No value is ever estimated, and every process is read in full at least every five minutes.
 
 use std::time::{Duration, Instant};
 
@@ -19,9 +19,9 @@ use crate::procfs::stat::Work;
 /// A process is read in full at least this often, even if every check confirms its values.
 pub const MAX_CONFIRMED: Duration = Duration::from_secs(300);
 
-/// After this many checks in a row have found that a process was active, the process is read without a check
-/// in the next [`N_UNCHECKED`] scrapes. A check of an active process does not avoid the read. It only adds
-/// about a twelfth of the CPU time of reading a small process.
+/// If this many checks in a row found that a process was active, it is read without a check in the next
+/// [`N_UNCHECKED`] scrapes. An active process is read in full after each check, so the check only adds about
+/// a twelfth of the CPU time of reading a small process.
 const MIN_BUSY: u32 = 3;
 const N_UNCHECKED: u32 = 15;
 

@@ -78,9 +78,9 @@ pub struct LastRead {
     /// The program that the process ran when its values were read. `None` if `stat` was not read, or did not
     /// show the addresses that identify a program.
     program: Option<Program>,
-    /// If the kernel takes too long to print each mapping, only the sum over all mappings is read for some
-    /// time (`smaps_rollup`). The first part is the end of that time. The second part is a lower bound of the
-    /// number of mappings. `None` if the kernel has never taken too long.
+    /// Set if the kernel took too long to print each mapping. Until the time in the first part, only the sum
+    /// over all mappings is read (`smaps_rollup`). The second part is a lower bound of the number of
+    /// mappings.
     summed_until: Option<(Instant, u64)>,
     count: MappingCount,
     check: ChangeCheck,

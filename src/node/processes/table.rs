@@ -22,8 +22,8 @@ use crate::totals::reading::ReadingId;
 use crate::totals::snapshot::Snapshot;
 
 /// The duration of a process's first read is estimated as [`READ_OF_GIB`] for each GiB of resident memory,
-/// plus [`READ_OF_MAPPINGS`]. The latter is 5 us for each of 200 mappings, a usual number. The mappings are
-/// not counted, because that would take the memory-map lock.
+/// plus [`READ_OF_MAPPINGS`], which is 5 us for each of 200 mappings. The real number of mappings is not
+/// used, because counting them would take the memory-map lock.
 const READ_OF_GIB: Duration = Duration::from_millis(15);
 const READ_OF_MAPPINGS: Duration = Duration::from_micros(5 * 200);
 

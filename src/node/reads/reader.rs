@@ -152,8 +152,8 @@ impl Reader {
         };
         let is_sum = sum.is_some();
         // The process may execute another program between the read of its memory and the read of its name. If
-        // the mappings were read, `ensure_alive` detects this below. If the sum was read, the name must be
-        // the same as before that read.
+        // the mappings were read, `ensure_alive` detects this below. If only the kernel's sum over the
+        // mappings was read, the name is compared with the name before the sum was read.
         if is_sum && process.comm(&mut self.buffers)? != self.comm {
             return Err(ReadError::Exec);
         }
