@@ -70,22 +70,22 @@ impl Cgroups {
         self.first(MEMORY)
     }
 
-    /// Returns the path that locates the process if no path contains a container's id. The first choice is
-    /// the path of the `memory` controller, then the path of `name=systemd`, and then the path in the `0::`
-    /// line. If version 1 accounts memory, the `0::` line is ignored, because it means nothing then.
+    /// Returns the path that locates the process if no path contains a container's id. This is the first path
+    /// other than `/` in the lines of `memory`, `name=systemd` and `0::`, in this order. If each of these
+    /// paths is `/`, the result is `/`. The `0::` line is ignored if version 1 accounts memory, because it
+    /// may then show the cgroup of the container runtime instead.
     ///
-    /// The root `/` is returned only if there is no other path to choose. On version 1, systemd may be
-    /// configured not to account the memory of a service. The path in `memory` is then `/`, but the path of
-    /// `name=systemd` still shows the service.
+    /// The path in `memory` can be `/` for a process in a service, because systemd may be configured not to
+    /// account the memory of the service. The path of `name=systemd` still shows the service.
     pub fn main(&self) -> Option<&[u8]> {
         let unified = self.first(UNIFIED).filter(|_| self.memory().is_none());
         let paths = || [self.memory(), self.first(SYSTEMD), unified].into_iter().flatten();
         paths().find(|path| *path != b"/").or_else(|| paths().next())
     }
 
-    /// Whether all version 1 paths are `/`, so that they may hide the real cgroup. For a thread that has
-    /// exited, the kernel prints `/` in version 1 hierarchies, even if its process is in another cgroup. The
-    /// `0::` line of version 2 is correct for such a thread, too.
+    /// Whether the version 1 paths may be wrong, because all of them are `/`. Once a thread has exited, the
+    /// kernel prints `/` in every version 1 line of its `cgroup` file, whatever the cgroup of the process is.
+    /// The `0::` line of version 2 stays correct.
     pub fn may_hide(&self) -> bool {
         let mut version_1 = split(&self.lines).filter(|(kind, _)| *kind != UNIFIED);
         let has_main = [MEMORY, SYSTEMD].into_iter().any(|kind| self.first(kind).is_some());
@@ -150,8 +150,8 @@ mod tests {
                 &["/c1", "/c1", "/system.slice/containerd.service"],
                 Some("/c1"),
             ),
-            // A host with OpenRC has no `name=systemd`. Only the path of `memory` shows the container,
-            // because in the other hierarchies Docker has put all containers into one cgroup.
+            // A host with OpenRC has no line of `name=systemd`. Docker uses one cgroup for all containers,
+            // except in the `memory` hierarchy. So only the path of `memory` shows the container.
             (
                 "0::/docker\n1:name=openrc:/docker\n2:memory:/docker/a\n",
                 &["/docker/a", "/docker", "/docker"],
@@ -160,8 +160,8 @@ mod tests {
             // `net_cls` is a version 1 controller, but not the one that accounts memory. So version 2 locates
             // the process.
             ("1:net_cls:/\n0::/v2\n", &["/", "/v2"], Some("/v2")),
-            // No hierarchy accounts memory. The path in systemd's hierarchy is more specific than the one in
-            // version 2, which has no controllers.
+            // No hierarchy accounts memory. The path of `name=systemd` comes first, because it is more
+            // specific than the path in the `0::` line.
             ("5:cpu,cpuacct:/cpu\n1:name=systemd:/sys\n0::/v2\n", &["/sys", "/cpu", "/v2"], Some("/sys")),
             ("5:cpu,cpuacct:/cpu\n0::/v2\n", &["/cpu", "/v2"], Some("/v2")),
             // systemd does not account the memory of this service, so the service is in the root of `memory`.

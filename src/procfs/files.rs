@@ -29,8 +29,8 @@ pub(crate) fn read_file<'a>(
             text.resize((2 * filled).max(4096), 0);
         }
         filled += rustix::io::read(&file, &mut text[filled..])?;
-        // The kernel prints such a file in one read (fs/seq_file.c, `single_open`). So if a read does not
-        // fill the buffer, the file has been read to its end.
+        // The kernel prints a small file in one read (fs/seq_file.c, `single_open`). A read that does not
+        // fill the buffer has therefore reached the end of the file.
         if filled < text.len() {
             return Ok(&text[..filled]);
         }

@@ -187,16 +187,16 @@ impl ProcessDir {
         Ok(rustix::fs::fstat(&self.dir)?.st_ino)
     }
 
-    /// Reads the `stat` file. A recording has no such file. The read may block while the process executes
-    /// another program, because the kernel holds a lock for that time, which has no limit.
+    /// Reads the `stat` file, which a recording does not have. The read may block for any length of time
+    /// while the process executes another program, because the kernel then holds a lock.
     pub fn stat(&self, buffers: &mut Buffers) -> Result<Stat, ReadError> {
         let text = read_file(self.dir.as_fd(), "stat", &mut buffers.text)?;
         Ok(Stat::parse(text).ok_or(Errno::INVAL)?)
     }
 
-    /// Returns how active the process has been, according to `stat`. In a recording, the size and the times
-    /// of the smaps file replace `stat`. Returns `None` if a recorded smaps file was changed in the last two
-    /// seconds, because times in steps of a second might not show a further change.
+    /// Returns how active the process has been, according to `stat`. A recording has no `stat`, so the size
+    /// and the times of the smaps file are used instead. Returns `None` if that file was changed in the last
+    /// two seconds, because its times may be in whole seconds, and would then not show another change.
     pub fn work(&self, buffers: &mut Buffers) -> Result<Option<Work>, ReadError> {
         match self.stat(buffers) {
             Ok(stat) => return Ok(Some(stat.work)),
@@ -242,7 +242,8 @@ impl ProcessDir {
                 return Ok(());
             }
         }
-        // All version 1 paths are `/` here. Any other path is from the `0::` line, which is correct.
+        // All version 1 paths are `/` here, and may be wrong. If the `0::` line has a path other than `/`,
+        // that path is correct. Otherwise no path shows where the process is.
         if cgroups.paths().any(|path| path != b"/") { Ok(()) } else { Err(ReadError::Gone) }
     }
 

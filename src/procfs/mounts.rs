@@ -7,8 +7,8 @@ use super::errors::ReadError;
 use super::files::{open_file, read_long};
 use super::{Buffers, Proc};
 
-/// At most this many bytes of `mountinfo` are read. A container has dozens of mounts. If the file of a
-/// process is longer, the process is outside containers, and the beginning of the file is enough.
+/// At most this many bytes of a process's `mountinfo` are read. The file of a process in a container is far
+/// shorter, because a container has only dozens of mounts.
 const MAX_BYTES: usize = 1 << 20;
 /// At most this many mounts are kept, and at most [`MAX_PATH_BYTES`] of their paths, because a workload may
 /// mount any number of file systems. The limits are high enough for an agent that mounts the node's root, and
@@ -24,9 +24,9 @@ pub struct Mounts {
     is_cut: bool,
 }
 
-/// The id of the first mount that a process sees. All processes in one mount namespace have the same first
-/// mount, except after a chroot. `None` if `mountinfo` is empty or missing. A recording has this file only
-/// for processes that see a tmpfs.
+/// The id of the first mount that a process sees. Processes in one mount namespace have the same first mount,
+/// unless a process has changed its root directory with chroot. `None` if `mountinfo` is empty or missing. In
+/// a recording, it is missing for processes that see no tmpfs.
 pub type FirstMount = Option<u64>;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -121,8 +121,8 @@ impl Proc {
         Ok(id.and_then(|id| id.parse().ok()))
     }
 
-    /// Returns the lines of a process's `mountinfo` that concern tmpfs, for a recording. [`Proc::mounts`]
-    /// needs no other lines.
+    /// Returns the lines of a process's `mountinfo` for tmpfs mounts, and for the mounts below them. A
+    /// recording contains only these lines, because [`Proc::mounts`] needs no others.
     ///
     /// Fails if the process has ended.
     pub fn raw_mounts(&self, pid: u32, buffers: &mut Buffers) -> Result<Vec<u8>, ReadError> {

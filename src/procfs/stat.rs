@@ -14,8 +14,8 @@ pub struct Work {
     /// The start addresses of code and stack. Different programs have different addresses. Forks of one
     /// program have the same addresses.
     pub program: [u64; 2],
-    /// Whether the process is in a recording. If all fields are the same later, the recorded smaps file has
-    /// not changed, so its mappings are the same, too.
+    /// Whether the process is in a recording. The other fields then describe the recorded smaps file. As long
+    /// as they stay the same, the mappings in that file are the same, too.
     pub is_recorded: bool,
 }
 

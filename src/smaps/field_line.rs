@@ -11,9 +11,8 @@ const DIGITS_LEN: usize = 8;
 pub const LINE_LEN: usize = KEY_LEN + DIGITS_LEN + UNIT.len();
 const UNIT: &[u8; 4] = b" kB\n";
 
-/// Whether `line` is one of the frequent lines that are not exported. Only the first eight bytes are
-/// compared. That is enough, because no header and no line of an exported field begins with the same eight
-/// bytes as one of these lines.
+/// Whether `line` is one of the frequent lines that are not exported. Comparing the first eight bytes is
+/// enough, because all headers and all lines of exported fields begin with other bytes.
 #[inline]
 pub fn is_not_exported(line: &[u8]) -> bool {
     matches!(line.first_chunk(), Some(b"VmFlags:" | b"THPeligi" | b"Protecti"))
@@ -85,8 +84,9 @@ pub fn kib_of(line: &[u8; LINE_LEN]) -> Option<u64> {
     // also changes the next byte. This does no harm: a byte with its high bit set is no digit, so the text is
     // refused in any case.
     let no_digits = ((values.wrapping_add(0x76 * EACH)) | values) & HIGH;
-    // In `spaces`, all bits of each byte with a space are set. The first character is in the lowest byte.
-    // Spaces must come before digits, so the set bits must be the lowest ones.
+    // A byte of `spaces` is 0xff where the text has a space, and 0 where it has a digit. The first character
+    // of the text is in the lowest byte. Spaces are allowed only before the digits, so all 0xff bytes must be
+    // below all 0 bytes.
     let spaces = ((!text & bit) >> 4).wrapping_mul(0xff);
     let no_run = spaces & spaces.wrapping_add(1);
     let no_last_digit = spaces & 1 << 63;

@@ -11,13 +11,13 @@ use super::lines::{EACH, HIGH, bytes_equal_to, line_end};
 pub enum Next {
     /// The next mapping begins where this one ends.
     Adjacent,
-    /// The next mapping begins above the end of this one, or there is no next mapping.
+    /// The next mapping begins after a gap, or this mapping is the last one.
     Above,
     /// The next mapping begins at the same address as this one. It is the same mapping, printed again after a
     /// change, and replaces this one.
     Same,
-    /// The next mapping begins below the end of this one, and at another address than this one. The two
-    /// mappings cannot have existed at the same time, so the mappings were changed during the read.
+    /// The next mapping begins below the end of this one, and is not the same mapping. The two mappings
+    /// cannot have existed at the same time, so the mappings were changed during the read.
     Torn,
 }
 
@@ -89,15 +89,14 @@ fn any_range_end(bytes: &[u8]) -> Option<usize> {
     Some(space + 1)
 }
 
-/// Returns where the next mapping begins, compared with the mapping that has the header `header`. The header
-/// of the next mapping is at the beginning of `following`. `range_len` and `next_range_len` are the lengths
-/// of the `<address>-<address> ` at the beginning of both headers, including the space.
+/// Returns how the next mapping follows the mapping with the header `header` (see [`Next`]). `following`
+/// begins with the header of the next mapping. `range_len` and `next_range_len` are the lengths of the
+/// `<address>-<address> ` at the beginning of both headers, including the space.
 #[inline]
 pub fn next(header: &[u8], following: &[u8], range_len: usize, next_range_len: usize) -> Next {
-    // The fast path needs addresses of twelve digits, which nearly all addresses have. The next mapping must
-    // begin at or above the end of this one. The addresses are compared as text, because lower-case
-    // hexadecimal digits sort like the numbers that they stand for. The shift drops the four bytes after the
-    // twelve digits.
+    // This fast path is for addresses of twelve digits. Nearly all addresses have twelve digits. They are
+    // compared as text, because `0` to `9` come before `a` to `f` in ASCII, so the texts have the same order
+    // as the numbers. The shift drops the four bytes after the twelve digits.
     let twelve_digits = |text: &[u8; 16]| u128::from_be_bytes(*text) >> 32;
     if let (Some(range), Some(begin)) = (header.first_chunk::<29>(), following.first_chunk::<16>())
         && (range_len, next_range_len) == (26, 26)

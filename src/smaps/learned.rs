@@ -17,14 +17,14 @@ struct LearnedLine {
 /// The result of [`Learned::take`], which compares the field lines of a mapping with those of the previous
 /// mapping.
 pub enum Run {
-    /// Both mappings have the same keys in the same order. This many bytes of the new mapping need not be
-    /// parsed any more.
+    /// The new mapping has the same keys as the previous mapping, in the same order. This many bytes of the
+    /// new mapping need not be parsed any more.
     Taken(usize),
-    /// The mappings have different keys, or the same keys in another order. The lines of the new mapping must
-    /// be remembered instead.
+    /// The new mapping has other keys than the previous mapping, or the same keys in another order. The lines
+    /// of the new mapping must be remembered instead.
     Unlike,
-    /// The mappings cannot be compared, because a value is too wide, or because some bytes are not read yet.
-    /// The remembered lines stay as they are.
+    /// The new mapping cannot be compared with the previous one, because a value is too wide, or because some
+    /// bytes are not read yet. The remembered lines stay as they are.
     Unfit,
 }
 
@@ -83,13 +83,14 @@ impl Learned {
         let Values { present, bytes: values } = &mut self.values;
         let known = |line: &[u8; LINE_LEN]| {
             let kib = kib_of(line)?;
-            // If a mapping has two lines for one field, the last line must decide the value. `take` skips a
-            // line that has not changed, so it could keep the value of the first line. To prevent this, the
-            // remembered lines end before a field occurs for the second time.
+            // If a field occurs twice, its last line decides the value. `take` skips lines that have not
+            // changed, so if only the first line had changed, `take` would store its value. To prevent this,
+            // only the lines before the second occurrence are remembered. The other lines are parsed in every
+            // mapping.
             let (field, _) = field_of(line).filter(|(field, _)| *present & 1 << field == 0)?;
-            // `line` is 28 bytes, the usual length of a line. `kib_of` parses the eight bytes before the
-            // unit. If all bytes between the key and these eight bytes are spaces, `line` is exactly one
-            // line, and its value has at most eight digits.
+            // `kib_of` parses the eight bytes before the unit. All bytes between the key and these eight
+            // bytes must be spaces. Any other byte means that the value has more than eight digits, or that
+            // `line` is not exactly one line.
             let padding = &key(line)[FIELDS[field].key.len() + 1..];
             if padding.iter().any(|&b| b != b' ') {
                 return None;

@@ -19,8 +19,8 @@ pub fn line_end(bytes: &[u8], at: usize) -> Option<usize> {
     Some(at + words.len() * 8 + i + 1)
 }
 
-/// Returns a word with the high bit set in each byte of `word` that equals `b`. Only the lowest set bit is
-/// reliable: above it, the bit of a byte may be set although the byte differs from `b` (Alan Mycroft's test
+/// Finds the bytes of `word` that equal `b`. In the result, the high bit of each of these bytes is set. Bytes
+/// above the first of them may have their high bits set although they differ from `b` (Alan Mycroft's test
 /// for a zero byte, 1987).
 #[inline]
 pub fn bytes_equal_to(b: u8, word: [u8; 8]) -> u64 {

@@ -36,8 +36,8 @@ pub const GUARDED: u8 = 1 << 4;
 
 /// Whether this address is in the area in which the kernel itself chooses addresses for mappings. By default,
 /// this area begins at most 1 TiB (x86_64) or 17 GiB (arm64) below the main thread's stack, and grows
-/// downwards. On arm64 with pages of 16 KiB, the addresses are those of x86_64. If the kernel uses 39-bit
-/// addresses, the result is always false.
+/// downwards. An arm64 kernel with pages of 16 KiB uses the same addresses as x86_64. If the kernel uses
+/// 39-bit addresses, the result is always false.
 pub fn is_mmap_address(address: u64) -> bool {
     const X86_64: Range<u64> = 0x7e00_0000_0000..0x8000_0000_0000;
     const ARM64: Range<u64> = 0xfe00_0000_0000..0x1_0000_0000_0000;
@@ -100,7 +100,7 @@ impl PlaceText<'_> {
     #[inline]
     pub fn parse(&self) -> Place {
         let range = &self.header[..self.range_len];
-        // Nearly all addresses have twelve digits.
+        // In nearly all ranges, both addresses have twelve hexadecimal digits.
         let (begin, end) = match range {
             [begin @ .., _] if begin.len() == 25 && begin[12] == b'-' => (&begin[..12], &begin[13..]),
             _ => any_addresses(range),
@@ -138,8 +138,8 @@ fn number(digits: &[u8]) -> u64 {
 /// Returns the number that eight hexadecimal digits stand for.
 fn eight(digits: [u8; 8]) -> u64 {
     let text = u64::from_be_bytes(digits);
-    // A letter (0x61 to 0x66) has the bit 0x40 and stands for its low four bits plus 9. A digit (0x30 to
-    // 0x39) lacks the bit.
+    // A digit is a byte from 0x30 to 0x39, and its low four bits are its value. A letter is a byte from 0x61
+    // to 0x66, and its value is 9 more than its low four bits. Only letters have the bit 0x40.
     let mut value = (text & (0xf * EACH)) + 9 * (text >> 6 & EACH);
     value = (value >> 4 | value) & 0x00ff_00ff_00ff_00ff;
     value = (value >> 8 | value) & 0x0000_ffff_0000_ffff;

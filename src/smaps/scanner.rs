@@ -87,9 +87,9 @@ impl Scanner {
             return None; // the mapping is most likely incomplete
         }
         let run = if self.only_general { Run::Unfit } else { self.learned.take(&bytes[header_end..]) };
-        // The line of flags is at `rest` or after it. If the field lines were the same as in the previous
-        // mapping, except for values, `rest` is the position after these lines. Otherwise `rest` is the end
-        // of the header.
+        // `end` is the end of the mapping. `rest` is the end of the lines that were compared with the
+        // previous mapping. If no lines were compared, `rest` is the end of the header. The line of flags is
+        // at `rest` or after it.
         let (values, rest, (end, next_range_len)) = match run {
             Run::Taken(n_bytes) => {
                 let rest = header_end + n_bytes;
@@ -115,7 +115,7 @@ impl Scanner {
             }
         };
         let path = path_of(&bytes[range.end..header_end]);
-        // Either a header begins at `end`, or the input ends there.
+        // The header of the next mapping begins at `end`, unless the input ends there.
         let header = &bytes[range.start..header_end];
         let next = match end == bytes.len() {
             true => Next::Above,

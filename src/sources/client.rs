@@ -65,8 +65,8 @@ impl Client {
     fn live_socket(&self) -> Option<SocketId> {
         match self.runtime.block_on(UnixStream::connect(&self.socket)) {
             Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => None,
-            // Either the connection has succeeded, or the queue for connections is full because the runtime
-            // hangs. In both cases, a process listens on the socket.
+            // The connection has succeeded, or the queue for connections is full, because the runtime hangs.
+            // A queue exists only while a process listens on the socket.
             _ => id(&self.socket),
         }
     }
@@ -214,7 +214,7 @@ mod tests {
         let mut client = Client::new(Lister::Cri(Cri::new(&path))).unwrap();
         client.begin_listing();
         assert!(!client.has_runtime_ended());
-        // Both files exist at the same time, so they must have different inode numbers.
+        // The new socket is created while the old socket still exists, so it must have another inode number.
         let other = path.with_extension("other");
         let restarted = UnixListener::bind(&other).unwrap();
         fs::rename(&other, &path).unwrap();
@@ -238,7 +238,8 @@ mod tests {
         fs::remove_file(path).unwrap();
     }
 
-    /// Returns a socket with a backlog of 1. It refuses a third waiting connection (unix(7)).
+    /// Returns a socket on which at most two connections can wait. The kernel refuses a connection if more
+    /// connections than the backlog of 1 already wait (unix(7)).
     fn socket_with_a_queue_of_one(path: &Path) -> OwnedFd {
         let socket = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
         net::bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();

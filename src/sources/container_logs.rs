@@ -81,7 +81,8 @@ impl Source for ContainerLogs {
         format!("containers are listed by the names of the kubelet's links in {:?}", self.directory)
     }
 
-    /// The kubelet keeps the link of a container that has ended, until the kubelet removes the container.
+    /// Returns true, because the kubelet keeps the link of a container that has ended, until the kubelet
+    /// removes the container.
     fn lists_ended_containers(&self) -> bool {
         true
     }

@@ -31,8 +31,9 @@ const GET_DEADLINE: Duration = Duration::from_secs(5);
 pub struct Containerd {
     connection: Connection,
     namespaces: Vec<String>,
-    /// The containers by containerd namespace and id; `None` stands for a sandbox. The containers are kept
-    /// for the next listing, because labels do not change while a task exists.
+    /// The result of the last listing, by containerd namespace and container id. The value is `None` for the
+    /// sandbox container of a pod. The next listing uses the labels again, because labels do not change while
+    /// a task exists.
     known: HashMap<(String, String), Option<Container>>,
     /// Whether the log already says that containers are named by their ids, because containerd knows no
     /// names.
@@ -93,7 +94,7 @@ impl Containerd {
                     }
                 };
                 if let Some(container) = &mut container {
-                    // If the shim of a task hangs, the container keeps the pid from the last listing.
+                    // If the shim hangs, `task.pid` is 0, so the container keeps its last pid.
                     if !is_hung {
                         container.init_pid = Some(task.pid);
                     }
@@ -118,8 +119,9 @@ async fn tasks(connection: &Connection, channel: &Channel, namespace: &str) -> R
 
 /// Calls `Containers.Get`. Returns `None` if the container no longer exists.
 ///
-/// If the record of a container is too large, returns no labels, and the container is named by its id. An
-/// image can have any number of labels, but must not stop the listing.
+/// If the record of a container is too large, returns no labels, and the container is named by its id. The
+/// record includes the labels of the image, of which a workload can choose any number. An error here would
+/// stop the listing of all containers.
 async fn labels(
     connection: &Connection,
     channel: &Channel,

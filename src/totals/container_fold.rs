@@ -40,9 +40,9 @@ impl Scratch {
     }
 }
 
-/// Returns the lowest cost, in samples, that folding can reach for the rows of a command. If each row is a
-/// path, all rows can be folded into one row `[other]`. Otherwise no row can be folded into another row of
-/// the command.
+/// Returns the lowest cost, in samples, that folding can reach for the rows of a command. In a view by path,
+/// all paths of the command can be folded into one row `[other]`. In any other view, the rows of a command
+/// cannot be folded into each other.
 fn least_cost(rows: &Rows, command: &Command) -> usize {
     if rows.shape.group_by == GroupBy::Path {
         return rows.shape.cost(command.label_len + OTHER_PATH.len(), &command.fold.sum);
@@ -64,8 +64,8 @@ impl ContainerFold {
         }
     }
 
-    /// Folds the smallest commands into the command `[other]`. Stops when folding paths alone can bring the
-    /// container to at most `share` samples. `fold_paths` then folds only as many paths as necessary.
+    /// Folds the smallest commands into the command `[other]`, until the container would need at most `share`
+    /// samples if all its paths were folded. `fold_paths` then folds only as many paths as necessary.
     fn fold_commands(&mut self, rows: &mut Rows, summed: Summed<'_>, share: usize, scratch: &mut Scratch) {
         let Scratch { candidates, n_named } = scratch;
         candidates.clear();
@@ -162,9 +162,9 @@ impl ContainerFold {
         }
     }
 
-    /// If the row `[other]` of a command sums only one path, shows that path by name again. A long path
-    /// counts as several samples. If the container would then exceed its `share` of samples, nothing is
-    /// changed.
+    /// If the row `[other]` of a command sums only one path, shows that path by name again. Nothing is
+    /// changed if the container would then exceed its `share`, because the path is long and counts as several
+    /// samples.
     fn unfold_single(&mut self, rows: &mut Rows, summed: Summed<'_>, position: usize, share: usize) {
         let command = &rows.commands[position];
         let Some(other) = command.other.filter(|_| command.fold.n_paths == 1) else { return };

@@ -1,8 +1,8 @@
 //! Divides a limit among containers. No container can use up the share of another container.
 
-/// What is left of a limit, and how many containers still get a share of it. The container with the smallest
-/// need comes first. Each container gets an equal part of what is left. If a container needs less than its
-/// part, the rest goes to later containers. So each share is at least as large as the share before it.
+/// A limit that is divided among containers, beginning with the container that needs least. Each container
+/// gets an equal share of what the earlier containers have left. A container that needs less than its share
+/// leaves the rest to later containers.
 #[derive(Debug)]
 pub(super) struct FairShare {
     left: usize,

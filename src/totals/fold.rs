@@ -234,7 +234,6 @@ mod tests {
         assert_eq!(node.n_folded(), 2);
     }
 
-    /// One container with many large paths does not make another container lose a name.
     #[test]
     fn no_container_folds_the_paths_of_another() {
         for rss in [0, 1 << 25] {

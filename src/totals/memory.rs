@@ -17,8 +17,8 @@ use super::table::{Command, Series, Table};
 /// read.
 const READING_BYTES: usize = 24;
 
-/// Whether a container may use another `n_bytes` for a new command. It may if all containers together then
-/// use at most `max_bytes`, or if its own memory then stays within its fair share.
+/// Whether a container may use another `n_bytes` for a new command. This is allowed if all containers
+/// together then use at most `max_bytes`, or if the container then stays within its fair share.
 pub(super) fn has_room(table: &Table, container: u32, n_bytes: usize, max_bytes: usize) -> bool {
     let fair_share = max_bytes / (table.containers.len() + 1);
     table.n_bytes + n_bytes <= max_bytes || table.containers.get(container).n_bytes + n_bytes <= fair_share
@@ -35,8 +35,8 @@ pub(super) fn admits_path(table: &Table, command: u32, value: &str, totals: &Tot
 }
 
 /// Forgets which paths were merged into `[other]`, so that new paths of any size are kept under their names
-/// (see [`admits_path`]). If at least half of `max_bytes` is free, this applies to all containers. Otherwise
-/// it applies only to containers that use at most half of their fair share of `max_bytes`.
+/// (see [`admits_path`]). This is done for each container that uses at most half of its fair share of
+/// `max_bytes`. If at least half of `max_bytes` is free, it is done for all containers.
 pub(super) fn forget_merged(table: &mut Table, max_bytes: usize) {
     let share =
         if table.n_bytes <= max_bytes / 2 { max_bytes } else { max_bytes / (table.containers.len() + 1) };

@@ -18,9 +18,9 @@ pub const OTHER: &str = "[other]";
 
 /// How many bytes of memory all containers together may use for each sample of `--max-samples`.
 const BYTES_PER_SAMPLE: usize = 128;
-/// The lowest memory limit of commands, series and readings (the stored results of reads). A `--max-samples`
-/// below 100,000 does not lower the limit further, because OOM records, and requests to `/metrics` with
-/// parameters, may need paths that the usual exposition does not show.
+/// The memory limit of commands, series and readings (the stored results of reads) for a `--max-samples` from
+/// 1 to 100,000. The limit is not lower for fewer samples, because OOM records, and requests to `/metrics`
+/// with parameters, may need paths that the usual exposition does not show.
 const MIN_BYTES: usize = 12_800_000;
 /// The memory limit of commands, series and readings if `--max-samples` is 0, which means that the number of
 /// samples is not limited. This is far more than programs need, and far less than hostile paths could use.

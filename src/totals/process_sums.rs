@@ -323,8 +323,8 @@ mod tests {
         assert!(process_sums.n_bytes() < 2 << 20 && process_sums.n_merged() == 1);
     }
 
-    /// If there is no room for all paths, the largest paths are kept. The sum of each kept path includes all
-    /// mappings of that path.
+    /// If there is no room for all paths, the smallest paths are merged into `[other]`. The sum of every
+    /// other path includes all mappings of that path.
     #[test]
     fn each_value_is_either_complete_or_merged() {
         let mut process_sums = ProcessSums::new(1 << 20);

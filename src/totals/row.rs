@@ -20,8 +20,7 @@ pub(super) struct Row {
     pub(super) is_folded: bool,
 }
 
-/// The part of a command's memory that one series shows. A command is all processes with one name in a
-/// container, or a single process.
+/// Which part of the memory of a [`Command`] one series shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Label {
     /// The path of the series with this id.
@@ -30,7 +29,7 @@ pub(super) enum Label {
     Other,
     /// The kind at this position in [`KIND_LABELS`](super::grouping::KIND_LABELS).
     Kind(u8),
-    /// The whole command.
+    /// All memory of the command.
     Command,
 }
 
@@ -39,11 +38,11 @@ pub(super) enum Label {
 pub(super) enum Source {
     /// All totals are 0.
     Nothing,
-    /// The totals are in the table, in the series with this id. This series is the sum over all processes.
+    /// The totals are in the [`Series`](super::table::Series) with this id. Each total is a sum over all
+    /// processes.
     Series(u32),
-    /// The totals are in the reading `id`, the stored result of a read of one process, at the position `at`.
-    /// Totals are packed in a reading, because 1,500 processes have 90,000 of them, which would take 17 MB
-    /// unpacked.
+    /// The totals are in the reading `id`, at the position `at`. A reading is the stored result of a read of
+    /// one process, in a packed form. Unpacked, the 90,000 totals of 1,500 processes would take 17 MB.
     Reading { id: u32, at: u32 },
     /// The totals are at this position of [`Rows::sums`](super::rows::Rows::sums).
     Sum(u32),

@@ -14,7 +14,8 @@ pub(super) const OTHER_COMMAND: &str = r#",comm="[other]""#;
 /// The label of the row in which small paths are summed.
 pub(super) const OTHER_PATH: &str = r#",path="[other]"}"#;
 
-/// The readings of all processes, and their sums by path. Views are made from these readings and sums.
+/// The source of all views: the stored result of each process's last read (its reading), and the sums over
+/// these readings by path.
 #[derive(Clone, Copy, Debug)]
 pub struct Summed<'a> {
     pub(super) table: &'a Table,
@@ -46,7 +47,7 @@ impl Rows {
         text.clear();
     }
 
-    /// Returns how much memory is used.
+    /// Returns how many bytes of memory the commands and rows take.
     pub(super) fn n_bytes(&self) -> usize {
         let Self { commands, rows, sums, text, .. } = self;
         size_of_val(&commands[..]) + size_of_val(&rows[..]) + size_of_val(&sums[..]) + text.len()
@@ -134,13 +135,14 @@ impl Rows {
         row.outline = Outline::of(&self.sums[i]);
     }
 
-    /// Returns how many of the samples that `--max-samples` allows a row uses. A row with a long label text
-    /// uses more than its real number of samples.
+    /// Returns the number of samples that `--max-samples` counts for a row. A row with a long label text
+    /// counts as more samples than it has.
     pub(super) fn cost_of(&self, row: &Row) -> usize {
         self.shape.cost(row.label_len as usize, &row.outline)
     }
 
-    /// Returns the label text (without its closing brace) and the number of processes of each command name.
+    /// Returns each command name that is shown, as label text in two pieces without the closing brace. Also
+    /// returns the number of processes with this name.
     pub(super) fn processes<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = ([&'a str; 2], u64)> {
         let is_shown = |command: &&Command| command.n_processes > 0 && !command.is_folded;
         let mut commands = self.commands.iter().filter(is_shown).peekable();

@@ -4,9 +4,9 @@ use super::grouping::GroupBy;
 use super::row::Outline;
 use crate::smaps::fields::{FieldMask, NOT_IN_ROLLUP};
 
-/// A series with a label text of more than this many bytes counts as several samples towards `--max-samples`,
-/// because each of its samples repeats the text. So the labels in an exposition of N samples take at most N
-/// times this many bytes.
+/// A sample with a label text of up to this many bytes counts as one sample towards `--max-samples`. With up
+/// to twice as many bytes, it counts as two samples, and so on. So all label texts in an exposition take at
+/// most `--max-samples` times this many bytes.
 const LABEL_BYTES_PER_SAMPLE: usize = 512;
 
 /// The shape of a view: which memory one series sums up, such as that of one path or of one process, and

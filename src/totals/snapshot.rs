@@ -166,8 +166,8 @@ impl Snapshot {
     /// Merges paths until the memory is below `max_bytes`, or nothing is left to merge.
     fn reduce(&mut self, max_bytes: usize) {
         memory::keep_within(&mut self.table, &mut self.readings, max_bytes);
-        // A further reduction comes only after the memory has grown by a quarter of the limit. Otherwise,
-        // when nothing is left to merge, each reading would cause a reduction.
+        // If nothing is left to merge, the memory stays above the limit. Merging is then tried again after a
+        // growth by a quarter of the limit, because trying it after each reading would use too much CPU time.
         self.reduce_above = self.max_bytes.max(self.table.n_bytes + self.max_bytes / 4);
     }
 }

@@ -5,7 +5,7 @@ use crate::smaps::fields::{ANONYMOUS, FIRST_LARGEST, PSS, RSS, Values};
 /// The combined values of several mappings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// The fields in bytes. Each value is a sum, except for page sizes, where it is the largest page size.
+    /// The value of each field in bytes. It is the sum over the mappings, or the largest page size.
     pub values: Values,
     /// The number of mappings.
     pub n_mappings: u64,

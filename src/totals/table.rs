@@ -23,8 +23,8 @@ pub struct ContainerKey(pub u32);
 pub(super) struct Container {
     /// The beginning of each label text: `{namespace="..",pod="..",container=".."`.
     pub(super) labels: Box<str>,
-    /// The memory of the container's commands and series, and of its readings, which are the stored results
-    /// of reads. Readings of processes that have ended are included until the sums are computed again.
+    /// The memory of the container's commands, series and readings. A reading is the stored result of a
+    /// process's last read.
     pub(super) n_bytes: usize,
     /// How many paths of the container are summed as `[other]`.
     pub(super) n_folded: u64,
@@ -111,15 +111,16 @@ impl Command {
         comm.strip_prefix(",comm=\"").and_then(|rest| rest.strip_suffix('"')).unwrap_or_default()
     }
 
-    /// Returns how many bytes a command takes in the table if its label text has this length. The label text
-    /// is kept twice.
+    /// Returns how many bytes a command takes in the table. `label_len` is the length of its label text,
+    /// which is kept twice.
     pub(super) fn n_bytes(label_len: usize) -> usize {
         size_of::<Self>() + 2 * label_len + ENTRY_BYTES
     }
 }
 
 impl Series {
-    /// Returns the escaped value of the label `path`. `command` is the command of the series.
+    /// Returns the path of the series, escaped as a label value. `command` is the command of the series. The
+    /// label text of the series begins with the label text of its command.
     pub(super) fn value(&self, command: &Command) -> &str {
         let label = &self.labels[command.labels.len()..];
         label.split_once('"').and_then(|(_, rest)| rest.strip_suffix("\"}")).unwrap_or_default()
@@ -195,8 +196,8 @@ impl Table {
         Some(self.insert_command(container, comm == OTHER))
     }
 
-    /// Returns the id of the command `[other]` of a container. It contains the processes that got no command
-    /// with their own name, because that command would have exceeded the exporter's memory limit.
+    /// Returns the id of the command `[other]` of a container. Processes with a new name are counted in this
+    /// command if a new command would exceed the exporter's memory limit.
     pub(super) fn other_command(&mut self, container: u32) -> u32 {
         self.text.clear();
         labels::command(&mut self.text, &self.containers.get(container).labels, OTHER);

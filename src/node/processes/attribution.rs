@@ -32,9 +32,9 @@ pub struct Attribution {
 /// filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A filter still selects the process, and the name of the process is the same as before.
+    /// A filter selected the process before, and still selects it. The name of the process is the same.
     None,
-    /// A filter selects the process. Before, no filter selected the process, or the process had another name.
+    /// A filter selects the process. Before, it was not selected, or it was selected under another name.
     Selected,
     /// No filter selects the process.
     Deselected,

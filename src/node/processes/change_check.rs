@@ -7,9 +7,9 @@
 //!    the sums over its mappings, and `maps` lists the mappings. If both files are the same as before, the
 //!    values of the last read are still correct, so the process is not read. Otherwise the process is read.
 //!
-//! `smaps_rollup` and `maps` are hashed just before a full read. The hashes are kept only if the values of
-//! that read add up to the values in `smaps_rollup`. In that case nothing has changed between the hashing and
-//! the read. No value is ever estimated, and every process is read in full at least every five minutes.
+//! `smaps_rollup` and `maps` are hashed just before a full read. If the values of that read add up to the
+//! values in `smaps_rollup`, nothing has changed between the hashing and the read. Only then are the hashes
+//! kept. No value is ever estimated, and every process is read in full at least every five minutes.
 
 use std::time::{Duration, Instant};
 
@@ -19,9 +19,9 @@ use crate::procfs::stat::Work;
 /// A process is read in full at least this often, even if every check confirms its values.
 pub const MAX_CONFIRMED: Duration = Duration::from_secs(300);
 
-/// After this many checks in a row have found that a process was active, the process is read without a check
-/// in the next [`N_UNCHECKED`] scrapes. A check of an active process does not avoid the read. It only adds
-/// about a twelfth of the CPU time of reading a small process.
+/// If this many checks in a row found that a process was active, it is read without a check in the next
+/// [`N_UNCHECKED`] scrapes. An active process is read in full after each check, so the check only adds about
+/// a twelfth of the CPU time of reading a small process.
 const MIN_BUSY: u32 = 3;
 const N_UNCHECKED: u32 = 15;
 
@@ -37,8 +37,8 @@ const MIN_COSTLY: u32 = 3;
 pub struct Fingerprint {
     /// The activity of the process since it started.
     pub work: Work,
-    /// The hashes of what the kernel printed about the memory of the process. `None` if nothing was hashed
-    /// because the process was active, or if the values of the read do not add up to what the kernel printed.
+    /// The hashes of `smaps_rollup` and `maps`. `None` if the files were not hashed, because the process was
+    /// active. Also `None` if the memory has changed between the hashing and the end of the read.
     pub hashes: Option<Hashes>,
 }
 
@@ -47,8 +47,8 @@ pub struct Fingerprint {
 pub enum Check {
     /// No check is made: the process is read in full.
     ReadAll,
-    /// The read takes a new fingerprint. If the new fingerprint equals this one, the process is not read in
-    /// full.
+    /// The read takes a new fingerprint. If it equals the fingerprint of the last full read, which is stored
+    /// here, the process is not read in full. `None` if there is no earlier fingerprint.
     CompareWith(Option<Fingerprint>),
 }
 
@@ -63,10 +63,10 @@ pub struct ChangeCheck {
     read_cost: Duration,
     /// How many checks in a row found that the process was active since its last read.
     busy_streak: u32,
-    /// The number of coming scrapes in which the process is read in full at once, without a change check.
+    /// How many of the next scrapes read the process in full, without a change check.
     n_unchecked_left: u32,
-    /// How many checks have confirmed the values. The count begins again at 0 when the process has been
-    /// active, because its memory may then have another size, and a check may have another cost.
+    /// How many checks have confirmed the values since the process was last active. Earlier checks do not
+    /// count, because activity may change the size of the memory, and thus the cost of a check.
     n_confirmed: u32,
     /// The CPU time of the cheapest of the checks that `n_confirmed` counts.
     cheapest: Duration,
@@ -116,8 +116,8 @@ impl ChangeCheck {
         self.read_at = Some(now);
         let has_compared = matches!(check, Check::CompareWith(Some(_)));
         if fingerprint.is_none_or(|fingerprint| fingerprint.hashes.is_none()) {
-            // Usually, there are no hashes because the process was active. In that case the check did not
-            // read `smaps_rollup` and `maps`, so `cost` is the CPU time of the full read without a check.
+            // Usually, the process was active, so `smaps_rollup` and `maps` were not hashed. Then `cost` is
+            // the CPU time of the full read without a check.
             self.read_cost = cost;
             self.n_confirmed = 0;
             if has_compared {
@@ -128,9 +128,8 @@ impl ChangeCheck {
         self.fingerprint = fingerprint;
     }
 
-    /// Drops everything that earlier reads have shown, because the values of the process have been dropped. A
-    /// fingerprint can only confirm values that still exist. The measured CPU times are dropped too, because
-    /// the process may have executed another program, which may take more or less time to read.
+    /// Drops everything that earlier reads have shown, because the values of the process have been dropped.
+    /// The measured CPU times are dropped too, because the process may now run another program.
     pub fn forget(&mut self) {
         *self = Self::default();
     }

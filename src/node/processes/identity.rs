@@ -3,12 +3,12 @@
 use crate::procfs::Entry;
 use crate::procfs::stat::Stat;
 
-/// Identifies the process behind an entry in proc.
+/// Identifies a process of the node.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity {
     entry: Entry,
-    /// The start time in the kernel's clock ticks since boot. In a recording, the inode number of the
-    /// directory takes its place. `None` until `stat` is read.
+    /// The start time in the kernel's clock ticks since boot. `None` until `stat` is read. In a recording,
+    /// the inode number of the directory `<pid>` is used instead.
     start_time: Option<u64>,
     /// Whether the process is a kernel thread. A kernel thread has no memory of its own and never changes its
     /// cgroup.
@@ -18,12 +18,12 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Creates the identity of the process behind an entry. Its `stat` has not been read yet.
+    /// Creates the identity of the process with this pid and directory in proc. `stat` has not been read yet.
     pub fn new(entry: Entry) -> Self {
         Self { entry, start_time: None, is_kernel_thread: false, is_zombie: false }
     }
 
-    /// Returns the entry of the process in the last listing of proc.
+    /// Returns the pid of the process, and the inode number of its directory in proc.
     pub fn entry(&self) -> Entry {
         self.entry
     }
@@ -48,16 +48,16 @@ impl Identity {
         self.is_zombie = stat.is_some_and(|stat| stat.is_zombie);
     }
 
-    /// Sets the start time from `stat`. A recording has no `stat`, so there the inode number of the directory
-    /// is used instead.
+    /// Sets the start time from `stat`. A recording has no `stat`, so the inode number of the process's
+    /// directory is used instead.
     pub fn learn(&mut self, stat: Option<Stat>) {
         self.start_time = Some(stat.map_or(self.entry.inode, |stat| stat.start_time));
         self.is_kernel_thread = stat.is_some_and(|stat| stat.is_kernel_thread);
         self.note_zombie(stat);
     }
 
-    /// Sets a new inode number. After a shortage of memory, the kernel gives a new number to a process that
-    /// still runs.
+    /// Sets the inode number of the process's directory in proc. After a shortage of memory, the kernel may
+    /// give the directory a new inode number while the process still runs.
     pub fn set_inode(&mut self, inode: u64) {
         self.entry.inode = inode;
     }

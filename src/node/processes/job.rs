@@ -22,7 +22,8 @@ pub enum Detail {
     /// Only `stat`. For a new process, `stat` shows the start time. If the process is not read in full, and
     /// the values of an earlier read are kept, `stat` shows whether the process still runs the same program.
     Stat,
-    /// Every mapping, from smaps, unless the change check shows that no mapping has changed.
+    /// Every mapping, from smaps. The mappings are not read if the change check shows that nothing has
+    /// changed.
     Mappings(Check),
     /// The sum over all mappings, from smaps_rollup if the kernel has that file, and otherwise from smaps.
     Rollup {

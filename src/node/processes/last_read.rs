@@ -17,7 +17,7 @@ const REST: u32 = 100;
 /// longer.
 const MAX_COUNT_USES: u32 = 9;
 
-/// A program, identified by the start addresses of its code and its stack.
+/// A program, identified by the start addresses of its code and its stack, as `stat` shows them.
 pub type Program = [u64; 2];
 
 /// The time and the CPU time that a read took.
@@ -27,7 +27,7 @@ pub struct Cost {
     pub began_at: Instant,
     /// How long the read took.
     pub elapsed: Duration,
-    /// The CPU time that the reading thread has used since the end of its previous read.
+    /// The CPU time of the reading thread from the end of its previous read to the end of this read.
     pub cpu_time: Duration,
 }
 
@@ -54,8 +54,8 @@ pub struct MemoryRead {
     pub n_mappings: u64,
     /// The fingerprint that the change check took before the read, if it took one.
     pub fingerprint: Option<Fingerprint>,
-    /// The program that the memory belongs to. `None` if `stat` was not read, or if the kernel hides the
-    /// addresses in `stat`.
+    /// The program that the process ran during the read. `None` if `stat` was not read, or did not show the
+    /// addresses that identify a program.
     pub program: Option<Program>,
 }
 
@@ -75,12 +75,12 @@ pub struct LastRead {
     reading: Option<ReadingId>,
     /// Whether the last read found that the process maps nothing.
     maps_nothing: bool,
-    /// The program that the process ran when its values were read. `None` if `stat` was not read, or if the
-    /// kernel hides the addresses in `stat`.
+    /// The program that the process ran when its values were read. `None` if `stat` was not read, or did not
+    /// show the addresses that identify a program.
     program: Option<Program>,
-    /// If the kernel takes too long to print each mapping, only the sum over all mappings is read for some
-    /// time (`smaps_rollup`). The first part is the end of that time. The second part is a lower bound of the
-    /// number of mappings. `None` if the kernel has never taken too long.
+    /// Set if the kernel took too long to print each mapping. Until the time in the first part, only the sum
+    /// over all mappings is read (`smaps_rollup`). The second part is a lower bound of the number of
+    /// mappings.
     summed_until: Option<(Instant, u64)>,
     count: MappingCount,
     check: ChangeCheck,
@@ -132,7 +132,7 @@ impl LastRead {
     }
 
     /// Returns the program that the process ran when its values were read. `None` if `stat` was not read, or
-    /// if the kernel hides the addresses in `stat`.
+    /// did not show the addresses that identify a program.
     pub fn program(&self) -> Option<Program> {
         self.program
     }
@@ -143,8 +143,8 @@ impl LastRead {
         self.summed_until.is_some()
     }
 
-    /// Returns the time at which the last read began, including a read that found overlapping mappings and
-    /// returned no values. The process has been waiting for its next read since that time.
+    /// Returns the time since which the process has been waiting for its next read. This is the beginning of
+    /// its last read, even if that read found overlapping mappings and returned no values.
     pub fn due_since(&self) -> Option<Instant> {
         self.at.max(self.torn_at)
     }
@@ -245,7 +245,7 @@ mod tests {
         MemoryRead { content, n_mappings: 500, fingerprint: None, program: None }
     }
 
-    /// Returns the cost of a read that took this long and used the same amount of CPU time.
+    /// Returns the cost of a read that took `ms` milliseconds, and used the CPU all the time.
     fn cost(began_at: Instant, ms: u64) -> Cost {
         let elapsed = Duration::from_millis(ms);
         Cost { began_at, elapsed, cpu_time: elapsed }

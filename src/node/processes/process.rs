@@ -22,9 +22,9 @@ use crate::totals::reading::ReadingId;
 #[derive(Debug)]
 pub struct Process {
     identity: Identity,
-    /// The previous entry for this pid, until `stat` shows the start time. Both entries may be for one
-    /// process, because after a shortage of memory the kernel gives a new inode number to the directory of a
-    /// process that still runs. An equal start time shows that they are for one process.
+    /// The previous entry for this pid, until `stat` shows the start time. An equal start time shows that
+    /// both entries are for one process. That happens after a shortage of memory, when the kernel gives a new
+    /// inode number to the directory of a process that still runs.
     previous: Option<Box<Process>>,
     attribution: Attribution,
     state: ReadState,
@@ -59,7 +59,7 @@ impl Process {
         }
     }
 
-    /// Keeps the previous entry for the pid until `stat` has shown the start time of this process.
+    /// Stores the previous entry for this pid, until `stat` shows whether both are for the same process.
     pub fn set_previous(&mut self, previous: Option<Box<Process>>) {
         self.previous = previous;
     }
@@ -130,12 +130,11 @@ impl Process {
         self.found_at
     }
 
-    /// Returns the stored results of reads (readings) that must be kept. Each item is the id of a reading,
-    /// and whether the sums over all processes include the reading.
+    /// Returns the ids of the readings that must be kept. A reading is the stored result of a read. The flag
+    /// says whether the sums over all processes include the reading.
     ///
-    /// If `/proc/<pid>` got a new inode number, there is a previous entry for the pid. The sums do not
-    /// include the reading of that entry. The entry is kept until `stat` shows the start time, because the
-    /// start time decides whether both entries are for the same process.
+    /// The reading of the previous entry for this pid is kept, but the sums do not include it. The start time
+    /// in `stat` will show whether that entry is for the same process.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
         let entries = std::iter::successors(Some((self, true)), |(process, _)| {
             Some((process.previous.as_deref()?, false))
@@ -211,10 +210,9 @@ impl Process {
         self.found_at = Instant::now();
     }
 
-    /// Whether the process has values, or is in the pause after a long read. A scrape that does not read the
-    /// memory of such a process checks whether the process still runs the same program. If the program is
-    /// another one, the values are dropped and the pause ends. The result is false if the process is stuck,
-    /// which means that a read of it does not return.
+    /// Whether the process has values, or is in the pause after a long read. Both end when the process
+    /// executes another program. A scrape that does not read the memory of the process therefore checks which
+    /// program it runs. The result is false while the process is stuck: a read of it does not return.
     pub fn keeps_values(&self) -> bool {
         let rests = matches!(self.pause, Pause::Resting { .. });
         !self.state.is_stuck() && (self.last.has_values() || rests)
@@ -255,8 +253,7 @@ impl Process {
         self.state.skip(now) && self.attribution.can_be_selected() && self.report_stuck()
     }
 
-    /// Stops skipping the process, because a read would probably return now, or because a thread is free to
-    /// read it.
+    /// Stops skipping the process, because it may be read again.
     pub fn end_skipping(&mut self) {
         if self.state.end_skipping() {
             info!("{} is read again", self.describe());
@@ -281,8 +278,9 @@ impl Process {
         is_new
     }
 
-    /// Notes that a read of the process has returned. `is_detached` says that another read of the process has
-    /// not returned, and is detached: the scrape no longer waits for that read.
+    /// Notes that a read of the process has returned. `is_detached` says whether another read of the process
+    /// has not returned, and the scrape no longer waits for it. For example, `stat` may be read while an
+    /// earlier read of the memory still runs.
     pub fn end_read(&mut self, is_detached: bool) {
         let was_stuck = self.state.is_stuck();
         self.state.end_read(is_detached);
@@ -291,10 +289,9 @@ impl Process {
         }
     }
 
-    /// Returns whether a read must be repeated because the process has a new name. A new name may mean that
-    /// the process has executed a program during the read. A process that was created by vfork uses the
-    /// memory of its parent until it executes a program. So the read may have returned the memory of the
-    /// parent. A read that was itself repeated for a new name is not repeated again.
+    /// Returns whether a read must be repeated because the process has a new name. The process may have
+    /// executed a program during the read. Until then, a process that was created by vfork uses the memory of
+    /// its parent, and the read may have returned that memory. A repeated read is not repeated again.
     pub fn repeats_for_name(&mut self, is_renamed: bool) -> bool {
         self.has_new_name = is_renamed && !self.has_new_name;
         self.has_new_name
@@ -326,7 +323,7 @@ impl Process {
         self.last.drop_reading();
     }
 
-    /// Returns a mutable reference to the values, and the name of the process.
+    /// Returns a mutable reference to the id of the stored values, and the name of the process.
     pub fn values_mut(&mut self) -> (&mut Option<ReadingId>, &[u8]) {
         (self.last.reading_mut(), self.attribution.comm())
     }

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-/// A read that has used almost no CPU time for this long is stuck. A process also counts as stuck if it was
-/// skipped for this long. A process is skipped while a read of it would probably not return.
+/// A read is stuck if it has used almost no CPU time for this long. A process that was skipped for this long
+/// also counts as stuck (see [`ReadState::Skipped`]).
 pub const STUCK_AFTER: Duration = Duration::from_secs(2);
 
 /// The state of the current read of a process.
@@ -70,8 +70,8 @@ impl ReadState {
         true
     }
 
-    /// Notes that a read of the process has returned. `is_detached` is true if another read of the process
-    /// has not returned yet. The scrape no longer waits for that other read.
+    /// Notes that a read of the process has returned. `is_detached` says whether another read of the process
+    /// has not returned, and the scrape no longer waits for it.
     pub fn end_read(&mut self, is_detached: bool) {
         *self = if is_detached { Self::Detached } else { Self::Idle };
     }

@@ -4,8 +4,8 @@
 //! That saves 4 us for each process, which is 4% of a scrape of processes with 25 mappings. If a scrape does
 //! not read the memory, [`ProcessTable::refresh`] reads the name and the cgroups.
 //!
-//! The cgroups of all other processes are read when proc is listed, because they show the container of a
-//! process. If a filter matches that container, the name is read, too.
+//! The cgroups of processes that are not selected are read when proc is listed, because the cgroups show in
+//! which container a process is. If a filter matches that container, the name is read, too.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -22,15 +22,15 @@ use crate::totals::reading::ReadingId;
 use crate::totals::snapshot::Snapshot;
 
 /// The duration of a process's first read is estimated as [`READ_OF_GIB`] for each GiB of resident memory,
-/// plus [`READ_OF_MAPPINGS`]. The latter is 5 us for each of 200 mappings, a usual number. The mappings are
-/// not counted, because that would take the memory-map lock.
+/// plus [`READ_OF_MAPPINGS`], which is 5 us for each of 200 mappings. The real number of mappings is not
+/// used, because counting them would take the memory-map lock.
 const READ_OF_GIB: Duration = Duration::from_millis(15);
 const READ_OF_MAPPINGS: Duration = Duration::from_micros(5 * 200);
 
-/// Checks between scrapes read the cgroups of processes that are not selected. For this long after a process
-/// was found, every check reads its cgroups, because a new process soon leaves the cgroup in which it was
-/// forked. Later, only one of [`N_CHECKS`] checks reads them. Reading the cgroups of 120 such processes in
-/// every check took a third of the check's time.
+/// Checks of memory use between scrapes read the cgroups of processes that are not selected. A process that
+/// was found less than this long ago is part of every check, because a new process soon leaves the cgroup in
+/// which it was forked. Any other process is part of one in [`N_CHECKS`] checks, because reading the cgroups
+/// of 120 processes in every check took a third of the check's time.
 const SETTLING: Duration = Duration::from_secs(10);
 const N_CHECKS: u32 = 8;
 
@@ -162,9 +162,10 @@ impl ProcessTable {
     }
 
     /// Reads the name and the cgroups of a process that is not read in this scrape. Drops its values if the
-    /// process is in another container, or has a new name that no filter selects. If a filter selects the new
-    /// name, the values are kept, because otherwise a process could hide its memory by renaming itself.
-    /// Whether the process runs another program is checked later, because reading `stat` can block.
+    /// process is in another container, or if no filter selects its new name. If a filter selects the new
+    /// name, the values are kept until `stat` shows whether the process runs another program, because
+    /// otherwise a process could hide its memory by renaming itself. `stat` is read later, because reading it
+    /// can block.
     pub fn refresh_kept(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
         let Self { table, buffers, cgroups, lossy, .. } = self;
         let process = &mut table[i];
@@ -337,8 +338,8 @@ impl ProcessTable {
         with_values.filter_map(|process| process.last().at()).min()
     }
 
-    /// Creates a table of these processes, which must be sorted by pid. Each process has a pid, a start time,
-    /// and the text of its cgroup file. For version 2, the path is enough.
+    /// Creates a table of processes, which must be sorted by pid. Each process has a pid, a start time, and
+    /// the text of its `cgroup` file. The text of a version 2 file may be only the path.
     #[cfg(test)]
     pub(crate) fn of(processes: &[(u32, u64, &str)]) -> Self {
         let process = |&(pid, start_time, text): &(u32, u64, &str)| {

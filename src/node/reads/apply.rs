@@ -1,5 +1,5 @@
-//! Applies the result of a read to the values of the process, to the time and kind of its next read, and to
-//! the counters.
+//! Applies the result of a read: stores the new values of the process, decides when and how the process is
+//! read next, and counts the read.
 
 use log::debug;
 

@@ -32,9 +32,8 @@ pub enum Outcome {
         /// Whether the process has executed another program since the previous read.
         has_executed: bool,
         /// Whether the process must be read again, to get each of its mappings. This read returned only the
-        /// sum over all mappings, because the kernel took too long to print the mappings of the previous
-        /// program. But the process has executed another program, and printing the mappings of the new
-        /// program may take less time.
+        /// sum over all mappings, because the kernel took too long to print them before. The process now runs
+        /// another program, and printing its mappings may take less time.
         needs_mappings: bool,
     },
 }

@@ -32,11 +32,11 @@ pub struct Due {
 pub struct Plan {
     due: Vec<Due>,
     groups: Vec<Group>,
-    /// The groups that still have processes to read. An entry is the `tag` of the group's container (see
-    /// [`Share`]) and the group's position in `groups`. The entry with the lowest `tag` comes out of the heap
-    /// first.
+    /// The groups that still have processes to read. An entry is the container's CPU time in [`Share::tag`],
+    /// and the position of the group in `groups`. The heap returns the entry with the lowest `tag` first,
+    /// because its container is served next.
     waiting: BinaryHeap<Reverse<(Duration, usize)>>,
-    /// The position in `groups` of the container to which the last popped process belongs.
+    /// The position in `groups` of the group from which [`pop`](Self::pop) last took a process.
     served: Option<usize>,
     /// The process to pop next, before all others, if there is such a process.
     repeated: Option<u32>,
@@ -218,8 +218,9 @@ mod tests {
         assert!(waits[4..].iter().all(|&wait| wait <= 4), "{:?}", waits[4..].iter().max());
         let share = spent(&processes, 0).as_secs_f64() / (0.25 * 200.0);
         assert!(share < 0.3, "{share}");
-        // Reading all ten processes once takes 100 ms of CPU time in one container, and 500 ms in the other.
-        // A scrape may spend only 100 ms on both containers, so each container must get half of that time.
+        // Each of two containers has ten processes. Reading all ten takes 100 ms of CPU time in one
+        // container, and 500 ms in the other. A scrape may spend only 100 ms, so each container must get half
+        // of that time.
         let mut processes: Vec<Process> = (0..20).map(|i| process(i % 2, [10, 50][i as usize % 2])).collect();
         run(&mut processes, ms(100), 1000);
         let ratio = spent(&processes, 0).as_secs_f64() / spent(&processes, 1).as_secs_f64();

@@ -152,8 +152,8 @@ impl Reader {
         };
         let is_sum = sum.is_some();
         // The process may execute another program between the read of its memory and the read of its name. If
-        // the mappings were read, `ensure_alive` detects this below. If the sum was read, the name must be
-        // the same as before that read.
+        // the mappings were read, `ensure_alive` detects this below. If only the kernel's sum over the
+        // mappings was read, the name is compared with the name before the sum was read.
         if is_sum && process.comm(&mut self.buffers)? != self.comm {
             return Err(ReadError::Exec);
         }
@@ -239,9 +239,9 @@ impl Reader {
         self.comm.clear();
         self.comm.extend_from_slice(process.comm(&mut self.buffers)?);
         match process.cgroups(&mut self.buffers, &mut self.cgroups) {
-            // The process maps nothing, and no `cgroup` file of its threads shows its cgroups. So the process
-            // is probably a zombie. The cgroups are needed only to find the container that the memory of a
-            // process belongs to. A zombie has no memory, so the read succeeds without the cgroups.
+            // The process maps nothing, and no `cgroup` file of its threads shows its cgroups, so the process
+            // is probably a zombie. The read succeeds without the cgroups, because there is no memory to
+            // attribute to a container.
             Err(ReadError::Gone) if self.process_sums.is_empty() && content != Content::Unchanged => {
                 self.cgroups.clear();
                 Ok(())

@@ -49,8 +49,8 @@ pub struct Reads {
     /// The read that the scrape is waiting for, if there is one.
     under_way: Option<UnderWay>,
     detached: DetachedReads,
-    /// The positions of processes that keep their values and are not read in this scrape. At the end of the
-    /// scrape, a read of `stat` finds out whether each of them still runs the same program.
+    /// The processes that keep their values and are not read in this scrape, as positions in the table of
+    /// processes. At the end of the scrape, `stat` is read to find out which program each of them runs now.
     kept: Vec<u32>,
     /// When a process was last skipped because the budget was used up.
     left_out_at: Option<Instant>,
@@ -162,12 +162,11 @@ impl Reads {
     }
 
     /// Queues the selected processes for which `wanted` is true. A process is not queued during the pause
-    /// after a long or refused read. A process is also not queued while it has a detached read, which has not
-    /// returned and which the scrape no longer waits for.
+    /// after a long or refused read, or while an earlier read of the process has not returned.
     ///
-    /// A process that is not queued may keep the values of its last read. This function checks its name and
-    /// container, because they show whether the values still belong to the process. The program that the
-    /// process runs is checked when the queue is empty, because that check can block.
+    /// A process that is not queued may keep the values of its last read. This function reads its name and
+    /// cgroups, because they show whether the values still belong to the process. [`next`](Self::next) checks
+    /// later which program the process runs, because that check can block.
     pub fn queue(&mut self, node: &mut Node<'_>, now: Instant, wanted: impl Fn(&Process) -> bool) {
         let Self { plan, kept, .. } = self;
         kept.clear();
@@ -195,10 +194,10 @@ impl Reads {
         self.under_way = None;
     }
 
-    /// Returns the next read, which will run on `thread`, or `None` if this scrape reads nothing more. A
-    /// process is skipped if the budget is used up, if its container may reach a limit during the read, or if
-    /// the read would probably not return. The name and the cgroups of a skipped process are read. The
-    /// process keeps its values unless its name or cgroups show that the values no longer belong to it.
+    /// Returns the next read, which will run on `thread`, or `None` if this scrape reads nothing more. The
+    /// memory of a process is not read if the budget is used up, if its container may reach a limit during
+    /// the read, or if the read would probably not return. Instead, the name and the cgroups are read. They
+    /// show whether the values of the last read still belong to the process.
     pub fn next(
         &mut self,
         node: &mut Node<'_>,
@@ -248,10 +247,10 @@ impl Reads {
         None
     }
 
-    /// Begins a read of memory. If the budget was recently too small to read every process, values are kept
-    /// for more than one scrape. The read then includes `stat`, which shows whether the process runs another
-    /// program. Otherwise `stat` is not read, because that would take up to a twelfth of the CPU time of
-    /// reading a small process.
+    /// Begins a read of memory. If the budget was recently too small for all processes, later scrapes may
+    /// keep the values of this read. The read then includes `stat`, which shows which program the values
+    /// belong to. At other times `stat` is not read, because that would take up to a twelfth of the CPU time
+    /// of reading a small process.
     fn begin_memory(&mut self, process: &mut Process, snapshot: &Snapshot, thread: u32) -> Job {
         let now = Instant::now();
         let is_short = self.left_out_at.is_some_and(|at| now.saturating_duration_since(at) < MAX_CONFIRMED);
@@ -269,9 +268,9 @@ impl Reads {
         job
     }
 
-    /// Whether a read of this process would probably block, and occupy a thread for good. If fewer than
-    /// [`MAX_DETACHED`] reads are detached, the result is always false, because there is a thread to spare. A
-    /// detached read is a read that the scrape no longer waits for.
+    /// Whether a read of this process would probably block, and occupy a thread for good. The result is
+    /// always false while fewer than [`MAX_DETACHED`] threads run reads that the scrape no longer waits for,
+    /// because another blocked thread does no harm then.
     fn looks_stuck(&mut self, node: &mut Node<'_>, i: usize) -> bool {
         let is_waiting =
             self.detached.count() >= MAX_DETACHED && node.processes.has_waiting_thread(i, node.proc);
