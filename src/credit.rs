@@ -51,8 +51,8 @@ impl Credit {
         }
     }
 
-    /// Makes unlimited credit limited: sets it to zero, and lets it grow from the time `now` on. If the
-    /// fraction is 0, the credit stays unlimited.
+    /// Sets the credit to zero, and lets it grow from the time `now` on. If [`fraction`](Self::fraction) is
+    /// 0, which stands for unlimited credit, the credit stays unlimited.
     pub fn limit(&mut self, now: Option<Instant>) {
         self.credited_at = now;
         self.seconds = if self.fraction > 0.0 { 0.0 } else { f64::INFINITY };

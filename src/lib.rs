@@ -1,8 +1,7 @@
 //! The program exports how much memory containers use, and for what. It sums `/proc/<pid>/smaps` by
 //! container, command and mapped path, and serves the sums as Prometheus text.
 //!
-//! Data flows one way through the modules below. Most modules are folders, and such a folder is called a
-//! room:
+//! Data flows one way through these modules:
 //!
 //! ```text
 //! cli (options) -> start (parts) -> scrape
@@ -13,8 +12,8 @@
 //!
 //! Only requests for scrapes go in the opposite direction: http -> demand -> scrape.
 //!
-//! A pure room does no input or output. Each module owns certain things, and must not depend on certain
-//! others:
+//! Each module owns certain things. A module must not depend on what it does not know. A module that is
+//! called pure does no input or output.
 //! - [`cli`] owns the options, their table and their help. It does not know what the options do.
 //! - [`scrape`] owns one scrape from beginning to end, the checks between scrapes, the threads that run
 //!   scrapes and checks, and the records of OOM kills. It knows nothing of HTTP or options.

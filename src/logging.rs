@@ -230,8 +230,8 @@ fn write(mut text: &[u8]) {
             Ok(n) => text = &text[n..],
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
-                // Standard error is a full pipe, and another program has made the pipe non-blocking. So
-                // poll() waits until there is room in the pipe.
+                // This error means that standard error is a full pipe, and that another program has made the
+                // pipe non-blocking. poll() waits until there is room in the pipe.
                 if poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], None)
                     .is_err_and(|error| error != Errno::INTR)
                 {

@@ -235,8 +235,9 @@ fn check_recording(directory: &Path) -> Result<(), String> {
     }
 }
 
-/// Returns the first existing socket of a runtime that can list the containerd namespaces in the options. CRI
-/// can list only the namespace `k8s.io`. If there is no such socket, the error is a one-line message.
+/// Returns the first existing socket of a container runtime. CRI lists only the containerd namespace
+/// `k8s.io`, so a socket of CRI is used only if the options have no other namespace. If no such socket
+/// exists, the error is a one-line message.
 fn first_socket(
     namespaces: &[String],
     exists: impl Fn(&Path) -> bool,

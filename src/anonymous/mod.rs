@@ -6,11 +6,11 @@
 //! rule in [`runs`] claims adjacent mappings that belong together. A mapping that no rule claims stays
 //! `[anon]`. [`parts`] sums the mappings of a process by part.
 //!
-//! A wrong claim is worse than no claim. In the snapshots of `fixtures/anonymous`, more than 99% of the bytes
-//! that a rule claims have the use that the rule infers, and no rule claims anything in an unknown layout.
-//! The rules were made from 80 snapshots of processes. The comment of each rule gives two figures for these
-//! recorded processes. The first figure is how many of the bytes that the rule claims really have the use
-//! (the precision). The second figure is how many of the bytes with this use the rule claims (the recall).
+//! A wrong claim is worse than no claim. In the snapshots of processes in `fixtures/anonymous`, more than 99%
+//! of the bytes that a rule claims have the use that the rule infers, and no rule claims anything in an
+//! unknown layout. The rules themselves were made from 80 snapshots, which are called recorded processes in
+//! the comments of the rules. These comments state how much of the memory that a rule claims really has the
+//! use (the precision), and how much of the memory with this use the rule finds (the recall).
 
 pub mod parts;
 mod rules;

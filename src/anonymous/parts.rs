@@ -22,8 +22,8 @@ pub struct Parts {
     /// The tuple has the address range and flags of this mapping, those of the unnamed mapping directly below
     /// it, and the values of this mapping.
     waiting: Option<(Place, Option<Place>, Values)>,
-    /// What lies directly below two mappings. The first entry is for the unnamed mapping that was added last.
-    /// The second entry is for the mapping that will be added next.
+    /// The first entry is the kind of the mapping directly below the last unnamed mapping. The second entry
+    /// is the kind of the last mapping, which may have a name.
     below: [Option<Below>; 2],
     run: Option<Run>,
     /// The totals of the mappings that look like stacks, by size. There is room for eight sizes. Mappings of
@@ -77,8 +77,8 @@ impl Parts {
     }
 
     /// Handles a mapping that has a name, such as the path of a file. The mapping is not summed, but its name
-    /// may show that the process is a JVM. The kind of mapping is kept, because some rules for the next
-    /// mapping need to know what lies directly below that mapping.
+    /// may show that the process is a JVM. The kind of the mapping is stored, because some rules depend on
+    /// what lies directly below a mapping.
     fn note_named(&mut self, mapping: &Mapping<'_>) {
         self.sum_waiting(None);
         self.last = None;

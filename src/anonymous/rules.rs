@@ -46,17 +46,18 @@ pub const RULES: [(Rule, AnonPart); 6] = [
     (is_jemalloc, AnonPart::Allocator),
 ];
 
-/// Whether the mapping is code that the process has made at run time, as JVMs, V8 and PyPy do. No other
-/// private memory is executable. In recorded processes, the rule claims 97% of such memory, and no other
-/// memory. It misses tables that a JVM has beside its code, because the tables are not executable.
+/// Whether the mapping is code that the process has made at run time, as JVMs, V8 and PyPy do. Apart from
+/// mapped files, only such code is executable. In recorded processes, the rule finds 97% of the memory for
+/// such code, and claims no other memory. It misses tables that a JVM has beside its code, because the tables
+/// are not executable.
 fn is_jit_code(spot: &Spot<'_>) -> bool {
     spot.place.permissions[2] == b'x'
 }
 
 /// Whether the mapping is a page of V8's heap, or memory of WebAssembly. V8 aligns the pages of its heap to
 /// 256 KiB. From Node.js 18 on, V8 marks these pages so that fork does not copy them
-/// (src/base/platform/platform-linux.cc). In recorded processes, the rule claims 81% of such memory (99% from
-/// Node.js 18 on), and no other memory.
+/// (src/base/platform/platform-linux.cc). In recorded processes, the rule finds 81% of such memory (99% from
+/// Node.js 18 on), and claims no other memory.
 fn is_v8_heap(&Spot { place, .. }: &Spot<'_>) -> bool {
     matches!(&place.permissions, b"rw-p" | b"r--p")
         && place.has(NOT_FORKED)
@@ -65,21 +66,22 @@ fn is_v8_heap(&Spot { place, .. }: &Spot<'_>) -> bool {
 
 /// Whether the mapping is a stack that glibc has mapped with MAP_STACK. From Linux 6.7 on, such a mapping has
 /// the flag `nh` (include/linux/mman.h). The guard of the stack is a separate mapping below the stack, or
-/// consists of pages inside the stack (glibc 2.42, nptl/allocatestack.c). The guard can be larger than one
-/// page, because HotSpot, a JVM, adds 16 KiB. In recorded processes, 99.8% of the memory that the rule claims
-/// are stacks. This rule and [`is_stack_above_guard`] together claim 99.6% of all stacks.
+/// consists of pages inside the stack (glibc 2.42, nptl/allocatestack.c). HotSpot, a JVM, makes the guard 16
+/// KiB larger. In recorded processes, 99.8% of the memory that the rule claims is stacks. Together with
+/// [`is_stack_above_guard`], the rule finds 99.6% of all stacks.
 fn is_flagged_stack(&Spot { place, below, .. }: &Spot<'_>) -> bool {
     let has_guard = |guard: &Place| guard.is_inaccessible() && guard.size() <= 64 * KIB;
     place.is_writable() && place.has(NO_HUGE_PAGES) && (place.has(GUARDED) || below.is_some_and(has_guard))
 }
 
 /// Whether the mapping looks like a stack above its guard, which is inaccessible memory. The rule does not
-/// need the flag `nh`, so it also works with older kernels and with musl. [`Parts`](super::parts::Parts)
-/// accepts the mapping as a stack only if its size is one of [`USUAL_STACKS`], or if another such mapping in
-/// the process has the same size. Any other size may come from a stack that the kernel has merged with other
-/// memory. In one JVM, the kernel had merged 62 MB of direct buffers with a Java stack. In recorded
-/// processes, 99.8% of the memory that the rule claims are stacks. Without [`is_flagged_stack`], this rule
-/// claims 99.4% of all stacks.
+/// need the flag `nh`, so it also works with older kernels and with musl. In recorded processes, 99.8% of the
+/// memory that the rule claims is stacks. Even without [`is_flagged_stack`], this rule finds 99.4% of all
+/// stacks.
+///
+/// The kernel may have merged a stack with other memory, such as 62 MB of direct buffers in one JVM.
+/// Therefore [`Parts`](super::parts::Parts) accepts the mapping as a stack only if its size is one of
+/// [`USUAL_STACKS`], or if another such mapping in the process has the same size.
 pub fn is_stack_above_guard(&Spot { place, below, .. }: &Spot<'_>) -> bool {
     place.is_writable()
         && place.is_in_mmap_area()
@@ -89,10 +91,10 @@ pub fn is_stack_above_guard(&Spot { place, below, .. }: &Spot<'_>) -> bool {
 }
 
 /// Whether the mapping is a heap of a malloc arena of glibc. Such a heap takes 64 MiB, is aligned to 64 MiB,
-/// and is writable from its beginning on (malloc/arena.c). Until glibc 2.40, the heap is mapped with
-/// MAP_NORESERVE, so it has the flag `nr`. With a newer glibc, it lacks the flag, so the kernel can merge the
-/// heap with memory below it. The rule accepts a merged mapping if at least nine tenths of the mapping are
-/// the heap. In recorded processes, the rule claims 99.9% of these heaps (97% with glibc 2.43), and no other
+/// and is writable from its beginning on (malloc/arena.c). Until glibc 2.40, the heap has the flag `nr`,
+/// because it is mapped with MAP_NORESERVE. A newer heap lacks the flag, so the kernel may merge it with
+/// memory below. A merged mapping is accepted if at least nine tenths of it are the heap. In recorded
+/// processes, the rule finds 99.9% of the memory of these heaps (97% with glibc 2.43), and claims no other
 /// memory.
 fn is_malloc_arena(&Spot { place, above, .. }: &Spot<'_>) -> bool {
     let has_nr = place.has(NO_RESERVE);
@@ -109,16 +111,16 @@ fn is_malloc_arena(&Spot { place, above, .. }: &Spot<'_>) -> bool {
 }
 
 /// Whether the mapping is memory of mimalloc, which reserves aligned areas at addresses between 2 and 32 TiB
-/// (src/os.c, mi_os_get_aligned_hint). In recorded processes, this rule and [`is_jemalloc`] together claim
-/// 99.9% of the memory of the two allocators, and no other memory.
+/// (src/os.c, mi_os_get_aligned_hint). In recorded processes, this rule and [`is_jemalloc`] together find
+/// 99.9% of the memory of the two allocators, and claim no other memory.
 fn is_mimalloc(&Spot { place, .. }: &Spot<'_>) -> bool {
     let is_aligned = place.begin.is_multiple_of(32 * MIB) && (2 << 40..32 << 40).contains(&place.begin);
     is_aligned && place.is_writable() && place.has(NO_RESERVE) && place.size() >= MIB
 }
 
 /// Whether the mapping is memory of jemalloc. When jemalloc maps memory with MAP_NORESERVE, it makes all of
-/// the memory usable immediately (src/pages.c). So no inaccessible reserved memory lies above such a mapping.
-/// In recorded processes, the rule claims no other memory.
+/// the memory usable immediately (src/pages.c). A mapping below inaccessible reserved memory is therefore not
+/// jemalloc's. In recorded processes, all of the memory that the rule claims is jemalloc's.
 fn is_jemalloc(&Spot { place, above, .. }: &Spot<'_>) -> bool {
     let has_flags = place.has(NO_RESERVE) && place.lacks(ACCOUNTED | NOT_FORKED);
     let has_reserve = above.is_some_and(|above| above.is_inaccessible() && above.has(NO_RESERVE));

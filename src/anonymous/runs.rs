@@ -11,10 +11,10 @@ use crate::totals::sums::Totals;
 /// Go makes reserved memory usable in multiples of this size. The metaspace of a JVM consists of chunks of
 /// this size.
 const CHUNK: u64 = 4 * MIB;
-/// The addresses at which Go's heap may begin. Up to Go 1.25, the heap begins at 0xc000000000, and on arm64
-/// at 0x4000000000 (runtime/malloc.go, mallocinit). From Go 1.26 on, it begins at a random address. A run of
-/// adjacent mappings is tested as Go's heap if it begins in this range. Any other run is tested as memory of
-/// a JVM.
+/// A run of adjacent mappings that begins in this range is tested as Go's heap. Any other run is tested as
+/// memory of a JVM. Up to Go 1.25, Go's heap begins at 0xc000000000, or at 0x4000000000 on arm64
+/// (runtime/malloc.go, mallocinit). The range begins at the lower of these two addresses. From Go 1.26 on,
+/// the heap begins at a random address.
 const GO: Range<u64> = 0x40_0000_0000..0x7e00_0000_0000;
 
 /// The kind of the mapping directly below a run. A run is a series of adjacent anonymous mappings, but the
@@ -40,9 +40,9 @@ pub struct Run {
     /// changes permissions at multiples of 4 MiB, and HotSpot, a JVM, at multiples of 64 KiB.
     has_odd_steps: bool,
     /// Whether a writable mapping begins directly above inaccessible memory, at a multiple of 4 MiB. The
-    /// metaspace of a JVM looks like this. It consists of chunks of 4 MiB, and the JVM begins to use a chunk
-    /// before it has used up the chunk below. A mapping does not count if it begins 64 MiB, or a multiple of
-    /// that, above the first mapping, because the JVM may have reserved another 64 MiB there.
+    /// metaspace of a JVM looks like this, because the JVM begins to use a chunk of 4 MiB before it has used
+    /// up the chunk below. Mappings at multiples of 64 MiB from the beginning of the run do not count,
+    /// because the JVM may have reserved another 64 MiB there.
     has_chunks: bool,
     pub is_below_archive: bool,
     n_reserved: u64,
@@ -54,8 +54,8 @@ impl Run {
     /// Returns a run (a series of adjacent mappings) that begins with this mapping. Returns `None` if no run
     /// can begin with it.
     ///
-    /// In the mmap area, where the kernel itself chooses addresses, a run has at least two mappings. So a
-    /// mapping there cannot begin a run if nothing lies directly above it. This check and
+    /// In the mmap area, where the kernel itself chooses addresses, no run consists of a single mapping. So
+    /// this function returns early if nothing lies directly above the mapping. The early return and
     /// [`depends_on_above`](super::rules::Spot::depends_on_above) together reduce the time for an anonymous
     /// mapping from 80 ns to 25 ns.
     pub fn beginning(place: &Place, below: Option<Below>) -> Option<Self> {
@@ -92,21 +92,20 @@ impl Run {
         true
     }
 
-    /// Whether a new reservation begins at this address, so that a mapping there does not belong to the run.
-    /// For memory of a JVM, there are three such cases. First, the address is 4 GiB, where the class space of
-    /// a JVM begins above the heap. Second, the address is a multiple of 4 MiB, but the beginning of the run
-    /// is not, for example because the run is a block of malloc. Third, the run is the class space of a JVM,
-    /// and the address lies a multiple of 64 MiB above its beginning.
+    /// Whether another reservation of a JVM begins at this address. Then a mapping at this address does not
+    /// belong to the run.
     fn is_followed_at(&self, begin: u64) -> bool {
+        // A run that begins at another address may be a block of malloc below a reservation.
         let is_aligned = begin.is_multiple_of(CHUNK) && !self.begin.is_multiple_of(CHUNK);
+        // A run directly above a JVM's archive of classes is a class space. Its size is a multiple of 64 MiB.
         let ends_space =
             self.below == Some(Below::ClassArchive) && (begin - self.begin).is_multiple_of(ARENA);
+        // At 4 GiB, the class space begins above the heap.
         !self.is_of_go && begin != self.begin && (begin == 4 * GIB || is_aligned || ends_space)
     }
 
-    /// Returns what the writable mappings are used for, or `None` if no rule claims them. This function does
-    /// not check that the process is a JVM. In a process that is no JVM, the caller later moves the memory of
-    /// Java's parts to the memory that no rule claims.
+    /// Returns what the writable mappings are used for, or `None` if no rule claims them. The result may be a
+    /// use by Java even if the process is no JVM. The caller corrects this.
     pub fn part(&self, has_named_heap: bool) -> Option<AnonPart> {
         let is_java_heap = |run| is_java_heap(run) || !has_named_heap && is_uncompressed_java_heap(run);
         match self.is_of_go {
@@ -120,7 +119,7 @@ impl Run {
 /// Whether the run of adjacent mappings is Go's heap. This heap consists of whole arenas of 64 MiB. Go makes
 /// the memory of an arena usable in steps of 4 MiB (runtime/mheap.go). If the rule did not check the steps,
 /// it would also claim memory of PartitionAlloc, the allocator of Chromium. In recorded processes, the rule
-/// claims 98% of Go's memory, and no other memory. It misses what Go's runtime uses for itself.
+/// finds 98% of Go's memory, and claims no other memory. It misses what Go's runtime uses for itself.
 fn is_go_heap(run: &Run) -> bool {
     !run.has_odd_steps && (run.begin | run.end).is_multiple_of(ARENA) && run.end <= GO.end
 }
@@ -128,8 +127,8 @@ fn is_go_heap(run: &Run) -> bool {
 /// Whether the run of adjacent mappings is the class space of a JVM. The class space is a reservation
 /// directly above the JVM's archive of classes, which is a mapped file. Without an archive, the class space
 /// begins at the address 4 GiB, directly above the heap (metaspace.cpp). In recorded processes, this rule and
-/// [`is_metaspace`] together claim 77% of class space and metaspace, and no other memory. The metaspace of
-/// JDK 8 and 11 is not found.
+/// [`is_metaspace`] together find 77% of class space and metaspace, and claim no other memory. They do not
+/// find the metaspace of JDK 8 and 11.
 fn is_class_space(run: &Run) -> bool {
     let is_aligned = run.begin.is_multiple_of(CHUNK) && (run.end - run.begin).is_multiple_of(ARENA);
     let is_above = |below| run.below == Some(below);
@@ -137,12 +136,12 @@ fn is_class_space(run: &Run) -> bool {
         || run.begin == 4 * GIB && is_above(Below::Anonymous)
 }
 
-/// Whether the run of adjacent mappings is metaspace of a JVM, from JDK 16 on. Metaspace consists of areas of
-/// 64 MiB, which become usable in steps of 64 KiB (metaspaceSettings.hpp). The first area lies directly below
-/// the archive of classes, and may have merged with memory below it. In any other area, a chunk of 4 MiB must
-/// be in use while the end of the chunk below it is still inaccessible. Without this condition, the rule
-/// would claim 31 MB of a bitmap that the garbage collector G1 has for a heap of 4 GiB. In recorded
-/// processes, the rule claims no other memory.
+/// Whether the run of adjacent mappings is metaspace of a JVM, from JDK 16 on. Metaspace consists of
+/// reservations of 64 MiB, which become usable in steps of 64 KiB (metaspaceSettings.hpp). The first
+/// reservation lies directly below the archive of classes, and may have merged with memory below it. Any
+/// other reservation is found only if one of its writable mappings lies above inaccessible memory (see
+/// `has_chunks`). If the rule did not check `has_chunks`, it would claim 31 MB of a bitmap that the garbage
+/// collector G1 has for a heap of 4 GiB. In recorded processes, the rule claims only metaspace.
 fn is_metaspace(run: &Run) -> bool {
     let size = run.end - run.begin;
     let has_chunks = run.has_chunks && !run.is_writable && size.is_multiple_of(ARENA) && size <= 4 * ARENA;
@@ -152,7 +151,7 @@ fn is_metaspace(run: &Run) -> bool {
 
 /// Whether the run of adjacent mappings is the heap of a JVM with compressed pointers. Such a heap ends below
 /// 32 GiB. Nothing else lies below 32 GiB, except a program that is not position-independent. In recorded
-/// processes, the rule claims 85% of the memory of Java heaps, and no other memory.
+/// processes, the rule finds 85% of the memory of Java heaps, and claims no other memory.
 fn is_java_heap(run: &Run) -> bool {
     run.end <= 32 * GIB && run.below != Some(Below::File)
 }
@@ -163,7 +162,7 @@ fn is_java_heap(run: &Run) -> bool {
 ///
 /// Two kinds of Java heap are not recognized. In the first kind, the JVM has made all of the reserved memory
 /// usable. The second kind is a heap of less than 32 GiB with `-XX:-UseCompressedOops`. Three recorded
-/// processes have such heaps. Only because of these three, [`is_java_heap`] claims less than 100%.
+/// processes have such heaps. Only because of these three, [`is_java_heap`] finds less than 100%.
 fn is_uncompressed_java_heap(run: &Run) -> bool {
     is_mmap_address(run.begin) && run.n_reserved >= 32 * GIB
 }

@@ -90,9 +90,9 @@ pub(super) fn node(value: &OsStr) -> Option<String> {
     ((1..=253).contains(&name.len()) && !name.contains(char::is_control)).then(|| name.into())
 }
 
-/// Accepts a reference to an image. Rejects a URL and upper-case letters in the name, which no kubelet
-/// accepts. Only the registry, the tag and the digest may have such letters. None of the accepted characters
-/// needs escaping in a quoted YAML string.
+/// Accepts a reference to an image. Rejects a URL. Also rejects upper-case letters in the name of the image,
+/// because no kubelet accepts them. The registry, the tag and the digest may have upper-case letters. None of
+/// the accepted characters needs escaping in a quoted YAML string.
 pub(super) fn image(value: &OsStr) -> Option<String> {
     let name = value.to_str()?;
     let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/:@".contains(&byte);

@@ -53,9 +53,8 @@ struct State {
     is_running: bool,
     /// The time before which the CPU budget allows no scrape.
     not_before: Option<Instant>,
-    /// `None` before the first request for the paths of mappings. Scrapes read paths until the time in the
-    /// first value. The second value is the number of earlier scrapes, which may lack paths. It does not
-    /// count failed scrapes.
+    /// The time until which scrapes read the paths of mappings, and the number of successful scrapes that may
+    /// lack paths. `None` before the first request for paths.
     paths: Option<(Instant, u64)>,
     /// Whether a request needs a further scrape, which begins only after the running scrape has ended.
     is_another_requested: bool,
@@ -91,13 +90,13 @@ impl Demand {
     }
 
     /// Does the same as [`request`](Self::request), for a request that needs the paths of mappings. A result
-    /// without paths cannot answer this request. Most scrapes read only sums.
+    /// without paths cannot answer this request.
     pub fn request_paths(&self, now: Instant) -> Freshness {
         let mut state = self.lock();
-        // Scrapes read paths only after they are requested. So a scrape that has already succeeded may lack
-        // paths, and so may the running scrape. `n_without` is the number of these scrapes. When more scrapes
-        // than that have succeeded, the last result has paths. If scrapes already read paths because of an
-        // earlier request, `n_without` is the number that the earlier request has stored.
+        // The scrapes that have succeeded may lack paths, and so may the running scrape, because paths are
+        // read only on request. `n_without` is the number of these scrapes. The last result has paths if more
+        // than `n_without` scrapes have succeeded. While an earlier request for paths is in effect, its
+        // `n_without` is used again.
         let n_without = state.n_succeeded + u64::from(state.is_running);
         let n_without = state.paths.filter(|(until, _)| now < *until).map_or(n_without, |(_, n)| n);
         state.paths = Some((now + PATHS_PERIOD, n_without));

@@ -88,8 +88,7 @@ impl Connection {
         !self.is_surplus() && !is_scraping
     }
 
-    /// Whether the connection will close soon. This is the case if it is already closing. It is also the case
-    /// if too many connections were open when it was accepted. Such a connection gets at most one response.
+    /// Whether the connection is closing, or was accepted although too many connections were open.
     pub fn is_surplus(&self) -> bool {
         !self.client.has_slot || matches!(self.state, State::Closing | State::Ended)
     }

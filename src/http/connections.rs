@@ -13,8 +13,8 @@ pub struct Connections {
     /// The connections, in no particular order.
     pub open: Vec<Connection>,
     /// The number of slots. A slot is a place for one open connection that may send several requests. A
-    /// connection takes no slot while it waits for a scrape or is closing. If no slot is free, a new
-    /// connection is accepted without one, gets a single response, and is then closed.
+    /// connection needs no slot while it waits for a scrape, or while it is closing. If no slot is free, a
+    /// new connection gets a single response, and is then closed.
     n_slots: usize,
     /// The maximum number of connections that are closing or have no slot. If there are more, the oldest of
     /// these connections are closed immediately, even if a client has not received the whole response.
@@ -41,10 +41,9 @@ impl Connections {
     /// Closes one connection to free its slot. Returns whether a connection was closed.
     ///
     /// Connections from the address that holds most slots are tried first. Among them, idle connections are
-    /// tried first, then those that receive the head of a request, then those with a response.
-    ///
-    /// `newcomer` is the address of the new connection. A response that still makes progress may be
-    /// interrupted if its client's address holds at least two slots more than `newcomer`.
+    /// tried first, then those that receive the head of a request, then those with a response. A connection
+    /// that still makes progress is skipped, unless its address holds at least two slots more than
+    /// `newcomer`, the address of the new connection.
     pub fn evict(&mut self, newcomer: Option<IpAddr>, now: Instant) -> bool {
         let n_slots = self.n_slots_by_address();
         let n_wanted = newcomer.map(|peer| n_slots.get(&peer).map_or(1, |n| n + 1));
@@ -74,8 +73,8 @@ impl Connections {
         n_slots
     }
 
-    /// Removes the connections that have passed their deadline. If more than `n_others` connections are
-    /// closing or have no slot, also removes the oldest of these.
+    /// Removes the connections that have passed their deadline. Then removes the oldest connections that are
+    /// closing or have no slot, until at most `n_others` of them are left.
     pub fn expire(&mut self, now: Instant) {
         self.open.retain(|connection| now < connection.deadline());
         let mut others: Vec<_> = self.open.iter().filter(|c| c.is_surplus()).map(|c| c.since).collect();

@@ -86,8 +86,8 @@ impl Running {
     }
 
     fn finish(mut self) -> Gzipped {
-        // A flush fills the last byte, so that the tail, which is a second compressed stream, can be appended
-        // later.
+        // After a flush, the compressed text ends with a full byte. So the compressed last sample can be
+        // appended when the exposition is served.
         self.encoder.flush().expect("a Vec takes every write");
         let is_whole = self.n_done == self.exposition.text.n_bytes() && !self.is_too_long();
         let mut bytes = std::mem::take(self.encoder.get_mut());

@@ -80,8 +80,6 @@ mod tests {
         assert!(!hosts("a").allow(true, b"\xff"));
     }
 
-    /// This test checks only the text of the refusal. tests/http.rs checks that the command line accepts the
-    /// option `--allowed-host` as that text spells it.
     #[test]
     fn other_hosts_are_refused_with_advice() {
         let refuse = |host: &str, advised: Option<&str>| {

@@ -22,8 +22,8 @@ const USUAL_PATIENCE: Duration = Duration::from_secs(5);
 pub const MAX_PATIENCE: Duration = Duration::from_secs(30);
 /// The wait for a scrape ends this long before the client's timeout, so that the response arrives in time.
 const SPARE: Duration = Duration::from_millis(500);
-/// If the next scrape takes too long, the exposition for a request with parameters is rendered from the last
-/// scrape. The request waits at most this long for the rendering.
+/// When a request with parameters has waited too long for the next scrape, its exposition is rendered from
+/// the last scrape. The request then waits at most this long for the rendering.
 const GRACE: Duration = Duration::from_millis(400);
 /// How often a request with parameters wakes the scrape thread, until that thread has rendered an exposition
 /// for these parameters.
@@ -42,17 +42,17 @@ pub struct Pending {
     compressing: Option<u64>,
 }
 
-/// A wait for a scrape. The wait ends when more than `n_succeeded` scrapes have succeeded, or at the
-/// deadline. Then the request gets the last exposition, even if it is old. `_slot` counts this request as
-/// waiting.
+/// A wait for the next scrape. `n_succeeded` is the number of successful scrapes at the beginning of the
+/// wait. The wait ends when this number has grown, or at the deadline. At the deadline, the request gets the
+/// last exposition, even if it is old. `_slot` counts this request as waiting.
 struct Wait {
     n_succeeded: u64,
     deadline: Instant,
     _slot: Arc<()>,
 }
 
-/// A wait for a view, at most until the deadline. The scrape thread is woken from time to time, because it
-/// may not have had enough CPU time to render the view.
+/// A wait for a view, which is an exposition for the parameters of a request. At `next_try`, the request
+/// wakes the scrape thread, because that thread may not have had enough CPU time to render the view before.
 struct WaitForView {
     view: Arc<View>,
     next_try: Instant,
@@ -99,9 +99,8 @@ impl Pending {
         self.compressing.is_some()
     }
 
-    /// Returns the time until which the request waits for a scrape or a view, which is an exposition for the
-    /// parameters of a request. Returns `None` if there is nothing to wait for any more. Then
-    /// [`advance`](Self::advance) must be called now.
+    /// Returns the time until which the request waits for a scrape, or for the exposition that its parameters
+    /// describe. Returns `None` if the wait is over. Then [`advance`](Self::advance) must be called now.
     pub fn waits_until(&self, site: &Site) -> Option<Instant> {
         if let Some(view) = &self.view {
             return (!view.view.is_answered()).then_some(view.next_try.min(view.deadline));

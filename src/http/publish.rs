@@ -15,8 +15,8 @@ use std::time::Instant;
 /// How many bytes of outdated expositions, as text or gzipped, may be kept for slow connections. The latest
 /// exposition is kept in addition, as text and gzipped.
 const EXTRA_BYTES: usize = 2 << 20;
-/// The gzipped bytes of a text may take a twelfth of the text's size plus 256 KiB. Usually they take a
-/// sixteenth of the size.
+/// The gzipped bytes of a text may take the size of the text divided by this number, and 256 KiB in addition.
+/// Usually the text becomes 16 times smaller.
 const GZIP_SHARE: usize = 12;
 
 /// Returns the maximum size of the gzipped bytes of a text with this many bytes.
@@ -109,8 +109,8 @@ struct Buffers {
     outdated: Vec<Arc<Buffer>>,
     /// The gzipped bytes of expositions, the oldest first.
     gzipped: Vec<Arc<Buffer>>,
-    /// The length of text for which buffers are made. Each scrape reduces this length by an eighth, but not
-    /// below the length of the scrape's own text.
+    /// The expected length of the next text, for which buffers are allocated. This is the length of the last
+    /// text. After a longer text, the expected length decreases by at most an eighth per scrape.
     usual_len: usize,
 }
 
@@ -148,8 +148,8 @@ impl Buffers {
         self.gzipped.retain(is_held);
         let n_latest = self.latest.as_ref().map_or(0, |latest| latest.text.n_bytes);
         let mut n_left = self.usual_len - n_latest + self.usual_len / GZIP_SHARE + EXTRA_BYTES;
-        // The next text uses the buffer of an outdated text that no connection sends. So such a buffer does
-        // not count towards the limit.
+        // Only buffers that a connection still sends count towards the limit. A free buffer does not count,
+        // because the next text is written into it.
         let held = self.outdated.iter().chain(&self.gzipped).filter(|buffer| is_held(buffer));
         for buffer in held.rev() {
             let n_bytes = buffer.bytes().map_or(0, |bytes| bytes.len());

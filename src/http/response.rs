@@ -45,9 +45,9 @@ pub struct Response {
     /// The text of an exposition or its gzipped bytes. They are shared with other responses, not copied.
     /// `None` in other responses.
     pub exposition: Option<Arc<Buffer>>,
-    /// The body, or the end of the body if there is an `exposition`. The last sample of an exposition is an
-    /// age, which depends on the time of the response. So that sample is made for each response, and stored
-    /// here.
+    /// The rest of the body after `exposition`, or the whole body if there is no `exposition`. The rest is
+    /// the last sample of the exposition. It is made for each response, because its value is the age of the
+    /// exposition.
     pub text: Cow<'static, [u8]>,
     n_written: usize,
     /// Whether the connection stays open for another request.
@@ -84,8 +84,8 @@ impl Response {
         });
         let n_bytes = exposition.as_ref().map_or(0, |exposition| exposition.n_bytes()) + text.len();
         let mut head = Vec::with_capacity(512);
-        // tiny_http sends a body above its threshold in chunks and without a Content-Length, so the threshold
-        // is set to the largest value.
+        // Without the call of `with_chunked_threshold`, tiny_http would send a large body in chunks and
+        // without a Content-Length.
         tiny_http::Response::new(StatusCode(status), headers.collect(), io::empty(), Some(n_bytes), None)
             .with_chunked_threshold(usize::MAX)
             .raw_print(&mut head, HTTPVersion(1, 1), &[], true, None)

@@ -195,8 +195,6 @@ mod tests {
         }
     }
 
-    /// After a request with a body, the connection must close. The server does not read the body. If the
-    /// connection stayed open, the server would parse the body as the next request.
     #[test]
     fn headers_depend_on_the_request() {
         let site = Site::of(b"x 1\n");

@@ -45,9 +45,9 @@ const MAX_ACCEPTS: usize = 16;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The size of a connection's send buffer, in which the kernel keeps bytes of a response until the client
-/// reads them. The kernel doubles this size to 80 KiB. The last packet, of up to 64 KiB, may exceed the
-/// doubled size. In measurements, the kernel kept at most 116 KiB. With a size of 32 KiB, loopback's delayed
-/// ACKs limit the speed to 2 MB/s. With 40 KiB, the speed is 1 GB/s.
+/// reads them. In measurements, the kernel kept at most 116 KiB, because it doubles this size to 80 KiB, and
+/// the last packet may exceed the doubled size. With 40 KiB, the speed on loopback is 1 GB/s. With 32 KiB,
+/// delayed ACKs limit the speed to 2 MB/s.
 const SEND_BUFFER_BYTES: usize = 40 << 10;
 
 /// A listening socket that has accepted no connection yet.
@@ -81,8 +81,8 @@ impl Server {
         bind().map_err(|cause| format!("cannot listen on {addr:?}: {}", plain(&cause)))
     }
 
-    /// Returns the address that the server listens on. If port 0 was requested, it has the port that was
-    /// chosen.
+    /// Returns the address that the server listens on. If port 0 was requested, the address has the port that
+    /// the kernel chose.
     pub fn local_addr(&self) -> SocketAddr {
         self.addr
     }

@@ -25,9 +25,9 @@ pub enum Account {
     Responses,
 }
 
-/// How much CPU time each account may use, as a fraction of one core, and for how long unused CPU time
-/// accumulates. Each account can accumulate 100 ms of CPU time, which is enough for a response of 20 MB with
-/// gzip.
+/// The limits on CPU time for requests and for responses, in the order of [`Account`]. The first value is a
+/// fraction of one core, and the second is the time for which unused CPU time accumulates. At most 100 ms of
+/// CPU time accumulate for each, which is enough for a response of 20 MB with gzip.
 const LIMITS: [(f64, Duration); 2] =
     [(0.03, Duration::from_millis(3300)), (0.08, Duration::from_millis(1250))];
 

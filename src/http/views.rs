@@ -249,8 +249,8 @@ impl View {
     /// Stops waiting for the next scrape, so that the view is rendered from the last scrape. Returns whether
     /// the view has been waiting.
     ///
-    /// The wait is not stopped if another request waits for the same view, or if the last scrape may have
-    /// read no paths.
+    /// Returns false and stops nothing if another request waits for the same view. Does the same if the view
+    /// needs the paths of mappings, because the last scrape may not have read paths.
     pub fn end_wait(self: &Arc<Self>, demand: &Demand) -> bool {
         let is_shared = Arc::strong_count(self) > 2; // the queue holds it, too
         if is_shared || self.query.needs_paths {

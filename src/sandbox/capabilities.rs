@@ -1,4 +1,5 @@
-//! Drops all capabilities that the program does not need. It mainly needs one to read other processes.
+//! Drops all capabilities except those that the program needs. The most important of these allows reading the
+//! memory maps of other processes.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -17,8 +18,8 @@ const READING: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::PE
 pub(super) fn reduce(needs: &Needs) -> io::Result<()> {
     let before = thread::capabilities(None)?.permitted;
     let kept = before & needed(needs);
-    // The bounding set matters only when this process executes another program, and the sandbox forbids that
-    // anyway. Changing the set needs CAP_SETPCAP. Without that capability, the set stays as it is.
+    // Reducing the bounding set needs CAP_SETPCAP. Without this capability, the set may stay as it is,
+    // because the set matters only for executing another program, and the sandbox forbids that.
     if before.contains(CapabilitySet::SETPCAP) {
         for capability in (CapabilitySet::all() - kept).iter() {
             if thread::capability_is_in_bounding_set(capability).unwrap_or(false) {

@@ -24,8 +24,8 @@ const KNOWN: ABI = ABI::V10;
 /// kernel threads, which have no memory to read.
 const MAX_TRIED: usize = 1000;
 
-/// Restricts this thread and the threads that it starts later. If the restricted program could not read other
-/// processes, restricts nothing and returns false.
+/// Restricts this thread and the threads that it starts later. Restricts nothing and returns false if
+/// Landlock would prevent the program from reading other processes.
 pub(super) fn enter(needs: &Needs) -> Result<bool, String> {
     let Some(readable) = readable_smaps(&needs.proc_path) else { return Ok(false) };
     let ruleset = rules(needs).map_err(|error| error.to_string())?;

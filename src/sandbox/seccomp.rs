@@ -191,8 +191,8 @@ fn list(needs: &Needs) -> BTreeMap<i64, Vec<SeccompRule>> {
         list.insert(libc::SYS_mkdirat, Vec::new());
         #[cfg(target_arch = "x86_64")]
         list.insert(libc::SYS_mkdir, Vec::new());
-        // The program must create files, so it may open a file for writing only. It may not open a file for
-        // both reading and writing, because debuggers open a process's memory that way.
+        // The program must create files, so it may open a file in write-only mode (O_WRONLY). It may not open
+        // a file for both reading and writing (O_RDWR), because debuggers open a process's memory that way.
         open_mask = libc::O_RDWR;
     }
     list.insert(libc::SYS_openat, vec![masked(2, open_mask as u64, 0)]);

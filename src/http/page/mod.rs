@@ -81,9 +81,9 @@ impl File {
     }
 }
 
-/// Returns whether the client has this version of the file (RFC 9110, section 13.1.2). The request has a list
-/// of tags with commas between them. Splitting the list at every comma does not split the file's own tag,
-/// because this tag contains no comma.
+/// Returns whether the client has this version of the file (RFC 9110, section 13.1.2). The request lists tags
+/// of versions with commas between them. The tags of this program contain no comma, so the list is split at
+/// every comma.
 fn has_tag(request: &Head<'_>, tag: &str) -> bool {
     let opaque = |tag: &[u8]| tag.strip_prefix(b"W/").unwrap_or(tag).to_vec();
     request

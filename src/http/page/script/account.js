@@ -43,9 +43,9 @@ function tileOf(tile) {
 }
 
 // An account is the memory use of a container, a pod or the node, with its parts. `accounts` has the accounts
-// on display. `reading` has the accounts of the exposition that is being read. Both map the labels of a
-// container or pod, as JSON, to its account. In `reading`, the key `[]` stands for the node. charge() moves
-// the node's account to `ofNode`.
+// on display, and `reading` has the accounts of the exposition that is being read. The keys of both maps are
+// the labels of containers and pods as JSON. In `reading`, the key `[]` stands for the node. `ofNode` is the
+// node's account on display.
 let accounts = new Map(), reading = new Map(), ofNode;
 const tileNodes = new Set();
 
@@ -82,10 +82,10 @@ function findPlaceOf(names) {
 	for (const name of names) n = n?.by?.get(name);
 	return n?.level === LEVELS[names.length - 1] ? n : null;
 }
-// Adds the accounts to the tree, and computes two of the quantities that the user can select. Charged memory
-// has the memory use of each container. Node memory has MemTotal, and the memory use of each pod and each
-// container. Inside a container, both show the PSS of mapped paths and the parts that no process maps. The
-// rest of the container's use is the part `difference`.
+// Adds the accounts to the tree, and computes two fields that the user can select: Charged memory and Node
+// memory. Charged memory is the memory use of each container. Node memory also has the memory use of each
+// pod, and MemTotal of the node. In both fields, the inside of a container shows the PSS of mapped paths and
+// the parts that no process maps. The rest of the container's use is the part `difference`.
 function charge() {
 	for (const a of accounts.values()) if (a.n) a.n.account = null;
 	ofNode = reading.get('[]');
@@ -140,10 +140,10 @@ function addToPod(a) {
 	for (const [part, v] of Object.entries(hasParts(a) ? a.parts : { rest: a.current }))
 		parts[part] = (parts[part] || 0) + v;
 }
-// Adds to a pod's account the memory that its listed containers do not have. The part `outside` is the memory
-// that is charged to the pod, but to none of its containers. If more memory is left, it is the part `rest`,
-// for example the memory of containers that are not listed. If the containers and `outside` exceed the pod's
-// memory use, the excess is subtracted from the part `remainder`, so that all parts add up to the memory use.
+// Completes the parts of a pod's account, which so far are the sums of its listed containers. The memory that
+// is charged to the pod, but to none of its containers, becomes the part `outside`. If the parts are now less
+// than the pod's memory use, for example because some containers are not listed, the difference becomes the
+// part `rest`. If the parts are more, the excess is subtracted from the part `remainder`.
 function completePod(a) {
 	const outside = sumOfAll([...a.more.values()]), left = a.current - a.inside - outside;
 	if (a.more.size) a.parts.outside = outside;
@@ -170,10 +170,10 @@ function divide(a, left, parts, rest = 'difference') {
 	});
 	for (let up = a.n; up; up = up.up) up.charged = tick;
 }
-// Fills one field of the tree, such as charged memory, from accounts. An account has the memory use of a
-// container, a pod or the node. Each account in `owners` gives its container, pod or node a value, and also
-// its tiles. Commands and mapped paths in a container get their PSS. The levels of the tree above the
-// accounts in `summed`, such as namespaces, get the sum of these accounts.
+// Fills one field of the tree, such as charged memory. An account has the memory use of a container, a pod or
+// the node. Each account in `owners` sets the value of its container, pod or node, and the values of the
+// tiles inside, which show parts of the memory use. Commands and mapped paths in a container get their PSS.
+// Each account in `summed` is added to the values of all levels above, such as its namespace.
 function fill(name, help, summed, owners) {
 	const { next } = Object.assign(fieldOf(FAMILY + name + '_bytes'), { help }), pss = fields.get('pss').next;
 	for (const a of summed) for (let { up } = a.n; up; up = up.up) next[up.i] = (next[up.i] || 0) + a.current;
@@ -181,9 +181,9 @@ function fill(name, help, summed, owners) {
 	for (const n of nodes) if (LEVELS.indexOf(n.level) > 2 && next[n.up.i] >= 0) next[n.i] = pss[n.i];
 	for (const a of owners) for (const [tile, v] of a.tiles) next[tile.i] = v;
 }
-// Returns whether the selected field shows an account. Node memory shows all accounts except containers in
-// pods without an account. Charged memory shows only containers, which have three names: namespace, pod and
-// container.
+// Returns whether the selected field shows the account of a container, a pod or the node. Charged memory
+// shows only containers, which have three names: namespace, pod and container. Node memory shows all
+// accounts, but not a container if its pod has no account.
 const isShown = a => layer === NODE ? a.isInPod !== false : a.names.length > 2;
 // Returns the shown accounts for which the rectangles inside add up to more than the account's memory use.
 const excesses = () => [ofNode, ...accounts.values()].filter(a => a?.over > 0 && isShown(a));
@@ -259,9 +259,9 @@ function readOoms(text) {
 			.filter(([, v]) => v === v)),
 	})).sort((a, b) => (b.time || 0) - (a.time || 0));
 }
-// Returns the account that the bar of an OOM record shows. This is usually the account of the container. If
-// the pod's limit was hit, it is the account of the pod, provided that the record has the pod's use and the
-// bytes outside its containers.
+// Returns the memory use that the bar of an OOM record shows, with its limit and its parts. If the pod's
+// limit was hit and the record has the values of the pod, this is the memory use of the pod. Otherwise it is
+// the memory use of the container.
 function accountOfKill(r) {
 	const current = r.hit_use_bytes, outside = r.outside_containers_bytes, isKnown = r.container
 		&& r.use_bytes >= 0;

@@ -201,7 +201,9 @@ function chargedText() {
 				+ `${isMany ? 'containers have no account and are' : 'container has no account and is'} left out.`,
 	].filter(Boolean).join(' ');
 }
-// Returns what the tooltip of a tile, a pod or a container shows in addition to the values of the fields.
+// Returns what the tooltip says about memory that is charged to cgroups. It explains what a tile stands for,
+// or shows the memory use of a container or pod. It also warns if the tiles inside add up to more than this
+// use.
 function aboutCharged(n) {
 	const a = accountOf(n);
 	return [n.level === 'part' ? LEGEND[n.kind] : '', a ? useText(a) : '', excesses().includes(a)

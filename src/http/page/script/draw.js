@@ -113,9 +113,9 @@ function drawAge() {
 	$.state.className = 'chip ' + (word === 'Live' ? 'down' : 'bad');
 	drawNote();
 }
-// The time at which the page sent the request that it waits for, or 0. silence() returns how many seconds ago
-// this was. It returns 0 for less than 3 s.
+// The time at which the page sent the request that it waits for, or 0 if it waits for no response.
 let askedAt = 0;
+// Returns for how many seconds the page has waited for a response. A wait of up to 3 s counts as 0.
 function silence() {
 	const seconds = askedAt ? (performance.now() - askedAt) / 1000 : 0;
 	return seconds > 3 ? seconds : 0;

@@ -54,8 +54,8 @@ function measureOwn() {
 	}
 }
 // Returns whether the growth of a node is measured in private and resident bytes (see measureOwn()) instead
-// of in the field `f`. This is the case if the node's value in `f` is a PSS. Fields with the memory of
-// cgroups have the PSS of commands, pids, paths and kinds.
+// of in the field `f`. This is the case if the node's value in `f` is a PSS. In Charged memory and Node
+// memory, the values of commands, pids, paths and kinds are PSS, too.
 function isByOwn(f, n) {
 	return fields.has('own') && isThere(fields.get('own')) && (f.name === 'pss' || LAYERS.includes(f.name)
 		&& /^(comm|pid|path|kind)$/.test((n.members?.[0] || n).level));
@@ -77,9 +77,9 @@ const matters = (f, n, v) => abs(v) >= max(f.bytes ? 1048576 : 1, abs(at(f, n) |
 
 // Returns the remembered values of a node as a list of [time, value].
 const dotsOf = (f, n) => since().points.map(p => [p.t, valueAt(p, f, n)]).filter(([, v]) => v === v);
-// Returns the line that shows how a node has grown, as a list of [time, value]. Each value is the node's
-// value in the field. If growth is measured in private and resident bytes (see isByOwn()), each value is the
-// growth up to that time instead.
+// Returns the line that shows how a node has grown, as a list of [time, value]. Usually each value is the
+// node's value in the field at that time. If growth is measured in private and resident bytes (see
+// isByOwn()), each value is the growth since the page was opened, or since the user started a measurement.
 function growthOf(f, n) {
 	if (!isByOwn(f, n)) return dotsOf(f, n);
 	return since().points.filter(p => p.columns.has('own'))
@@ -149,9 +149,9 @@ function pack(names, budget = 250000) {
 		}),
 	});
 }
-// Restores the values that pack() saved before the page was reloaded. Call unpack() when the first exposition
-// is in the tree, because unpack() looks up the saved nodes there. To save space, pack() leaves out some
-// values. Their growth is counted from now on.
+// Restores the values that pack() saved before the page was reloaded. The first exposition must already be in
+// the tree, because unpack() looks up the saved nodes in the tree. For values that pack() did not save,
+// growth is counted from the reload on.
 function unpack(text, t) {
 	const saved = JSON.parse(text);
 	if (saved.identity !== identity) {

@@ -79,7 +79,8 @@ function paint(q) {
 		text('11px', 'muted');
 		const taken = measure(value) + 14, font = depth ? '11px' : '600 12px';
 		text(font, 'ink');
-		// The value is drawn if it fits beside the first name. If not all names fit, the last names are left out.
+		// The heading of a group has one or more names, and the value if there is room for it beside the first
+		// name. If not all names fit, the last names are left out.
 		const free = n.w - 12, isRoomy = measure(parts[0]) + taken <= free, left = isRoomy ? free - taken : free;
 		while (parts.length > 1 && measure(parts.join(' › ')) > left) parts.pop();
 		ctx.fillText(fitName(parts.join(' › '), left, measure), n.x + 6, y);

@@ -4,8 +4,8 @@ let ooms = [], oomsText = '', isAskingOoms = false, hasOoms = false, failedOoms 
 	shownOoms = 3;
 
 // Fetches the OOM records, at most once per scrape. Older exporters have no records, so nothing is fetched
-// until the exposition has accounts or a metric of OOM kills. After the first failure, two scrapes pass
-// before the next attempt. Each further failure doubles this number, up to 64. Until an attempt succeeds, the
+// until the exposition has metrics that only newer exporters have. After a failed attempt, the next two
+// scrapes are skipped. Each further failure doubles the number of skipped scrapes, up to 64. Meanwhile, the
 // last records stay on display.
 async function askOoms() {
 	hasOoms ||= [...accounts.values()].some(hasParts) || [...latest.own.keys()].some(name =>

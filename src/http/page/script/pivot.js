@@ -65,8 +65,8 @@ function entered(n) {
 	return kids.length === 1 && kids[0].kids.length ? kids[0] : n;
 }
 // Returns the node of the tree to which the link outward from `n` leads. This is usually the parent of `n`.
-// If `n` is the only container of a pod, a link to the pod would open `n` again. So the link leads to the
-// parent of the pod.
+// If the parent is a pod with `n` as its only container, a link to the pod would open `n` itself (see
+// entered()), so the link leads to the parent of the pod.
 function outsideOf(n) {
 	const up = n.up || n;
 	return up.up && n.level !== 'namespace' && entered(up) === n ? up.up : up;

@@ -17,7 +17,8 @@ let state;
 function fromHash() {
 	const [path, query] = location.hash.slice(1).split('?'), get = new URLSearchParams(query);
 	let names = [];
-	// The tree has eight levels (LEVELS in tree.js), so further names in a link are ignored.
+	// Only the first eight names in the address are used, because the tree has eight levels (LEVELS in
+	// tree.js).
 	try {
 		names = path.split('/', 9).slice(1).map(decodeURIComponent);
 	} catch { /* An invalid link leads to the node. */ }

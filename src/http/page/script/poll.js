@@ -83,23 +83,22 @@ let timer, early = 0, changes = 0, busy = false, wasLong = false;
 const started = performance.now();
 
 // Returns how many seconds to wait before the next poll. `t` is the time of the scrape in the last answer.
-// The page measures the interval between scrapes. Until it knows the interval, it waits half of the time
-// since it was opened.
+// The page measures the interval between scrapes. Until the interval is measured, each wait is half as long
+// as the page has been open.
 //
-// After a poll with a new scrape, the page waits for one interval. After a poll without a new scrape, it
-// waits for an eighth of the interval. If the next poll finds no new scrape either, the wait becomes 1.5
-// times longer, up to one interval.
+// After a poll with a new scrape, the page waits for one interval. After the first poll without a new scrape,
+// it waits for an eighth of the interval. After each further such poll, the wait is 1.5 times longer, up to
+// one interval.
 //
-// The measured interval may be too long, because the exporter may have paused during the measurement. So
-// after every eighth new scrape, the page waits for only half an interval. If scrapes now follow each other
-// faster, the early poll shows this, and the page corrects the interval.
+// A pause of the exporter can make the measured interval too long. So after every eighth new scrape, the page
+// waits for only half an interval, and notices if scrapes follow each other faster.
 function pace(t) {
 	if (!latest || t === latest.t) return interval ? min(interval, max(.1, interval / 8) * 1.5 ** early++)
 		: max(.5, (performance.now() - started) / 2000);
-	// `gap` is the time between the last two scrapes that the page saw. A gap that is shorter than the interval
-	// becomes the interval. A longer gap may contain a scrape that the page has missed. So it becomes the
-	// interval only if a poll in the gap found no new scrape. A gap of more than three intervals must also
-	// follow another such gap, because a single one may be a pause of the exporter.
+	// `gap` is the time between the last two scrapes that the page saw. A shorter gap always replaces the
+	// interval. A longer gap may contain a scrape that the page has missed, so it replaces the interval only if
+	// the page also polled during the gap (`early`). A gap of more than three intervals may be a pause of the
+	// exporter, so it counts only if the gap before it was also that long (`wasLong`).
 	const gap = t - latest.t, isLong = interval && gap > 3 * interval;
 	if (!interval || gap < interval || early && (!isLong || wasLong)) interval = max(.5, gap);
 	wasLong = isLong;

@@ -1,7 +1,7 @@
 // Makes a PromQL query for the numbers on display. The query returns one number for each row of the table. If
 // the table has no rows, the query returns the number of the selected node of the tree.
 
-// PromQL's lexer takes the character U+FFFD for invalid UTF-8, but accepts its escape.
+// PromQL's lexer rejects the character U+FFFD as invalid UTF-8, but accepts the escape \ufffd.
 const quote = s => '"' + s.replace(/[\\"]/g, '\\$&').replace(/\n/g, '\\n').replace(/\ufffd/g, '\\ufffd')
 	+ '"';
 const literal = text => text.replace(/[\\^$.|?*+()[\]{}]/g, '\\$&');
@@ -53,9 +53,9 @@ function selectorOf(where, level) {
 	return (isUss ? '' : metric) + (all.length ? `{${all}}` : '');
 }
 const sumOf = (by, where, level) => `sum by (${by.join(', ')}) (${selectorOf(where, level)})`;
-// REST matches the kinds of tiles that show the memory that remains when all other parts are subtracted. No
-// metric has this remainder, so restOf() makes a query that does the subtraction.
 const POD = 'cgroup_pod_memory_', NODE_METRIC = 'cgroup_node_memory_bytes',
+	// Matches the kinds of tiles that show the memory that no other tile shows. No metric has this memory, so
+	// restOf() computes it by subtraction.
 	REST = /^(difference|rest|other_pods)$/;
 // Returns PromQL selectors for the values of tiles in the treemap. A tile shows one part of the memory of a
 // container, a pod or the node. Tiles of a kind that matches REST are skipped, because no metric has their
@@ -83,11 +83,11 @@ function restOf(where, n) {
 			...partsOf(where, n.account.tiles.map(([tile]) => tile))];
 	return terms.map(term => `sum(${term})`).join(' - ');
 }
-// Returns PromQL label matchers that select the nodes that a search has found on one level of the tree, for
-// example pods. The caller makes one selector from each inner list, and joins the selectors with `or`.
-// Usually a matcher is a regular expression with the text of the search. If that would select other nodes
-// than the search has found, the matchers have the exact names of the nodes. For example, some names are
-// displayed differently from their labels.
+// Returns a list of lists of PromQL label matchers, which select the nodes that a search has found on one
+// level of the tree, for example pods. The caller makes one selector from each inner list, and joins the
+// selectors with `or`. A matcher is usually a regular expression with the text of the search. But the search
+// compares displayed names, and some of these differ from the labels. If the regular expression would select
+// other nodes than the search has found, the matchers have the exact labels of the nodes.
 function foundBy(found, level) {
 	const q = asSearched(state.q), text = new RegExp(literal(q), 'iu'), isList = isListing();
 	const levels = isList ? OUTER.slice(OUTER.indexOf(place.level) + 1) : level === 'pod' && q.includes('/')

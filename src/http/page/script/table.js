@@ -76,9 +76,9 @@ function drawTable() {
 		row.tr.remove();
 		lines.delete(n);
 	}
-	// The lines in all rows have the same scale, so that rows with much growth stand out. `half` is half of the
-	// range of values that each line can show.
 	const dots = new Map(shown.map(n => [n, growthOf(field, n)]));
+	// The trend lines in all rows have the same scale, so that rows with much growth stand out. The full height
+	// of a line stands for 2 * `half`.
 	let half = field.bytes ? 524288 : 1;
 	for (const d of dots.values()) if (d.length) half = max(half, (rangeOf(d).high - rangeOf(d).low) / 2);
 	put(heads.trend.firstChild, `Trend (scale ±${show(field, half)})`);
@@ -125,8 +125,8 @@ function fillRow(row, n, dots, half) {
 		fillUse(row.use, accountOf(n), largestUse);
 	}
 	// A row is new if its node of the tree had no mappings when the page was opened, or when the user started a
-	// measurement. Nodes for memory that no process maps never have mappings. Such a node is new if it had no
-	// value in the selected field then.
+	// measurement. Nodes for memory that no process maps never have mappings, so their value in the selected
+	// field is compared instead.
 	const mappings = fields.get('mappings');
 	row.isNew.hidden = !isNew(mappings && at(mappings, n) >= 0 ? mappings : field, n);
 	drawChange(row.delta, n, change(field, n));

@@ -40,13 +40,14 @@ const root = number(makeNode(null, 'node', ''));
 let layer = ''; // the selected field if it is one that shows tiles of cgroups, see account.js
 // Returns whether the last exposition has values to show for a node of the tree. The expositions are
 // numbered, and `tick` is the number of the last one that was read completely. `seen` is the number of the
-// last exposition with series of processes for the node, or for a node below it. `charged` is the same for
-// memory of a cgroup. `charged` matters only if the selected field shows memory of cgroups.
+// last exposition with series of processes for the node, or for a node below it. `charged` is the number of
+// the last exposition with memory of a cgroup for the node, or for a node below it. `charged` matters only if
+// the selected field shows memory of cgroups.
 const live = n => n.seen >= tick || !!layer && n.charged >= tick && at(fields.get(layer), n) >= 0;
 
-// Makes a node. If it is a node of the tree, number() then sets `i` to the index of the node's values in the
-// columns of all fields. Nodes of the pivot (a second tree, sorted by path) and rows of a search keep -1.
-// Their values are computed from the nodes in `members` (see pivot.js).
+// Makes a node. `i` is the index of the node's values in the columns of all fields. number() sets `i` for
+// nodes of the tree. For other nodes, such as the rows of a search, `i` stays -1, and their values are
+// computed from the nodes in `members` (see pivot.js).
 function makeNode(up, level, name) {
 	const n = { i: -1, up, level, name, kids: NONE, by: null, kind: 'all', dir: '', rank: -1, seen: 0,
 		charged: 0, v: NaN };
