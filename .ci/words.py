@@ -21,7 +21,7 @@ WORDS = re.compile(
     r"\b(?:whom|whoever|anew|in vain|for want of|so many|nobody|somebody|(?:is|are) told)\b", re.IGNORECASE
 )
 
-# The exceptions to WORDS. A file in this table may contain the texts that the table has for it.
+# The exceptions to WORDS. Each file may contain the texts in its list.
 ALLOWED = {
     # The changelog quotes this log line of version 0.1.
     ".github/CHANGELOG.md": ["killed for want of memory:"],

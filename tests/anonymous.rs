@@ -96,9 +96,9 @@ fn line(text: &str) -> Line {
     }
 }
 
-/// Returns the mappings of a snapshot in the format of the kernel's smaps, but with other values in the
-/// fields. The first field says how many KiB of the mapping are stack, because `stack` is first in [`USES`].
-/// The second field says how many KiB are malloc arenas, and so on.
+/// Returns the mappings of a snapshot in the format of the kernel's smaps. The values of the fields are not
+/// those of the kernel. Instead, each field stands for one of [`USES`], in the same order, and its value says
+/// how many KiB of the mapping have this use.
 fn smaps(lines: &[Line]) -> String {
     let mut text = String::new();
     for Line { addresses, permissions, flags, uses, path } in lines {

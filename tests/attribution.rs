@@ -48,11 +48,11 @@ const DOCKER_IN_DOCKER: &[&str] = &[
 ];
 
 /// The names of recordings in `fixtures/attribution`, with the expected RSS of each command in KiB and the
-/// expected use and limit of each container's cgroup.
+/// expected use and limit of each container's cgroup. In recordings with names that end with `-by-id`, the
+/// runtime lists no pids.
 const RECORDINGS: &[(&str, &[&str])] = &[
-    // The node has the controllers of version 1, and a version 2 hierarchy without controllers. In version 2,
-    // the path of every container is the path of containerd's service. A shell that kubectl exec has started
-    // is in the container's cgroup only in version 1.
+    // The node has cgroups of both versions. Only the paths of version 1 contain the ids of containers. In
+    // version 2, containers are in the cgroup of containerd's service, but shells of kubectl exec are not.
     ("hybrid-by-pid", HYBRID),
     ("hybrid-by-id", HYBRID),
     // The kubelet uses the systemd driver, but containerd does not. So containerd makes cgroups with names
@@ -104,8 +104,8 @@ const RECORDINGS: &[(&str, &[&str])] = &[
             "/sidecar sidecar 4000",
         ],
     ),
-    // A process that was started in the container later is in a memory cgroup below the cgroup of the
-    // container. The pid of this process is lower than the pid of init.
+    // One process of the redis container is in a memory cgroup below the container's memory cgroup. This
+    // process has the lowest pid, but the exported memory use must still be that of the container's cgroup.
     ("ecs-exec-by-pid", ECS_EXEC),
     ("ecs-exec-by-id", ECS_EXEC),
     // A workload gives one of its own cgroups the id of another container.
@@ -115,7 +115,8 @@ const RECORDINGS: &[(&str, &[&str])] = &[
     // The runtime has created the cgroup of one container below the cgroup of another.
     ("docker-in-docker-by-pid", DOCKER_IN_DOCKER),
     ("docker-in-docker-by-id", DOCKER_IN_DOCKER),
-    // The node runs inside a container, and is seen from inside a cgroup namespace.
+    // The Kubernetes node is itself a container, made by kind (Kubernetes in Docker). The exporter runs in a
+    // cgroup namespace inside this node.
     ("kind", KIND),
     // Containers of two pods, and containerd itself, are in one cgroup that has no id.
     ("shared", &[]),
@@ -124,8 +125,9 @@ const RECORDINGS: &[(&str, &[&str])] = &[
 /// Recordings in which the runtime lists a wrong init pid for a container. The cgroup of the process with
 /// this pid does not have the container's id, but cgroups of other processes do.
 const FOREIGN_INITS: &[(&str, &[&str])] = &[
-    // The containers of a kind node are listed from the host. The listed pids are those inside the kind node.
-    // On the host, pid 101 is sshd, pid 102 is the kubelet of that node, and pid 103 does not exist.
+    // The Kubernetes node is itself a container, made by kind (Kubernetes in Docker). Its runtime lists pids
+    // of the pid namespace inside this node. The exporter runs outside, on the host. There, pid 101 is sshd,
+    // pid 102 is the node's kubelet, and pid 103 does not exist.
     ("kind-from-outside", KIND),
     // The init process has ended, and sshd now has its pid.
     (
@@ -163,8 +165,8 @@ const SANDBOXES: &[(&str, &[&str])] = &[
             "web-0/ virtiofsd 300",
         ],
     ),
-    // The runtime lists two containers of the pod with the same pid. So the memory of this process counts for
-    // the whole pod, although the process is in a cgroup with the id of the first container.
+    // The runtime lists two containers of the pod with the pid of one process. The memory of this process
+    // counts for the whole pod, although the cgroup of the process has the id of the first container.
     ("shared-pid", &["web-0/ exe 50000", "web-0/ uses 60000000 of 80000000"]),
 ];
 

@@ -247,9 +247,8 @@ fn rollup_equals_the_sum_over_smaps() {
         let samples = samples(&text).into_iter().map(|(family, _, value)| (family, value));
         samples.filter(|(family, _)| family != "process_smaps_size_bytes").collect::<BTreeMap<_, _>>()
     };
-    // The values of this process change when another process that shares memory with it starts or ends. If
-    // this happens between the scrape by smaps and the scrape by smaps_rollup, their values differ, and the
-    // loop scrapes again.
+    // If another process that shares memory with this process starts or ends between the two scrapes, the
+    // values of the scrapes can differ, for example the PSS. Then the loop scrapes again.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
         let (smaps, rollup) = (scrape(&format!("size,{fields}")), scrape(&fields));

@@ -56,12 +56,12 @@ fn shown(containers: &[Vec<usize>], max_samples: usize) -> (usize, usize) {
 fn fitting_commands_are_not_folded() {
     for (containers, max_samples, min_samples, n_commands) in [
         (vec![vec![1; 101]], 808, 808, 101),
-        // The limit is one sample too small for 101 commands. So two commands are folded into `[other]`. The
-        // 99 other commands and `[other]` have 800 samples.
+        // The 101 commands have 808 samples, one more than the limit. So two commands are folded into
+        // `[other]`. The 99 other commands and `[other]` have 8 samples each, which are 800 together.
         (vec![vec![1; 101]], 807, 800, 99),
-        // The second container has one command with 30 paths. It keeps its 211 samples, because they are less
-        // than half of the limit. The first container gets the other 597 samples. They are enough for 73 of
-        // its commands and for `[other]`, which together need 592 samples.
+        // The second container has one command with 30 paths, so it has 30 * 7 + 1 = 211 samples. It keeps
+        // all of them, because they are less than half of the limit. This leaves 808 - 211 = 597 samples for
+        // the first container. At 8 samples each, they are enough for 73 of its commands and for `[other]`.
         (vec![vec![1; 100], vec![30]], 808, 803, 74),
         (vec![vec![2; 50], vec![1; 50], vec![30]], 820, 819, 75),
         (vec![vec![3; 100], vec![1]], 808, 808, 101),

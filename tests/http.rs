@@ -27,8 +27,8 @@ fn serve_for(hosts: Vec<String>) -> (Publisher, SocketAddr) {
     (publisher, addr)
 }
 
-/// Starts a server as if a scrape had just ended. No exposition is published yet, so the caller must publish
-/// one. The server takes this exposition as fresh for `interval`.
+/// Starts a server. The caller must then publish an exposition. For `interval` from now, requests get this
+/// exposition and do not wait for a scrape.
 fn serve_on_demand(interval: Duration, hosts: Vec<String>) -> (Publisher, SocketAddr, Arc<Demand>) {
     let (publisher, published) = publisher();
     let server = Server::bind("127.0.0.1:0").unwrap();

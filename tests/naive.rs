@@ -5,8 +5,8 @@ use std::cmp::Ordering;
 use smaps_container_exporter::smaps::fields::{FIELDS, Values};
 use smaps_container_exporter::smaps::scanner::{Next, Scanner};
 
-/// The path and the values of each mapping. [`Next`] says where the next mapping begins: at the end of this
-/// one, above or below this end, or at the same address because the kernel has printed the mapping again.
+/// The path and the values of each mapping. [`Next`] says where the next mapping begins, compared with the
+/// address range of this mapping.
 pub type Mappings = Vec<(Vec<u8>, Values, Next)>;
 
 /// Returns the mappings in a text. Follows the rules in scanner.rs in the simplest way: splits the text into

@@ -64,9 +64,7 @@ fn processes_are_added_and_removed() {
 }
 
 /// The first scrape recognizes zombies, and later scrapes read no files of a zombie. So for 20,000 zombies, a
-/// scrape only has to list 20,000 more entries of /proc. With version 1 cgroups, the kernel prints `/` as the
-/// cgroup of a zombie. The exporter recognizes such a zombie by its `status`, and other zombies by their
-/// `stat`.
+/// scrape only has to list 20,000 more entries of /proc.
 #[test]
 fn zombie_is_not_read_again() {
     let recording = three();
@@ -78,6 +76,7 @@ fn zombie_is_not_read_again() {
     recording.process(8, "leader", "");
     recording.write("proc/8/stat", stat("Z", 2));
     recording.process(9, "hidden", "");
+    // With version 1 cgroups, the kernel prints `/` as the cgroup of a zombie.
     recording.write("proc/9/cgroup", "4:memory:/\n1:name=systemd:/\n0::/\n");
     recording.write("proc/9/status", "Name:\thidden\nState:\tZ (zombie)\nThreads:\t1\n");
     let args =
@@ -94,8 +93,8 @@ fn zombie_is_not_read_again() {
         })
     };
     wait_until(|| shown() == [true, false, false, false]);
-    // 7 and 9 are zombies and stay zombies. In process 8, only the first thread has exited, and other threads
-    // still run.
+    // Processes 7 and 9 are zombies. In process 8, only the first thread has exited, and another thread still
+    // runs.
     for pid in [7, 8, 9] {
         recording.write(&format!("proc/{pid}/cgroup"), "0::/kubepods/pod1/c1\n");
         recording.write(&format!("proc/{pid}/smaps"), SMAPS);
@@ -164,8 +163,8 @@ fn changed_name_or_cgroup_is_no_read_error() {
     }
 }
 
-/// Returns the `stat` file of a process with its code and its stack at these addresses. If the kernel hides
-/// the addresses, it prints 1 and 0 instead.
+/// Returns the `stat` file of a process. `code` and `stack` are the start addresses of its code and stack. A
+/// kernel that hides these addresses prints 1 for the code and 0 for the stack.
 fn stat(pid: u32, [code, stack]: [u64; 2]) -> String {
     format!("{pid} (x) S 1 1 1 0 -1 4194304 0 0 0 0 1 1 0 0 20 0 1 0 {pid} 9 9 0 {code} 0 {stack}\n")
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Modules of the standard library that do I/O. The exceptions are in [`NO_IO`].
 const IO: [&str; 7] =
     ["std::env", "std::fs", "std::io", "std::net", "std::os", "std::process", "std::thread"];
-/// Exceptions from [`IO`]. The pure rooms use these items only to write into buffers in memory.
+/// Exceptions from [`IO`]. Folders of src that do no I/O use these items only to write into memory.
 const NO_IO: [&str; 3] = ["std::io::Write", "std::io::self", "std::io"];
 
 /// A room is a folder of src. Each row has a room, the rooms or modules that the room must not mention, and
@@ -29,9 +29,9 @@ const ROOMS: [(&str, &[&str], bool); 13] = [
     ("sandbox", &["cli", "http", "node", "scrape", "sources", "start"], false),
 ];
 const PURE: &[&str] = &["cli", "procfs", "cgroupfs", "node", "sources", "http", "sandbox", "scrape"];
-/// What files in the folder `src/exposition` must not mention. They may mention the table of cgroup fields in
-/// `src/cgroupfs`, because an exposition has these fields and the table does no I/O. The modules `files` and
-/// `namespace` in `src/cgroupfs` do I/O, so they are in this list.
+/// The folders and modules that files in `src/exposition` must not mention. Of `src/cgroupfs`, the list has
+/// only two modules that do I/O. The table of cgroup fields in `src/cgroupfs` is not in the list, because
+/// files in `src/exposition` need it.
 const TEXT: &[&str] = &[
     "cli",
     "procfs",

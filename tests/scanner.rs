@@ -1,5 +1,5 @@
-//! Compares the scanner with a naive reader of smaps: for every prefix of a text, for several read sizes, and
-//! for generated records.
+//! Compares the scanner, which parses smaps, with a simple reader. Tests every prefix of a text, several read
+//! sizes, and generated texts.
 
 use std::io::{self, Read};
 
@@ -67,8 +67,8 @@ fn read(scanner: &mut Scanner, text: &[u8], read_size: usize, buffer_size: usize
 fn naively_read(text: &[u8]) -> Option<Mappings> {
     let mut mappings = naive::mappings(text);
     mappings.retain(|(.., next)| *next != Next::Same);
-    // `Next::Torn` means that two mappings overlap. The other values of `Next` are replaced by `Above`,
-    // because `read` returns `Above` for every mapping, and the tests compare the two results.
+    // `is_whole` returns false if a mapping overlaps with the next one. It also replaces `next` by `Above`,
+    // because [`read`] returns `Above` for every mapping, and the tests compare the two results.
     let is_whole = |(.., next): &mut (_, _, Next)| std::mem::replace(next, Next::Above) != Next::Torn;
     mappings.iter_mut().all(is_whole).then_some(mappings)
 }
@@ -97,8 +97,9 @@ fn scanners_agree_at_every_read_and_buffer_size() {
 }
 
 /// Each case has the address ranges that the kernel printed in one read, and the indexes of the ranges that
-/// the scanner must count. The indexes are `None` if the scanner must reject the read, because mappings
-/// changed during the read and now overlap.
+/// count. If a mapping changes during the read, the kernel may print it again with the same start address.
+/// Then only the last one counts. If ranges overlap in another way, the scanner must reject the read, and the
+/// indexes are `None`.
 #[test]
 fn mapping_printed_again_counts_once() {
     for (ranges, counted) in [
@@ -114,7 +115,7 @@ fn mapping_printed_again_counts_once() {
             Some(&[1, 2]),
         ),
         (&["7f0000000000-7f0000021000", "7f0000000000-7f0000020000"], Some(&[1])),
-        // In these cases the read is torn, because a mapping has grown downwards, or because two mappings
+        // In these cases the scanner must reject the read. A mapping has grown downwards, or two mappings
         // have become one.
         (&["7f0000000000-7f0000021000", "7f0000020000-7f0004000000"], None),
         (&["7f0000000000-7f0000021000", "7f0000021000-7f0000022000", "7f0000000000-7f0000023000"], None),
@@ -234,9 +235,8 @@ fn generated(random: &mut Random) -> Vec<u8> {
     text
 }
 
-/// Tests that both ways to parse field lines agree with the naive reader. The general way takes one line at a
-/// time. The learned way compares the lines with those of earlier mappings. It learns from record to record,
-/// because each scanner parses all records.
+/// Tests that both ways to parse field lines agree with the naive reader. The general way parses each line
+/// by itself. The learned way compares the lines with those of earlier mappings.
 #[test]
 fn scanners_agree_on_generated_records() {
     let mut random = Random(0x5eed);
@@ -262,8 +262,8 @@ fn scanners_agree_on_generated_records() {
     assert!(n_mappings > 50_000, "the records are not mostly refused: {n_mappings}");
 }
 
-/// Replaces one byte of an address range by each of the 256 possible bytes. This is done at each place in the
-/// range. The scanner and the naive reader must agree on whether the line is still a header.
+/// Replaces each byte of an address range by each of the 256 possible bytes. The naive reader accepts only
+/// lower-case hexadecimal digits in an address, and the scanner must accept the same header lines.
 #[test]
 fn addresses_have_lower_case_hexadecimal_digits() {
     let header = b"7f123456000a-7f12345a9f0c r--p 00000000 fe:00 1 /x\nRss:                   4 kB\n";

@@ -248,8 +248,8 @@ fn resident_bytes(recording: &Path, args: &[&str]) -> u64 {
     resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// The columns with numbers of series in a table of README.md. Each column has a title, and counts the series
-/// with names that begin with this prefix. A series counts only in the first column that fits.
+/// The columns of a table in README.md that count series. Each column has a title and a prefix, and counts
+/// the series with names that begin with the prefix. A series counts only in the first column that fits.
 const COLUMNS: [(&str, &str); 5] = [
     ("smaps", "process_smaps_"),
     ("pods", "cgroup_pod_"),
@@ -258,7 +258,7 @@ const COLUMNS: [(&str, &str); 5] = [
     ("own", "smaps_exporter_"),
 ];
 
-/// Returns the number of Prometheus series in each column.
+/// Returns the number of Prometheus series in each of the [`COLUMNS`].
 fn count_series(text: &str) -> [usize; COLUMNS.len()] {
     let mut counts = [0; COLUMNS.len()];
     for line in text.lines() {

@@ -24,7 +24,7 @@ impl Node {
     }
 
     /// Adds a process that maps these paths, which have sizes in MiB. The process has a tmpfs at `tmpfs`.
-    /// `first_mount` is the id of a mount in the process's mount namespace.
+    /// `first_mount` is the id of its first mount, which differs between mount namespaces.
     fn process(&self, pid: u32, first_mount: u32, tmpfs: &str, mapped: &[(String, u64)]) {
         let mut smaps = String::new();
         for (i, (path, size)) in (1_u64..).zip(mapped) {
@@ -75,14 +75,13 @@ fn mounts_of_each_process_are_those_of_its_namespace() {
     let node = Node::new(120);
     node.process(1, 30, "/data", &paths([("/data/x", 40), ("/scratch/x", 30)]));
     node.process(2, 77, "/scratch", &paths([("/data/x", 30), ("/scratch/x", 20)]));
-    // The first process has a tmpfs at `/data`, and the second process has one at `/scratch`. Only files in a
-    // process's own tmpfs are shared memory, so the processes map 40 + 20 MiB of shared memory. The container
-    // has 102 MiB of shared memory, so 102 - 60 = 42 MiB are unmapped. Of all files, 300 - 120 = 180 MiB are
-    // unmapped, so 180 - 42 = 138 MiB of page cache are unmapped.
+    // Files in a tmpfs are shared memory. The first process maps 40 MiB in its tmpfs at `/data`, and the
+    // second process maps 20 MiB in its tmpfs at `/scratch`. The container has 102 MiB of shared memory, so
+    // 42 MiB of it are not mapped. The container has 300 MiB of files, and 120 MiB of them are mapped. Of the
+    // other 180 MiB, 42 MiB are shared memory, so 138 MiB are page cache.
     assert_eq!(node.unmapped(&[]), Some([138, 42]));
-    // Now both processes are in one mount namespace, with a tmpfs at `/data`. So they map 40 + 30 MiB of
-    // shared memory. This leaves 102 - 70 = 32 MiB of unmapped shared memory, and 180 - 32 = 148 MiB of
-    // unmapped page cache.
+    // Now both processes are in one mount namespace, with a tmpfs at `/data`. They map 40 + 30 MiB there, so
+    // 32 MiB of the shared memory are not mapped. Then 180 - 32 = 148 MiB of page cache are not mapped.
     node.process(2, 30, "/data", &paths([("/data/x", 30), ("/scratch/x", 20)]));
     assert_eq!(node.unmapped(&[]), Some([148, 32]));
 }

@@ -290,7 +290,8 @@ fn view_by_path_makes_scrapes_read_paths() {
     let own = ["--group-by", "process", "--fields", "rss", "--cgroup-metrics", "none", "--cpu-budget", "0"];
     let serving = serve(recording.path(), &own);
     let path = format!("path=\"{}\"", std::env::current_exe().unwrap().display());
-    // If the first read took 10 ms, because this machine is busy, the process is read again only after 1 s.
+    // After a long read, the exporter does not read the process again for 100 times as long as the read took.
+    // So on a busy machine, the process may be read again only after some seconds.
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let paths = view(&serving, "group-by=path&filter=*/*/*/*");

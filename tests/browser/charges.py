@@ -216,9 +216,9 @@ def without_cgroups(text):
 def charged(page, charges, ooms=None, ledger=None):
     """Adds cgroup metrics to the page's expositions, and answers the page's requests for /ooms.
 
-    `charges` is a dict with the `Charge` of each container, or a function that returns such a dict for an
-    exposition. `ooms` is a list of records, or (status, body). `ledger` is a function that returns a `Ledger`
-    for such a dict.
+    `charges` has the `Charge` of each container as a dict, or is a function that returns this dict for an
+    `Exposition`. `ooms` is a list of records, or (status, body). `ledger` is a function that returns the
+    `Ledger` of the node for the dict of charges.
     """
     page.charges, page.ooms, page.asked, page.ledger = charges, ooms, [], ledger
 

@@ -188,8 +188,8 @@ def test_the_tiles_of_a_container_add_up_to_its_use(busy, page):
         assert parts == charge.tiles(mapped[key])
         if sum(kids.values()) != whole:
             over[key] = sum(kids.values()) - whole
-    # The headline is the sum of the uses of all cgroups. If the tiles of a container exceed its use, the page
-    # displays the excess but does not add it to the sum.
+    # In four containers, the tiles add up to 9 MiB more than the container's memory use. The page displays
+    # this excess, but its total is only the sum of the uses of all containers.
     assert len(over) == 4 and set(over.values()) == {9 * MIB}
     assert page.value("#total") == sum(charge.current for charge in charges.values())
     for text in (

@@ -154,9 +154,9 @@ def test_predicted_freed_memory_equals_actually_freed_memory(exporter, tmp_path,
         end(pod / "app")
         left = usage(pod)
         print(f"{text}; its end freed {(before - left) / MIB:.1f} MiB")
-        # The two processes of the container share most of its memory, so the memory that is private to one of
-        # them is much smaller. The tolerance of 4 MiB covers kernel memory and page cache of the Python
-        # interpreter.
+        # The end of the container frees about 200 MiB. The two processes of the container share nearly all of
+        # it, so little of it is private to one process. The tolerance of 4 MiB covers kernel memory and page
+        # cache of the Python interpreter.
         assert abs(freed - (before - left)) < 4 * MIB and freed > 195 * MIB > 40 * private
         assert abs(stays - 50 * MIB) < MIB
         file.unlink()

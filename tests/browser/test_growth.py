@@ -138,7 +138,8 @@ def test_another_exporter_at_the_same_address_restarts_the_history(exporter, tmp
         page.text("#note"),
     )
     assert "opening" not in page.text("#since") + page.text("#delta")
-    # A reload keeps the history only if the same exporter still answers.
+    # The page has the history of worker-2, but now worker-1 answers. So the first reload begins a new
+    # history. The second reload keeps the history, because the same exporter still answers.
     served[0] = first
     page.tab.reload()
     page.drawn()

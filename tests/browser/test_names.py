@@ -257,8 +257,8 @@ def test_copied_queries_give_the_displayed_values(request, tmp_path, page, recor
                 break
             rows = [labels for labels, _ in exposition.children("mappings", **place)]
             what = ("namespace", "pod") if not place else (list(rows[0])[-1],)
-            # With --omit-zero, a query for a field has no result if all its samples are 0. USS is the sum of
-            # two fields. A query for USS has a result if at least one of the two fields has samples.
+            # With --omit-zero, samples with the value 0 are not exported. A row without samples is not in the
+            # result of the query, so it is left out here too.
             answers = [
                 ({key: labels[key] for key in what}, labels)
                 for labels in rows
@@ -270,12 +270,12 @@ def test_copied_queries_give_the_displayed_values(request, tmp_path, page, recor
             place = exposition.children(field if field in exposition.metrics() else "private_dirty", **place)[
                 -1
             ][0]
-        # At the last level, the page shows one path of one command. So the query returns one series, with all
-        # its labels.
+        # The query for one path returns one series with all its labels. For USS, the series has no metric
+        # name, because PromQL drops the names when a query adds two metrics.
         metric = "" if field == "uss" else exposition.metrics()[field]
         questions.append((query, [(metric, place, exposition.total(field, **place))]))
-    # The page now shows one command, with one row for each path that contains the search text. The PromQL
-    # query that the page copies also contains the search text, so it returns only these rows.
+    # The page now shows the paths of the processes with one name (`comm`), filtered by a search text. The
+    # PromQL query that the page copies must return only the paths that contain the search text.
     command = {k: v for k, v in place.items() if k != "path"}
     word = "TMP" if recorded == "hostile" else "LIB"
     page.go(fragment(command) + f"?field=uss&q={word}")

@@ -29,12 +29,12 @@ IN_FULL = {
 
 
 def below(page, place):
-    """Opens the part of the node with these labels, such as a pod, by changing the page's address."""
+    """Opens the pod, container or path that has the labels in `place`, by changing the page's address."""
     page.tab.evaluate("hash => { location.hash = hash }", fragment(place))
 
 
 def largest(exposition, depth, field="pss"):
-    """Returns the labels of the largest pod, of its largest container, and so on, down to this depth."""
+    """Returns the labels of the largest pod, of its largest container, and so on, for `depth` levels."""
     place = {}
     for _ in range(depth):
         place = exposition.children(field, **place)[0][0]

@@ -47,7 +47,7 @@ test('small changes of sizes keep the order', () => {
 	list[40].v *= 1000;
 	squarify(list, 0, 0, 1000, 500, 'pss');
 	assert.notEqual(order(), before);
-	// For another field, squarify() sorts the list by size again.
+	// When the treemap changes from PSS to RSS, squarify() sorts all tiles by size.
 	squarify(list, 0, 0, 1000, 500, 'rss');
 	assert.ok(list.every((n, k) => !k || n.order <= list[k - 1].order));
 });

@@ -111,8 +111,7 @@ test('tiles add up to MemTotal, from the node down to paths and what no process 
 			.map(n => n.kind),
 		['free', 'ended_pods', 'cgroup', 'cgroup', 'root_cgroup', 'kernel', 'remainder', 'other_pods'],
 	);
-	// The treemap of charged memory still shows only containers. The treemap of PSS does not show the parts of
-	// the node.
+	// The treemaps of charged memory and of PSS show only containers.
 	page.setLayer('charged_memory');
 	assert.deepEqual(
 		page.kidsOf(page.root).map(n => n.name),

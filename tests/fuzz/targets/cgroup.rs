@@ -1,5 +1,5 @@
-//! Checks attribution by cgroup files. Compares it with the documented rules, which this file implements in
-//! their simplest form.
+//! Checks which container a process is attributed to by its cgroup file, which is `/proc/<pid>/cgroup`.
+//! Compares the result with the documented rules, which this file implements in their simplest form.
 #![no_main]
 
 use std::sync::Arc;
@@ -107,9 +107,9 @@ fn ordered(lines: &[Line]) -> Vec<&[u8]> {
 
 /// Returns the path that attribution uses if no path contains the id of a container.
 ///
-/// If a line has the memory controller, this is the path in that line. If that path is `/`, the path of
-/// name=systemd is used. If no line has the memory controller, this is the path of name=systemd. If that path
-/// is `/` or missing, the path of version 2 is used.
+/// If the file has a line for the memory controller, the first choice is the path in this line, and the
+/// second choice is the path of name=systemd. Otherwise, the first choice is the path of name=systemd, and
+/// the second choice is the path of version 2. The second choice is used if the first is `/` or missing.
 fn main_path(lines: &[Line]) -> Option<&[u8]> {
     let has_memory = lines.iter().any(|line| rank(line) == 0);
     let wanted: &[u8] = if has_memory { &[0, 1] } else { &[1, 3] };
@@ -120,7 +120,7 @@ fn main_path(lines: &[Line]) -> Option<&[u8]> {
 
 struct Naive<'a> {
     claims: &'a [Listed],
-    /// The cgroup files of all processes.
+    /// The lines of `/proc/<pid>/cgroup` for each process.
     files: &'a [Vec<Line>],
 }
 
@@ -195,8 +195,8 @@ impl Naive<'_> {
                 if component == b".." {
                     outermost = None;
                 } else if outermost.is_none() {
-                    // `Some(None)` stands for a container with its init process in the cgroup `above`. This
-                    // is not container `i`, because the cgroup of the init process of `i` is unknown.
+                    // `Some(None)` stands for a container other than `i`. The input has the cgroup of its
+                    // init process, which is `above`, but not the cgroup of the init process of `i`.
                     outermost = self.by_path(above).map(|_| None).or(self.by_id(component).map(Some));
                 }
             }

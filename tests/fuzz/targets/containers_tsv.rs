@@ -1,4 +1,5 @@
-//! Checks that containers.tsv is either accepted without changes, or rejected with a one-line error.
+//! Checks that the parser of containers.tsv either returns the exact values in the file, or fails with a
+//! one-line error.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
