@@ -27,7 +27,7 @@ def layer(out: Path, files: dict[str, bytes], links: dict[str, str] | None = Non
 def busybox_layer(out: Path, busybox: Path):
     """Writes a layer with busybox, links for all its commands, and /pause.
 
-    Pod sandboxes run /pause. So the processes of sandboxes and of containers have different names.
+    Pod sandboxes run /pause. Containers run the commands of busybox.
     """
     applets = subprocess.check_output([busybox, "--list"], text=True).split()
     layer(

@@ -40,7 +40,7 @@ CONTAINER, POD, NODE = cri.CONTAINER, cri.POD, cri.NODE
 
 @dataclass
 class Container:
-    """What a container runs, and the id of the container when it runs.
+    """The configuration of a container. `id` is empty until the container is started.
 
     If the command is empty, the entry point of the image is run.
     """

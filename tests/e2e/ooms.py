@@ -53,8 +53,8 @@ def is_leaking(lab: Lab, container: Container) -> bool:
 def leak(mounts, start: int = 70, rate: int = 5, limit: int = LIMIT, delay: int = 0) -> Container:
     """Returns a container with a child process that leaks.
 
-    The first process of the container does not end. If it ended, the cgroup would be removed, and with it the
-    counter of kills in version 1.
+    The first process of the container does not end. If it ended, the runtime would remove the cgroup, and
+    the kernel's counter of kills would be lost.
     """
     script = f"sleep {delay}; /programs/leak heap {start} {rate} 1000; sleep {FOREVER}"
     return Container("app", ["sh", "-c", script], memory_limit_bytes=limit, mounts=mounts)
@@ -215,9 +215,10 @@ def pods_of(links: Path, programs: Path):
 
 
 class Leaks:
-    """Runs leaks and counts what their records contain.
+    """Runs programs that leak until an OOM kill, and counts what the exporter records of these kills.
 
-    Each leak stays at 70% of its limit for three seconds, and then grows. Nothing scrapes the exporter.
+    Each program stays at 70% of its memory limit for three seconds, and then grows. Nothing requests metrics
+    from the exporter.
     """
 
     def __init__(self, pods: Pods, exporter: Exporter):
@@ -226,7 +227,7 @@ class Leaks:
         self.worst: list[str] = []
 
     def run(self, name: str, leaks: list[tuple[int, int]]):
-        """Runs leaks at the same time and checks their records. A leak is (MiB per second, limit in MiB)."""
+        """Runs leaking programs at the same time. A pair in `leaks` is (MiB per second, limit in MiB)."""
         instances = []
         for i, (rate, limit) in enumerate(leaks):
             leak = f"{self.pods.programs}/leak heap {limit * 7 // 10} {rate} {2 * limit} 3"

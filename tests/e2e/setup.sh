@@ -60,7 +60,7 @@ command -v javac >/dev/null || install openjdk-17-jdk-headless
 command -v go >/dev/null || install golang-go
 command -v node >/dev/null || install nodejs
 unpack bookworm bookworm containerd runc prometheus busybox-static
-# Unpacks HTTP clients, proxies and strace, and the libraries of these programs that a bare Debian lacks.
+# Unpacks HTTP clients, proxies and strace, and their libraries, which a minimal Debian does not have.
 unpack clients bookworm apache2-utils libapr1 libaprutil1 libexpat1 wrk libluajit-5.1-2 nginx libpcre2-8-0 \
     libssl3 haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1 strace libunwind8
 for suite; do unpack "$suite" "$suite" containerd; done

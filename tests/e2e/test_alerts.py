@@ -60,9 +60,9 @@ def answers(tmp_path: Path, query: str, series: dict[str, int], expected: dict[s
 
 
 def test_memory_by_deployment(tmp_path):
-    """Two nodes have two ReplicaSets as in a rollout, and a StatefulSet.
+    """During a rollout, a Deployment has pods of two ReplicaSets, here on two nodes.
 
-    Another namespace has the same names.
+    Another namespace has a Deployment of the same name. The pod of a StatefulSet is in no Deployment.
     """
     pods = [
         # node, namespace, pod, uid, kind, owner

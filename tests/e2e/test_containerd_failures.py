@@ -1,4 +1,4 @@
-"""containerd fails, restarts or sends large answers. Known containers must still be read, with little memory.
+"""containerd fails, restarts or sends large answers. Containers that were listed before must still be read.
 
 A server of the test takes the place of containerd. The containers are cgroups with processes of the test.
 """
@@ -126,9 +126,10 @@ def start_container(containerd, cgroups, id: str):
 
 
 def assert_known_containers_are_read(exporter, cgroups, n_errors: int):
-    """Asserts that scrapes are on time, and that they show a new process in a known container.
+    """Asserts that scrapes stay on time while containerd fails to list the containers.
 
-    Returns when `n_errors` listings have failed.
+    Scrapes must also show a new process in a container that the exporter has listed before. The function
+    waits until `n_errors` listings have failed.
     """
     cgroups["a"].run("/bin/sleep", "1000000")
     exporter.after()
@@ -234,7 +235,7 @@ def test_tasks_of_a_hung_shim_keep_their_pids(containerd, cgroups, exporter):
     assert processes(exporter.after()) == {"b": 1}
 
 
-# The bound in the documents: 4 MiB, plus 2.2 times the 12.8 MB that the default --max-samples allows.
+# The resident memory of the exporter must stay below this number of bytes.
 DOCUMENTED = 4 * MIB + 2.2 * 12.8e6
 
 

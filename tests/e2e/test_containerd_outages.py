@@ -75,7 +75,7 @@ def test_data_stays_fresh_while_containerd_hangs(lab, exporter):
     lab.run_pod("batch", "job-0", [Container("worker", ["sleep", FOREVER])])
     until(lambda: commands(exporter.metrics()) == {SH: 1, SLEEP: 2, WORKER: 1}, 20, "both pods are reported")
     with lab.hung():
-        # After a container has ended, the exporter lists containers.
+        # The end of this process ends its container. The exporter then lists the containers again.
         os.kill(kernel.processes(lab)[WORKER][0], signal.SIGKILL)
         end_a_sleep(lab)
         exporter.after()

@@ -4,7 +4,7 @@ There are four pairs of programs that change their memory at random, one step at
 while the test compares samples. The two programs of a pair share memory. For some time, one program of the
 pair is active and the other is idle. The exporter must notice if the memory of the idle program changes.
 
-EXACTNESS_STEPS sets the number of steps, and EXACTNESS_SEED the seed. The gate takes 300 steps, always with
+EXACTNESS_STEPS sets the number of steps, and EXACTNESS_SEED the seed. The default is 300 steps, always with
 the same seed. `make night` takes 3,000 steps, each time with a new seed.
 """
 
@@ -100,8 +100,8 @@ def test_skipped_reads_change_no_value(any_node, programs, tmp_path):
             steps = [pair.step(chance) for pair in pairs]
             for _, name, *is_refused in steps:
                 (refused if is_refused else done)[name] += 1
-            # The comparison is repeated, because other processes may map the same files for a moment. If the
-            # exporter wrongly skips a read, each comparison fails, because the programs are paused.
+            # The comparison is repeated, because other processes may map the same files for a moment. The
+            # programs are paused meanwhile, so a value that is wrong stays wrong in each comparison.
             for _ in range(10):
                 moment = time.time()
                 pids = any_node.cgroup.pids()

@@ -86,8 +86,7 @@ def test_every_variable_has_values(fleet):
     for variable in variables:
         selector, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"]).groups()
         found = prometheus.label_values(label, re.sub(r"\$\w+", variable["allValue"], selector))
-        # If there is only one cluster, series have no label `cluster`. The choice "All clusters" must also
-        # select such series.
+        # Series of a single cluster have no label `cluster`.
         assert found or label == "cluster", variable
         if label == "node":
             assert found == ["a", "b", "c", "d"]

@@ -18,8 +18,9 @@ from lab import HERE, until
 from live_node import MIB
 
 N_READS = 300
-# One read(2) returns about five mappings. In layout N, the process has N additional mappings before its heap.
-# So in one of the five layouts, the heap is the last mapping that a read(2) returns.
+# One read(2) of smaps returns about five mappings. In layout N, the process has N additional mappings before
+# its heap. Each additional mapping moves the heap one place on in the result of a read(2). So in one of the
+# five layouts, the heap is in the last place.
 N_LAYOUTS = 5
 
 

@@ -26,8 +26,8 @@ from live_node import MIB, Node, resident, roots
 
 @pytest.fixture(params=sorted(roots()))
 def node(request, tmp_path):
-    # If the memory controller is in cgroup version 1, the exporter ignores a version 2 cgroup without an id
-    # of a container in its path. So the name of this cgroup is then such an id.
+    # If the memory controller is in cgroup version 1, the exporter uses a version 2 cgroup only if its path
+    # has the id of a container. So this cgroup is named like a container, with 64 hexadecimal digits.
     node = Node(
         tmp_path,
         roots()[request.param],
@@ -126,8 +126,8 @@ def test_short_lived_processes_are_reported_correctly(any_node, programs, tmp_pa
         assert errors(exposition)["gone"] + errors(exposition)["exec"] > 0, (
             f"no process ended during its read: {figures}"
         )
-        # A process that forks may be counted twice. So the number of series varies, and so does the memory of
-        # the exporter.
+        # The exporter must use at most 1 MiB more than after the warm-up. It may use a little more, because a
+        # process that forks may be counted twice, which adds series.
         assert max(sizes[len(sizes) // 2 :]) < warm + MIB
         assert exporter.unusual_log_lines() == []
         assert comms(exporter.after()) == {}, "a process of the churn is still reported"
@@ -182,8 +182,8 @@ def test_zombies_are_not_counted(node, programs):
 def test_zombie_init_process_gets_no_other_processes(node, programs):
     """With cgroup version 1, the kernel shows a zombie in the root cgroup.
 
-    All other processes are in the root cgroup or below it. If the zombie is the init process of a container,
-    the exporter must not take all those processes for processes of the container.
+    If the zombie is the init process of a container, the exporter must not take the root cgroup for the
+    cgroup of this container. Otherwise, it would report all processes of the node in this container.
     """
     with node.exporter() as exporter:
         node.cgroup.run_ready(programs / "hostile", "left-over")
@@ -335,9 +335,8 @@ def test_missing_permission_is_counted_and_logged_once(any_node, programs, tmp_p
             name for name in exposition if name.startswith("process_smaps_")
         ]
         # The kernel does not let the exporter read the two processes of the container. After each refusal,
-        # the exporter waits for twice as many scrapes as before. So it tries to read both processes in
-        # scrapes 1, 2, 4 and 8, and counts two refusals in each of these scrapes. The test requires the
-        # refusals of three scrapes, which are six.
+        # the exporter waits for twice as many scrapes as before. In ten scrapes, it tries to read each of the
+        # two processes at least three times.
         assert errors(exposition)["denied"] >= 6 and exposition.value("smaps_exporter_processes") == 0
         warnings = [line for line in exporter.log().splitlines() if "WARN" in line]
         assert len(warnings) == 1 and "CAP_SYS_PTRACE is missing" in warnings[0], warnings
@@ -368,8 +367,8 @@ def test_65000_mappings_use_no_more_memory(any_node, programs):
     with any_node.exporter("--cpu-budget", "0") as exporter:
         before = resident(exporter.process.pid)
         process = any_node.cgroup.run_ready(programs / "hostile", "many", "65000")
-        # The read of this process may take longer than the scrape waits for it. In this case, a later scrape
-        # has its values.
+        # Reading 65,000 mappings may take so long that a scrape ends without the values of this process. A
+        # later scrape then has these values.
         mapped = lambda exposition: exposition.by("process_smaps_mappings", "comm", "path").get(
             ("hostile", "[anon]"), 0
         )

@@ -301,8 +301,8 @@ def test_a_loop_of_kills_does_not_crowd_out_other_records_and_log_lines(programs
             return [int(re.search(r" kills=(\d+) ", line)[1]) for line in lines]
 
         until(lambda: sum(logged()) == loop.n_kills(), 30, "all are logged")
-        # The exporter logs one line per ten seconds. The test may begin and end in the middle of ten seconds,
-        # so there may be two more lines.
+        # The exporter logs the first kill at once, and then at most one line per ten seconds. The test allows
+        # one line more.
         assert len(logged()) <= 2 + (time.monotonic() - began) / 10, logged()
 
 
@@ -356,7 +356,8 @@ def test_a_container_full_of_page_cache_is_not_read(programs, tmp_path):
             reads = exporter.metrics().by("smaps_exporter_reads_total", "kind")
             return sum(reads[kind,] for kind in ("smaps", "rollup", "unchanged"))
 
-        # Without requests, no process is read. The second request causes a scrape that reads processes.
+        # During five seconds without a request, the exporter must read no process. Two reads are allowed for
+        # the scrape that the last request causes.
         before = n_reads()
         time.sleep(5)
         assert n_reads() - before <= 2
@@ -378,9 +379,9 @@ def n_without(programs, tmp_path_factory) -> int:
 
 @pytest.mark.parametrize("interval", [0.05, 1])
 def test_reading_causes_no_second_oom_kill(programs, tmp_path, n_without, interval):
-    """Compares leaks that an exporter observes with leaks that no exporter observes.
+    """Compares OOM kills with and without an exporter that reads the processes of the container.
 
-    `make night` runs 40 leaks of each kind.
+    `make night` compares 40 containers with an exporter and 40 without.
     """
     with pods_of(tmp_path / "links", programs) as pods:
         with pods.exporter("--scrape-interval", f"{interval}s") as exporter:

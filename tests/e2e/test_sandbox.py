@@ -38,7 +38,7 @@ def victim():
 def live(tmp_path, victim):
     """A directory like a recording, with a link to the live /proc.
 
-    The only container has one process, the victim.
+    The only container has one process, the sleep process of the fixture `victim`.
     """
     (tmp_path / "node").mkdir()
     (tmp_path / "node/containers.tsv").write_text(
@@ -49,7 +49,7 @@ def live(tmp_path, victim):
 
 
 def is_read(exporter) -> bool:
-    """Waits for a scrape that begins after this call. Returns whether this scrape reads the victim."""
+    """Waits for a scrape that begins after this call. Returns whether the scrape reads the sleep process."""
     exposition = exporter.after()
     return ("sleep",) in exposition.by(
         "process_smaps_processes", "comm"

@@ -225,8 +225,9 @@ def test_containers_of_cri_o_are_listed(tmp_path, kind, driver):
                 ("shop", "web-0", "proxy"): 1,
                 ("default", "web-0", "app"): 1,
             }
-            # The exporter exports no other processes of a pod. CRI-O runs an infra container in each pod, and
-            # a monitor, conmon, for each container. Another process is directly in the pod's slice.
+            # A pod also has processes that are in none of its containers. They must not be exported. CRI-O
+            # runs an infra container in each pod, and a monitor, conmon, for each container. One more process
+            # is directly in the cgroup of the pod.
             assert exporter.after().by("process_smaps_processes", "namespace", "pod", "container") == expected
             assert exporter.metrics().value("smaps_exporter_containers") == 3
             runtime.run_pod("batch", "job-0", ["worker"])

@@ -22,13 +22,13 @@ from live_node import MIB, resident
 INTERVAL = 0.2
 OFTEN = ("--scrape-interval", f"{INTERVAL}s", *BY_PID)
 MAX_AGE = 2 * INTERVAL + 3
-# How many seconds the exporter is observed. Values must never be as old as this. The exporter notices a stuck
-# process in less time.
+# How many seconds the tests observe the exporter. This is longer than MAX_AGE, so a test notices values that
+# stop changing.
 WATCHED = 5
 
 
 class Stuck:
-    """A stuck process in the container of the node."""
+    """A process that holds its mmap_lock, so that reads of its smaps block (see programs/stuck.c)."""
 
     def __init__(self, node, programs: Path, directory: Path, seconds: int = 50, *how: str):
         directory.mkdir()
@@ -174,7 +174,7 @@ def test_exec_beside_a_stuck_process_does_not_affect_others(any_node, programs, 
 
 @pytest.mark.parametrize("n_processes", [20, 70], ids=["a thread each", "more than threads"])
 def test_many_stuck_processes_do_not_affect_others(any_node, programs, growth, tmp_path, n_processes):
-    """A read of a stuck process keeps its thread. Above 64 such threads, stuck processes are skipped."""
+    """Each read of a stuck process blocks a thread. Above 64 threads, stuck processes are skipped."""
     with any_node.exporter(*OFTEN) as exporter, ExitStack() as stack:
         growth.start(exporter.after(2))
         before = resident(exporter.process.pid)

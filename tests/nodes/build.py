@@ -55,7 +55,7 @@ mkdir -p /dev/shm /dev/pts; mount -t tmpfs shm /dev/shm; mount -t devpts pts /de
 mount --make-rshared /
 busybox ip link set lo up
 tar -xf /dev/vdc -C /lab
-# The end-to-end tests run .debs/bookworm/usr/bin/containerd. With this link, it is /usr/bin/containerd.
+# The end-to-end tests run .debs/bookworm/usr/bin/containerd. This link makes them run /usr/bin/containerd.
 mkdir -p /lab/tests/e2e/.debs && ln -s / /lab/tests/e2e/.debs/bookworm
 exec /lab/tests/nodes/guest/run
 """
@@ -266,8 +266,9 @@ def finish(system: Path, *platforms: str):
 def kernel(release: str, flavour: str, containerd: str, runc: str) -> Path:
     """Returns a directory with the kernel of a Debian release.
 
-    The directory also has the programs containerd and runc, from the Debian releases `containerd` and `runc`.
-    A program from bookworm is left out, because the root file system already has it.
+    The directory also has the programs containerd and runc. The parameters `containerd` and `runc` are the
+    Debian releases that these programs come from. A program from bookworm is left out, because the root file
+    system already has it.
     """
     path = NODES_DIR / f"kernel-{release}-{flavour}-{key(containerd, runc)}"
     return build_once(path, lambda out: _make_kernel(out, release, flavour, containerd, runc))

@@ -53,7 +53,7 @@ static void grow_by_mprotect(unsigned long page) {
 
 int main(int argc, char **argv) {
     must(argc == 3 && !prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0), "arguments");
-    // With this padding of 0 bytes, malloc calls brk for every page.
+    // Without extra space at the top of the heap, malloc calls brk for every page.
     must(mallopt(M_TOP_PAD, 0) == 1, "mallopt");
     for (long i = 0; i < atol(argv[2]); i++) {
         void *at = (void *)(MIB + 2 * i * PAGE);

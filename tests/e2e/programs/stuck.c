@@ -13,10 +13,10 @@
 // reads of the stat of "execs" and opens of its smaps block as well. The program then prints
 // "<pid> <N> <pid of execs>".
 //
-// To end the page fault, the guardian aborts the FUSE connection. If it does so because standard input has a
-// byte, or because SECONDS have passed, the victim continues to run. The guardian also aborts the connection
-// at the end of standard input, on SIGTERM, and when its parent ends. The program then ends. If the guardian
-// dies, the kernel kills the server and the victim. If the server dies, the kernel aborts the connection.
+// To end the page fault, the guardian aborts the FUSE connection. It does so when standard input has a byte,
+// and after SECONDS. The victim then continues to run, without its mmap_lock. At the end of standard input,
+// on SIGTERM, and when its parent ends, the guardian aborts the connection and exits. When the guardian
+// exits, the kernel kills the server and the victim. If the server dies, the kernel aborts the connection.
 #define _GNU_SOURCE
 #define FUSE_USE_VERSION 34
 #include <errno.h>
@@ -85,10 +85,11 @@ static void on_open(fuse_req_t request, fuse_ino_t node, struct fuse_file_info *
 }
 
 // Refuses the first two reads of the file, and never answers the third. All three are caused by one page
-// fault of the victim. The first read is the kernel's readahead, and the second read is for the page itself.
-// A page fault may release the mmap_lock only once while it waits for the page. After that, the kernel
-// retries the fault, and keeps the mmap_lock for reading until it has the page (mm/filemap.c, filemap_fault
-// and maybe_unlock_mmap_for_io). So the mmap_lock is held while the third read blocks.
+// fault of the victim. The first read is the kernel's readahead. The second read is for the page itself, and
+// the kernel may release the mmap_lock while it waits for the page. When the second read has failed, the
+// kernel retries the page fault. During a retry, it keeps the mmap_lock for reading until it has the page
+// (mm/filemap.c, filemap_fault and maybe_unlock_mmap_for_io). The third read is part of the retry, so the
+// mmap_lock is held while this read blocks.
 static void on_read(fuse_req_t request, fuse_ino_t node, size_t size, off_t offset,
                     struct fuse_file_info *file) {
     static int n_reads;
@@ -105,7 +106,7 @@ static void serve(int device) {
     char *arguments[] = {"stuck", NULL}, mounted[32];
     struct fuse_args args = FUSE_ARGS_INIT(1, arguments);
     struct fuse_session *session = fuse_session_new(&args, &operations, sizeof operations, NULL);
-    // libfuse does not mount a file system on such a path, so the program calls mount itself
+    // For a path like /dev/fd/N, libfuse uses the open file N and mounts nothing. `main` calls mount instead.
     snprintf(mounted, sizeof mounted, "/dev/fd/%d", device);
     if (!session || fuse_session_mount(session, mounted)) die("fuse_session_mount");
     fuse_session_loop(session);

@@ -72,6 +72,6 @@ def node():
 
 @pytest.fixture
 def exporter(node):
-    """An exporter outside of pods that selects every process."""
+    """An exporter that reports every container. It does not run in a pod."""
     with Exporter("--containerd-sock", node.socket, *EVERYTHING) as exporter:
         yield exporter

@@ -105,7 +105,7 @@ def test_sandbox_refuses_no_call_of_the_exporter(node):
         exporter.process.send_signal(signal.SIGTERM)
         assert exporter.process.wait(20) == 0
         assert "not permitted" not in exporter.log() and "sandbox" not in exporter.log()
-        # the trace also has refused calls of containerd, so calls of other threads are left out
+        # The trace also has refused calls of containerd. Only the calls of the exporter's threads count.
         refused = [call for thread, call in refusals.all() if thread in seen]
         assert refused == [f"NR {NUMBERS['openat2']} = {EPERM}"], "only the injected call is refused"
 
@@ -128,7 +128,7 @@ def test_sandbox_refuses_other_calls(node, exporter, victim, tmp_path):
     file.write_text("text")
     inject, scrape = injector(PROGRAMS / "inject"), thread_of(exporter, "scrape")
     refused = calls(victim, file)
-    # this call is allowed here, because the exporter connects to containerd
+    # An exporter may make this call to connect to containerd, unless it reads a recording instead.
     del refused["socket(AF_UNIX), with a recording"]
     assert {call: inject(scrape, *arguments) for call, arguments in refused.items()} == dict.fromkeys(
         refused, EPERM

@@ -129,10 +129,7 @@ def test_kills_in_containers_removed_at_once_are_counted(made):
 
 
 def test_a_kill_in_a_container_without_a_pod_is_counted(made):
-    """The cgroup of the container is not below the cgroup of a pod, as with Docker.
-
-    In the last check before the kill, the container used 60% of its limit.
-    """
+    """The cgroup of a Docker container, for example, is not inside the cgroup of a pod."""
     pods, exporter = made
     pod = pods.parent.name  # the link needs the name of a pod, but the cgroup is not a pod's
     app = pods.start(pods.parent, "s-app", f"read line; exec {PROGRAMS}/leak heap 12 200 30", 20 * MIB)

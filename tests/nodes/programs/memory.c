@@ -83,8 +83,7 @@ static void shared(void) {
     touch(map("droppable memory", 0, MB, MAPPING_DROPPABLE | MAP_ANONYMOUS, -1), MB / 2, 1);
 }
 
-// Makes several kinds of private memory. Returns the mapping with hugetlb pages. After a fork, parent and
-// child share these pages until one of them writes to the pages.
+// Makes several kinds of private memory. Returns the mapping with hugetlb pages.
 static char *private(void) {
     char *hugetlb = map("private hugetlb", 0, 4 * MB, PRIVATE | MAP_HUGETLB, -1);
     touch(hugetlb, 4 * MB, 0);
