@@ -85,9 +85,9 @@ pub fn parts(values: &Values) -> Option<[Option<i64>; PARTS.len()]> {
 /// the anonymous memory in the kernel's active and inactive lists minus `anon`, because these lists count
 /// whole huge pages, but `anon` counts only mapped pages.
 ///
-/// Returns `None` if the unevictable list exceeds 1% of `anon`. The reason is that `anon` includes locked
-/// memory, but the active and inactive lists do not. Also returns `None` if the kernel does not print the
-/// size of the swap cache, because the active and inactive lists include it.
+/// Returns `None` if the unevictable list exceeds 1% of `anon`, because `anon` includes locked memory and the
+/// active and inactive lists do not. Also returns `None` if the kernel does not print the size of the swap
+/// cache, because the active and inactive lists include it.
 fn anon_unmapped(values: &Values) -> Option<i64> {
     let get = |field| signed(values, field);
     let (anon, shmem, swap_cached) = (get(ANON)?, get(SHMEM)?, get(SWAPCACHED)?);
@@ -95,8 +95,9 @@ fn anon_unmapped(values: &Values) -> Option<i64> {
         return None;
     }
     let listed = get(ACTIVE_ANON)?.saturating_add(get(INACTIVE_ANON)?);
-    // The difference is negative if a process has freed memory by MADV_FREE: `anon` still includes that
-    // memory, but the kernel has moved it to the list of files.
+    // The result of this subtraction is negative if a process has freed memory by MADV_FREE: `anon` still
+    // includes that memory, but the kernel has moved it from the lists of anonymous pages to the lists of
+    // file pages.
     Some((listed - anon - shmem - swap_cached).max(0))
 }
 
@@ -104,8 +105,9 @@ fn signed(values: &Values, field: usize) -> Option<i64> {
     values.get(field).map(|bytes| bytes.min(i64::MAX as u64 / 8) as i64)
 }
 
-/// Returns how many bytes of page cache no process maps, and how many bytes of tmpfs and shared memory no
-/// process maps. `mapped_shmem` is the PSS of the tmpfs and shared memory that the container's processes map.
+/// Returns two sizes in bytes: the page cache, and the tmpfs and shared memory. Both count only memory that
+/// no process maps. `mapped_shmem` is the PSS of the tmpfs and shared memory that the container's processes
+/// map.
 ///
 /// The kernel prints only one number for the mapped page cache and the mapped tmpfs and shared memory
 /// together. `mapped_shmem` shows how much of that number is tmpfs and shared memory.

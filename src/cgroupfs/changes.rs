@@ -38,7 +38,7 @@ impl Changed {
     }
 }
 
-/// A watch on files and directories. It ends when the value is dropped.
+/// Watches files and directories with inotify, until it is dropped.
 #[derive(Debug)]
 #[cfg(target_os = "linux")]
 pub struct Changes(Option<OwnedFd>);
@@ -54,14 +54,14 @@ impl Default for Changes {
 
 #[cfg(target_os = "linux")]
 impl Changes {
-    /// Watches a file for writes. If the kernel refuses to watch the file, all watches end, and the result is
-    /// `None`.
+    /// Watches a file for writes. If the kernel refuses, returns `None`, and ends the watches on all other
+    /// files and directories, too.
     pub fn watch_file(&mut self, file: BorrowedFd<'_>) -> Option<Watched> {
         self.watch(file, WatchFlags::MODIFY)
     }
 
-    /// Watches a directory for new cgroups. If the kernel refuses to watch the directory, all watches end,
-    /// and the result is `None`.
+    /// Watches a directory for new cgroups. If the kernel refuses, returns `None`, and ends the watches on
+    /// all other files and directories, too.
     pub fn watch_directory(&mut self, directory: BorrowedFd<'_>) -> Option<Watched> {
         self.watch(directory, WatchFlags::CREATE)
     }
@@ -75,7 +75,7 @@ impl Changes {
         watched.ok().map(Watched)
     }
 
-    /// Ends the watch on one file or directory. Closing the descriptor of the file would not end the watch.
+    /// Ends the watch on one file or directory.
     pub fn forget(&self, Watched(number): Watched) {
         if let Some(inotify) = &self.0 {
             // An error means that the kernel has already ended the watch.

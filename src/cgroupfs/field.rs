@@ -79,11 +79,12 @@ pub type GroupMask = u8;
 /// controllers `cpu` and `pids` count for containers. The name of each container field begins with the name
 /// of its group.
 pub const GROUPS: [&str; 5] = ["memory", "pod", "node", "cpu", "pids"];
-/// The bit of the group `memory`, which contains the metrics about the memory of containers.
+/// The bit in a [`GroupMask`] for the group `memory`, which contains the metrics about the memory of
+/// containers.
 pub const MEMORY: GroupMask = 1;
-/// The bit of the group `pod`, which contains the metrics about the memory of pods.
+/// The bit in a [`GroupMask`] for the group `pod`, which contains the metrics about the memory of pods.
 pub const POD: GroupMask = 1 << 1;
-/// The bit of the group `node`, which contains the metrics about the memory of the node.
+/// The bit in a [`GroupMask`] for the group `node`, which contains the metrics about the memory of the node.
 pub const NODE: GroupMask = 1 << 2;
 
 impl Field {

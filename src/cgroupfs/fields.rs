@@ -71,7 +71,7 @@ impl Values {
         (self.present & 1 << field != 0).then_some(self.numbers[field])
     }
 
-    /// Copies the fields of this file from `earlier`, the values of an earlier read.
+    /// Copies the values of the fields in `file` from `earlier`, the values of an earlier read.
     pub(super) fn keep(&mut self, file: &File, earlier: &Self) {
         for field in file.lines.iter().map(|line| line.field) {
             if let Some(number) = earlier.get(field) {
@@ -80,7 +80,7 @@ impl Values {
         }
     }
 
-    /// Whether the fields of this file have the same values in `self` and in `other`.
+    /// Whether the fields in `file` have the same values in `self` and in `other`.
     pub(super) fn is_equal(&self, file: &File, other: &Self) -> bool {
         file.lines.iter().all(|line| self.get(line.field) == other.get(line.field))
     }

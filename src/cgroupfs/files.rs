@@ -121,8 +121,8 @@ impl CgroupFs {
         };
         let mut roots = Vec::new();
         let mut files = Vec::new();
-        // If pods or the node are exported, the memory fields of containers are also read, because the memory
-        // of containers is subtracted from the memory of their pods.
+        // If pods or the node are exported, the memory of containers is also read, because it is subtracted
+        // from the memory of their pods.
         let is_pod = groups & (POD | NODE) != 0;
         for file in fields::files(version, if is_pod { groups | MEMORY } else { groups }) {
             let hierarchy = if version == Version::V2 { "" } else { file.hierarchy() };
@@ -222,9 +222,9 @@ impl CgroupFs {
 
     fn try_read(&mut self, cgroup: &mut Cgroup, values: &mut Values) -> bool {
         let mut first = None;
-        // The first read of a cgroup includes the slow files. After that, every tenth read includes them. The
-        // first of these reads comes sooner for some cgroups than for others (`turn`), so that each scrape
-        // reads the slow files of only about a tenth of the cgroups.
+        // The slow files are read with the first read of a cgroup, and with every tenth read after that. The
+        // second read of the slow files comes sooner (`turn`) for some cgroups than for others. As a result,
+        // each scrape reads the slow files of only about a tenth of the cgroups.
         let reads_slow = cgroup.n_until_slow == 0;
         if reads_slow {
             let directory = cgroup.directories.iter().flatten().next();
@@ -288,8 +288,9 @@ impl CgroupFs {
 
     /// Returns the path of the memory cgroup of a pod. `path` is the cgroup path of a container in the pod.
     ///
-    /// Returns `None` if the cgroup above `path` is the root or a top-level cgroup, because no pod has such a
-    /// cgroup. Also returns `None` if `path` itself is the cgroup of the pod, as with Kata Containers.
+    /// Returns `None` if the parent of `path` is the root or a top-level cgroup, because neither is the
+    /// cgroup of a pod. Also returns `None` if `path` itself is the cgroup of the pod, as with Kata
+    /// Containers.
     pub fn pod_of(&mut self, path: &[u8]) -> Option<&[u8]> {
         let n_above = namespace::resolve(&self.namespace_root, path, &mut self.resolved)?;
         let is_pod = uid_of(&self.resolved).is_some();

@@ -16,7 +16,7 @@ use crate::procfs::files::{open_directory, open_file, open_listable, read_file};
 
 /// The size of the buffer for one file. The longest file is `memory.stat`, with less than 3 KiB.
 const MAX_BYTES: usize = 16 << 10;
-/// The fields to parse in a pod's `memory.stat`. For a container, 20 more fields are parsed.
+/// The fields to parse in a pod's `memory.stat`.
 const STAT_OF_PODS: [usize; 6] =
     [fields::LIMIT, fields::ANON, fields::FILE, fields::SHMEM, fields::KERNEL, fields::INACTIVE_FILE];
 /// The name of the version 1 hierarchy that counts memory.
@@ -118,8 +118,8 @@ impl MemoryFs {
         Some(Directory { directory, opened })
     }
 
-    /// Opens the files of the cgroup at `path`. An empty path means the root. Returns `None` if the cgroup
-    /// does not exist.
+    /// Opens the files of the cgroup at `path`. An empty path means the root of the cgroup hierarchy. Returns
+    /// `None` if the cgroup does not exist.
     pub fn open(&self, path: &[u8]) -> Option<MemoryFiles> {
         let directory = open_directory(self.root.as_fd(), below_root(path)).ok()?;
         let open = |file: &File| open_file(directory.as_fd(), file.name).ok();
@@ -158,11 +158,11 @@ impl MemoryFs {
         smallest
     }
 
-    /// Adds a file to a recording that marks the root of the recording as the node's root cgroup. On version
-    /// 1, this is the file `cgroup.sane_behavior`. On version 2, no file is needed, because only the root
-    /// cgroup has no file `memory.current`.
+    /// Adds a file to a recording. The file marks the root of the recording as the node's root cgroup. On
+    /// version 1, this is the file `cgroup.sane_behavior`. On version 2, no file is needed, because only the
+    /// root cgroup has no file `memory.current`.
     ///
-    /// The function calls `each` to write the file. The arguments of `each` are the path of the file in the
+    /// The caller's function `each` writes the file. The arguments of `each` are the path of the file in the
     /// recording, and the text of the file. Fails if `each` fails.
     pub fn record_root(
         &self,

@@ -10,12 +10,12 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-/// Finds the root of this process's cgroup namespace in the mounted tree of version 2. `root` is the mount
-/// point of this tree, and the result is a path below it.
+/// Finds the cgroup that is the root of this process's cgroup namespace. `root` is the mount point of cgroup
+/// version 2, and the result is a path relative to `root`.
 ///
-/// Suppose that proc prints `/a` as the cgroup of this process, and that the process is found in the cgroup
-/// `kubepods/pod1/a` of the tree. The result is then `kubepods/pod1`. The result is empty if the two paths
-/// are the same, or if the process is not found.
+/// Suppose that `/proc/self/cgroup` shows `/a`, and that this process is listed in `kubepods/pod1/a` below
+/// `root`. The result is then `kubepods/pod1`. The result is empty if this process has no cgroup namespace of
+/// its own, or if it is not found below `root`.
 pub(super) fn find_root(root: &Path) -> Vec<u8> {
     let text = fs::read("/proc/self/cgroup").unwrap_or_default();
     let seen = text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"0::/"));

@@ -30,9 +30,10 @@ pub struct Uncharged {
 }
 
 /// Returns the memory that is charged to no cgroup below the root. `root` has the values of the root cgroup's
-/// `memory.stat`, and `tops` has the values of every top-level cgroup. Most parts are a counter of the node,
-/// minus the memory that is charged to the top-level cgroups. The result of this subtraction may be negative,
-/// because the kernel's counters are read at different moments. In that case the part is set to 0.
+/// `memory.stat`, and `tops` has the values of every top-level cgroup. Most fields of the result are a
+/// counter of the node, minus the memory that is charged to the top-level cgroups. If the subtraction gives a
+/// negative number, the field is set to 0. This can happen because the kernel's counters are read at
+/// different moments.
 pub fn uncharged<'a>(
     memory: &NodeMemory,
     root: &Values,
@@ -61,10 +62,9 @@ fn resident_bytes(values: &Values) -> u64 {
 }
 
 /// Returns the kernel memory that is charged to a cgroup, without network buffers. The result is subtracted
-/// from the node's own counters of kernel memory, which do not include network buffers, because network
-/// buffers do not come from the slab. A test that subtracted them too got the part `kernel` of the node's
-/// memory wrong by 110 MB. On version 1 the kernel prints only the sum of all kernel memory, so that sum is
-/// returned.
+/// from the node's own counters of kernel memory, and those counters do not include network buffers. When
+/// network buffers were subtracted in a test, the node's kernel memory was wrong by 110 MB. On version 1 the
+/// kernel prints only the sum of all kernel memory, so that sum is returned.
 fn kernel_bytes(values: &Values) -> u64 {
     let kinds = [SLAB, KERNEL_STACK, PAGETABLES, SEC_PAGETABLES, PERCPU, VMALLOC];
     let kinds = kinds.into_iter().filter_map(|field| values.get(field));
@@ -99,8 +99,8 @@ mod tests {
             balloon: Some(8),
         };
         assert_eq!(uncharged(&memory, &root, tops.iter()), expected);
-        // The kernel updates the node's counters late. So the node's counters may show less memory than is
-        // charged to the cgroups. A part is then 0, and not negative.
+        // The node's counters may show less memory than is charged to the cgroups, because the kernel updates
+        // the node's counters late. The result of the subtraction is then 0, and not negative.
         let less = NodeMemory { total: 1000, ..NodeMemory::default() };
         let expected =
             Uncharged { free: 0, root_cgroup: 0, kernel: 0, hugetlb_pool: None, zram: None, balloon: None };

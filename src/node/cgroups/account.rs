@@ -23,7 +23,7 @@ const CLOSE: u64 = 850;
 /// If a container uses at least this many thousandths of its limit, the sizes of its largest mapped paths are
 /// stored every [`STEP`]. An OOM record can then show how these sizes have grown.
 const HALF: u64 = 500;
-/// The time after which the sizes of the largest mapped paths are stored again.
+/// The time between two times at which the sizes of the largest mapped paths are stored.
 const STEP: Duration = Duration::from_secs(15);
 /// How long the stored sizes of the largest mapped paths are kept. This is a little longer than the minute
 /// over which an OOM record can show how these sizes have grown.
@@ -83,8 +83,8 @@ impl Account {
         &self.container
     }
 
-    /// Whether a filter can select a process of the container. If no filter can, OOM kills in the container
-    /// are counted all the same. Otherwise the exporter would attribute these kills to the container's pod.
+    /// Whether a filter can select a process of the container. OOM kills are counted even in a container that
+    /// no filter selects, because they would otherwise be attributed to its pod.
     pub fn is_selected(&self) -> bool {
         self.container.is_selected
     }
@@ -94,8 +94,7 @@ impl Account {
         self.started_at
     }
 
-    /// Whether the kills of the container still have to be watched. This is the case if the container's
-    /// cgroup is known, but its kills are not counted yet.
+    /// Whether the container's cgroup is known, but its kills are not counted yet.
     pub fn must_watch(&self) -> bool {
         !self.is_watched && !self.paths.memory.is_empty()
     }
@@ -195,11 +194,12 @@ impl Account {
     /// Finds the memory cgroup of a container if the path of that cgroup does not contain the container's id.
     /// On version 1 this happens on ECS, where only the paths of other controllers contain the id.
     ///
-    /// `first` has the cgroups in which the container's init process was first seen. If it is given, the
-    /// result is the memory cgroup in `first`. Otherwise the result is the outermost memory cgroup of the
-    /// container's processes, provided that this cgroup contains all of them.
+    /// `first` has the cgroups in which the container's init process was first seen. The result is the memory
+    /// cgroup in `first`. If there is no `first`, the result is the outermost memory cgroup of the
+    /// container's processes.
     ///
-    /// Returns `None` if the cgroup is the root, or if it also contains a process outside the container.
+    /// Returns `None` if that cgroup is the root, or if a process outside the container is in it. Without
+    /// `first`, also returns `None` if a process of the container is outside that cgroup.
     fn unnamed_memory<'a>(
         &self,
         first: Option<&'a Cgroups>,
@@ -269,10 +269,9 @@ impl Account {
     /// Stores the largest mapped paths of the container, for a later OOM record. `permille` is the memory use
     /// in thousandths of the limit.
     ///
-    /// From [`HALF`] of the limit on, the sizes of these paths are stored every [`STEP`], because the record
-    /// shows how the sizes have grown. From [`CLOSE`] on, each call also stores the paths and the values of
-    /// the cgroup, in place of those that the previous call has stored. Nothing is stored while another
-    /// running container has the same labels.
+    /// From [`HALF`] of the limit on, the sizes of these paths are stored every [`STEP`], because an OOM
+    /// record shows how the sizes have grown. From [`CLOSE`] on, each call stores the latest paths and the
+    /// latest values of the cgroup. Nothing is stored while another running container has the same labels.
     pub fn keep_reading(
         &mut self,
         permille: u64,
@@ -313,7 +312,7 @@ impl Account {
         }
     }
 
-    /// Treats all processes of the container as selected by a filter.
+    /// Forgets that the container has processes that no filter selects.
     #[cfg(test)]
     pub fn forget_unselected(&mut self) {
         self.has_unselected = false;

@@ -43,8 +43,8 @@ pub struct Accounts {
     /// at most half of the allowed descriptors.
     pub(super) max_open: usize,
     has_logged_limit: bool,
-    /// The level at which to log that no container has a cgroup. `None` once this was logged, or once a
-    /// cgroup was found.
+    /// The log level of the message that no container has a cgroup. `None` if the message is no longer
+    /// needed, because it was logged or a cgroup was found.
     missing_cgroup_log_level: Option<Level>,
 }
 

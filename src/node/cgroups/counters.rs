@@ -113,9 +113,9 @@ impl Counters {
             return (false, has_pod);
         }
         let Some((files, counts)) = open(fs, &place.path) else { return (false, has_pod) };
-        // The container's counters may already show kills. These kills are counted if the container and its
-        // pod started after the exporter. They are not counted if the pod's counters were already open,
-        // because the pod's counters may have shown the same kills before.
+        // The first read may already show kills. They are counted only if they are new: the container and its
+        // pod have started after the exporter, and the pod's counters, which would include the same kills,
+        // were not open before.
         let is_whole = is_new && (pod.is_none() || is_new_pod && !had_pod);
         let before = if is_whole { EventCounts::default() } else { counts };
         self.counts.add_container(container, pod.filter(|_| has_pod), before);
@@ -220,7 +220,7 @@ impl Counters {
         }
     }
 
-    /// Moves the new kills to the list that [`Counters::take`] returns.
+    /// Moves the new kills from the counters to `found`, the list that [`Counters::take`] returns.
     fn settle(&mut self) {
         self.settle_at = None;
         self.counts.settle(&mut self.found);

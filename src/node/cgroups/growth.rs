@@ -1,29 +1,31 @@
 //! Measures how fast the memory use of a cgroup grows toward its limit. From the growth, this module decides
 //! when to measure again and when to read the processes in the cgroup. It does no I/O: the time is passed in.
 //!
-//! The processes have to be read before their container reaches its limit. If a process is killed while it is
-//! read, its memory stays charged until the read ends. The kernel may then kill a second process. That
-//! happened in 11 of 12 trials with a limit of 256 MiB. There is little time: in a container with a limit of
-//! 64 MB, a leak of 50 MB/s needs 0.2 s from 86% of the limit to the limit.
+//! The processes have to be read before their container reaches its limit. If the kernel kills a process
+//! while its smaps are read, the memory of that process stays charged until the read ends, so the kernel may
+//! kill a second process. A second process was killed in 11 of 12 trials with a limit of 256 MiB. There is
+//! little time: in a container with a limit of 64 MB, a leak of 50 MB/s needs 0.2 s from 86% of the limit to
+//! the limit.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// The processes are read when the memory use reaches this many thousandths of the limit, and again after
-/// each further [`STEP`] of memory use. An OOM record should show mapped memory of at least 85% of the limit.
-/// The mapped memory is a little less than the memory use, so this number is a little more than 850. With
+/// each further [`STEP`] of memory use. The number is 860, and not 850, because an OOM record should show
+/// mapped memory of at least 85% of the limit, and a container maps a little less memory than it uses. With
 /// 850, 6 of 86 records showed just under 85%.
 const CLOSE: u64 = 860;
 const STEP: u64 = 50;
-/// If the memory use varies around [`CLOSE`], the processes are not read each time it rises to [`CLOSE`].
-/// They are read again only after the memory use was below this many thousandths of the limit.
+/// In thousandths of the limit. After the processes were read at [`CLOSE`], the memory use must fall below
+/// this number before they are read at [`CLOSE`] again. Otherwise a memory use that varies around [`CLOSE`]
+/// would cause many reads.
 const FAR: u64 = 800;
 /// How long a measured growth rate is kept. The growth rate of a cgroup is the highest rate that is kept.
 const WINDOW: Duration = Duration::from_secs(5);
-/// The size of a huge page in bytes, which is the largest piece of memory that the kernel charges at once. If
-/// a growing cgroup is at most one piece below its limit, it is treated as if it had reached the limit. A
-/// measurement rarely shows a memory use exactly at the limit: in a test with a limit of 256 MB and a leak of
-/// 1 MB/s, none did.
+/// The size of a huge page in bytes, which is the largest piece of memory that the kernel charges at once. A
+/// growing cgroup that is at most this far below its limit is treated as if it had reached the limit. The
+/// reason is that a measurement rarely shows a memory use exactly at the limit: with a limit of 256 MB and a
+/// leak of 1 MB/s, no measurement in a test did.
 const PIECE: u64 = 2 << 20;
 /// The longest time between two measurements.
 pub const MAX_INTERVAL: Duration = Duration::from_secs(1);
@@ -33,7 +35,7 @@ pub const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// One measurement of a cgroup's memory use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Measurement {
-    /// The bytes that are charged.
+    /// The bytes that are charged to the cgroup.
     pub current: u64,
     /// The bytes of page cache that the kernel can reclaim at once; `None` if they were not read.
     pub inactive: Option<u64>,
@@ -42,7 +44,7 @@ pub struct Measurement {
 /// The memory use and the limit of a cgroup, in bytes. A value that is unknown is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UseAndLimit {
-    /// The bytes that are charged.
+    /// The bytes that are charged to the cgroup.
     pub current: Option<u64>,
     /// The cgroup's own limit.
     pub limit: Option<u64>,
@@ -60,10 +62,12 @@ impl Measurement {
 pub struct Growth {
     limit: Option<u64>,
     last: Option<(Instant, Measurement)>,
-    /// The growth rates, in bytes per second, each with the time when it was measured. A rate is dropped
-    /// after [`WINDOW`], or when a later rate is at least as high.
+    /// The growth rates, in bytes per second, each with the time when it was measured. Only rates that can
+    /// still be the highest are kept: a rate is dropped after [`WINDOW`], or when a later rate is at least as
+    /// high.
     rates: VecDeque<(Instant, u64)>,
-    /// The memory use when [`Growth::add`] last returned true; `None` again after a memory use below [`FAR`].
+    /// The memory use, in bytes, when the processes were last due to be read. `None` if the memory use has
+    /// been below [`FAR`] since then.
     read_at: Option<u64>,
     /// When the kernel last reported that the limit was reached.
     hit_at: Option<Instant>,
@@ -265,7 +269,7 @@ mod tests {
     #[test]
     fn a_container_at_half_of_its_limit_is_measured_once_a_second() {
         let mut quiet = Simulated::new(1000);
-        // The memory use rises by 2 MB in two seconds, and then falls back at once.
+        // Every two seconds, the memory use rises from 500 MB to 502 MB, and then drops to 500 MB.
         assert_eq!(quiet.run(60.0, |second| 500.0 + second.rem_euclid(2.0)), [0.0; 0]);
         assert_eq!(quiet.n_looks, 61);
         let mut full = Simulated::new(1000);
