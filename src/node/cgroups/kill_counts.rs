@@ -18,8 +18,9 @@ use crate::node::containers::table::{Container, ContainerId};
 /// The longest time between a kill and the `oom` event of the limit that was hit. An `oom` event that is
 /// further away from the kill in time does not belong to the kill.
 const NEARBY: Duration = Duration::from_secs(1);
-/// How long a removed container is kept. If only the cgroup of a pod has counted a kill, the OOM record names
-/// the containers of the pod that were removed within this time.
+/// How long a removed container is kept. A kill that only the cgroup of a pod has counted may have happened
+/// in a container that was removed meanwhile. So the OOM record names the containers of the pod that were
+/// removed within this time.
 const CANDIDATE: Duration = Duration::from_secs(10);
 
 /// The cgroup with the limit that made the kernel kill a process.
@@ -40,8 +41,8 @@ pub enum Limit {
 pub enum Place {
     /// A container that a filter selects.
     Container(Arc<Container>),
-    /// A pod with a container that a filter selects. The container in which the processes were killed is
-    /// unknown, because only the cgroup of the pod has counted the kills.
+    /// A pod with a container that a filter selects. The container of the killed processes is unknown,
+    /// because only the cgroup of the pod has counted the kills.
     Pod {
         /// One of the pod's containers. The namespace and the name of the pod are taken from it.
         of: Arc<Container>,
@@ -63,7 +64,8 @@ pub struct FoundKill {
     pub n_kills: u64,
     /// The limit that was hit; `None` if the kernel does not show it, as on version 1.
     pub limit: Option<Limit>,
-    /// The path of the cgroup with the limit that was hit, if that cgroup is above containers.
+    /// The path of the cgroup with the limit that was hit, if this is the cgroup of a pod or a cgroup above
+    /// pods.
     pub limited: Option<Box<[u8]>>,
 }
 
@@ -120,8 +122,8 @@ struct InContainer {
     pod: Option<Box<[u8]>>,
     /// The number of kills that [`KillCounts::settle`] has not returned yet.
     n_new: u64,
-    /// Whether the container had a new kill when the current scrape or check began, or has had one since
-    /// then. A kill is new until [`KillCounts::settle`] returns it.
+    /// Whether the container has had a kill since the current scrape or check began. Also true if
+    /// [`KillCounts::settle`] had not yet returned an earlier kill at that time.
     has_kill_in_pass: bool,
     gone_at: Option<Instant>,
 }
@@ -130,24 +132,23 @@ struct InContainer {
 #[derive(Debug)]
 struct Above {
     counter: Counter,
-    /// One of the pod's containers; `None` if this is not the cgroup of a pod. It is a container that a
-    /// filter selects, if the pod has one.
+    /// A container of the pod; `None` if this is not the cgroup of a pod. If a filter selects some of the
+    /// pod's containers, this is one of them.
     pod_of: Option<Arc<Container>>,
     has_unselected: bool,
     /// Whether the cgroup contains containers of different pods. If so, it is not the cgroup of a pod.
     is_shared: bool,
     /// The number of kills in this cgroup that the exporter has noticed.
     n_kills: u64,
-    /// How many of the `n_kills` were also counted by the cgroups of the pod's containers.
+    /// How many of the `n_kills` the cgroups of the pod's containers have counted, too.
     n_in_containers: u64,
-    /// How many kills [`KillCounts::settle`] has returned as kills in an unknown container of the pod,
-    /// because no container's cgroup had counted them.
+    /// How many of the `n_kills` no container's cgroup had counted when [`KillCounts::settle`] was called.
     n_returned: u64,
 }
 
 impl Above {
-    /// Returns the number of kills that were counted in this cgroup, but not in the cgroup of a container.
-    /// Kills that [`KillCounts::settle`] has already returned are not included.
+    /// Returns how many of the `n_kills` no container's cgroup has counted, without those that an earlier
+    /// call of [`KillCounts::settle`] has included.
     fn n_unexplained(&self) -> u64 {
         self.n_kills.saturating_sub(self.n_in_containers + self.n_returned)
     }
@@ -165,7 +166,7 @@ impl Above {
 pub struct KillCounts {
     containers: BTreeMap<ContainerId, InContainer>,
     above: BTreeMap<Box<[u8]>, Above>,
-    /// Whether the kernel counts `oom` events, which show the limit that was hit.
+    /// Whether the kernel counts `oom` events. Only these events show which cgroup has reached its limit.
     knows_limits: bool,
 }
 
@@ -342,8 +343,8 @@ impl KillCounts {
     /// above the pod. If no event is closer than [`NEARBY`], the node had no memory left.
     ///
     /// `counter` is the counter that has counted the kill, and `pod` is the path of the pod's cgroup.
-    /// `oom_at` is the time of the last `oom` event that was caused by the container's limit. If only the pod
-    /// is known, it is the last `oom` event that was caused by the limit of any of the pod's containers.
+    /// `oom_at` is the time of the last `oom` event that was caused by the container's limit. If the
+    /// container is unknown, `oom_at` is the time of the last such event in any container of the pod.
     fn limit(
         &self,
         counter: &Counter,

@@ -10,7 +10,8 @@ use crate::procfs::{Buffers, Proc, node_memory};
 use crate::sources::recording::Writer;
 use crate::totals::labels;
 
-/// The names that the kubelet gives to the top-level cgroup of all pods, one for each cgroup driver.
+/// The names of the top-level cgroup that contains all pods. The kubelet uses the first name with the cgroup
+/// driver `systemd`, and the second name with the cgroup driver `cgroupfs`.
 const KUBEPODS: [&[u8]; 2] = [b"kubepods.slice", b"kubepods"];
 /// The maximum number of top-level cgroups that are exported as separate parts. A node has about a dozen
 /// top-level cgroups, unless a program makes one for each of its jobs. If there are more, the first ones in
@@ -87,9 +88,9 @@ impl Ledger {
         }
     }
 
-    /// Reads the node's memory. `known` takes the path of a pod's cgroup, and returns the pod's memory use if
-    /// the caller has just read that pod. The files of at most `max_open` top-level cgroups and of at most
-    /// `max_open` pods stay open.
+    /// Reads the node's memory. `known` returns the memory use of a pod, given the path of the pod's cgroup,
+    /// or `None` if the caller has not just read that pod. The files of at most `max_open` top-level cgroups
+    /// and of at most `max_open` pods stay open.
     pub fn read(&mut self, proc: &Proc, max_open: usize, known: impl Fn(&[u8]) -> Option<u64>) {
         self.bytes.clear();
         if self.is_stale || self.directories.iter().any(Directory::has_changed) {
@@ -164,8 +165,8 @@ impl Ledger {
             for path in children_of(kubepods) {
                 match uid_of(&path) {
                     Some(_) => pod_paths.push(path),
-                    // A cgroup without a uid in its name belongs to a quality-of-service class. It contains
-                    // the cgroups of pods.
+                    // A cgroup without a pod's uid in its name is that of a quality-of-service class, such as
+                    // `burstable`. The cgroups of pods are below it.
                     None => {
                         pod_paths.extend(children_of(&path).into_iter().filter(|path| uid_of(path).is_some()))
                     }
@@ -273,8 +274,7 @@ impl Counted {
         values
     }
 
-    /// Reads the memory use of the cgroup. Returns the cgroup itself, or `None` if its memory use cannot be
-    /// read.
+    /// Returns this cgroup if its memory use can be read, and `None` otherwise.
     fn filter_read(mut self, fs: &mut MemoryFs, keeps_open: bool) -> Option<Self> {
         self.read(fs, keeps_open)?.get(CURRENT)?;
         Some(self)

@@ -21,13 +21,12 @@ const N_FILES: usize = 3;
 /// The fraction of the CPU budget that measurements may use. If measurements take more CPU time, the pauses
 /// between them become longer.
 const MAX_SHARE: f64 = 0.25;
-/// The time between two reads of all limits. These reads show whether the kernel reports writes to the files
-/// with the limits. If the kernel does not, all limits are read once a second from then on.
+/// The time between two reads of all limits. Between these reads, a limit is read when the kernel reports a
+/// write to its file. If a limit has changed without such a report, the kernel does not report writes, so all
+/// limits are read once a second from then on.
 const ALL_LIMITS: Duration = Duration::from_secs(10);
-/// If no cgroup was created for this long, the checks between scrapes become rarer. A new cgroup may belong
-/// to a new container. A check cannot find this container before its first process has started, which is some
-/// time after the creation of the cgroup. So the checks stay frequent for a while, to find the container
-/// soon.
+/// How long the checks between scrapes stay frequent after a cgroup was created. The cgroup may belong to a
+/// new container, and a check can find the container only after its first process has started.
 const CALMING: Duration = Duration::from_secs(10);
 
 /// A cgroup that may have a limit: the cgroup of a container or of a pod.
@@ -35,9 +34,10 @@ const CALMING: Duration = Duration::from_secs(10);
 struct Level {
     files: UseFiles,
     growth: Growth,
-    /// The watched file with the limit; `None` if writes to it are not reported.
+    /// The watch on the file with the limit; `None` if the kernel does not report writes to the file.
     limit_file: Option<Watched>,
-    /// The watched directory of a cgroup above containers; `None` if new cgroups in it are not reported.
+    /// The watch on the directory of a cgroup above containers; `None` if the kernel does not report new
+    /// cgroups in it.
     directory: Option<Watched>,
     is_gone: bool,
 }
@@ -220,8 +220,8 @@ impl LimitWatch {
         Measured { is_due: !close.is_empty(), has_new, at_limit }
     }
 
-    /// Reads the limits that were written since the last call. Every ten seconds, reads all limits. Also
-    /// returns whether a cgroup may have been created since the last call.
+    /// Reads the limits that were written since the last call, and all limits every ten seconds. Returns
+    /// whether a cgroup may have been created since the last call.
     fn take_changes(&mut self, now: Instant) -> bool {
         let Self { levels, changes, limits_at, .. } = self;
         let mut differing = Vec::new();
@@ -230,9 +230,9 @@ impl LimitWatch {
             let has_changed = |level: &mut Level| level.read_limit().then_some(level.limit_file);
             differing.extend(levels.values_mut().filter_map(has_changed));
         }
-        // The reports of writes are taken only now, so they include every write before the limits were read.
-        // If a changed limit is not reported, the kernel does not report writes to these files, and the watch
-        // is stopped.
+        // The kernel's reports of writes are taken after the limits were read, so the reports include every
+        // write that has changed these limits. If a report is missing, the kernel does not report writes to
+        // these files. The watch is then useless, so it is stopped.
         let changed = changes.take();
         if differing.iter().any(|&file| !changed.includes(file)) {
             changes.stop();

@@ -110,11 +110,12 @@ impl MappedShmem {
         Some(self.namespaces.len() - 1)
     }
 
-    /// Computes how much tmpfs and shared memory the container's processes map, from the container's sums by
-    /// path. Before this call, [`MappedShmem::see`] must be called for all processes of the container.
-    /// Returns true if the processes are in several mount namespaces. In that case the sums by path are not
-    /// sufficient, because one path may be on tmpfs in only some of the namespaces. So [`MappedShmem::add`]
-    /// must then be called for each process.
+    /// Computes how much tmpfs and shared memory the container's processes map. The computation uses the
+    /// bytes that `snapshot` has for each path in the container. Before this call, [`MappedShmem::see`] must
+    /// be called for all processes of the container.
+    ///
+    /// Returns true if the processes are in several mount namespaces. One path may then be on tmpfs in only
+    /// some of the namespaces, so the caller must call [`MappedShmem::add`] for each process.
     pub fn sum(&mut self, snapshot: &Snapshot, container: ContainerKey) -> bool {
         self.members.retain(|member| member.is_seen);
         self.members.shrink_to(2 * self.members.len());
@@ -139,8 +140,8 @@ impl MappedShmem {
             return;
         }
         let member = members.binary_search_by_key(&process.pid(), |member| member.process.pid);
-        // If a process ended after it was read, its namespace is unknown. Most likely it was the first
-        // namespace in the list, which is the namespace of the init process.
+        // If a process ended after it was read, its mount namespace is unknown. The process was most likely
+        // in the mount namespace of the init process, which is the first one in the list.
         let namespace = &namespaces[member.map_or(0, |i| members[i].namespace)];
         *bytes += mapped_files_of(snapshot, reading, |path| is_shmem(path, Some(&namespace.mounts)), path);
     }

@@ -31,9 +31,8 @@ const MAX_AGE: Duration = Duration::from_secs(10);
 /// If a cgroup's inactive page cache is more than this many thousandths of its limit, the cgroup is not full,
 /// because the kernel reclaims this page cache before it kills a process.
 const INACTIVE: u64 = 50;
-/// If a cgroup uses less than this many thousandths of its limit, the cgroup is not full. This can happen
-/// even just after the kernel has reported that the limit was reached, because a kill may have freed memory
-/// since then.
+/// If a cgroup uses less than this many thousandths of its limit, the cgroup is not full. The kernel may have
+/// reported before that the limit was reached, but a kill may have freed memory since then.
 const USED: u64 = 850;
 /// The maximum number of processes to read in a container. Reading 64 of them takes 6 ms.
 const MAX_PROCESSES: usize = 64;
@@ -62,20 +61,20 @@ pub struct Moment {
     pub values: Values,
     /// The memory use and the limit of the pod.
     pub pod: UseAndLimit,
-    /// The processes of the container, the largest first.
+    /// The processes of the container, sorted by resident memory, the largest first.
     pub members: Vec<Member>,
     /// The processes that ended in the two seconds before this moment. Each has the time at which the process
     /// was last read, and the memory that it had at that time.
     pub ended: Vec<(Instant, Member)>,
 }
 
-/// What was read about a container or a pod until the kernel killed a process in it.
+/// Data about a container or a pod in which the kernel has killed a process.
 #[derive(Debug, Default)]
 pub struct End {
     /// The time at which the container was last found at its limit, and its memory and processes then.
     pub moment: Option<(Instant, Moment)>,
-    /// The processes that the kernel has probably killed. They were in the container at a time when it was at
-    /// its limit, and have ended since then. The largest process comes first. At most one process per kill is
+    /// The processes that the kernel has probably killed, because they have ended since the container was at
+    /// its limit. They are sorted by resident memory, the largest first. At most one process per kill is
     /// listed.
     pub victims: Vec<Member>,
     /// The limit that was hit, and the memory use of the cgroup with that limit.
@@ -164,9 +163,9 @@ impl Moments {
         members
     }
 
-    /// Removes and returns what was read about the container in which a process was killed, so that a later
-    /// kill cannot use the same data. If only the pod of the killed process is known, the result has only the
-    /// memory use and the limit of the cgroup with the limit that was hit.
+    /// Removes and returns what was read about the container in which a process was killed. The data is
+    /// removed so that a later kill cannot use it. If only the pod of the killed process is known, only the
+    /// field `hit` of the result is set.
     pub fn end(&mut self, kill: &FoundKill, limit_watch: &LimitWatch) -> End {
         let id = match &kill.place {
             Place::Container(container) => container.id,
@@ -192,9 +191,9 @@ impl Moments {
         End { moment, victims, hit, kills_group }
     }
 
-    /// Returns the processes that the kernel has probably killed. They were in the container at a time when
-    /// it was at its limit, and have ended since then. The largest process comes first. At most `n_kills`
-    /// processes are returned. `moment` has the memory and the processes that the container had at that time.
+    /// Returns the processes that the kernel has probably killed: the processes in `moment` that have ended
+    /// by now. `moment` was read while the container was at its limit. At most `n_kills` processes are
+    /// returned. They are sorted by resident memory, the largest first.
     fn victims(&mut self, moment: &Moment, n_kills: u64) -> Vec<Member> {
         let Self { proc, buffers, .. } = self;
         let gone = moment.members.iter().filter(|member| is_gone(member, proc.as_deref(), buffers));
@@ -206,11 +205,11 @@ impl Moments {
     }
 }
 
-/// Returns the processes of a container that have ended, and were last read at most two seconds ago. `before`
-/// is the previous reading of the container, from the time `at`. `members` are the container's processes now.
+/// Returns the processes in `before` that have ended, and were last read at most two seconds ago. `before` is
+/// what was read about the container at the time `at`, and `members` are the container's processes now.
 ///
-/// A process that is just ending is still in `members`, but has no memory any more. This function sets its
-/// memory in `members` to the memory that the process had in `before`.
+/// A process that is just ending is still in `members`, but has no memory any more. Its memory in `members`
+/// is set to its memory in `before`.
 fn carry_over(members: &mut [Member], at: Instant, before: Moment, now: Instant) -> Vec<(Instant, Member)> {
     let mut ended = before.ended;
     for old in before.members {

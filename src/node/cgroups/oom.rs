@@ -8,8 +8,8 @@ use super::moment::End;
 use crate::cgroupfs::fields::Values;
 use crate::totals::largest::{Largest, Sizes};
 
-/// The maximum number of counts that are kept for containers and pods that have ended. If there are more
-/// counts, those with the first label texts in alphabetical order are dropped.
+/// The maximum number of kill counts that are kept for containers and pods that have ended. If there are more
+/// counts, some are dropped, in the alphabetical order of their labels.
 const MAX_GONE: usize = 1000;
 
 /// The last reading of a container that was close to its limit.
@@ -28,7 +28,7 @@ pub struct LastReading {
 pub struct Earlier {
     /// When the sizes were read.
     pub at: Instant,
-    /// The size of each of these paths.
+    /// The sizes in descending order, each with a hash that identifies the path.
     pub sizes: Sizes,
 }
 
@@ -85,7 +85,7 @@ impl KillTotals {
         let has_changed = n_on_node.is_none() || n_on_node != n_before;
         // The kernel counts a kill first for the node, and then in the cgroups. If the cgroups are read
         // between these two steps, their counters do not show the kill yet. So after a change of the node's
-        // count, the cgroups are read now and at the next update.
+        // count, the cgroups are read twice: after this update, and again after the next update.
         std::mem::replace(&mut self.has_changed, has_changed) || has_changed
     }
 

@@ -31,14 +31,15 @@ use crate::procfs::this_process::thread_cpu_time;
 
 /// The stack size of the watching thread, which needs only a small stack.
 const STACK: usize = 64 << 10;
-/// With cgroup version 1, the kernel does not report that a container has reached its limit. So a container
-/// is treated as if it had reached the limit if it uses at least this many thousandths of the limit, and the
-/// kernel can reclaim only little page cache in it. The smaps of its processes are then not read, because a
-/// process that is killed during such a read keeps its memory until the read ends.
+/// On cgroup version 1, the kernel does not report that a container has reached its limit. Instead, a
+/// container is treated as if it had reached its limit when it uses at least this many thousandths of the
+/// limit, and contains little page cache that the kernel can reclaim. From then on, the smaps of its
+/// processes are not read, because a process that is killed during such a read keeps its memory until the
+/// read ends.
 ///
-/// With a lower number, the reads of smaps would stop too early. In a test with a lower number, they stopped
-/// at 91% of the limit, more than a second before the limit was reached. The containers in this test had a
-/// limit of 80 MB, began with 60 MB and leaked 5 MB/s.
+/// A lower number would stop the reads of smaps too early. In a test with a lower number, they stopped at 91%
+/// of the limit, more than a second before the limit was reached. The containers in this test had a limit of
+/// 80 MB, began with 60 MB and leaked 5 MB/s.
 const HIT: u64 = 980;
 
 /// The watched cgroups. The watching thread and the scraping thread share them.
@@ -66,8 +67,9 @@ impl State {
     /// something to do.
     fn step(&mut self, woken: &[&Arc<EventFiles>], now: Instant) -> bool {
         self.counters.step(woken, now);
-        // Kills are taken before containers are read, because the record of a kill shows the last reading
-        // before the kill. A new reading, which lacks the killed process, would replace that reading.
+        // Kills are taken before `read_moments` reads the containers, because a new reading of a container
+        // replaces its previous reading. The record of a kill needs the previous reading, which includes the
+        // killed process.
         self.take_kills();
         let measured = self.limit_watch.measure(now);
         let clock = thread_cpu_time();
@@ -77,8 +79,8 @@ impl State {
     }
 
     /// Reads the containers that have reached a limit, or may reach it before the next measurement. A
-    /// container with a kill that is not recorded yet is skipped, because the killed process would be missing
-    /// in a new reading.
+    /// container with a kill that is not recorded yet is skipped. The record of that kill needs the previous
+    /// reading, which still includes the killed process.
     fn read_moments(&mut self, at_limit: Vec<ContainerId>, now: Instant) {
         let mut reported = BTreeSet::new();
         for which in self.counters.take_at_limit() {
@@ -122,8 +124,8 @@ impl OomWatch {
 
     /// Starts the watching thread. This thread wakes the scraping thread when there are kills to report, or
     /// processes to read. `cpu_budget` is the CPU time that the exporter may use, as a fraction of one core.
-    /// A quarter of that CPU time may be used to measure the memory use of cgroups. If `cpu_budget` is 0,
-    /// there is no limit.
+    /// Measuring the memory use of cgroups may take a quarter of that CPU time. If `cpu_budget` is 0, the CPU
+    /// time of these measurements is not limited.
     ///
     /// Fails with the system's error if no thread can be started.
     pub fn start(&self, demand: Arc<Demand>, cpu_budget: f64, proc: Arc<Proc>) -> io::Result<()> {

@@ -1,10 +1,12 @@
-//! Decides for each file of memory events when to poll the file, when to read it repeatedly, and when not to
-//! poll it for a while. This module does no I/O: the time is passed in.
+//! Decides when to read each file of memory events. Usually a file is polled: the exporter waits until the
+//! kernel sends a notification about the file. After a notification, the file is read repeatedly for a short
+//! time. Then follows a pause, in which the file is not polled. This module does no I/O: the time is passed
+//! in.
 //!
-//! The kernel counts an event at once, but notifies at most once in about 12 ms for each file. So a kill
-//! right after the first notification is found only if the file is read again. Page cache can keep a
-//! container at its limit, which causes 64 notifications a second. The file of such a container is polled
-//! less often.
+//! The kernel counts an event at once, but sends at most one notification per file in about 12 ms. So there
+//! may be no notification for a kill right after the first event, and only a further read shows this kill.
+//! Page cache can keep a container at its limit, which causes 64 notifications a second. The pauses for the
+//! file of such a container are longer.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +17,8 @@ const READING: Duration = Duration::from_millis(30);
 /// longer than the time from the first event at the limit to the kill, which was at most 626 ms in 588
 /// trials. The median was 25 ms.
 const MAX_READING: Duration = Duration::from_secs(1);
-/// The shortest pause. During a pause, which follows a series of reads, the file is not polled.
+/// The shortest pause. A pause follows each series of repeated reads. During the pause, the file of memory
+/// events is not polled.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause. The length of the pause doubles after each series of reads without a kill.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
@@ -85,8 +88,8 @@ impl Pace {
         if self.paused_until.is_some_and(|until| now > until + MAX_PAUSE) {
             self.pause = Duration::ZERO;
         }
-        // The pause has its maximum length only after several series of reads without a kill. Then another
-        // kill is unlikely, so the file is read only once before the next pause.
+        // A pause of the maximum length means that several series of reads have shown no kill. A kill is then
+        // unlikely, so the file is read only once before the next pause.
         let reading = if self.pause == MAX_PAUSE { Duration::ZERO } else { READING };
         self.state = State::Read { since: now, until: now + reading, has_kill: false };
     }
@@ -97,10 +100,10 @@ impl Pace {
         match moved {
             Moved::Nothing => {}
             Moved::Kill => *has_kill = true,
-            // A kill may follow when the limit was reached, so the file is usually read for longer. In two
-            // cases it is not read for longer, because the limit may be reached all the time. After a kill,
-            // there may be a loop of kills. After several series of reads without a kill, page cache may keep
-            // the container at its limit.
+            // After an event at the limit, the file is usually read for longer, because a kill may follow.
+            // But if the limit is reached all the time, the reads must end. This can be so after a kill,
+            // because kills may repeat in a loop. It can also be so after several series of reads without a
+            // kill, because page cache may keep the container at its limit.
             Moved::Limit if *has_kill || self.pause > MIN_PAUSE => {}
             Moved::Limit => *until = (*until).max((now + READING).min(*since + MAX_READING)),
         }
@@ -126,10 +129,9 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Simulates that the kernel reports an event in the file of memory events at `now`, and that the file is
-    /// then read every 2 ms. `moved` has the results of the first reads, and its last element is also the
-    /// result of all further reads. Returns how long the file is read, and the length of the pause after
-    /// that.
+    /// Simulates that the kernel reports an event at `now`, and that the file of memory events is then read
+    /// every 2 ms. `moved` has the result of each read. If there are more reads than results, the last result
+    /// is repeated. Returns how long the file is read, and the length of the pause after that.
     fn read(pace: &mut Pace, now: Instant, moved: &[Moved]) -> (Duration, Duration) {
         pace.tick(now);
         assert!(pace.is_polled());

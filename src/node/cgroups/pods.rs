@@ -35,7 +35,7 @@ pub struct Pods {
     table: Vec<Pod>,
     /// The positions of the exported pods in `table`, sorted by label text.
     order: Vec<usize>,
-    /// The value of [`Accounts::generation`] when the table was made.
+    /// The value of [`Accounts::generation`] when `table` was made.
     generation: Option<u64>,
 }
 
@@ -118,8 +118,8 @@ impl Pods {
     }
 
     /// Reads how much memory is now charged to the pod of a container, but to none of the pod's running
-    /// containers. Part of it can be memory that containers left behind when they ended. This memory is still
-    /// charged after a kill, so the result can explain the kill.
+    /// containers. Part of it can be memory that containers left behind when they ended. This memory can be
+    /// read even after a kill, because it stays charged.
     pub fn outside_now(&self, of: &Container, accounts: &Accounts, fs: &mut CgroupFs) -> Option<u64> {
         let labels = labels::pod(&of.listed.namespace, &of.listed.pod);
         let pod = self.table.iter().find(|pod| pod.labels == labels)?;

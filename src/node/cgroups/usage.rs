@@ -1,9 +1,9 @@
 //! The memory use of containers, which is read from their cgroups once per scrape.
 //!
 //! When a container is close to its limit or to its pod's limit, the kernel may kill a process in it. Between
-//! scrapes, a thread looks for such containers, and their processes are read (see [`super::oom_watch`]). An
-//! OOM record shows the last reading of the container before the kill. So the last reading of each container
-//! that uses 85% of its limit or more is kept.
+//! scrapes, a thread looks for such containers, and their processes are read (see [`super::oom_watch`]). If a
+//! container uses 85% of its limit or more, its last reading is kept, because an OOM record shows this
+//! reading.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -171,10 +171,10 @@ impl CgroupUsage {
         pods.iter_mut().for_each(|pods| pods.update(accounts, fs));
         accounts.read(fs, |_| true);
         accounts.log_missing(fs);
-        // `max_open` is 1/64 of the limit of open files, because `accounts.max_open` is 1/8 of that limit. On
-        // version 2, up to `max_open` pods keep five files open: four in `pods`, and one in `ledger`. Up to
-        // `max_open` top-level cgroups keep two files open. Together these files are at most 7/64 of the
-        // limit.
+        // At most 7/64 of the allowed open files stay open here. `max_open` is 1/64 of the allowed open
+        // files, because `accounts.max_open` is 1/8. On version 2, each of up to `max_open` pods keeps five
+        // files open: four in `pods`, and one in `ledger`. Each of up to `max_open` top-level cgroups keeps
+        // two files open.
         let max_open = accounts.max_open / 8;
         pods.iter_mut().for_each(|pods| pods.read(accounts, max_open));
         if let Some(ledger) = ledger {
@@ -218,10 +218,9 @@ impl CgroupUsage {
     pub fn join(&mut self, snapshot: &Snapshot, processes: &ProcessTable, proc: &Proc, now: Instant) {
         let Self { accounts, watch, totals, buffers, order, .. } = self;
         find_mapped_shmem(accounts, (snapshot, processes), (proc, buffers), now);
-        // If a process was killed during this scrape or check, the sums already lack its memory. So the
-        // container of that process keeps its previous reading. All other containers get a new reading even
-        // if there was a kill. Otherwise new readings would be rare when ten containers reach their limits at
-        // once, because there is a kill during most checks.
+        // If a process was killed during this scrape or check, the new sums lack its memory. So the container
+        // of that process keeps its previous reading. All other containers still get a new reading, because
+        // there is a kill during most checks when ten containers reach their limits at once.
         let has_kills = totals.n_on_node() != proc.oom_kills(buffers);
         let intact = has_kills.then(|| watch.intact());
         let is_intact = |id: ContainerId| intact.as_ref().is_none_or(|intact| intact.contains(&id));

@@ -13,8 +13,8 @@ struct Node {
     now: Instant,
 }
 
-/// The reason for a kill: a cgroup has reached its limit, or the whole node has no memory left. The number is
-/// the position of the cgroup in the array `containers` or `above` of the test.
+/// The reason for a kill: a cgroup has reached its limit, or the whole node has no memory left. A cgroup is
+/// given by its position in the array `containers` or `above` of the test.
 enum Full {
     Container(usize),
     Above(usize),

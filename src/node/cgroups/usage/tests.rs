@@ -52,7 +52,8 @@ impl Checked {
         self.snapshot.sum(readings.iter().map(|id| (id, true)));
     }
 
-    /// Returns the mapped bytes that are kept for an OOM record of each container.
+    /// Removes the readings that are kept for OOM records. Returns the mapped bytes of each container in
+    /// them.
     fn take_kept(&mut self) -> Vec<Option<u64>> {
         let readings = self.usage.accounts.iter_mut().map(|account| account.take_content().last_reading);
         readings.map(|last| Some(last?.largest.pss)).collect()
@@ -177,8 +178,8 @@ fn a_container_can_come_close_to_the_limit_of_its_pod() {
     }
 }
 
-/// The memory use jumps from 1% to 96% of the limit, so the time until the container reaches its limit is
-/// short. From 98% on, the time is 0, because the container is treated as if it had reached its limit.
+/// The memory use jumps from 1% to 96% of the limit, so the time to the limit is short. At 98% the time is 0,
+/// because a container at 98% is treated as if it had reached its limit.
 #[test]
 fn the_growth_of_a_container_decides_until_98_percent_of_its_limit() {
     let (mut node, processes) = pod("start");
@@ -196,8 +197,7 @@ fn the_growth_of_a_container_decides_until_98_percent_of_its_limit() {
     }
 }
 
-/// When several containers reach their limits at once, there is a kill during most checks. A kill in one
-/// container must not prevent new readings of the others.
+/// A kill in one container must not prevent new readings of the other containers.
 #[test]
 fn a_kill_during_a_pass_leaves_the_readings_of_other_containers() {
     for (file, expected) in [("c1", [910, 920]), ("other", [1, 920])] {
@@ -304,7 +304,8 @@ fn kills_of_a_container_are_counted_from_its_first_listing() {
     assert_eq!(node.n_kills().len(), 2, "a container without kills is forgotten");
 }
 
-/// The kernel counts a kill first for the node, and then for the container. Here a check comes in between.
+/// The kernel counts a kill for the node, then a check reads the counts, and then the container's count
+/// grows.
 #[test]
 fn a_kill_is_counted_if_the_node_counts_it_first() {
     let (mut node, processes) = pod("node-first");
