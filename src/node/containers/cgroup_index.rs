@@ -8,8 +8,7 @@
 //! path such as `/../..`.
 //!
 //! If a path contains the ids of two containers, the first id usually counts, because a workload may name one
-//! of its own cgroups after another container. The second id counts if the init process of its container was
-//! first seen there, or if the runtime lists no init process and the id comes first in no other path.
+//! of its own cgroups after another container. `is_placed_at` decides when the second id counts.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -32,8 +31,8 @@ pub struct CgroupIndex {
     includes_ended: bool,
 }
 
-/// The containers with an id that no cgroup path contains. The key is the cgroup in which the init process
-/// was first seen. The value is `None` if containers of different pods share that cgroup.
+/// The containers that cannot be found by an id in a cgroup path. The key is the cgroup in which the init
+/// process was first seen. The value is `None` if containers of different pods share that cgroup.
 type ByPath = HashMap<Box<[u8]>, Option<Arc<Container>>>;
 
 /// A listed container, and the cgroups in which its init process was first seen, if it was seen.
@@ -66,9 +65,9 @@ impl CgroupIndex {
         Self { includes_ended, ..Self::default() }
     }
 
-    /// Finds out from the cgroup paths of all processes whether the exporter is in a cgroup namespace, and
-    /// which containers have a cgroup outside the cgroups of other containers. Returns whether either result
-    /// is new. If so, processes may have to be attributed to other containers.
+    /// Looks through the cgroup paths of all processes. They show whether the exporter is in a cgroup
+    /// namespace, and which containers have a cgroup that is not inside another container's cgroup. Returns
+    /// true if either fact was unknown before. Processes may then have to be attributed to other containers.
     pub fn observe<'a>(&mut self, processes: impl Iterator<Item = &'a Cgroups>) -> bool {
         let Self { by_id, by_path, placed, .. } = self;
         let needs_placing = by_id.values().any(|listed| listed.first.is_none());
@@ -107,11 +106,11 @@ impl CgroupIndex {
         placed.retain(|id| by_id.contains_key(id));
     }
 
-    /// Adds a container under its id. `first` has the cgroups in which its init process was first seen. If no
-    /// path in `first` contains the id, the container is also added under the main path ([`Cgroups::main`]).
+    /// Adds a container, to be found by its id. `first` has the cgroups in which its init process was first
+    /// seen. If no path in `first` contains the id, the container is also found by its [`Cgroups::main`] path.
     ///
-    /// If `pod` is given, the container's processes are attributed to that pod. Returns true if a container
-    /// of another pod has the same path. The cgroup at this path then belongs to neither pod.
+    /// If `pod` is given, the container's processes are attributed to that pod. Returns true if the main path
+    /// is already that of a container in another pod. The cgroup at this path then belongs to neither pod.
     pub fn insert(
         &mut self,
         container: &Arc<Container>,
@@ -153,9 +152,8 @@ impl CgroupIndex {
         self.find(path).0
     }
 
-    /// Returns the container that the cgroup at `path` belongs to, and whether `path` contains a listed id.
-    /// In a cgroup namespace, `/` is the exporter's own container, but `/../x` is not in that container. So a
-    /// container that is found before a `..` is dropped.
+    /// Returns the container that the cgroup at `path` belongs to, and whether `path` contains a listed id. A
+    /// container that is found before a `..` is dropped, because `..` leads out of that container's cgroup.
     fn find<'a, 'p>(&'a self, path: &'p [u8]) -> (Option<Place<'a, 'p>>, bool) {
         let (mut place, mut has_id) = (None::<Place<'a, 'p>>, false);
         for (component, above) in components(path) {
@@ -177,6 +175,8 @@ impl CgroupIndex {
     }
 
     /// Whether the listed container owns the cgroup at `path`, which is inside another container's cgroup.
+    /// The cgroup in which its init process was first seen decides. If the runtime lists no init process, the
+    /// container must have no cgroup outside the other container.
     fn is_placed_at(&self, listed: &Listed, path: &[u8]) -> bool {
         let id = listed.container.listed.id.as_bytes();
         match &listed.first {
@@ -187,7 +187,7 @@ impl CgroupIndex {
     }
 }
 
-/// Whether the init process of a container in [`ByPath`] was first seen in the cgroup at `path`.
+/// Whether `by_path` has a container for the cgroup at `path`.
 fn is_first(by_path: &ByPath, path: &[u8]) -> bool {
     matches!(by_path.get(path), Some(Some(_)))
 }
@@ -225,7 +225,7 @@ mod tests {
         id
     }
 
-    /// The workload of container "a" gives the name of container "b" to one of its own cgroups.
+    /// A cgroup inside the cgroup of container "a" is named after container "b".
     #[test]
     fn id_below_another_container_counts_only_where_the_runtime_placed_it() {
         let (real, fake) = ("/kubepods/pod2/b", "/kubepods/pod1/a/b");
@@ -357,7 +357,7 @@ mod tests {
         }
     }
 
-    /// In a container on version 2, the exporter's own cgroup is `/`. All other paths begin with `/..`.
+    /// In a cgroup namespace, the exporter's own cgroup is `/`. Paths of cgroups outside it begin with `/..`.
     #[test]
     fn root_is_the_exporters_container_inside_a_cgroup_namespace() {
         let mut index = CgroupIndex::default();

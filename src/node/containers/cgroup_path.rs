@@ -10,7 +10,7 @@ pub fn components(path: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// Returns `path`, or `/` if `path` is empty. [`components`] returns the root as an empty path.
+/// Returns `path`, or `/` if `path` is empty, because [`components`] returns the root as an empty path.
 pub fn key(path: &[u8]) -> &[u8] {
     if path.is_empty() { b"/" } else { path }
 }
@@ -28,8 +28,8 @@ pub fn named_cgroup<'a>(id: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
 /// driver, and `<slice>:cri-containerd:<id>`. runc makes the last form when the kubelet uses the systemd
 /// driver and containerd does not.
 ///
-/// An id with other text around it is not recognized: CRI-O's `crio-conmon-<id>.scope` is the cgroup of the
-/// container's monitor.
+/// Other forms are not recognized, because the cgroup may not belong to the container. For example,
+/// `crio-conmon-<id>.scope` from CRI-O is the cgroup of the container's monitor.
 pub fn id_of(component: &[u8]) -> &[u8] {
     const RUNTIMES: [&[u8]; 5] = [b"cri-containerd-", b"crio-", b"docker-", b"nerdctl-", b"libpod-"];
     if let Some(colon) = component.iter().rposition(|&b| b == b':') {
@@ -41,9 +41,9 @@ pub fn id_of(component: &[u8]) -> &[u8] {
 
 /// Returns the first id of a listed container in `path`. `is_listed` says whether an id is listed.
 ///
-/// `is_first` says whether a path is the cgroup of a container without an id in its cgroup path. If `path`
-/// leads through such a cgroup before the first id, returns `None`, because the id then names a cgroup inside
-/// that container.
+/// `is_first` says whether the cgroup at a path belongs to a container although the path does not contain the
+/// container's id. If such a cgroup comes before the first id, returns `None`, because the id is then only
+/// the name of a cgroup inside that container.
 pub fn outermost_id(
     path: &[u8],
     is_listed: impl Fn(&[u8]) -> bool,

@@ -30,8 +30,9 @@ pub struct CutIds {
 
 impl CutIds {
     /// Replaces the containers by those of a new listing. The containers in `listed` have complete ids. The
-    /// containers in `cut` have only the first digits of their ids. Returns the containers with a complete
-    /// id, sorted by id. They include a container in `cut` if an earlier call has completed its id.
+    /// containers in `cut` have only the first digits of their ids. Returns the containers in `listed`, and
+    /// those in `cut` for which the complete id was already found after an earlier listing. The result is
+    /// sorted by id.
     pub fn take(&mut self, listed: Vec<Container>, mut cut: Vec<Container>) -> Vec<Container> {
         if cut.is_empty() {
             *self = Self { has_reported: self.has_reported, ..Self::default() };
@@ -64,9 +65,9 @@ impl CutIds {
         (std::mem::replace(&mut self.whole, whole) != self.whole).then(|| self.containers())
     }
 
-    /// Returns the number of containers with an ambiguous id. Such an id is cut, and its digits do not
-    /// identify the container: several ids in the cgroup paths begin with these digits, or one id in the
-    /// cgroup paths begins with the digits of several containers.
+    /// Returns the number of containers with an ambiguous id. Only the first digits of such an id are listed,
+    /// and they do not identify the container. Either several ids in the cgroup paths begin with these
+    /// digits, or one id in the cgroup paths begins with the listed digits of several containers.
     pub fn n_ambiguous(&self) -> u64 {
         self.n_ambiguous
     }
@@ -143,9 +144,8 @@ mod tests {
     #[test]
     fn cut_id_is_completed_if_exactly_one_id_matches() {
         let (listed, a, b) = (id("1", '1'), id("aaaaaaaaaaaa", '0'), id("aaaaaaaaaaaa", '1'));
-        // Each case begins with cut ids, which have only their first digits, and with the cgroup paths of the
-        // processes. Then follow the names of the containers with ids that can be completed, and the number
-        // of ambiguous ids.
+        // Each case has four parts: the cut ids that are listed, the cgroup paths of the processes, the names
+        // of the containers with ids that can be completed, and the number of ambiguous ids.
         type Case<'a> = (&'a [&'a str], Vec<String>, &'a [&'a str], u64);
         let cases: [Case; 9] = [
             (&["aaaaaaaaaaaa"], vec![], &[], 0),
@@ -160,8 +160,8 @@ mod tests {
                 0,
             ),
             (&["aaaaaaaaaaaa"], vec![format!("/pod1/{a}"), format!("/pod2/{b}")], &[], 1),
-            // One id in the cgroup paths begins with the digits of two cut ids. The two cut ids are equal, or
-            // one of them has more digits.
+            // Both cut ids are the beginning of the same id in a cgroup path. They are equal in the first
+            // case, and differ in length in the second case.
             (&["aaaaaaaaaaaa", "aaaaaaaaaaaa"], vec![format!("/pod1/{a}")], &[], 2),
             (&["aaaaaaaaaaaa", "aaaaaaaaaaaa0"], vec![format!("/pod1/{a}"), format!("/pod2/{b}")], &[], 2),
             // The workload chooses the names of cgroups inside its container's cgroup. So an id in these

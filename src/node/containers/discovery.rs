@@ -111,7 +111,7 @@ impl Discovery {
         &self.index
     }
 
-    /// Whether the container runtime is up; `None` for a recording.
+    /// Whether the container runtime is up; `None` if recorded files are read instead of a live node.
     pub fn is_runtime_up(&self, now: Instant) -> Option<bool> {
         self.listings.is_runtime_up(now)
     }

@@ -166,7 +166,7 @@ mod tests {
             ("*/*/*/kworker/0:1", ["a", "b", "c", "kworker"], false),
             ("moby//db/*", ["moby", "", "db", "postgres"], true),
             ("moby//db/*", ["moby", "x", "db", "postgres"], false),
-            // A star stays within its segment, even if the text in that segment contains slashes.
+            // The first star matches only the namespace, although this namespace contains a slash.
             ("a*/*/*/*", ["a/b", "c", "d", "e"], true),
             ("///", ["", "", "", ""], true),
         ];

@@ -41,7 +41,7 @@ impl Listings {
         self.source.describe()
     }
 
-    /// Returns the name of the runtime that lists the containers; `None` for a recording.
+    /// Returns the name of the runtime that lists the containers; `None` if recorded files are read instead.
     pub fn lister(&self) -> Option<&'static str> {
         self.source.lister()
     }
@@ -61,8 +61,8 @@ impl Listings {
         self.n_errors
     }
 
-    /// Whether the container runtime is up; `None` for a recording. While a listing is late, the runtime
-    /// counts as down.
+    /// Whether the container runtime is up; `None` if recorded files are read instead of a live node. While a
+    /// listing is late, the runtime counts as down.
     pub fn is_runtime_up(&self, now: Instant) -> Option<bool> {
         self.source.lister()?;
         let is_late = self.schedule.began_at().is_some_and(|began| now > began + LATE);
@@ -85,8 +85,8 @@ impl Listings {
     }
 
     /// Begins a listing if one is due. `is_unexplained` says that a container seems to have started or ended
-    /// since the last listing, for example because a process is in an unknown cgroup. If so, the call also
-    /// waits a moment for the listing. Returns whether the call has waited.
+    /// since the last listing, for example because a process is in an unknown cgroup. If `is_unexplained` is
+    /// true, the call waits a moment for the listing that it has begun. Returns whether the call has waited.
     pub fn begin_if_due(&mut self, is_unexplained: bool, now: Instant) -> bool {
         if is_unexplained {
             self.schedule.see_unexplained(now);

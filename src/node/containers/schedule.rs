@@ -46,7 +46,7 @@ impl Schedule {
         self.began_at
     }
 
-    /// Notes that proc shows a change that the listed containers do not explain.
+    /// Notes that a container seems to have started or ended since the last listing.
     pub fn see_unexplained(&mut self, now: Instant) {
         self.unexplained_since = Some(now);
     }

@@ -25,7 +25,7 @@ pub struct Selection<'a> {
     pub n_containers: usize,
     /// The number of listed containers.
     pub n_listed: usize,
-    /// The name of the runtime that listed the containers; `None` for a recording.
+    /// The name of the runtime that listed the containers; `None` if recorded files were read instead.
     pub lister: Option<&'static str>,
     /// The namespaces of the containers.
     pub namespaces: BTreeSet<&'a str>,
@@ -55,7 +55,8 @@ impl fmt::Display for Selection<'_> {
         let Self {
             filters, n_selected, n_processes, n_selected_containers, n_containers, namespaces, ..
         } = self;
-        // If no container has a process, the filters are not the reason, so they are not mentioned.
+        // If no container has a process, the message does not mention the filters, because there is nothing
+        // that they could select.
         match (n_containers, self.n_listed, self.lister.unwrap_or("the recording")) {
             (0, 0, lister) => return write!(f, "no container runs here: {lister} lists none"),
             (0, n, lister) => {

@@ -71,23 +71,25 @@ pub struct Seen<'a> {
 pub struct Tracked {
     /// The container.
     pub container: Arc<Container>,
-    /// The container's pod, if the container shares its processes with other containers of the pod, as with
-    /// gVisor and Kata Containers. The processes are then attributed to the pod.
+    /// The container's pod, if the container's processes are attributed to the pod. This is the case with
+    /// gVisor and Kata Containers, because the containers of a pod share their processes there. The pod is
+    /// stored as a [`Container`] with an empty name.
     pub pod: Option<Arc<Container>>,
     /// The cgroups in which the init process was first seen.
     pub first_cgroups: Option<Cgroups>,
     /// When the init process started, once that is known. A process with the same pid and another start time
     /// is another process.
     pub init_start_time: Option<u64>,
-    /// Whether the init process was in the last listing of proc (`init_is_there`), and in the one before
-    /// (`init_was_there`).
+    /// Whether the init process existed when the processes in proc were last listed.
     init_is_there: bool,
+    /// The value of `init_is_there` at the last call of [`Containers::misses_init`].
     init_was_there: bool,
     /// Whether the process with the listed pid is not the container's init process.
     init_is_foreign: bool,
-    /// Whether the container runs now (`is_running`), and whether it ran in the previous scrape
-    /// (`was_running`). A container runs if the runtime lists it as running, or if it has a process.
+    /// Whether the container runs now. A container runs if the runtime lists it as running, or if it has a
+    /// process.
     is_running: bool,
+    /// Whether the container ran in the previous scrape.
     was_running: bool,
 }
 
@@ -160,8 +162,8 @@ impl Containers {
         self.inits.sort_unstable();
     }
 
-    /// Stores which init processes exist. When the init process of a container is seen for the first time,
-    /// the cgroups of the process are stored as well. Returns whether that has happened for any container.
+    /// Stores which init processes exist, and the cgroups in which each init process was first seen. Returns
+    /// whether an init process was seen for the first time.
     pub fn see_inits<'a>(&mut self, processes: impl Iterator<Item = Seen<'a>>) -> bool {
         let mut has_news = false;
         self.tracked.iter_mut().for_each(|tracked| tracked.init_is_there = false);
@@ -184,10 +186,10 @@ impl Containers {
         has_news
     }
 
-    /// Rejects the listed init process of a container if that process is not in the container. The process is
-    /// rejected if its own cgroup paths lack the container's id, but the cgroup paths of other processes
-    /// contain this id. Either the pid was reused, or it is a pid of another PID namespace, as in kind
-    /// (Kubernetes in Docker). Returns whether a process was rejected.
+    /// Rejects the listed init pid of a container if the process with this pid is not in the container. The
+    /// process is not in the container if its cgroup paths lack the container's id, and the cgroup paths of
+    /// another process contain that id. Either the pid was reused, or it is a pid of another PID namespace,
+    /// as in kind (Kubernetes in Docker). Returns whether a pid was rejected.
     pub fn reject_foreign_inits(&mut self, is_in_paths: impl Fn(&[u8]) -> bool) -> bool {
         let mut has_news = false;
         for tracked in &mut self.tracked {
@@ -203,8 +205,8 @@ impl Containers {
     }
 
     /// Calls `pod_of` for each container, in the order of [`Containers::iter`], and stores the returned pod.
-    /// A pod is represented by a [`Container`] with an empty name. A new pod needs a [`ContainerId`], so the
-    /// second argument of `pod_of` is the next unused number, which `pod_of` increases when it uses the
+    /// A pod is represented by a [`Container`] with an empty name. The second argument of `pod_of` is the
+    /// next unused [`ContainerId`] number. If `pod_of` creates a pod with this number, it must increase the
     /// number.
     pub fn set_pods(&mut self, mut pod_of: impl FnMut(&Container, &mut u32) -> Option<Arc<Container>>) {
         for tracked in &mut self.tracked {
