@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 /// 850, 6 of 86 records showed just under 85%.
 const CLOSE: u64 = 860;
 const STEP: u64 = 50;
-/// In thousandths of the limit. After the processes were read at [`CLOSE`], the memory use must fall below
-/// this number before they are read at [`CLOSE`] again. Otherwise a memory use that varies around [`CLOSE`]
-/// would cause many reads.
+/// After the processes were read at [`CLOSE`], the memory use must fall below this many thousandths of the
+/// limit before they are read at [`CLOSE`] again. Otherwise a memory use that varies around [`CLOSE`] would
+/// cause many reads.
 const FAR: u64 = 800;
 /// How long a measured growth rate is kept. The growth rate of a cgroup is the highest rate that is kept.
 const WINDOW: Duration = Duration::from_secs(5);

@@ -107,7 +107,7 @@ impl CgroupIndex {
     }
 
     /// Adds a container, to be found by its id. `first` has the cgroups in which its init process was first
-    /// seen. If no path in `first` contains the id, the container is also found by its [`Cgroups::main`] path.
+    /// seen. If no path in `first` contains the id, the path from [`Cgroups::main`] also finds the container.
     ///
     /// If `pod` is given, the container's processes are attributed to that pod. Returns true if the main path
     /// is already that of a container in another pod. The cgroup at this path then belongs to neither pod.
