@@ -203,8 +203,8 @@ mod tests {
         quiet
     }
 
-    /// Notes a full read after the check `first`, which found that the process was active. Then notes a
-    /// second full read, and three checks that confirm its values.
+    /// Notes a full read of an active process, which followed the check `first`. Then notes another full
+    /// read, which found that the process is quiet, and three checks that confirm the values of that read.
     fn become_quiet(quiet: &mut ChangeCheck, first: Check, read: u64, check: u64, now: Instant) {
         quiet.note_read(first, AT_WORK, us(read), now);
         let next = quiet.next(now);

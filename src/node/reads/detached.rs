@@ -23,9 +23,9 @@ pub struct DetachedReads(Vec<DetachedRead>);
 struct DetachedRead {
     job: Job,
     thread: u32,
-    /// When the thread was last seen to have used CPU time.
+    /// When the thread that runs the read was last seen to have used CPU time.
     ran_at: Instant,
-    /// The total CPU time that the thread had used at that time.
+    /// The total CPU time that the thread had used at `ran_at`.
     cpu_time: Duration,
     is_stuck: bool,
 }
@@ -49,9 +49,9 @@ impl DetachedReads {
         jobs.filter(move |job| (job.pid, job.inode) == (process.pid, process.inode))
     }
 
-    /// Returns a read that has become stuck since the last call, if there is one. `cpu_time_of` returns the
-    /// CPU time of a thread. Several reads may have become stuck, so this must be called until it returns
-    /// `None`.
+    /// Returns a read that has become stuck, if there is one. Each stuck read is returned only once. Several
+    /// reads may have become stuck, so this must be called until it returns `None`. `cpu_time_of` returns the
+    /// CPU time of a thread.
     pub fn next_stuck(&mut self, now: Instant, cpu_time_of: impl Fn(u32) -> Option<Duration>) -> Option<Job> {
         for read in self.0.iter_mut().filter(|read| !read.is_stuck) {
             let cpu_time = cpu_time_of(read.thread).unwrap_or(read.cpu_time);
