@@ -81,8 +81,8 @@ impl MemoryReader {
     }
 
     /// Calls `each` once, with the kernel's own sum over all mappings of the process, as if the sum were one
-    /// mapping. Returns `false` if there is no sum. Kernels before 4.14 and recordings of proc have no sums,
-    /// and neither has a process without memory.
+    /// mapping. Returns `false` if there is no sum. That is the case on kernels before 4.14, in recordings of
+    /// proc, and for processes without memory.
     pub fn rollup(
         &mut self,
         process: &ProcessDir,

@@ -90,8 +90,8 @@ impl Attribution {
         }
     }
 
-    /// Looks up the container of the process, and returns whether it has changed. After a change, the process
-    /// counts as not selected until [`select`](Self::select) is called.
+    /// Looks up the container of the process. Returns whether the process is now in another container. Such a
+    /// process counts as not selected until [`select`](Self::select) compares it with the filters.
     pub fn look_up(&mut self, index: &CgroupIndex) -> bool {
         self.is_outdated = false;
         let container = index.container_of(&self.cgroups).map(|place| place.container);
