@@ -153,8 +153,8 @@ impl MemoryReader {
     }
 
     /// Checks that the address space from which mappings were read last still exists. If it does not, the
-    /// process has ended or has executed another program. In both cases the read may have stopped early.
-    /// If the process runs another program now, its current name does not belong to the mappings.
+    /// process has ended or has executed another program. In both cases the read may have stopped early. If
+    /// the process runs another program now, its current name does not belong to the mappings.
     pub fn ensure_alive(&mut self, process: &ProcessDir) -> Result<(), ReadError> {
         self.last.take().map_or(Ok(()), |smaps| ensure_alive(process.as_fd(), "smaps", &smaps))
     }

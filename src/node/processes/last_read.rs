@@ -77,8 +77,8 @@ pub struct LastRead {
     /// The program that the process ran when its values were read. `None` if `stat` was not read, or did not
     /// show the addresses that identify a program.
     program: Option<Program>,
-    /// Set after the kernel took too long to print the mappings. The tuple contains the time until which only
-    /// their sum is read (from `smaps_rollup`), and a lower bound of the number of mappings.
+    /// Set after the kernel took too long to print the mappings. The first value is the time until which only
+    /// their sum is read (from `smaps_rollup`). The second value is a lower bound of the number of mappings.
     summed_until: Option<(Instant, u64)>,
     count: MappingCount,
     check: ChangeCheck,

@@ -84,8 +84,8 @@ mod tests {
         Job { pid, inode: 7, detail: Detail::Mappings(Check::ReadAll), with_stat: false }
     }
 
-    /// Returns the pids of the processes with a read that has become stuck since the last call. The call is
-    /// made `ms` milliseconds after `start`. `cpu_ms` is the CPU time of threads 0 and 1 in milliseconds.
+    /// Returns the pids of the processes with newly stuck reads, `ms` milliseconds after `start`. `cpu_ms` is
+    /// the CPU time that thread 0 and thread 1 have used by then, in milliseconds.
     fn stuck(reads: &mut DetachedReads, start: Instant, ms: u64, cpu_ms: [u64; 2]) -> Vec<u32> {
         let cpu_time = |thread: u32| Some(Duration::from_millis(cpu_ms[thread as usize]));
         let now = start + Duration::from_millis(ms);
