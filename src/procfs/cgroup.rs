@@ -70,10 +70,10 @@ impl Cgroups {
         self.first(MEMORY)
     }
 
-    /// Returns the path that locates the process if no path contains a container's id. This is the first path
-    /// other than `/` in the lines of `memory`, `name=systemd` and `0::`, in this order. If each of these
-    /// paths is `/`, the result is `/`. The `0::` line is ignored if version 1 accounts memory, because it
-    /// may then show the cgroup of the container runtime instead.
+    /// Returns the first path other than `/` in the lines of `memory`, `name=systemd` and `0::`, in this
+    /// order. If each of these paths is `/`, the result is `/`. This path locates a process if no path
+    /// contains a container's id. The `0::` line is ignored if version 1 accounts memory, because it may then
+    /// show the cgroup of the container runtime instead.
     ///
     /// The path in `memory` can be `/` for a process in a service, because systemd may be configured not to
     /// account the memory of the service. The path of `name=systemd` still shows the service.
@@ -157,11 +157,9 @@ mod tests {
                 &["/docker/a", "/docker", "/docker"],
                 Some("/docker/a"),
             ),
-            // `net_cls` is a version 1 controller, but not the one that accounts memory. So version 2 locates
-            // the process.
+            // There is no line of `memory` or `name=systemd`, so the path of version 2 is used.
             ("1:net_cls:/\n0::/v2\n", &["/", "/v2"], Some("/v2")),
-            // No hierarchy accounts memory. The path of `name=systemd` comes first, because it is more
-            // specific than the path in the `0::` line.
+            // There is no line of `memory`, so the path of `name=systemd` comes first.
             ("5:cpu,cpuacct:/cpu\n1:name=systemd:/sys\n0::/v2\n", &["/sys", "/cpu", "/v2"], Some("/sys")),
             ("5:cpu,cpuacct:/cpu\n0::/v2\n", &["/cpu", "/v2"], Some("/v2")),
             // systemd does not account the memory of this service, so the service is in the root of `memory`.

@@ -20,7 +20,7 @@ pub enum ReadError {
     /// Two mappings overlap. The process changed its mappings during the read, so the two mappings never
     /// existed at the same time.
     Torn,
-    /// The read was cancelled before the kernel had printed everything.
+    /// The read was cancelled, because the kernel took too long to print everything.
     Slow,
     /// Any other error.
     Io(io::Error),

@@ -43,7 +43,7 @@ pub struct MemoryReader {
 pub struct Hashes {
     /// The hash of `smaps_rollup`, the kernel's sums over all mappings.
     pub rollup: u64,
-    /// The hash of `maps`, the list of all mappings without their values.
+    /// The hash of `maps`, which lists all mappings, but not how much memory each of them uses.
     pub maps: u64,
 }
 
@@ -80,9 +80,9 @@ impl MemoryReader {
         }
     }
 
-    /// Calls `each` once, with the kernel's own sum over all mappings of the process. The sum has the form of
-    /// a mapping. Returns `false` if there is no sum: on kernels before 4.14, in recordings, and for a
-    /// process without memory.
+    /// Calls `each` once, with the kernel's own sum over all mappings of the process, as if the sum were one
+    /// mapping. Returns `false` if there is no sum. That is the case on kernels before 4.14, in recordings of
+    /// proc, and for processes without memory.
     pub fn rollup(
         &mut self,
         process: &ProcessDir,
@@ -95,8 +95,8 @@ impl MemoryReader {
             // complete even if the process ends meanwhile, because the kernel keeps the address space alive
             // while it computes the sum. If the process has no memory, the file is empty.
             Ok(n_given) => Ok(n_given > 0),
-            // After the file was opened, the process has ended, or has executed another program. If `maps`
-            // can be read now, the process has executed another program.
+            // Since the file was opened, the process has ended or has executed another program. If the
+            // process still has mappings in `maps`, it has executed another program.
             Err(ReadError::Gone) => Err(exec_or_gone(process.as_fd(), "maps")),
             Err(error) => Err(error),
         }
@@ -153,7 +153,8 @@ impl MemoryReader {
     }
 
     /// Checks that the address space from which mappings were read last still exists. If it does not, the
-    /// read may have stopped early, and the current name of the process may be the name of another program.
+    /// process has ended or has executed another program. In both cases the read may have stopped early. If
+    /// the process runs another program now, its current name does not belong to the mappings.
     pub fn ensure_alive(&mut self, process: &ProcessDir) -> Result<(), ReadError> {
         self.last.take().map_or(Ok(()), |smaps| ensure_alive(process.as_fd(), "smaps", &smaps))
     }

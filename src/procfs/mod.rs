@@ -4,8 +4,8 @@
 //! process and not to its pid. So all files that are read through the descriptor belong to one process.
 //!
 //! Between scrapes, a process is identified by its pid and start time. The start time is read only if the
-//! inode number of the process's directory is new. A new process never gets an old inode number, but after a
-//! shortage of memory the kernel gives a new number to a process that still runs.
+//! inode number of the process's directory is new, because a new process always has a new number. After a
+//! shortage of memory, a process that still runs may get a new number, too.
 
 pub mod cgroup;
 pub mod errors;
@@ -38,8 +38,8 @@ use status::{Status, is_zombie, state_of};
 
 /// The file with vm.max_map_count. The path is relative to proc.
 pub const MAX_MAP_COUNT: &str = "sys/vm/max_map_count";
-/// The kernel's default for vm.max_map_count. If the value is lower now, the default is used instead, because
-/// a process may have started before the value was lowered.
+/// The kernel's default for vm.max_map_count. If vm.max_map_count is now below its default, the default is
+/// the limit, because a process may have started before vm.max_map_count was lowered.
 const DEFAULT_MAX_MAPPINGS: usize = 65_530;
 /// The number of mappings that are accepted in addition to vm.max_map_count. The kernel's own mappings do not
 /// count toward that value, and a process may add mappings while it is read.
@@ -196,7 +196,7 @@ impl ProcessDir {
 
     /// Returns how active the process has been, according to `stat`. A recording has no `stat`, so the size
     /// and the times of the smaps file are used instead. Returns `None` if that file was changed in the last
-    /// two seconds, because its times may be in whole seconds, and would then not show another change.
+    /// two seconds. File times may be in whole seconds, so another change in the same second might not show.
     pub fn work(&self, buffers: &mut Buffers) -> Result<Option<Work>, ReadError> {
         match self.stat(buffers) {
             Ok(stat) => return Ok(Some(stat.work)),
@@ -242,8 +242,8 @@ impl ProcessDir {
                 return Ok(());
             }
         }
-        // All version 1 paths are `/` here, and may be wrong. If the `0::` line has a path other than `/`,
-        // that path is correct. Otherwise no path shows where the process is.
+        // No thread shows a version 1 path other than `/`, and `/` may be wrong. A path other than `/` is
+        // from the `0::` line, which is correct. Without such a path, the cgroup is unknown.
         if cgroups.paths().any(|path| path != b"/") { Ok(()) } else { Err(ReadError::Gone) }
     }
 

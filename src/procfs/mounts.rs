@@ -10,10 +10,11 @@ use super::{Buffers, Proc};
 /// At most this many bytes of a process's `mountinfo` are read. The file of a process in a container is far
 /// shorter, because a container has only dozens of mounts.
 const MAX_BYTES: usize = 1 << 20;
-/// At most this many mounts are kept, and at most [`MAX_PATH_BYTES`] of their paths, because a workload may
-/// mount any number of file systems. The limits are high enough for an agent that mounts the node's root, and
-/// that sees two or three mounts for each pod.
+/// The maximum number of mounts that are kept for a process. A limit is needed because a workload may mount
+/// any number of file systems. The limit is high enough for an agent that mounts the node's root, and that
+/// sees two or three mounts for each pod.
 const MAX_MOUNTS: usize = 512;
+/// The maximum total length of the paths of these mounts.
 const MAX_PATH_BYTES: usize = 64 << 10;
 
 /// The tmpfs mounts that a process sees, and the mounts of other file systems at paths below a tmpfs mount.
@@ -25,8 +26,8 @@ pub struct Mounts {
 }
 
 /// The id of the first mount that a process sees. Processes in one mount namespace have the same first mount,
-/// unless a process has changed its root directory with chroot. `None` if `mountinfo` is empty or missing. In
-/// a recording, it is missing for processes that see no tmpfs.
+/// unless a process has changed its root directory with chroot. `None` if `mountinfo` is empty or missing. A
+/// recording has no `mountinfo` of a process that sees no tmpfs.
 pub type FirstMount = Option<u64>;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -114,7 +115,8 @@ impl Proc {
     pub fn first_mount(&self, pid: u32, buffers: &mut Buffers) -> Result<FirstMount, ReadError> {
         let process = self.process(pid, buffers)?;
         let Ok(file) = open_file(process.as_fd(), "mountinfo") else { return Ok(None) };
-        // The id is the first word of the file. For a small buffer, the kernel prints only the first lines.
+        // The id of the first mount is the first word of the file, so a small buffer is enough. It also saves
+        // time, because the kernel then prints only the first lines.
         let mut text = [0; 32];
         let n_bytes = rustix::io::read(&file, &mut text)?;
         let id = text[..n_bytes].split(|&b| b == b' ').next().and_then(|id| std::str::from_utf8(id).ok());

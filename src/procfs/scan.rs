@@ -10,14 +10,14 @@ use crate::smaps::scanner::{Mapping, Next, Scanner};
 /// The size of the chunks in which smaps is scanned. About ten reads fill a chunk, and the chunk is still in
 /// the L1 cache when it is scanned.
 pub const CHUNK: usize = 32 * 1024;
-/// Each read requests one page minus this many bytes. The kernel prints whole mappings into a page until the
-/// page holds the requested bytes (fs/seq_file.c). The last mapping usually fits into the rest of the page,
-/// because a mapping takes 700 to 850 bytes. If a whole page were requested, the kernel would print a last
-/// mapping that does not fit, discard it, and print it again for the next read. Avoiding this saves 6.5% of a
-/// scrape with 200 mappings per process.
+/// Each read requests one page minus this many bytes. The kernel prints whole mappings into a page until it
+/// has printed at least the requested bytes (fs/seq_file.c). The last mapping usually still fits into the
+/// page, because a mapping takes 700 to 850 bytes. If a whole page were requested, the last mapping would
+/// usually not fit. The kernel would discard it, and print it again for the next read. Avoiding this saves
+/// 6.5% of a scrape with 200 mappings per process.
 const LAST_MAPPING: usize = 768;
-/// The maximum length of a path in bytes, which is also the longest path that a program can open. Files in
-/// deeply nested directories can have longer paths, which are cut.
+/// Longer paths are cut to this many bytes. A program cannot open a file by a longer path, but the kernel
+/// prints longer paths for files in deeply nested directories.
 const MAX_PATH: usize = 4096;
 /// The maximum length of a line. The rest of a longer line is skipped.
 const MAX_LINE: usize = MAX_PATH + 512;
@@ -50,8 +50,8 @@ impl Limits {
 /// calls. Fails with [`ReadError::Slow`] at the deadline.
 ///
 /// Also fails if there are more mappings than a process can have. Without that limit, a process could keep
-/// the reader busy for hours: the kernel continues each read at the address where the previous read stopped,
-/// so the process could keep mapping memory above that address, and unmapping the memory below it.
+/// the reader busy for hours, because the kernel continues each read at the address where the previous read
+/// stopped. The process could keep mapping memory above that address, and unmapping the memory below it.
 pub fn scan(
     mut file: impl Read,
     chunk: &mut Vec<u8>,
@@ -187,8 +187,8 @@ mod tests {
             assert!(found == [(kept.to_vec(), 8192), (b"/next".to_vec(), 8192)], "{len}");
             assert_eq!(chunk.len(), CHUNK);
         }
-        // A recording may contain anything. Endless zeros are one line without an end, which is skipped until
-        // the deadline. Endless short lines fill the buffer. Without a deadline, they are an error at 1 MiB.
+        // A recording may contain anything. Endless zeros are a line without an end, which is read until the
+        // deadline. Endless short lines count as one mapping, which is an error at 1 MiB.
         let deadline = Some(Instant::now() + std::time::Duration::from_millis(50));
         for (text, deadline, expected) in
             [(&b"\0"[..], deadline, "took too long"), (b"Rss: 1 kB\n", None, "longer than 1 MiB")]

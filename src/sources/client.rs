@@ -42,7 +42,7 @@ enum State {
     Idle(Lister),
     Listing(JoinHandle<Listed>),
     Listed(Listed),
-    /// Takes the place of a state for a moment, while that state is moved.
+    /// A placeholder that is stored only while the real state is taken out and replaced.
     Moving,
 }
 
@@ -65,8 +65,8 @@ impl Client {
     fn live_socket(&self) -> Option<SocketId> {
         match self.runtime.block_on(UnixStream::connect(&self.socket)) {
             Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => None,
-            // The connection has succeeded, or the queue for connections is full, because the runtime hangs.
-            // A queue exists only while a process listens on the socket.
+            // The connection has succeeded, or the queue for connections is full because the runtime hangs.
+            // In both cases, a process listens on the socket.
             _ => id(&self.socket),
         }
     }
@@ -106,8 +106,8 @@ impl Source for Client {
         // tokio requires that a timer is created inside its runtime.
         let woken = self.runtime.block_on(async { timeout_at(deadline.into(), wake.woken()).await });
         if let Ok(Err(_)) = woken {
-            // No file descriptor is left, so the listing cannot continue. Waiting here keeps the caller from
-            // retrying at once.
+            // The listing cannot continue, because no file descriptor is left. Waiting until the deadline
+            // keeps the caller from retrying at once.
             wake.wait_until(deadline);
         }
     }
@@ -214,7 +214,7 @@ mod tests {
         let mut client = Client::new(Lister::Cri(Cri::new(&path))).unwrap();
         client.begin_listing();
         assert!(!client.has_runtime_ended());
-        // The new socket is created while the old socket still exists, so it must have another inode number.
+        // The old socket still exists, so the new socket cannot get the same inode number.
         let other = path.with_extension("other");
         let restarted = UnixListener::bind(&other).unwrap();
         fs::rename(&other, &path).unwrap();

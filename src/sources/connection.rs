@@ -32,8 +32,8 @@ impl std::fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// A runtime's socket. Each listing opens a new connection, because a connection that stays open can break
-/// without being noticed.
+/// The address of a runtime's socket. Each listing opens a new connection to the socket, because a connection
+/// that stays open can break without being noticed.
 #[derive(Debug)]
 pub struct Connection {
     /// The runtime's name in error messages.

@@ -2,9 +2,9 @@
 //!
 //! Each container has a link `<pod>_<namespace>_<container>-<id>.log` in `/var/log/containers`. The link may
 //! exist before the container runs, and after the container has ended; then the container has no process.
-//! Only the names of the links are read, and the links are never followed. The kubelet cuts a name so that it
-//! has 255 bytes with `.log` (pkg/kubelet/kuberuntime/legacy.go, `logSymlink`). If pod, namespace and
-//! container have long names, this cuts off the end of the id.
+//! Only the names of the links are read, and the links are never followed. The kubelet cuts a long name to
+//! 255 bytes, including `.log` (pkg/kubelet/kuberuntime/legacy.go, `logSymlink`). The end of the id is then
+//! missing.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -31,9 +31,9 @@ const GET_DEADLINE: Duration = Duration::from_secs(5);
 pub struct Containerd {
     connection: Connection,
     namespaces: Vec<String>,
-    /// The result of the last listing, by containerd namespace and container id. The value is `None` for the
-    /// sandbox container of a pod. The next listing uses the labels again, because labels do not change while
-    /// a task exists.
+    /// The containers of the last listing, by containerd namespace and container id. The value is `None` for
+    /// the sandbox container of a pod. The next listing takes the names and labels from here, because they do
+    /// not change while a task exists.
     known: HashMap<(String, String), Option<Container>>,
     /// Whether the log already says that containers are named by their ids, because containerd knows no
     /// names.
@@ -94,7 +94,8 @@ impl Containerd {
                     }
                 };
                 if let Some(container) = &mut container {
-                    // If the shim hangs, `task.pid` is 0, so the container keeps its last pid.
+                    // If the shim hangs, `task.pid` is 0, and the container keeps the pid of an earlier
+                    // listing.
                     if !is_hung {
                         container.init_pid = Some(task.pid);
                     }

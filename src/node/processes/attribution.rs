@@ -32,9 +32,9 @@ pub struct Attribution {
 /// filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A filter selected the process before, and still selects it. The name of the process is the same.
+    /// Nothing has changed. A filter still selects the process, and its name is the same.
     None,
-    /// A filter selects the process. Before, it was not selected, or it was selected under another name.
+    /// A filter now selects the process. Either no filter selected it before, or its name has changed.
     Selected,
     /// No filter selects the process.
     Deselected,
@@ -90,8 +90,8 @@ impl Attribution {
         }
     }
 
-    /// Looks up the container of the process. Returns whether the process is now in another container than
-    /// before. If so, the process is no longer selected.
+    /// Looks up the container of the process. Returns whether the process is now in another container. Such a
+    /// process counts as not selected until [`select`](Self::select) compares it with the filters.
     pub fn look_up(&mut self, index: &CgroupIndex) -> bool {
         self.is_outdated = false;
         let container = index.container_of(&self.cgroups).map(|place| place.container);

@@ -7,9 +7,9 @@
 //!    the sums over its mappings, and `maps` lists the mappings. If both files are the same as before, the
 //!    values of the last read are still correct, so the process is not read. Otherwise the process is read.
 //!
-//! `smaps_rollup` and `maps` are hashed just before a full read. If the values of that read add up to the
-//! values in `smaps_rollup`, nothing has changed between the hashing and the read. Only then are the hashes
-//! kept. No value is ever estimated, and every process is read in full at least every five minutes.
+//! `smaps_rollup` and `maps` are hashed just before a full read. The hashes are kept only if the values of
+//! the full read add up to the values in `smaps_rollup`, because otherwise the memory has changed in between.
+//! No value is ever estimated, and every process is read in full at least every five minutes.
 
 use std::time::{Duration, Instant};
 
@@ -19,15 +19,15 @@ use crate::procfs::stat::Work;
 /// A process is read in full at least this often, even if every check confirms its values.
 pub const MAX_CONFIRMED: Duration = Duration::from_secs(300);
 
-/// If this many checks in a row found that a process was active, it is read without a check in the next
-/// [`N_UNCHECKED`] scrapes. An active process is read in full after each check, so the check only adds about
-/// a twelfth of the CPU time of reading a small process.
+/// If this many checks in a row found that a process was active, the next [`N_UNCHECKED`] scrapes read the
+/// process in full without a check. A check of an active process saves nothing, because the process is read
+/// in full anyway. Such a check adds about a twelfth to the CPU time of reading a small process.
 const MIN_BUSY: u32 = 3;
 const N_UNCHECKED: u32 = 15;
 
-/// How many checks must confirm the values of a process before the cost of its checks is judged. If even the
-/// cheapest of these checks took more than three quarters of the CPU time of a full read, the process is read
-/// without a check for [`MAX_CONFIRMED`]. The cheapest check decides, because other work on the CPU makes a
+/// The CPU time of the checks is judged after this many checks have confirmed the values of a process. If
+/// even the cheapest check took more than three quarters of the CPU time of a full read, the process is read
+/// without checks for [`MAX_CONFIRMED`]. The cheapest check is used, because other work on the CPU makes a
 /// check take up to three times as long. An earlier version judged each check alone, and read 50 of 50 quiet
 /// processes in full on a busy machine.
 const MIN_COSTLY: u32 = 3;
@@ -68,7 +68,7 @@ pub struct ChangeCheck {
     /// How many checks have confirmed the values since the process was last active. Earlier checks do not
     /// count, because activity may change the size of the memory, and thus the cost of a check.
     n_confirmed: u32,
-    /// The CPU time of the cheapest of the checks that `n_confirmed` counts.
+    /// The CPU time of the cheapest check that confirmed the values since the process was last active.
     cheapest: Duration,
     /// Until this time, the process is read in full without a change check, because a check takes nearly as
     /// much CPU time as a full read. That is the case if the process has few mappings, or large ones. After
@@ -116,8 +116,8 @@ impl ChangeCheck {
         self.read_at = Some(now);
         let has_compared = matches!(check, Check::CompareWith(Some(_)));
         if fingerprint.is_none_or(|fingerprint| fingerprint.hashes.is_none()) {
-            // Usually, the process was active, so `smaps_rollup` and `maps` were not hashed. Then `cost` is
-            // the CPU time of the full read without a check.
+            // Usually there are no hashes because the process was active, so its files were not hashed. In
+            // that case, `cost` includes no hashing, and is the CPU time of the full read alone.
             self.read_cost = cost;
             self.n_confirmed = 0;
             if has_compared {
@@ -203,8 +203,8 @@ mod tests {
         quiet
     }
 
-    /// Notes a full read after the check `first`, which found that the process was active. Then notes a
-    /// second full read, and three checks that confirm its values.
+    /// Notes a full read of an active process, which followed the check `first`. Then notes another full
+    /// read, which found that the process is quiet, and three checks that confirm the values of that read.
     fn become_quiet(quiet: &mut ChangeCheck, first: Check, read: u64, check: u64, now: Instant) {
         quiet.note_read(first, AT_WORK, us(read), now);
         let next = quiet.next(now);

@@ -11,8 +11,8 @@ pub struct Job {
     pub inode: u64,
     /// What to read.
     pub detail: Detail,
-    /// Whether to read `stat` as well. `stat` shows whether the process has executed another program. This
-    /// matters if the values of the process may be kept for longer than one scrape.
+    /// Whether to read `stat` as well. A later scrape that keeps the values needs `stat`, to find out whether
+    /// the process has executed another program since.
     pub with_stat: bool,
 }
 
@@ -30,11 +30,11 @@ pub enum Detail {
         /// The number of mappings, if it is known and need not be counted.
         known_count: Option<u64>,
     },
-    /// The kernel's sum over all mappings, which is shown as `[other]`. The sum is read if the kernel takes
-    /// too long to print the mappings.
+    /// Only the kernel's sum over all mappings, which is exported as `[other]`. The sum is read instead of
+    /// the mappings if the kernel takes too long to print the mappings.
     Other {
-        /// How many mappings were printed before the read was cancelled. The process has at least this many
-        /// mappings.
+        /// The number of mappings that the kernel had printed when the slow read was cancelled. The process
+        /// has at least this many mappings.
         n_printed: u64,
     },
 }

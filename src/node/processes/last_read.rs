@@ -40,8 +40,7 @@ pub enum Content {
     Mappings,
     /// The kernel's sum over all mappings.
     Sum,
-    /// The kernel's sum over all mappings. It was read because the kernel took too long to print the
-    /// mappings.
+    /// The kernel's sum over all mappings, which was read because printing each mapping took too long.
     SumOfSlow,
 }
 
@@ -78,9 +77,8 @@ pub struct LastRead {
     /// The program that the process ran when its values were read. `None` if `stat` was not read, or did not
     /// show the addresses that identify a program.
     program: Option<Program>,
-    /// Set if the kernel took too long to print each mapping. Until the time in the first part, only the sum
-    /// over all mappings is read (`smaps_rollup`). The second part is a lower bound of the number of
-    /// mappings.
+    /// Set after the kernel took too long to print the mappings. The first value is the time until which only
+    /// their sum is read (from `smaps_rollup`). The second value is a lower bound of the number of mappings.
     summed_until: Option<(Instant, u64)>,
     count: MappingCount,
     check: ChangeCheck,

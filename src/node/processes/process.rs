@@ -22,8 +22,8 @@ use crate::totals::reading::ReadingId;
 #[derive(Debug)]
 pub struct Process {
     identity: Identity,
-    /// The previous entry for this pid, until `stat` shows the start time. An equal start time shows that
-    /// both entries are for one process. That happens after a shortage of memory, when the kernel gives a new
+    /// The process that had this pid before, while the start time of this process is still unknown. Equal
+    /// start times show that both are the same process. After a shortage of memory, the kernel may give a new
     /// inode number to the directory of a process that still runs.
     previous: Option<Box<Process>>,
     attribution: Attribution,
@@ -59,7 +59,7 @@ impl Process {
         }
     }
 
-    /// Stores the previous entry for this pid, until `stat` shows whether both are for the same process.
+    /// Stores the process that had this pid before, until `stat` shows whether both are the same process.
     pub fn set_previous(&mut self, previous: Option<Box<Process>>) {
         self.previous = previous;
     }
@@ -133,8 +133,8 @@ impl Process {
     /// Returns the ids of the readings that must be kept. A reading is the stored result of a read. The flag
     /// says whether the sums over all processes include the reading.
     ///
-    /// The reading of the previous entry for this pid is kept, but the sums do not include it. The start time
-    /// in `stat` will show whether that entry is for the same process.
+    /// The reading of the process that had this pid before is also kept, until `stat` shows whether both are
+    /// the same process. The sums do not include it.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
         let entries = std::iter::successors(Some((self, true)), |(process, _)| {
             Some((process.previous.as_deref()?, false))
@@ -147,8 +147,8 @@ impl Process {
         self.attribution.describe(self.pid())
     }
 
-    /// Takes the start time from `stat`. If the previous entry for the pid has the same start time, both
-    /// entries are for the same process. Then everything that the previous entry contains is kept.
+    /// Stores the start time that `stat` shows. If the process that had this pid before has the same start
+    /// time, both are the same process. In that case, everything that was stored for the process is kept.
     pub fn identify(&mut self, stat: Option<Stat>) {
         self.identity.learn(stat);
         let start_time = self.identity.start_time();
@@ -210,9 +210,8 @@ impl Process {
         self.found_at = Instant::now();
     }
 
-    /// Whether the process has values, or is in the pause after a long read. Both end when the process
-    /// executes another program. A scrape that does not read the memory of the process therefore checks which
-    /// program it runs. The result is false while the process is stuck: a read of it does not return.
+    /// Whether the process has values, or is in the pause after a long read. Always false while the process
+    /// counts as stuck.
     pub fn keeps_values(&self) -> bool {
         let rests = matches!(self.pause, Pause::Resting { .. });
         !self.state.is_stuck() && (self.last.has_values() || rests)
@@ -278,9 +277,8 @@ impl Process {
         is_new
     }
 
-    /// Notes that a read of the process has returned. `is_detached` says whether another read of the process
-    /// has not returned, and the scrape no longer waits for it. For example, `stat` may be read while an
-    /// earlier read of the memory still runs.
+    /// Notes that a read of the process has returned. `is_detached` says that another read of the process is
+    /// still detached: it has not returned, and the scrape no longer waits for it.
     pub fn end_read(&mut self, is_detached: bool) {
         let was_stuck = self.state.is_stuck();
         self.state.end_read(is_detached);
@@ -289,9 +287,10 @@ impl Process {
         }
     }
 
-    /// Returns whether a read must be repeated because the process has a new name. The process may have
-    /// executed a program during the read. Until then, a process that was created by vfork uses the memory of
-    /// its parent, and the read may have returned that memory. A repeated read is not repeated again.
+    /// Returns whether a read must be repeated because the process has a new name. A new name may mean that
+    /// the process has executed a program during the read. A process that was created by vfork uses the
+    /// memory of its parent before it executes a program, so the read may have returned the parent's memory.
+    /// A repeated read is not repeated again.
     pub fn repeats_for_name(&mut self, is_renamed: bool) -> bool {
         self.has_new_name = is_renamed && !self.has_new_name;
         self.has_new_name

@@ -70,8 +70,8 @@ impl ReadState {
         true
     }
 
-    /// Notes that a read of the process has returned. `is_detached` says whether another read of the process
-    /// has not returned, and the scrape no longer waits for it.
+    /// Notes that a read of the process has returned. `is_detached` says that another read of the process is
+    /// still detached: it has not returned, and the scrape no longer waits for it.
     pub fn end_read(&mut self, is_detached: bool) {
         *self = if is_detached { Self::Detached } else { Self::Idle };
     }

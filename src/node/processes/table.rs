@@ -27,10 +27,10 @@ use crate::totals::snapshot::Snapshot;
 const READ_OF_GIB: Duration = Duration::from_millis(15);
 const READ_OF_MAPPINGS: Duration = Duration::from_micros(5 * 200);
 
-/// Checks of memory use between scrapes read the cgroups of processes that are not selected. A process that
-/// was found less than this long ago is part of every check, because a new process soon leaves the cgroup in
-/// which it was forked. Any other process is part of one in [`N_CHECKS`] checks, because reading the cgroups
-/// of 120 processes in every check took a third of the check's time.
+/// Checks of memory use between scrapes also read the cgroups of processes that are not selected. Each check
+/// includes the processes that were found less than this long ago, because a new process soon leaves the
+/// cgroup in which it was forked. Any other process is included in one of [`N_CHECKS`] checks. Reading the
+/// cgroups of 120 processes in every check took a third of the check's time.
 const SETTLING: Duration = Duration::from_secs(10);
 const N_CHECKS: u32 = 8;
 
@@ -42,13 +42,13 @@ const N_CHECKS: u32 = 8;
 )]
 pub struct ProcessTable {
     table: Vec<Box<Process>>,
-    /// The table of the previous scrape, while the new one is built.
+    /// The table of the previous scrape. It is empty except while the new table is built.
     before: Vec<Box<Process>>,
     entries: Vec<Entry>,
     /// The zombies, sorted by pid. Their files are not read again, because with 20,000 zombies, that took 18%
     /// of a core.
     zombies: Vec<Entry>,
-    /// The zombies of the previous scrape, while the new list is built.
+    /// The zombies of the previous scrape. The list is empty except while the new list is built.
     zombies_before: Vec<Entry>,
     /// The number of checks so far. It wraps around.
     n_checks: u32,
@@ -163,9 +163,9 @@ impl ProcessTable {
 
     /// Reads the name and the cgroups of a process that is not read in this scrape. Drops its values if the
     /// process is in another container, or if no filter selects its new name. If a filter selects the new
-    /// name, the values are kept until `stat` shows whether the process runs another program, because
-    /// otherwise a process could hide its memory by renaming itself. `stat` is read later, because reading it
-    /// can block.
+    /// name, the values are kept until `stat` has been read. `stat` shows whether the process runs another
+    /// program, so a process cannot hide its memory by renaming itself. `stat` is read later, because reading
+    /// it can block.
     pub fn refresh_kept(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
         let Self { table, buffers, cgroups, lossy, .. } = self;
         let process = &mut table[i];
@@ -288,15 +288,13 @@ impl ProcessTable {
         (self.table[i].identity().entry() == entry).then_some(i)
     }
 
-    /// Returns the ids of the stored results of reads (readings) of all processes. The flag says whether the
-    /// sums include the reading, see [`Process::readings`].
+    /// Returns what [`Process::readings`] returns, for all processes.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
         self.iter().flat_map(Process::readings)
     }
 
     /// Registers in `snapshot` the container of each process that has values. A new listing may have replaced
-    /// a container by another container with the same labels. In that case the processes have kept their
-    /// values, but the new container must be registered.
+    /// a container by another one with the same labels, which `snapshot` does not contain yet.
     pub fn register_containers(&self, snapshot: &mut Snapshot) {
         let mut last = None;
         for process in self.iter().filter(|process| process.last().has_values()) {

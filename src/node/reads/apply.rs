@@ -108,9 +108,9 @@ fn apply_outcome<'f>(
 }
 
 /// Takes over the name and the cgroups that a read of the process has returned. Returns whether the read must
-/// be repeated. A read is repeated if the process has a new name. A read is also repeated if it confirmed the
-/// old values, but these values have been dropped in the meantime, for example because the process has moved
-/// to another container.
+/// be repeated. It must be repeated if the process has a new name. It must also be repeated if it found that
+/// the old values are still correct, but they have just been dropped, for example because the process has
+/// moved to another container.
 fn is_repeated(node: &mut Node<'_>, i: usize, memory: &Memory<'_>) -> bool {
     let is_renamed = node.processes.relocate(i, memory.comm, memory.cgroups, node.discovery);
     let process = node.processes.at(i);
@@ -121,8 +121,8 @@ fn is_repeated(node: &mut Node<'_>, i: usize, memory: &Memory<'_>) -> bool {
     process.repeats_for_name(is_renamed) || has_lost_values
 }
 
-/// Replaces the values of a process with the values from a read, unless the read found that nothing has
-/// changed.
+/// Stores the result of a read. If the read returned values, they replace the values of the process. If the
+/// read found that nothing has changed, the process keeps its values.
 fn keep_values(
     reads: &mut Reads,
     process: &mut Process,

@@ -19,7 +19,7 @@ impl Attempts {
     /// `n_mappings` is the number of mappings that the failed attempt has read.
     pub fn next(&mut self, detail: Detail, error: ReadError, n_mappings: u64) -> Result<Detail, ReadError> {
         match error {
-            // The process now runs another program. That program is read immediately.
+            // The process now runs another program, so its memory is read again immediately.
             ReadError::Exec if !self.is_repeated => {
                 self.is_repeated = true;
                 self.n_execs += 1;

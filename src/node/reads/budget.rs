@@ -48,8 +48,10 @@ impl Budget {
     /// Begins a scrape.
     ///
     /// Subtracts the overhead of the previous scrape from the credit, as an estimate of the overhead of this
-    /// scrape. The overhead is the CPU time of a scrape without its reads of processes. Credit from the time
-    /// before the last scrape is lost, so an idle hour does not allow a long burst.
+    /// scrape. The overhead is the CPU time of a scrape without its reads of processes.
+    ///
+    /// The credit is capped at what was earned since the previous scrape began, so that an idle hour does not
+    /// allow a long burst.
     pub fn begin_scrape(&mut self, now: Instant) {
         let before = self.began_at.replace(now);
         self.credit.earn(now, self.longest());
@@ -80,8 +82,9 @@ impl Budget {
     }
 
     /// Returns the longest time for which credit is collected. Credit is the CPU time that may still be used.
-    /// The result is usually [`MAX_ELAPSED`]. If scrapes must be further apart than that, the result is the
-    /// time between two scrapes, because a scrape needs the credit of all that time.
+    /// The result is usually [`MAX_ELAPSED`]. If the time between two scrapes must be longer than
+    /// [`MAX_ELAPSED`], the result is the time between two scrapes, because a scrape needs the credit of all
+    /// that time.
     fn longest(&self) -> Duration {
         MAX_ELAPSED.max(self.least_distance())
     }
@@ -97,9 +100,8 @@ impl Budget {
     }
 
     /// Ends a scrape. `overhead` is the CPU time of the scrape without its reads of processes.
-    /// [`begin_scrape`](Self::begin_scrape) has already subtracted an estimate from the credit, namely the
-    /// overhead of the previous scrape. So only the difference between `overhead` and the estimate is
-    /// subtracted here. The CPU time of each read is subtracted by [`spend`](Self::spend).
+    /// [`begin_scrape`](Self::begin_scrape) has already subtracted an estimate of `overhead` from the credit,
+    /// so only the difference is subtracted here.
     pub fn end_scrape(&mut self, overhead: Duration) {
         let before = std::mem::replace(&mut self.overhead_seconds, overhead.as_secs_f64());
         self.credit.spend(self.overhead_seconds - before);

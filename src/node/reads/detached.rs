@@ -23,9 +23,9 @@ pub struct DetachedReads(Vec<DetachedRead>);
 struct DetachedRead {
     job: Job,
     thread: u32,
-    /// When the thread was last seen to have used CPU time.
+    /// When the thread that runs the read was last seen to have used CPU time.
     ran_at: Instant,
-    /// The total CPU time that the thread had used at that time.
+    /// The total CPU time that the thread had used at `ran_at`.
     cpu_time: Duration,
     is_stuck: bool,
 }
@@ -49,9 +49,9 @@ impl DetachedReads {
         jobs.filter(move |job| (job.pid, job.inode) == (process.pid, process.inode))
     }
 
-    /// Returns a read that has become stuck since the last call, if there is one. `cpu_time_of` returns the
-    /// CPU time of a thread. Several reads may have become stuck, so this must be called until it returns
-    /// `None`.
+    /// Returns a read that has become stuck, if there is one. Each stuck read is returned only once. Several
+    /// reads may have become stuck, so this must be called until it returns `None`. `cpu_time_of` returns the
+    /// CPU time of a thread.
     pub fn next_stuck(&mut self, now: Instant, cpu_time_of: impl Fn(u32) -> Option<Duration>) -> Option<Job> {
         for read in self.0.iter_mut().filter(|read| !read.is_stuck) {
             let cpu_time = cpu_time_of(read.thread).unwrap_or(read.cpu_time);
@@ -84,8 +84,8 @@ mod tests {
         Job { pid, inode: 7, detail: Detail::Mappings(Check::ReadAll), with_stat: false }
     }
 
-    /// Returns the pids of the processes with a read that has become stuck since the last call. The call is
-    /// made `ms` milliseconds after `start`. `cpu_ms` is the CPU time of threads 0 and 1 in milliseconds.
+    /// Returns the pids of the processes with newly stuck reads, `ms` milliseconds after `start`. `cpu_ms` is
+    /// the CPU time that thread 0 and thread 1 have used by then, in milliseconds.
     fn stuck(reads: &mut DetachedReads, start: Instant, ms: u64, cpu_ms: [u64; 2]) -> Vec<u32> {
         let cpu_time = |thread: u32| Some(Duration::from_millis(cpu_ms[thread as usize]));
         let now = start + Duration::from_millis(ms);

@@ -8,8 +8,7 @@ use crate::procfs::errors::ReadError;
 /// What the result of a read means for its process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The read was stuck, which means that it did not return for a while. Its values are not used, because
-    /// they may be from before that wait.
+    /// The read was stuck for most of its duration, so its values may be out of date. They are not used.
     Outdated,
     /// The mappings overlapped in two attempts in a row. The previous values are kept.
     Torn,
@@ -31,17 +30,17 @@ pub enum Outcome {
     Read {
         /// Whether the process has executed another program since the previous read.
         has_executed: bool,
-        /// Whether the process must be read again, to get each of its mappings. This read returned only the
-        /// sum over all mappings, because the kernel took too long to print them before. The process now runs
-        /// another program, and printing its mappings may take less time.
+        /// Whether the process must be read again, to get each of its mappings. This read returned only their
+        /// sum, because the kernel took too long to print the mappings of an earlier program. The mappings of
+        /// the program that the process runs now may take less time.
         needs_mappings: bool,
     },
 }
 
 /// Returns what the result of a read means. `process` is in the state before the result is applied.
 pub fn outcome(job: &Job, finding: &Finding<'_>, process: &Process) -> Outcome {
-    // A read that was stuck for its whole duration has used CPU time for less than a tenth of that duration.
-    // If the read has used more, it was stuck for a moment only.
+    // A stuck read uses almost no CPU time. If this read used CPU time for at least a tenth of its duration,
+    // it was stuck only briefly, and its values are used.
     if process.state().is_stuck() && finding.cost.cpu_time * 10 < finding.cost.elapsed {
         return Outcome::Outdated;
     }

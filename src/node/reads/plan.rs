@@ -1,11 +1,11 @@
 //! Decides the order in which processes are read. This module does no I/O.
 //!
 //! All containers with processes to read get equal shares of the read time (start-time fair queueing), so
-//! that no container can starve another. Some processes of a container have values from an earlier read, and
-//! some have no values yet. While processes of both kinds wait, each kind gets half of the container's share.
-//! Without this rule, a workload that forks faster than the budget allows could keep its other processes from
-//! being read. Of two processes of the same kind in a container, the process that has waited longer is read
-//! first.
+//! that no container can starve another. Some processes of a container were read before, and some were not.
+//! While processes of both kinds wait, each kind gets half of the container's share. Otherwise a workload
+//! that forks faster than the budget allows could use up the share with its new processes, and the processes
+//! that were read before would never be read again. Of two processes of the same kind in a container, the
+//! process that has waited longer is read first.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -19,7 +19,7 @@ use crate::node::containers::table::ContainerId;
 pub struct Due {
     /// The position of the process in the table of processes.
     pub position: u32,
-    /// The container that is charged for the read.
+    /// The container of the process. The CPU time of the read counts towards the share of this container.
     pub container: ContainerId,
     /// Whether the process has not been read before.
     pub is_new: bool,
@@ -32,9 +32,9 @@ pub struct Due {
 pub struct Plan {
     due: Vec<Due>,
     groups: Vec<Group>,
-    /// The groups that still have processes to read. An entry is the container's CPU time in [`Share::tag`],
-    /// and the position of the group in `groups`. The heap returns the entry with the lowest `tag` first,
-    /// because its container is served next.
+    /// The containers that still have processes to read. Each entry consists of the container's
+    /// [`Share::tag`] and its position in `groups`. The heap returns the container with the lowest `tag`
+    /// first.
     waiting: BinaryHeap<Reverse<(Duration, usize)>>,
     /// The position in `groups` of the group from which [`pop`](Self::pop) last took a process.
     served: Option<usize>,
@@ -60,7 +60,8 @@ struct Share {
     /// with the lowest `tag` is served next.
     tag: Duration,
     /// The CPU time spent on processes that were read before (`old`), and on processes that were not read
-    /// before (`new`). Each scrape subtracts the smaller time from both, because only the difference matters.
+    /// before (`new`). Only the difference matters, so each scrape subtracts the smaller of `old` and `new`
+    /// from both.
     old: Duration,
     new: Duration,
     is_due: bool,

@@ -152,8 +152,9 @@ impl Reader {
         };
         let is_sum = sum.is_some();
         // The process may execute another program between the read of its memory and the read of its name. If
-        // the mappings were read, `ensure_alive` detects this below. If only the kernel's sum over the
-        // mappings was read, the name is compared with the name before the sum was read.
+        // the mappings were read, `ensure_alive` detects this below. If only the kernel's sum was read,
+        // `self.comm` still contains the name from before that read, and a different name now shows the
+        // change.
         if is_sum && process.comm(&mut self.buffers)? != self.comm {
             return Err(ReadError::Exec);
         }
@@ -239,9 +240,8 @@ impl Reader {
         self.comm.clear();
         self.comm.extend_from_slice(process.comm(&mut self.buffers)?);
         match process.cgroups(&mut self.buffers, &mut self.cgroups) {
-            // The process maps nothing, and no `cgroup` file of its threads shows its cgroups, so the process
-            // is probably a zombie. The read succeeds without the cgroups, because there is no memory to
-            // attribute to a container.
+            // The process maps nothing, and its cgroups cannot be read, so it is probably a zombie. The read
+            // succeeds without the cgroups, because there is no memory to attribute to a container.
             Err(ReadError::Gone) if self.process_sums.is_empty() && content != Content::Unchanged => {
                 self.cgroups.clear();
                 Ok(())
@@ -262,8 +262,8 @@ impl Reader {
     }
 }
 
-/// Takes a new fingerprint of a process. Returns whether the memory is unchanged since the fingerprint
-/// `before`, and the new fingerprint.
+/// Takes a new fingerprint of a process, and compares it with the earlier fingerprint `before`. Returns
+/// whether the memory is unchanged, and the new fingerprint.
 fn compare(
     process: &ProcessDir,
     before: Option<Fingerprint>,

@@ -18,8 +18,8 @@ use crate::procfs::this_process::cpu_time_of_thread;
 use crate::procfs::{Entry, Proc};
 use crate::totals::snapshot::Snapshot;
 
-/// A read begins only if the time until its container reaches a limit is at least this many times the
-/// expected duration of the read.
+/// A process is not read if its container may reach a memory limit within this many times the expected
+/// duration of the read.
 const MARGIN: u32 = 3;
 
 /// The parts of the node that a read needs.
@@ -164,9 +164,9 @@ impl Reads {
     /// Queues the selected processes for which `wanted` is true. A process is not queued during the pause
     /// after a long or refused read, or while an earlier read of the process has not returned.
     ///
-    /// A process that is not queued may keep the values of its last read. This function reads its name and
-    /// cgroups, because they show whether the values still belong to the process. [`next`](Self::next) checks
-    /// later which program the process runs, because that check can block.
+    /// A process that is not queued may keep the values of its last read. The values are dropped here if the
+    /// name or the cgroups of the process show that they no longer belong to it. [`next`](Self::next) later
+    /// reads `stat`, which shows the program that the process runs, but can block.
     pub fn queue(&mut self, node: &mut Node<'_>, now: Instant, wanted: impl Fn(&Process) -> bool) {
         let Self { plan, kept, .. } = self;
         kept.clear();
@@ -247,14 +247,14 @@ impl Reads {
         None
     }
 
-    /// Begins a read of memory. If the budget was recently too small for all processes, later scrapes may
-    /// keep the values of this read. The read then includes `stat`, which shows which program the values
-    /// belong to. At other times `stat` is not read, because that would take up to a twelfth of the CPU time
-    /// of reading a small process.
+    /// Begins a read of memory. If the budget was recently too small to read all processes, the read includes
+    /// `stat`, which shows the program that the process runs. A later scrape that has no CPU time to read the
+    /// process can then compare the programs, and keep the values if they are the same. At other times `stat`
+    /// is not read, because that would take up to a twelfth of the CPU time of reading a small process.
     fn begin_memory(&mut self, process: &mut Process, snapshot: &Snapshot, thread: u32) -> Job {
         let now = Instant::now();
         let is_short = self.left_out_at.is_some_and(|at| now.saturating_duration_since(at) < MAX_CONFIRMED);
-        // Paths that were merged before can be separated again only if all mappings are read.
+        // Some paths of the last read were merged into `[other]`. Only a full read can show them again.
         let has_merged = process.last().reading().is_some_and(|id| snapshot.has_merged(id));
         let reads_all = self.always_reads || has_merged;
         let job = process.memory_job(self.reads_sums, reads_all, is_short, now);
@@ -268,9 +268,9 @@ impl Reads {
         job
     }
 
-    /// Whether a read of this process would probably block, and occupy a thread for good. The result is
-    /// always false while fewer than [`MAX_DETACHED`] threads run reads that the scrape no longer waits for,
-    /// because another blocked thread does no harm then.
+    /// Whether the process must be skipped, because a read of it would probably block a thread for good. No
+    /// process is skipped while fewer than [`MAX_DETACHED`] threads run reads that the scrape no longer waits
+    /// for, because one more blocked thread does no harm then.
     fn looks_stuck(&mut self, node: &mut Node<'_>, i: usize) -> bool {
         let is_waiting =
             self.detached.count() >= MAX_DETACHED && node.processes.has_waiting_thread(i, node.proc);
@@ -296,7 +296,8 @@ impl Reads {
         self.plan.repeat(i);
     }
 
-    /// Adds the CPU time of a read to the CPU time that was used to read the processes of this container.
+    /// Adds the CPU time of a read to what the reads of this container have used. `is_new` says that this was
+    /// the first read of the process.
     pub fn charge(&mut self, container: ContainerId, is_new: bool, cost: Duration) {
         self.plan.charge(container, is_new, cost);
     }
