@@ -61,7 +61,8 @@ impl Signals {
         work: impl FnOnce() -> Result<T, String> + Send + 'static,
     ) -> Result<Result<T, String>, Received> {
         let (sender, receiver) = oneshot::channel();
-        // After a signal, the receiver is dropped. Then send() fails, and the result is dropped, too.
+        // After a signal, nothing receives the result of `work`. So send() may fail, and its error is
+        // ignored.
         let work = move || _ = sender.send(work());
         if let Err(error) = thread::Builder::new().spawn(work) {
             return Ok(Err(format!("cannot start a thread: {}", plain(&error))));
