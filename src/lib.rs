@@ -131,7 +131,7 @@ pub enum Failure {
     /// The options are valid, but the program cannot work with them on this system. For example, proc or the
     /// socket is missing, or the address is in use.
     Start(String),
-    /// A signal ended the program before its work was done.
+    /// A signal interrupted a command that would end by itself, such as `--help`.
     Signal(Received),
 }
 

@@ -170,8 +170,8 @@ pub struct Publisher {
     n_published: u64,
 }
 
-/// Returns a [`Publisher`] for the scrape thread, and a [`Published`] for the HTTP thread. The HTTP thread
-/// gets from [`Published`] what the scrape thread publishes.
+/// Returns a [`Publisher`] for the scrape thread, and a [`Published`] with which the HTTP thread gets what
+/// the scrape thread publishes.
 pub fn publisher() -> (Publisher, Published) {
     let published = Published::default();
     (Publisher { published: published.clone(), next: None, n_published: 0 }, published)

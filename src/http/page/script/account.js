@@ -28,12 +28,12 @@ const colourOf = part => ({ page_cache: 'file', shmem: 'shm', remainder: 'differ
 for (const part of [...UNMAPPED, ...OF_CONTAINER, 'difference', ...NODE_PARTS]) {
 	KINDS[part] = nameOfPart(part).replace(/^./, c => c.toUpperCase());
 }
-// In the tree, each part of the memory use of a container, a pod or the node has a node of its own. The name
-// of this node is TILE followed by the name of the part. No command, container or pod can have such a name: a
+// Each part of the memory use of a container, a pod or the machine has its own tree node. The name of the
+// tree node is TILE followed by the name of the part. No command, container or pod can have such a name: a
 // command has at most 15 bytes, which is too short, and Kubernetes allows no _ in names.
 const TILE = 'cgroup_memory_', CHARGED = 'charged_memory', NODE = 'node_memory', LAYERS = [CHARGED, NODE];
-// Returns the kind and the displayed text of a node that shows a part of a memory use. `tile` is the name of
-// the node without the prefix TILE.
+// Returns the kind and the displayed text of a tree node that shows a part of a memory use. `tile` is the
+// name of the tree node without the prefix TILE.
 function tileOf(tile) {
 	const [, where, part] = /^(?:(outside|node)_)?(.*)/s.exec(tile);
 	if (where === 'outside') return [where, 'outside containers: ' + (part === 'kernel'
@@ -82,10 +82,10 @@ function findPlaceOf(names) {
 	for (const name of names) n = n?.by?.get(name);
 	return n?.level === LEVELS[names.length - 1] ? n : null;
 }
-// Adds the accounts to the tree, and computes two fields that the user can select: Charged memory and Node
-// memory. Charged memory is the memory use of each container. Node memory also has the memory use of each
-// pod, and MemTotal of the node. In both fields, a container consists of its mapped paths by PSS, the parts
-// that no process maps, and the part `difference` for all other memory.
+// Adds the memory use of containers and pods to the tree, and computes two fields that the user can select:
+// Charged memory and Node memory. Charged memory is the memory use of each container. Node memory also has
+// the memory use of each pod, and MemTotal of the node. In both fields, a container consists of its mapped
+// paths by PSS, the parts that no process maps, and the part `difference` for all other memory.
 function charge() {
 	for (const a of accounts.values()) if (a.n) a.n.account = null;
 	ofNode = reading.get('[]');
@@ -141,9 +141,9 @@ function addToPod(a) {
 		parts[part] = (parts[part] || 0) + v;
 }
 // Completes the parts of a pod's account, which so far are the sums of its listed containers. The memory that
-// is charged to the pod, but to none of its containers, becomes the part `outside`. If the parts add up to
-// less than the pod's memory use, for example because some containers are not listed, the part `rest` gets
-// the difference. If they add up to more, the excess is subtracted from the part `remainder`.
+// is charged to the pod, but to none of its containers, is the part `outside`. If the parts add up to less
+// than the pod's memory use, for example because some containers are not listed, the part `rest` gets the
+// difference. If they add up to more, the excess is subtracted from the part `remainder`.
 function completePod(a) {
 	const outside = sumOfAll([...a.more.values()]), left = a.current - a.inside - outside;
 	if (a.more.size) a.parts.outside = outside;
@@ -152,7 +152,7 @@ function completePod(a) {
 }
 // Makes the tiles for the memory use of a container, a pod or the node. A tile is a rectangle of the treemap
 // for one part of the memory use. The tiles must add up to `left`. If the parts add up to less, one more tile
-// shows the difference, and its kind is `rest`. If the parts add up to more, the difference is stored as
+// with the name in `rest` shows the difference. If the parts add up to more, the difference is stored as
 // `over`.
 function divide(a, left, parts, rest = 'difference') {
 	const some = parts.filter(([, v]) => v > 0);

@@ -78,8 +78,8 @@ const matters = (f, n, v) => abs(v) >= max(f.bytes ? 1048576 : 1, abs(at(f, n) |
 // Returns the remembered values of a node as a list of [time, value].
 const dotsOf = (f, n) => since().points.map(p => [p.t, valueAt(p, f, n)]).filter(([, v]) => v === v);
 // Returns the points [time, value] of the line that shows how a node of the tree has grown. Usually the value
-// is that of the field `f`. If isByOwn(f, n), the value is the growth in private and resident bytes since the
-// page was opened, or since the user started a measurement.
+// is that of the field `f`. If isByOwn() returns true, the value is the growth in private and resident bytes
+// since the page was opened, or since the user started a measurement.
 function growthOf(f, n) {
 	if (!isByOwn(f, n)) return dotsOf(f, n);
 	return since().points.filter(p => p.columns.has('own'))
