@@ -15,9 +15,9 @@ pub struct Credit {
 }
 
 impl Credit {
-    /// Returns unlimited credit. Call [`limit`](Self::limit) or [`cap`](Self::cap) to limit the credit. From
-    /// then on, the credit grows by `fraction` seconds per second of elapsed time. If `fraction` is 0, the
-    /// credit stays unlimited.
+    /// Returns unlimited credit. A call of [`limit`](Self::limit) or [`cap`](Self::cap) limits the credit,
+    /// which then grows by `fraction` seconds per second of elapsed time. A `fraction` of 0 means that the
+    /// credit is always unlimited.
     pub fn new(fraction: f64) -> Self {
         Self { fraction, seconds: f64::INFINITY, credited_at: None }
     }
@@ -28,23 +28,23 @@ impl Credit {
         self.fraction
     }
 
-    /// Returns credit that grows by `fraction` seconds per second of elapsed time. It begins with the credit
-    /// that is earned in the time `longest`.
+    /// Returns credit that grows by `fraction` seconds per second of elapsed time. The credit begins at
+    /// `fraction` times `longest`.
     pub fn full(fraction: f64, longest: Duration) -> Self {
         let mut credit = Self::new(fraction);
         credit.cap(longest);
         credit
     }
 
-    /// Adds the credit that was earned since the last call. Then limits the total credit to what is earned in
-    /// the time `longest`.
+    /// Adds the credit that was earned since the last call. The total credit is then at most `fraction` times
+    /// `longest`.
     pub fn earn(&mut self, now: Instant, longest: Duration) {
         let Some(before) = self.credited_at.replace(now) else { return };
         self.seconds += self.fraction * now.saturating_duration_since(before).as_secs_f64();
         self.cap(longest);
     }
 
-    /// Reduces the credit to what is earned in the time `longest`, if there is more.
+    /// Reduces the credit to `fraction` times `longest`, if the credit is larger.
     pub fn cap(&mut self, longest: Duration) {
         if self.fraction > 0.0 {
             self.seconds = self.seconds.min(self.fraction * longest.as_secs_f64());

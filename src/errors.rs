@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// `EPERM`.
 static IS_SANDBOXED: AtomicBool = AtomicBool::new(false);
 
-/// Makes later error texts for `EPERM` say that the sandbox may be the reason.
+/// From this call on, the text of every `EPERM` error says that the sandbox may be the reason.
 pub(crate) fn blame_sandbox() {
     IS_SANDBOXED.store(true, Ordering::Relaxed);
 }
 
-/// The number of EPERM, which is the same on every system.
+/// The error number that `EPERM` stands for, which is the same on every system.
 const EPERM: i32 = 1;
 
 /// Returns the text of a system error in lower case and without the error's number. For example, std writes
@@ -23,8 +23,8 @@ pub(crate) fn plain(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(number) => {
             let text = text.trim_end_matches(&format!(" (os error {number})")).to_lowercase();
-            // In the sandbox, system calls that are not on its list fail with this error. Without this hint,
-            // nothing in the message would point to the sandbox.
+            // The sandbox may have refused the system call with EPERM. The system's error text does not show
+            // this.
             if number == EPERM && IS_SANDBOXED.load(Ordering::Relaxed) {
                 return text + " (or not allowed by the sandbox: see --sandbox)";
             }

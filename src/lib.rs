@@ -131,7 +131,7 @@ pub enum Failure {
     /// The options are valid, but the program cannot work with them on this system. For example, proc or the
     /// socket is missing, or the address is in use.
     Start(String),
-    /// A signal ended the program before its work was done.
+    /// A signal interrupted a command that would end by itself, such as `--help`.
     Signal(Received),
 }
 
@@ -283,8 +283,9 @@ fn no_demand(error: io::Error) -> String {
 
 /// Returns the function that the scrape thread calls after each scrape and after each check of memory use.
 /// The scrape thread also calls the function while it waits for the next scrape or check. Every call
-/// publishes new OOM records. A call after a successful scrape also publishes the exposition. A call that
-/// follows no scrape renders the requested views, which are expositions for requests with parameters.
+/// publishes new OOM records. A call after a successful scrape also publishes the exposition. A call after a
+/// check, or during the wait, renders the requested views, which are expositions for requests with
+/// parameters.
 fn publish_each(
     mut publisher: Publisher,
     ooms: Document,

@@ -18,8 +18,8 @@ use rustix::io::Errno;
 /// The target of log lines about OOM kills. These lines have the same rank as errors.
 pub const OOM_KILL: &str = "oom_kill";
 
-/// The maximum size of the queue in bytes. The queue has room for about 5,000 lines of 150 bytes. The longest
-/// line is about an OOM kill and has at most 200 KiB.
+/// The maximum size of the queue in bytes. The queue has room for about 5,000 lines of 150 bytes, or for five
+/// of the longest lines, which are about OOM kills and have at most 200 KiB.
 const MAX_BYTES: usize = 1 << 20;
 /// The memory that a queued line needs besides its text: its slot in the queue, and the allocator's overhead.
 const LINE_OVERHEAD: usize = 64;
@@ -187,8 +187,8 @@ pub fn init(level: LevelFilter) {
     }
 }
 
-/// Starts the thread that writes the queued lines. The new thread inherits this thread's capabilities, so
-/// drop the capabilities before this call.
+/// Starts the thread that writes the queued lines. Drop capabilities before this call, because the new thread
+/// inherits the capabilities of the calling thread.
 ///
 /// Fails with the system's error if the thread cannot be started.
 pub fn start() -> io::Result<()> {

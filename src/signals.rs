@@ -21,8 +21,8 @@ use crate::errors::plain;
 pub struct Received {
     /// The name of the signal, such as `SIGTERM`.
     pub name: &'static str,
-    /// The exit code if the signal ends the program before its work is done. As in shells, it is 128 plus the
-    /// number of the signal.
+    /// The exit code if the signal interrupts a command that would end by itself, such as `--help`. As in
+    /// shells, it is 128 plus the number of the signal.
     pub exit_code: u8,
 }
 
@@ -61,7 +61,7 @@ impl Signals {
         work: impl FnOnce() -> Result<T, String> + Send + 'static,
     ) -> Result<Result<T, String>, Received> {
         let (sender, receiver) = oneshot::channel();
-        // After a signal, the receiver is dropped. Then send() fails, and the result is dropped, too.
+        // After a signal, nothing receives the result of `work`. Then send() fails, and the error is ignored.
         let work = move || _ = sender.send(work());
         if let Err(error) = thread::Builder::new().spawn(work) {
             return Ok(Err(format!("cannot start a thread: {}", plain(&error))));

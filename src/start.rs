@@ -96,8 +96,8 @@ pub fn shape(options: &Options) -> Shape {
 }
 
 /// Returns the queue of requests to `/metrics` with parameters, which replace options of the command line. A
-/// request is not queued if its parameters change nothing, because each scrape already renders the exposition
-/// for it.
+/// request is not queued if its parameters change nothing. Such a request gets the exposition that each
+/// scrape renders.
 pub fn views(options: &Options) -> http::views::Views {
     let max_samples = options.max_samples;
     let options = options.clone();

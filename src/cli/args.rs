@@ -52,8 +52,8 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
                 None => return Err(unknown_option("--", name)),
             },
             Arg::Short(letter) => {
-                // double_dashes() has changed each valid long option with one dash, such as `-addr`, into the
-                // form with two dashes. So this argument is `-h`, `-V` or an unknown option. The parser
+                // `-h` and `-V` are the only valid options with one dash here. A long option with one dash,
+                // such as `-addr`, already has two dashes, because double_dashes() has added one. The parser
                 // splits an unknown option such as `-adr` into its first letter and the rest.
                 let rest = parser.optional_value().unwrap_or_default();
                 return match (letter, rest.is_empty()) {

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 pub use self::wake::Wake;
 
-/// A result stays fresh for at least this long after its scrape has ended, however long the scrape took.
+/// For at least this long after the end of a scrape, or for the scrape interval if that is shorter, requests
+/// get the scrape's result without a new scrape.
 const MIN_FRESH: Duration = Duration::from_millis(200);
 /// For this long after a request that needs the paths of mappings, every scrape reads paths.
 const PATHS_PERIOD: Duration = Duration::from_secs(300);
@@ -20,8 +21,8 @@ const PATHS_PERIOD: Duration = Duration::from_secs(300);
 /// The requests for scrapes. The scrape thread and the HTTP thread share them.
 #[derive(Debug)]
 pub struct Demand {
-    /// The shortest time between the starts of two scrapes. A result also stays fresh for this long after the
-    /// start of its scrape.
+    /// The shortest time between the starts of two scrapes. For this long after the start of a scrape,
+    /// requests get the scrape's result without a new scrape.
     interval: Duration,
     state: Mutex<State>,
     /// Wakes the scrape thread when a scrape is requested.
@@ -56,13 +57,14 @@ struct State {
     /// The time until which scrapes read the paths of mappings, and the number of successful scrapes that may
     /// lack paths. `None` before the first request for paths.
     paths: Option<(Instant, u64)>,
-    /// Whether a request needs a further scrape, which begins only after the running scrape has ended.
+    /// Whether a request needs another scrape after the running scrape, because the running scrape may not
+    /// read paths.
     is_another_requested: bool,
 }
 
 impl Demand {
     /// Creates a `Demand`, and requests the first scrape. `interval` is the shortest time between the starts
-    /// of two scrapes. A result also stays fresh for `interval`.
+    /// of two scrapes.
     ///
     /// Fails with the system's error if no file descriptor is left.
     pub fn new(interval: Duration, now: Instant) -> io::Result<Self> {
@@ -93,10 +95,10 @@ impl Demand {
     /// without paths cannot answer this request.
     pub fn request_paths(&self, now: Instant) -> Freshness {
         let mut state = self.lock();
-        // The scrapes that have succeeded may lack paths, and so may the running scrape, because paths are
-        // read only on request. `n_without` is the number of these scrapes. The last result has paths if more
-        // than `n_without` scrapes have succeeded. While an earlier request for paths is in effect, its
-        // `n_without` is used again.
+        // Paths are read only on request, so the earlier scrapes and the running scrape may lack paths.
+        // `n_without` is the number of these scrapes. The last result has paths if more than `n_without`
+        // scrapes have succeeded. If an earlier request has already switched on the reading of paths, its
+        // `n_without` is used.
         let n_without = state.n_succeeded + u64::from(state.is_running);
         let n_without = state.paths.filter(|(until, _)| now < *until).map_or(n_without, |(_, n)| n);
         state.paths = Some((now + PATHS_PERIOD, n_without));

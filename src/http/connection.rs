@@ -93,8 +93,8 @@ impl Connection {
         !self.client.has_slot || matches!(self.state, State::Closing | State::Ended)
     }
 
-    /// The HTTP thread's CPU time has one limit for requests and one for responses. Returns which of them the
-    /// next step of this connection counts towards.
+    /// Returns whether the CPU time of the connection's next step counts as time for requests or for
+    /// responses. The two have separate limits.
     pub fn account(&self) -> Account {
         match self.state {
             State::Pending(_) | State::Writing { .. } => Account::Responses,
@@ -120,8 +120,8 @@ impl Connection {
         }
     }
 
-    /// Returns the time at which the connection must make its next step, even without a socket event. This is
-    /// the deadline of its state, or an earlier time. It may be in the past.
+    /// Returns the time at which the connection must make its next step, even if its socket is not ready. A
+    /// time in the past means that the step is due now.
     pub fn next_turn(&self, site: &Site) -> Instant {
         match &self.state {
             State::Pending(pending) => pending.waits_until(site).unwrap_or(self.since),
@@ -264,8 +264,8 @@ impl Connection {
     pub fn can_be_evicted(&mut self, now: Instant) -> bool {
         match self.state {
             State::Idle | State::ReadingHead => {
-                // Bytes that complete the request may still wait in the socket, so they are received first.
-                // If receiving fails, the client has closed the connection.
+                // The last bytes of a request may have arrived, but may still be in the socket. So the socket
+                // is read here. If reading fails, the client has closed the connection.
                 let is_gone = !self.may_hold_request && self.receive(now).is_err();
                 is_gone || matches!(parse_head(&self.received), Parsed::Incomplete)
             }

@@ -16,8 +16,8 @@ pub struct Connections {
     /// connection needs no slot while it waits for a scrape, or while it is closing. If no slot is free, a
     /// new connection gets a single response, and is then closed.
     n_slots: usize,
-    /// The maximum number of connections that are closing or have no slot. If there are more, the oldest of
-    /// these connections are closed immediately, even if a client has not received the whole response.
+    /// The maximum number of connections that are closing or get only a single response. If there are more,
+    /// the oldest of these connections are closed immediately.
     n_others: usize,
 }
 
@@ -38,12 +38,13 @@ impl Connections {
         has_slot
     }
 
-    /// Closes one connection to free its slot. Returns whether a connection was closed.
+    /// Closes one connection to free its slot, which is a place for one open connection. Returns whether a
+    /// connection was closed.
     ///
-    /// Connections from the address that holds most slots are tried first. Among them, idle connections are
-    /// tried first, then those that receive the head of a request, then those with a response. A connection
-    /// that still makes progress is skipped, unless its address holds at least two slots more than
-    /// `newcomer`, the address of the new connection.
+    /// Connections from the client address that holds most slots are tried first. Among them, idle
+    /// connections are tried first, then those that receive the head of a request, then those with a
+    /// response. A connection that still makes progress is usually skipped. It is closed only if its client
+    /// address holds at least two slots more than the address of the new connection, `newcomer`.
     pub fn evict(&mut self, newcomer: Option<IpAddr>, now: Instant) -> bool {
         let n_slots = self.n_slots_by_address();
         let n_wanted = newcomer.map(|peer| n_slots.get(&peer).map_or(1, |n| n + 1));
@@ -73,8 +74,8 @@ impl Connections {
         n_slots
     }
 
-    /// Removes the connections that have passed their deadline. Then removes the oldest connections that are
-    /// closing or have no slot, until at most `n_others` of them are left.
+    /// Removes the connections that have passed their deadline. If more than `n_others` connections are
+    /// closing or get only a single response, also removes the oldest of these connections.
     pub fn expire(&mut self, now: Instant) {
         self.open.retain(|connection| now < connection.deadline());
         let mut others: Vec<_> = self.open.iter().filter(|c| c.is_surplus()).map(|c| c.since).collect();
@@ -154,8 +155,8 @@ mod tests {
             let mut connections = limited(1, 0);
             let (connection, client) = connect(now, bytes);
             connections.admit(connection, now);
-            // After three turns, each connection has parsed its bytes and has written as much of a response
-            // as the client's socket takes.
+            // Three turns are enough to parse the bytes and to write a response until the socket's buffer is
+            // full.
             (0..3).for_each(|_| connections.open[0].turn(&site, now));
             assert_eq!(connections.open[0].next_turn(&site), now + limit);
             connections.expire(now + limit - MS);
@@ -194,8 +195,8 @@ mod tests {
         let (now, site) = (Instant::now(), Site::of(&vec![b'x'; 8 << 20]));
         let mut connections = limited(4, 9);
         let mut clients = Vec::new();
-        // The last byte of each client's address, in the order in which the clients connect. The first four
-        // connections take all four slots. Each further connection needs the slot of an earlier one.
+        // Each number is the last byte of a client's IP address. The first four connections take all four
+        // slots, so each further connection needs the slot of an earlier one.
         for (i, last) in [1, 1, 1, 1, 1, 2, 3, 1, 2].into_iter().enumerate() {
             let (connection, client) = connect_and_stall(&site, last, now + MS * i as u32);
             assert_eq!(connections.admit(connection, now), [0, 1, 2, 3, 5, 6].contains(&i), "{i}");

@@ -1,8 +1,8 @@
 //! Parses the head of an HTTP/1 request. The bytes come from a client and may be anything.
 //!
 //! `httparse` checks the grammar of lines. It refuses a malformed head at the first wrong byte, for example a
-//! folded line or a space before a colon. After it has refused a head, further bytes do not change that. This
-//! module also refuses some well-formed heads, and decides what a head means (RFC 9112, sections 2 to 6).
+//! folded line or a space before a colon. This module also refuses some well-formed heads, and decides what a
+//! head means (RFC 9112, sections 2 to 6).
 
 /// The maximum number of header lines.
 pub const MAX_FIELDS: usize = 100;

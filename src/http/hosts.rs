@@ -1,10 +1,11 @@
-//! Decides which host names a request from this machine may use as `Host`. This prevents DNS rebinding.
+//! Checks the `Host` header of requests that come from the machine itself. The check prevents DNS rebinding.
 //!
-//! In this attack, a web page makes its own host name resolve to 127.0.0.1. Then the page's script, in the
-//! visitor's browser, can read from any server on the visitor's machine. After `kubectl port-forward`, the
-//! exporter is such a server, because forwarded connections end at the pod's loopback. But the browser still
-//! sends the host name of the page as `Host`, so the exporter can refuse the request. IP addresses and the
-//! name of this machine are allowed as `Host`, because no attacking page can have them as its host name.
+//! In this attack, a web page makes its own host name resolve to 127.0.0.1. Then the page's script can read
+//! from every server that the visitor's browser reaches at 127.0.0.1. After `kubectl port-forward`, the
+//! exporter is such a server. To the exporter, the requests seem to come from its own machine, because
+//! forwarded connections end at the pod's loopback. But the browser still sends the host name of the page as
+//! `Host`, so the exporter can refuse the request. IP addresses and the name of this machine are allowed as
+//! `Host`, because no attacking page can have them as its host name.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -20,7 +21,8 @@ impl Hosts {
     }
 
     /// Whether a request may have this `Host` header. Requests from other machines may name any host. An
-    /// empty host is allowed, because DNS rebinding needs a browser, and browsers always name a host.
+    /// empty host is allowed, because the check is against attacks from browsers, and browsers always name a
+    /// host.
     pub fn allow(&self, is_local: bool, host: &[u8]) -> bool {
         !is_local || host.is_empty() || str::from_utf8(host).is_ok_and(|host| self.is_ours(name_of(host)))
     }

@@ -22,11 +22,11 @@ const USUAL_PATIENCE: Duration = Duration::from_secs(5);
 pub const MAX_PATIENCE: Duration = Duration::from_secs(30);
 /// The wait for a scrape ends this long before the client's timeout, so that the response arrives in time.
 const SPARE: Duration = Duration::from_millis(500);
-/// When a request with parameters has waited too long for the next scrape, its exposition is rendered from
-/// the last scrape. The request then waits at most this long for the rendering.
+/// A request with parameters first waits for the next scrape. If the scrape takes too long, the exposition is
+/// rendered from the last scrape, and the request waits at most this long for the rendering.
 const GRACE: Duration = Duration::from_millis(400);
-/// How often a request with parameters wakes the scrape thread, until that thread has rendered an exposition
-/// for these parameters.
+/// The interval at which a request with parameters wakes the scrape thread, until that thread has rendered an
+/// exposition for the request.
 const TRY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A parsed request for an exposition. The request is not answered yet.
@@ -52,7 +52,8 @@ struct Wait {
 }
 
 /// A wait for a view, which is an exposition for the parameters of a request. At `next_try`, the request
-/// wakes the scrape thread, because that thread may not have had enough CPU time to render the view before.
+/// wakes the scrape thread again. This is needed because the scrape thread skips views while their CPU time
+/// is used up.
 struct WaitForView {
     view: Arc<View>,
     next_try: Instant,
@@ -64,8 +65,8 @@ impl Pending {
     /// requests already wait.
     pub fn new(site: &Site, request: &Head<'_>, now: Instant) -> Self {
         let scrape = match site.demand.request(now) {
-            // `strong_count` is larger by one than the number of waiting requests, because `site` holds a
-            // clone, too.
+            // Each waiting request holds a clone of `wait_slots`, so the number of clones counts the waiting
+            // requests. `site` holds one more.
             Freshness::WaitFor(n_succeeded) if Arc::strong_count(&site.wait_slots) <= MAX_WAITING => {
                 let deadline = now + patience(request.scrape_timeout);
                 Some(Wait { n_succeeded, deadline, _slot: site.wait_slots.clone() })
@@ -92,15 +93,15 @@ impl Pending {
         self.scrape.is_some() || self.view.is_some()
     }
 
-    /// Whether compression of the exposition has begun for this request. Then the request does not pause when
-    /// the limit on CPU time for responses is reached. During a pause, the next scrape might free the text of
-    /// the exposition before all of it is compressed.
+    /// Whether compression of the exposition has begun for this request. Then the request continues even if
+    /// the CPU time for responses is used up. If it paused, the next scrape might free the text of the
+    /// exposition before all of it is compressed.
     pub fn is_compressing(&self) -> bool {
         self.compressing.is_some()
     }
 
     /// Returns the time until which the request waits for a scrape, or for the exposition that its parameters
-    /// describe. Returns `None` if the wait is over. Then [`advance`](Self::advance) must be called now.
+    /// describe. `None` means that the wait is over, and that [`advance`](Self::advance) must be called now.
     pub fn waits_until(&self, site: &Site) -> Option<Instant> {
         if let Some(view) = &self.view {
             return (!view.view.is_answered()).then_some(view.next_try.min(view.deadline));
@@ -110,8 +111,8 @@ impl Pending {
     }
 
     /// Makes the next step towards the response. Returns the response, or `None` if more steps are needed.
-    /// Call this when the wait for a scrape is over, because this call ends the wait. If the client accepts
-    /// gzip, each step compresses one piece of the latest exposition.
+    /// Call this only when the time that [`waits_until`](Self::waits_until) returns has come, or when it
+    /// returns `None`. If the client accepts gzip, each step compresses one piece of the latest exposition.
     pub fn advance(&mut self, site: &Site, now: Instant) -> Option<Response> {
         if self.view.is_some() {
             return self.advance_view(site, now);

@@ -38,8 +38,8 @@ impl Buffer {
         Self { n_bytes: bytes.len(), bytes: Mutex::new(bytes) }
     }
 
-    /// Returns the number of bytes that the buffer was made with. This number does not change when the scrape
-    /// thread empties the buffer to free memory.
+    /// Returns the length of the complete content in bytes. The length stays the same when the scrape thread
+    /// empties the buffer to free memory.
     pub fn n_bytes(&self) -> usize {
         self.n_bytes
     }
@@ -50,10 +50,9 @@ impl Buffer {
         Some(lock(&self.bytes)).filter(|bytes| bytes.len() == self.n_bytes)
     }
 
-    /// Empties the buffer and returns its memory to the kernel. The buffer is shrunk to one byte, so that
-    /// `free()` is never called for a large buffer. After such a call, glibc would allocate further buffers
-    /// of that size from its heap, and would not return their memory to the kernel (M_MMAP_THRESHOLD in
-    /// mallopt(3)).
+    /// Empties the buffer and returns its memory to the kernel. The buffer is shrunk to one byte instead of
+    /// being freed. After `free()` of a large buffer, glibc would allocate further buffers of that size from
+    /// its heap, and would not return their memory to the kernel (M_MMAP_THRESHOLD in mallopt(3)).
     pub fn take(&self) {
         let mut bytes = lock(&self.bytes);
         bytes.clear();
@@ -79,7 +78,7 @@ pub struct Exposition {
     pub number: u64,
 }
 
-/// A sample that gives the age of the exposition's data at the time when the exposition is served.
+/// A sample with the age of an exposition's data. The age is computed when the exposition is served.
 #[derive(Clone, Copy, Debug)]
 pub struct Age {
     /// The text before the sample's value: the HELP and TYPE lines and the metric's name.
@@ -156,8 +155,8 @@ impl Buffers {
             if n_bytes > n_left {
                 buffer.take();
             }
-            // The first buffer that exceeds the limit sets `n_left` to 0. So all buffers after it are
-            // emptied, too.
+            // `n_left` is the rest of the limit. It becomes 0 at the first buffer that does not fit, so all
+            // buffers after that one are emptied, too.
             n_left = n_left.saturating_sub(n_bytes);
         }
     }
@@ -171,8 +170,8 @@ pub struct Publisher {
     n_published: u64,
 }
 
-/// Returns a [`Publisher`] for the scrape thread, and a [`Published`] for the HTTP thread. The HTTP thread
-/// gets from [`Published`] what the scrape thread publishes.
+/// Returns a [`Publisher`] for the scrape thread, and a [`Published`] with which the HTTP thread gets what
+/// the scrape thread publishes.
 pub fn publisher() -> (Publisher, Published) {
     let published = Published::default();
     (Publisher { published: published.clone(), next: None, n_published: 0 }, published)

@@ -45,9 +45,9 @@ pub struct Response {
     /// The text of an exposition or its gzipped bytes. They are shared with other responses, not copied.
     /// `None` in other responses.
     pub exposition: Option<Arc<Buffer>>,
-    /// The rest of the body after `exposition`, or the whole body if there is no `exposition`. The rest is
-    /// the last sample of the exposition. It is made for each response, because its value is the age of the
-    /// exposition.
+    /// The whole body if there is no `exposition`. Otherwise this is the last sample, which follows
+    /// `exposition`. The value of this sample is the age of the exposition, so the sample is made for each
+    /// response.
     pub text: Cow<'static, [u8]>,
     n_written: usize,
     /// Whether the connection stays open for another request.
@@ -84,15 +84,14 @@ impl Response {
         });
         let n_bytes = exposition.as_ref().map_or(0, |exposition| exposition.n_bytes()) + text.len();
         let mut head = Vec::with_capacity(512);
-        // Without the call of `with_chunked_threshold`, tiny_http would send a large body in chunks and
-        // without a Content-Length.
+        // tiny_http sends bodies above the threshold in chunks and without a Content-Length. The highest
+        // threshold prevents this.
         tiny_http::Response::new(StatusCode(status), headers.collect(), io::empty(), Some(n_bytes), None)
             .with_chunked_threshold(usize::MAX)
             .raw_print(&mut head, HTTPVersion(1, 1), &[], true, None)
             .expect("a Vec takes every write");
-        // `raw_print` does not print the header Connection, because tiny_http adds it only in its own server,
-        // which this program does not use. So the empty line after the headers is removed, and the header and
-        // a new empty line are added.
+        // `raw_print` leaves the header Connection to tiny_http's own server, which this program does not
+        // use. So the header is added here, before the empty line that ends the headers.
         head.truncate(head.len() - 2);
         let keep_alive = form.keep_alive;
         let connection = if keep_alive { "keep-alive" } else { "close" };

@@ -45,8 +45,8 @@ const MAX_ACCEPTS: usize = 16;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The size of a connection's send buffer, in which the kernel keeps bytes of a response until the client
-/// reads them. In measurements, the kernel kept at most 116 KiB, because it doubles this size to 80 KiB, and
-/// the last packet may exceed the doubled size. With 40 KiB, the speed on loopback is 1 GB/s. With 32 KiB,
+/// reads them. The kernel doubles this size to 80 KiB, and the last packet may exceed the doubled size. In
+/// measurements, the kernel kept at most 116 KiB. With 40 KiB, the speed on loopback is 1 GB/s. With 32 KiB,
 /// delayed ACKs limit the speed to 2 MB/s.
 const SEND_BUFFER_BYTES: usize = 40 << 10;
 

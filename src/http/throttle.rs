@@ -19,15 +19,15 @@ use crate::procfs::this_process::thread_cpu_time;
 /// is charged to one of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Account {
-    /// This account pays for accepting connections, receiving requests, and answering probes.
+    /// The CPU time for accepting connections, receiving requests, and answering probes.
     Requests,
-    /// This account pays for compressing, and for every response except the response to a probe.
+    /// The CPU time for compressing, and for every response except the response to a probe.
     Responses,
 }
 
 /// The limits on CPU time for requests and for responses, in the order of [`Account`]. The first value is a
-/// fraction of one core, and the second is the time for which unused CPU time accumulates. At most 100 ms of
-/// CPU time accumulate for each, which is enough for a response of 20 MB with gzip.
+/// fraction of one core. The second value is the time for which unused CPU time accumulates. The product of
+/// the two is 100 ms of CPU time, which is enough for a response of 20 MB with gzip.
 const LIMITS: [(f64, Duration); 2] =
     [(0.03, Duration::from_millis(3300)), (0.08, Duration::from_millis(1250))];
 
@@ -60,8 +60,7 @@ impl Throttle {
     }
 
     /// Returns how long responses must wait until CPU time may be spent on them. This is 5 ms longer than
-    /// necessary. After a shorter wait, waking the thread would cost more CPU time than the credit has grown
-    /// during the wait.
+    /// necessary, because waking the thread costs more CPU time than is earned in a shorter wait.
     pub fn pause(&self) -> Duration {
         self.credits[Account::Responses as usize].time_to_next() + Duration::from_millis(5)
     }

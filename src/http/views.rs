@@ -23,9 +23,9 @@ const MAX_VIEWS: usize = 4;
 /// If sending a view takes longer than this, the memory of the view may be freed to make room for another
 /// view.
 const MAX_SENDING: Duration = Duration::from_secs(5);
-/// The memory limit of all views together is this number of bytes, multiplied by `--max-samples`. The limit
-/// is at least [`MIN_BYTES`]. A sample with labels of 512 bytes takes 560 bytes, so there is always enough
-/// memory for one view with such samples.
+/// All views together may take this number of bytes, multiplied by `--max-samples`, and at least
+/// [`MIN_BYTES`]. This is enough for one view with labels of 512 bytes in each sample, because such a sample
+/// takes 560 bytes.
 const BYTES_PER_SAMPLE: usize = 560;
 const MIN_BYTES: usize = 4 << 20;
 /// How many bytes all views together may take if the number of samples is not limited.
@@ -142,8 +142,7 @@ impl Views {
     }
 
     /// Returns a view that is to be rendered now, and how many bytes it may take. Returns `None` if no view
-    /// is due, or if no CPU time may be spent on views now. In the second case, the waiting requests wake the
-    /// scrape thread again later.
+    /// is due, or if no CPU time may be spent on views now.
     fn next_due(&self, demand: &Demand) -> Option<(Arc<View>, usize)> {
         let mut state = lock(&self.state);
         state.credit.earn(Instant::now(), CPU_BURST);
@@ -225,7 +224,7 @@ impl View {
         Answer::Rendered(Arc::new(Buffer::new(text)), Instant::now())
     }
 
-    /// Whether the view is rendered or refused. If so, the request can be answered.
+    /// Whether the view is rendered or refused, so that the request can be answered.
     pub fn is_answered(&self) -> bool {
         !matches!(*lock(&self.answer), Answer::Waiting(_))
     }
@@ -249,8 +248,8 @@ impl View {
     /// Stops waiting for the next scrape, so that the view is rendered from the last scrape. Returns whether
     /// the view has been waiting.
     ///
-    /// Returns false and stops nothing if another request waits for the same view. Does the same if the view
-    /// needs the paths of mappings, because the last scrape may not have read paths.
+    /// Returns false and changes nothing if another request waits for the same view. A view that needs the
+    /// paths of mappings also continues to wait, because the last scrape may not have read paths.
     pub fn end_wait(self: &Arc<Self>, demand: &Demand) -> bool {
         let is_shared = Arc::strong_count(self) > 2; // the queue holds it, too
         if is_shared || self.query.needs_paths {

@@ -1,8 +1,8 @@
 //! Uses Landlock to let the program only read a few directories and connect to the runtime's sockets.
 //!
 //! A process in a Landlock domain may not access processes outside the domain. CAP_PERFMON overrides this
-//! rule, but CAP_SYS_PTRACE does not. So at first, only a trial thread enters the domain, and tests whether
-//! it can still read processes.
+//! rule, but CAP_SYS_PTRACE does not. A thread cannot leave a domain. So a trial thread enters the domain
+//! first, and tests whether it can still read processes.
 
 use std::fs::{self, File};
 use std::io::Read as _;

@@ -25,9 +25,9 @@ pub fn enter(needs: &Needs) {
     if let Err(error) = capabilities::reduce(needs) {
         warn!("cannot drop capabilities: {error}");
     }
-    // Landlock does not allow a process to trace processes outside the sandbox, even with CAP_SYS_PTRACE.
-    // With CAP_PERFMON, the program can read other processes without the right to trace them. So Landlock is
-    // used only if CAP_PERFMON is the capability with which the program reads processes.
+    // Under Landlock, the program cannot trace processes outside the sandbox. To read these processes with
+    // CAP_SYS_PTRACE, it needs the right to trace them. With CAP_PERFMON, it does not. So Landlock is used
+    // only with CAP_PERFMON.
     if capabilities::reads_by_perfmon() {
         match landlock::enter(needs) {
             Ok(true) => debug!("sandbox: reading only below {:?}", needs.reads),

@@ -18,7 +18,8 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// Returns the parent directory of `writes`. Returns `None` if the program creates no directory.
+    /// Returns the parent of the directory that the program creates. Returns `None` if the program creates no
+    /// directory.
     pub fn writes_in(&self) -> Option<&Path> {
         let parent = self.writes.as_deref()?.parent()?;
         Some(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })

@@ -134,15 +134,15 @@ fn program(needs: &Needs) -> Result<BpfProgram, String> {
     let mut others = list(needs);
     let openat = others.remove_entry(&libc::SYS_openat).into_iter().collect();
     let openat = compile(openat, not_permitted(), SeccompAction::Allow)?;
-    // A filter cannot see the arguments of clone3, because the arguments are in memory. If clone3 fails with
-    // ENOSYS, C libraries use clone instead.
+    // A filter cannot check the arguments of clone3, because the arguments are in memory. So clone3 fails
+    // with ENOSYS. C libraries then use clone, which the filter can check.
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let clone3 = compile(clone3, not_permitted(), SeccompAction::Errno(libc::ENOSYS as u32))?;
     let others = compile(others, not_permitted(), SeccompAction::Allow)?;
     let mut program = Vec::new();
     for part in [openat, clone3, others] {
-        // The last instruction of each part refuses all calls that the part does not list. This instruction
-        // is removed. Calls that a part does not list are then compared with the next part.
+        // Each part ends with an instruction that refuses all calls that the part does not list. Before the
+        // next part is added, this instruction is removed, so that the next part checks these calls.
         program.pop();
         program.extend(part);
     }

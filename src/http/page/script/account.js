@@ -28,12 +28,12 @@ const colourOf = part => ({ page_cache: 'file', shmem: 'shm', remainder: 'differ
 for (const part of [...UNMAPPED, ...OF_CONTAINER, 'difference', ...NODE_PARTS]) {
 	KINDS[part] = nameOfPart(part).replace(/^./, c => c.toUpperCase());
 }
-// The tree shows a part of an account as a tile, which is a child of a container, a pod or the root. The name
-// of a tile is TILE followed by the name of the part. No command, container or pod can have such a name: a
+// Each part of the memory use of a container, a pod or the machine has its own tree node. The name of the
+// tree node is TILE followed by the name of the part. No command, container or pod can have such a name: a
 // command has at most 15 bytes, which is too short, and Kubernetes allows no _ in names.
 const TILE = 'cgroup_memory_', CHARGED = 'charged_memory', NODE = 'node_memory', LAYERS = [CHARGED, NODE];
-// Returns the kind of a tile and its displayed text. `tile` is the tile's name without the prefix
-// `cgroup_memory_`, which is the constant TILE.
+// Returns the kind and the displayed text of a tree node that shows a part of a memory use. `tile` is the
+// name of the tree node without the prefix TILE.
 function tileOf(tile) {
 	const [, where, part] = /^(?:(outside|node)_)?(.*)/s.exec(tile);
 	if (where === 'outside') return [where, 'outside containers: ' + (part === 'kernel'
@@ -82,10 +82,10 @@ function findPlaceOf(names) {
 	for (const name of names) n = n?.by?.get(name);
 	return n?.level === LEVELS[names.length - 1] ? n : null;
 }
-// Adds the accounts to the tree, and computes two fields that the user can select: Charged memory and Node
-// memory. Charged memory is the memory use of each container. Node memory also has the memory use of each
-// pod, and MemTotal of the node. In both fields, the inside of a container shows the PSS of mapped paths and
-// the parts that no process maps. The rest of the container's use is the part `difference`.
+// Adds the memory use of containers and pods to the tree, and computes two fields that the user can select:
+// Charged memory and Node memory. Charged memory is the memory use of each container. Node memory also has
+// the memory use of each pod, and MemTotal of the node. In both fields, a container consists of its mapped
+// paths by PSS, the parts that no process maps, and the part `difference` for all other memory.
 function charge() {
 	for (const a of accounts.values()) if (a.n) a.n.account = null;
 	ofNode = reading.get('[]');
@@ -116,9 +116,9 @@ function charge() {
 }
 const sumOfAll = list => list.reduce((sum, v) => sum + v, 0);
 function chargeNode(pods, containers) {
-	// If the node's memory has no part `pods`, the pods are not below the kubelet's usual cgroup, but below
-	// another top-level cgroup. The memory of that cgroup already includes the memory of the pods. So the pods
-	// are not shown by name, because their memory would be counted twice.
+	// Without the part `pods`, the pods are not below the kubelet's usual cgroup, but below another top-level
+	// cgroup. The memory of this other cgroup already includes the pods. So the pods are not shown by name,
+	// because their memory would be counted twice.
 	if (!ofNode.more.has('pods')) pods = containers = [];
 	const { more } = ofNode, listed = sumOfAll(pods.map(a => a.current)), named = (word, parts) =>
 		parts.map(([part, v]) => [word + part, v]);
@@ -141,19 +141,19 @@ function addToPod(a) {
 		parts[part] = (parts[part] || 0) + v;
 }
 // Completes the parts of a pod's account, which so far are the sums of its listed containers. The memory that
-// is charged to the pod, but to none of its containers, becomes the part `outside`. If the parts are now less
-// than the pod's memory use, for example because some containers are not listed, the difference becomes the
-// part `rest`. If the parts are more, the excess is subtracted from the part `remainder`.
+// is charged to the pod, but to none of its containers, is the part `outside`. If the parts add up to less
+// than the pod's memory use, for example because some containers are not listed, the part `rest` gets the
+// difference. If they add up to more, the excess is subtracted from the part `remainder`.
 function completePod(a) {
 	const outside = sumOfAll([...a.more.values()]), left = a.current - a.inside - outside;
 	if (a.more.size) a.parts.outside = outside;
 	const part = left > 0 ? 'rest' : 'remainder';
 	if (left) a.parts[part] = (a.parts[part] || 0) + left;
 }
-// Makes the tiles of an account, which has the memory use of a container, a pod or the node. A tile is a
-// rectangle of the treemap for one part of this use. `left` is the use without the commands, containers or
-// pods that have their own rectangles. If the parts add up to less than `left`, one more tile shows the
-// difference, and gets the name in `rest`. If they add up to more, the difference is stored as `over`.
+// Makes the tiles for the memory use of a container, a pod or the node. A tile is a rectangle of the treemap
+// for one part of the memory use. The tiles must add up to `left`. If the parts add up to less, one more tile
+// with the name in `rest` shows the difference. If the parts add up to more, the difference is stored as
+// `over`.
 function divide(a, left, parts, rest = 'difference') {
 	const some = parts.filter(([, v]) => v > 0);
 	for (const [, v] of some) left -= v;
@@ -170,10 +170,10 @@ function divide(a, left, parts, rest = 'difference') {
 	});
 	for (let up = a.n; up; up = up.up) up.charged = tick;
 }
-// Fills one field of the tree, such as charged memory. An account has the memory use of a container, a pod or
-// the node. Each account in `owners` sets the value of its container, pod or node, and the values of the
-// tiles inside, which show parts of the memory use. Commands and mapped paths in a container get their PSS.
-// Each account in `summed` is added to the values of all levels above, such as its namespace.
+// Computes one field of the tree, such as charged memory. An account has the memory use of a container, a pod
+// or the node. Each account in `owners` becomes the value of its container, pod or node. Each account in
+// `summed` is added to the values of all levels above, such as its namespace. Commands and mapped paths in a
+// container get their PSS.
 function fill(name, help, summed, owners) {
 	const { next } = Object.assign(fieldOf(FAMILY + name + '_bytes'), { help }), pss = fields.get('pss').next;
 	for (const a of summed) for (let { up } = a.n; up; up = up.up) next[up.i] = (next[up.i] || 0) + a.current;
@@ -181,9 +181,9 @@ function fill(name, help, summed, owners) {
 	for (const n of nodes) if (LEVELS.indexOf(n.level) > 2 && next[n.up.i] >= 0) next[n.i] = pss[n.i];
 	for (const a of owners) for (const [tile, v] of a.tiles) next[tile.i] = v;
 }
-// Returns whether the selected field shows the account of a container, a pod or the node. Charged memory
-// shows only containers, which have three names: namespace, pod and container. Node memory shows all
-// accounts, but not a container if its pod has no account.
+// Returns whether the selected field shows an account, which has the memory use of a container, a pod or the
+// node. Charged memory shows only containers, which have three names: namespace, pod and container. Node
+// memory shows the node, the pods that have an account, and the containers in these pods.
 const isShown = a => layer === NODE ? a.isInPod !== false : a.names.length > 2;
 // Returns the shown accounts for which the rectangles inside add up to more than the account's memory use.
 const excesses = () => [ofNode, ...accounts.values()].filter(a => a?.over > 0 && isShown(a));

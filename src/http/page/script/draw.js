@@ -9,9 +9,8 @@ const own = (name, labels) => sampleOf(name, labels)?.value;
 const denied = () => own('read_errors_total', { reason: 'denied' });
 const infos = (name, label) => (latest?.own.get(OWN + name + '_info') || []).map(s => s.labels.get(label))
 	.filter(text => text !== undefined);
-// Returns the fields that a treemap can show. It cannot show page sizes, because they do not add up. It does
-// not show `processes`, because a command has a value in this field, but the mappings inside the command have
-// none.
+// Returns the fields that a treemap can show. Page sizes are left out, because they do not add up.
+// `processes` is left out, because mappings have no value in this field.
 const offered = () => [...fields.values()].filter(f => f.name !== 'processes' && !f.largest && !f.isHidden
 	&& isThere(f));
 
@@ -91,8 +90,8 @@ function drawStats(list) {
 	$.field.value = field.name;
 }
 // Returns how many seconds ago the last scrape ended. `skew` is how far the browser's clock is ahead of the
-// exporter's clock. The exporter's time comes from the header Date, which has only whole seconds. Because the
-// header is inexact, a difference of up to 3 s is ignored, and `skew` is then 0.
+// exporter's clock. A difference of up to 3 s is taken as 0, because the exporter's Date header has only
+// whole seconds.
 const ageNow = () => max(.1, Date.now() / 1000 - latest.skew - latest.t);
 // Returns whether the values are too old, which means older than four scrape intervals and older than 20 s.
 // If the interval is not known, they are too old after two minutes.

@@ -17,8 +17,8 @@ function remember(t) {
 	const most = max(16, min(120, 12e6 / (nodes.length * point.columns.size + 1)));
 	for (const s of spans()) {
 		const p = s.points;
-		// If the new point and the last two points all lie within less than `gap` seconds, the new point replaces
-		// the last point. If there are too many points, every second point is removed.
+		// If the point before the last one is less than `gap` seconds old, the new point replaces the last one.
+		// If there are too many points, every second point is removed.
 		if (p.length > 1 && t - p.at(-2).t < s.gap || p.at(-1).t === t) p.pop();
 		p.push(point);
 		if (p.length < most) continue;
@@ -53,9 +53,9 @@ function measureOwn() {
 		}
 	}
 }
-// Returns whether the growth of a node is measured in private and resident bytes (see measureOwn()) instead
-// of in the field `f`. This is the case if the node's value in `f` is a PSS. In Charged memory and Node
-// memory, the values of commands, pids, paths and kinds are PSS, too.
+// Returns whether the growth of a node of the tree is measured in private and resident bytes (see
+// measureOwn()) instead of in the field `f`. This is done for values that are PSS. Charged memory and Node
+// memory also show PSS for commands, pids, paths and kinds.
 function isByOwn(f, n) {
 	return fields.has('own') && isThere(fields.get('own')) && (f.name === 'pss' || LAYERS.includes(f.name)
 		&& /^(comm|pid|path|kind)$/.test((n.members?.[0] || n).level));
@@ -77,9 +77,9 @@ const matters = (f, n, v) => abs(v) >= max(f.bytes ? 1048576 : 1, abs(at(f, n) |
 
 // Returns the remembered values of a node as a list of [time, value].
 const dotsOf = (f, n) => since().points.map(p => [p.t, valueAt(p, f, n)]).filter(([, v]) => v === v);
-// Returns the line that shows how a node has grown, as a list of [time, value]. Usually each value is the
-// node's value in the field at that time. If growth is measured in private and resident bytes (see
-// isByOwn()), each value is the growth since the page was opened, or since the user started a measurement.
+// Returns the points [time, value] of the line that shows how a node of the tree has grown. Usually the value
+// is that of the field `f`. If isByOwn() returns true, the value is the growth in private and resident bytes
+// since the page was opened, or since the user started a measurement.
 function growthOf(f, n) {
 	if (!isByOwn(f, n)) return dotsOf(f, n);
 	return since().points.filter(p => p.columns.has('own'))

@@ -1,9 +1,9 @@
-// Builds the pivot, and searches. The pivot is a second tree of the same series, sorted by path. The nodes of
-// the pivot and the rows of a search have no values of their own. Such a node or row has members, which are
-// nodes of the first tree, and its value is the sum of their values.
+// Builds the pivot, and searches. The pivot is a second tree of the same series, sorted by path. A node of
+// the pivot, or a row of a search, has members, which are nodes of the first tree. Its value is the sum of
+// their values.
 
-// The root of the pivot. Its levels are path (or kind) > namespace > pod > command. The pivot is built when
-// it is first needed.
+// The root of the pivot, a second tree of the same series. The levels below the root are path (or kind),
+// namespace, pod and command. The pivot is built when it is first needed.
 let pivot = null;
 
 const isByPath = n => n.level === 'path' || n.level === 'kind' || n.level === 'part';
@@ -64,9 +64,9 @@ function entered(n) {
 	const kids = n.level === 'pod' ? kidsOf(n) : [];
 	return kids.length === 1 && kids[0].kids.length ? kids[0] : n;
 }
-// Returns the node of the tree to which the link outward from `n` leads. This is usually the parent of `n`.
-// If the parent is a pod with `n` as its only container, a link to the pod would open `n` itself (see
-// entered()), so the link leads to the parent of the pod.
+// Returns the node of the tree that a link outward from `n` opens. This is usually the parent of `n`. But a
+// link to a pod with only one container opens the container (see entered()). So if `n` is such a container,
+// the link opens the parent of the pod.
 function outsideOf(n) {
 	const up = n.up || n;
 	return up.up && n.level !== 'namespace' && entered(up) === n ? up.up : up;
@@ -76,8 +76,8 @@ function outsideOf(n) {
 
 const found = { q: '', place: null, rows: new Map() }; // rows are kept from scrape to scrape
 
-// Returns the form of a text that the search compares. This is the displayed text in lower case. The page
-// displays spaces at the ends of a name as ␠, and here each ␠ becomes a space again.
+// Prepares a text for comparison in a search. Returns the displayed text in lower case, with real spaces. The
+// page displays a space at either end of a name as ␠.
 const asSearched = text => visible(text).toLowerCase().replace(/␠/g, ' ');
 const lower = n => n.lower ??= asSearched(n.text);
 const lowerFull = n => n.lowerFull ??= asSearched(n.full);
@@ -103,8 +103,8 @@ function chain(n, top) {
 		names.unshift(up.full);
 	return names.join(' › ');
 }
-// Returns a row for each node below `place` that has the text in its name. A path that occurs more than once
-// has one row, with the sum of its values.
+// Returns one row for each node below `place` with the text `q` in its name. Nodes for the same path share
+// one row, which shows the sum of their values.
 function search(place, q) {
 	if (found.q !== q || found.place !== place) Object.assign(found, { q, place, rows: new Map() });
 	const old = found.rows, paths = new Map(), walk = [...place.kids], rows = found.rows = new Map();
@@ -131,8 +131,8 @@ function search(place, q) {
 	}
 	return [...rows.values()];
 }
-// Returns the node that the page shows after a click on a row. If the row is a path that occurs more than
-// once, this is the node of the path in the pivot, which is a second tree with the paths at its top.
+// Returns the node that the page shows after a click on a row. A row for several nodes with the same path
+// leads to this path in the pivot, which is a second tree with the paths at its top.
 function targetOf(n) {
 	return n.target || (n.members && !n.up.members && isByPath(n) ? getPivot().by?.get(n.name) : n);
 }

@@ -40,8 +40,8 @@ function select(changes) {
 const namesOf = n => n.up ? [...namesOf(n.up), n.name] : [];
 const hrefOf = n => hashOf({ at: namesOf(n), by: n.members ? 'path' : pivot && isIn(pivot, n) ? 'path' : '',
 	q: '', ...live(n) ? {} : { field: CHARGED } });
-// Returns the link that leads one level out of the node that the page shows. If this node no longer exists,
-// the link leads to the innermost node above it that still exists.
+// Returns the link from the shown node to the node that encloses it. If the shown node no longer exists, the
+// link leads to the innermost enclosing node that still exists.
 function outerHref() {
 	if (place) return hrefOf(outsideOf(place));
 	let at = state.at;

@@ -86,9 +86,9 @@ const started = performance.now();
 // The page measures the interval between scrapes. Until the interval is measured, each wait is half as long
 // as the page has been open.
 //
-// After a poll with a new scrape, the page waits for one interval. After the first poll without a new scrape,
-// it waits for an eighth of the interval. After each further such poll, the wait is 1.5 times longer, up to
-// one interval.
+// After a poll with a new scrape, the page waits for one interval. After a poll without a new scrape, the
+// page waits for an eighth of the interval. While no new scrape comes, each wait is 1.5 times as long as the
+// wait before, up to one interval.
 //
 // A pause of the exporter can make the measured interval too long. So after every eighth new scrape, the page
 // waits for only half an interval, and notices if scrapes follow each other faster.
@@ -96,9 +96,9 @@ function pace(t) {
 	if (!latest || t === latest.t) return interval ? min(interval, max(.1, interval / 8) * 1.5 ** early++)
 		: max(.5, (performance.now() - started) / 2000);
 	// `gap` is the time between the last two scrapes that the page saw. A shorter gap always replaces the
-	// interval. A longer gap may contain a scrape that the page has missed, so it replaces the interval only if
-	// the page also polled during the gap (`early`). A gap of more than three intervals may be a pause of the
-	// exporter, so it counts only if the gap before it was also that long (`wasLong`).
+	// interval. A longer gap may contain a scrape that the page has missed. So it counts only if the page also
+	// polled during the gap; `early` is the number of these polls. A gap of more than three intervals may be a
+	// pause of the exporter. So it counts only if the gap before it was also that long (`wasLong`).
 	const gap = t - latest.t, isLong = interval && gap > 3 * interval;
 	if (!interval || gap < interval || early && (!isLong || wasLong)) interval = max(.5, gap);
 	wasLong = isLong;

@@ -54,8 +54,8 @@ function selectorOf(where, level) {
 }
 const sumOf = (by, where, level) => `sum by (${by.join(', ')}) (${selectorOf(where, level)})`;
 const POD = 'cgroup_pod_memory_', NODE_METRIC = 'cgroup_node_memory_bytes',
-	// Matches the kinds of tiles that show the memory that no other tile shows. No metric has this memory, so
-	// restOf() computes it by subtraction.
+	// Matches the kinds of tiles for the rest of a memory use. No metric has this rest, so restOf() computes it
+	// by subtraction.
 	REST = /^(difference|rest|other_pods)$/;
 // Returns PromQL selectors for the values of tiles in the treemap. A tile shows one part of the memory of a
 // container, a pod or the node. Tiles of a kind that matches REST are skipped, because no metric has their
@@ -72,9 +72,9 @@ function partsOf(where, tiles) {
 	}
 	return [...lists].map(([metric, list]) => `${metric}{${[...where, oneOf('part', list)]}}`);
 }
-// Returns a query for the memory that is used in a container, a pod or the node, but that no other tile
-// shows. In a container or pod, this is its memory use minus everything that is shown inside it. For the
-// node, it is the use of all pods minus the use of the listed pods.
+// Returns a query for the rest of the memory use of a container, a pod or the node. In a container or pod,
+// the rest is its memory use minus everything that is shown inside it. For the node, it is the use of all
+// pods minus the use of the listed pods.
 function restOf(where, n) {
 	const isInside = n.level === 'pod' || at(fields.get('pss'), n) >= 0;
 	const terms = n === root ? [`${NODE_METRIC}{${[...where, 'part="pods"']}}`, selectorOf(where, 'pod')]

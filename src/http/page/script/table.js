@@ -124,9 +124,9 @@ function fillRow(row, n, dots, half) {
 		if (!row.use) row.limitCell.append(...(row.use = makeUse()).all);
 		fillUse(row.use, accountOf(n), largestUse);
 	}
-	// A row is new if its node of the tree had no mappings when the page was opened, or when the user started a
-	// measurement. Nodes for memory that no process maps never have mappings, so their value in the selected
-	// field is compared instead.
+	// A row is new if its node of the tree had no mappings at the start of the comparison. The comparison
+	// starts when the page is opened, or when the user starts a measurement. Nodes for memory that no process
+	// maps never have mappings. Such a node is new if it had no value in the selected field.
 	const mappings = fields.get('mappings');
 	row.isNew.hidden = !isNew(mappings && at(mappings, n) >= 0 ? mappings : field, n);
 	drawChange(row.delta, n, change(field, n));

@@ -1,4 +1,5 @@
-// Keeps the tree. Each node has a number, which is the node's index in the columns of all fields.
+// Keeps the tree of namespaces, pods, containers, commands and paths. Each field has an array with its values
+// for all nodes. The number of a node is the node's index in these arrays.
 
 // The text for each colour of tiles. account.js adds further entries.
 const KINDS = { anon: 'Anonymous', anon_thread_stack: 'Thread stacks', anon_malloc_arena: 'Malloc arenas',
@@ -38,11 +39,10 @@ let room = 1024, tick = 0;
 const NONE = []; // the children of leaves, which most nodes are
 const root = number(makeNode(null, 'node', ''));
 let layer = ''; // the selected field if it is one that shows tiles of cgroups, see account.js
-// Returns whether the last exposition has values to show for a node of the tree. The expositions are
-// numbered, and `tick` is the number of the last one that was read completely. `seen` is the number of the
-// last exposition with series of processes for the node, or for a node below it. `charged` is the number of
-// the last exposition with memory of a cgroup for the node, or for a node below it. `charged` matters only if
-// the selected field shows memory of cgroups.
+// Returns whether the last exposition has values to show for a node of the tree. `tick` is the number of the
+// last exposition that was read completely. `seen` is the number of the last exposition with series of
+// processes for the node, or for a node below it. `charged` is the same for memory of cgroups. `charged`
+// counts only if the selected field shows memory of cgroups.
 const live = n => n.seen >= tick || !!layer && n.charged >= tick && at(fields.get(layer), n) >= 0;
 
 // Makes a node. `i` is the index of the node's values in the columns of all fields. number() sets `i` for
@@ -202,8 +202,8 @@ function rank(list) {
 	list.forEach((n, k) => { n.rank = k; });
 }
 
-// Returns a + b. If one of the values is absent, returns the other value: with --omit-zero, a value of 0 is
-// absent.
+// Returns a + b. If one of the values is absent (NaN), returns the other value, because with --omit-zero the
+// exporter leaves out values of 0.
 const plus = (a, b) => a + b || (b !== b ? a : b);
 // Sums children into parents, and makes the parsed exposition the current one.
 function commit() {
@@ -234,7 +234,7 @@ function commit() {
 	if (nodes.length > 2 * alive + 2000) forget();
 	if (pivot) seePivot();
 }
-// Removes the nodes that are gone, once there are more of them than other nodes.
+// Removes the nodes that the last exposition does not have.
 function forget() {
 	nodes = nodes.filter(isKept);
 	const pick = c => new c.constructor(c.length).map((_, k) => c[nodes[k]?.i] ?? NaN);

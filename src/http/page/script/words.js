@@ -69,8 +69,9 @@ function fit(text, width, measure) {
 	return '';
 }
 
-// Returns the shortest end of a path that is not also the end of another path in the list. The end consists
-// of whole components. For example, it is chunks_head/000001 if another path in the list ends in wal/000001.
+// Returns the shortest end of a path that no other path in the list has. The end consists of whole
+// components. For example, it is chunks_head/000001 for /data/chunks_head/000001 if the list also has
+// /data/wal/000001.
 function shortest(path, others) {
 	for (let at = path.lastIndexOf('/'); at > 0; at = path.lastIndexOf('/', at - 1)) {
 		const end = path.slice(at);
