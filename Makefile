@@ -39,8 +39,8 @@ package: protoc
 	echo "these files must not be in the crate" >&2; exit 1; fi
 	$(CARGO) package --locked --allow-dirty
 
-# Builds the release binary, linked dynamically. The binary of a release is linked statically: see `make
-# static`.
+# Builds the program with optimizations and dynamic linking. Releases contain the statically linked program
+# that `make static` builds.
 .PHONY: build
 build: protoc
 	$(CARGO) build --release --locked

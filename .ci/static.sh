@@ -23,9 +23,9 @@ else
 fi
 
 # The character 0x1f separates the flags, so paths may contain spaces. The flags apply only to code for the
-# target, not to build scripts. If a path matches two --remap-path-prefix flags, rustc uses the later flag.
-# The target directory is usually below the current directory, so the flag for the target directory comes
-# last.
+# target, not to build scripts. The target directory is usually inside the current directory, so its paths
+# match two --remap-path-prefix flags. The flag for the target directory comes last, because rustc uses the
+# last flag that matches.
 unit=$(printf '\037')
 flags="-Clinker=$linker$unit--remap-path-prefix=$PWD=."
 cargo fetch --quiet --locked

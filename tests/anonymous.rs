@@ -15,8 +15,8 @@ use smaps_container_exporter::smaps::fields::FIELDS;
 use smaps_container_exporter::smaps::scanner::{Mapping, Scanner};
 use smaps_container_exporter::totals::anon_part::AnonPart;
 
-/// The uses of memory that the snapshots name, such as `stack`. Each use has the part that the rules should
-/// assign such memory to, or `None` if they should assign it to no part.
+/// The uses of memory in the snapshots, such as `stack`, and the correct answer for each use. The answer
+/// `None` means that the rules should assign the memory to no part.
 const USES: [(&str, Option<AnonPart>); 20] = [
     ("stack", Some(AnonPart::ThreadStacks)),
     ("arena", Some(AnonPart::MallocArenas)),
@@ -96,9 +96,9 @@ fn line(text: &str) -> Line {
     }
 }
 
-/// Returns the mappings of a snapshot in the format of the kernel's smaps. The values of the fields are not
-/// those of the kernel. Instead, each field stands for one of [`USES`], in the same order, and its value says
-/// how many KiB of the mapping have this use.
+/// Returns the mappings of a snapshot in the format of the kernel's smaps. The fields, such as `Rss`, do not
+/// have their usual meaning. The value of the n-th field is how many KiB of the mapping have the n-th use in
+/// [`USES`].
 fn smaps(lines: &[Line]) -> String {
     let mut text = String::new();
     for Line { addresses, permissions, flags, uses, path } in lines {

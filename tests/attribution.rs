@@ -165,8 +165,8 @@ const SANDBOXES: &[(&str, &[&str])] = &[
             "web-0/ virtiofsd 300",
         ],
     ),
-    // The runtime lists two containers of the pod with the pid of one process. The memory of this process
-    // counts for the whole pod, although the cgroup of the process has the id of the first container.
+    // The runtime lists two containers of one pod with the same pid. The memory of this process counts for
+    // the pod and for no container, although the process's cgroup has the id of the first container.
     ("shared-pid", &["web-0/ exe 50000", "web-0/ uses 60000000 of 80000000"]),
 ];
 
@@ -274,12 +274,12 @@ fn cut_link_names_are_matched_by_their_remaining_digits() {
     let node = Directory::new();
     let ids: Vec<String> =
         ["aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"].map(|digits| id(digits, '0')).into();
-    // The ids of the last two containers begin with the same digits, so the link `twin`, which has only these
-    // digits, is assigned to neither.
+    // The ids of the last two containers begin with the same 12 digits. The link `twin` has only these
+    // digits, so it is assigned to neither container.
     let twin = id("cccccccccccc", '1');
     // The link `cut` has the first 12 digits of the second container's id, and must be assigned to the second
-    // container. The first container has created a cgroup inside its own cgroup. The name of the created
-    // cgroup looks like a container id, and begins with the same 12 digits.
+    // container. The cgroup `fake` has a name with the same 12 digits. It is not a container, because it lies
+    // inside the cgroup of the first container.
     let fake = format!("/pod1/{}/{}", ids[0], id("bbbbbbbbbbbb", '9'));
     let paths = [
         format!("/pod1/{}", ids[0]),

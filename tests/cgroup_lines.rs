@@ -20,9 +20,9 @@ fn cgroups_of(file: &str) -> Cgroups {
     cgroups
 }
 
-/// The runtime lists two containers, a and b. Each row has the cgroup file of a process, the expected
-/// container of this process, and the expected path of the container's account. If the runtime lists the pid
-/// of init, the row also has the cgroup file of init.
+/// The runtime lists two containers, a and b. Each row has the /proc/PID/cgroup file of a process, the
+/// container to which the process must be attributed, and the path of this container's cgroup in the file. In
+/// some rows, the runtime also lists the init process of a, and the row has the cgroup file of this process.
 #[test]
 fn every_line_of_a_cgroup_file_is_used() {
     const SERVICE: &str = "0::/system.slice/containerd.service\n";

@@ -115,8 +115,8 @@ fn startup_failures_exit_with_1() {
     assert_eq!(error, format!("cannot read {path:?}: {expected}"));
 }
 
-/// The default port is in use. With `--addr`, the program must not try to listen on the default port too. So
-/// the error must not be about this port, but about the recording, which has no `proc`.
+/// The default port is in use. With `--addr`, this must not matter, because the exporter listens on another
+/// port. So the error must name the actual cause, which is that the recording has no `proc`.
 #[test]
 fn listener_on_the_default_port_does_not_hide_the_cause() {
     let listener = std::net::TcpListener::bind("127.0.0.1:8080");

@@ -165,8 +165,8 @@ fn options_keep_the_sums_of_a_generated_node() {
         assert_sums(node.path(), args);
     }
     for limit in [61, 70, 100, 163, 164, 165, 500, 999, 1300, 100_000] {
-        // If all paths are summed into `[other]`, each of the 12 commands still has 5 samples, and one more
-        // for its number of processes.
+        // If all paths are summed into `[other]`, each of the 12 commands still has 6 samples. Five of them
+        // are for `[other]`, and one is the number of processes.
         if limit >= 12 * 6 {
             assert_sums(node.path(), &["--max-samples", &limit.to_string()]);
         }
@@ -187,8 +187,8 @@ fn smallest_paths_fold_first() {
     let kept: Vec<u64> = folded.iter().filter(|(labels, _)| !is_other(labels)).map(|(_, rss)| *rss).collect();
     let lost = plain.iter().filter(|(labels, _)| !is_other(labels) && !folded.contains_key(*labels));
     let largest_lost = lost.map(|(_, rss)| *rss).max().unwrap();
-    // If only one path of a command would be summed into `[other]`, the path keeps its name, because summing
-    // it saves no sample. So for each of the 12 commands, one small path may keep its name.
+    // Each of the 12 commands may keep one small path. Replacing a single path by `[other]` would save no
+    // sample, so the exporter does not do it.
     let n_smaller = kept.iter().filter(|rss| **rss < largest_lost).count();
     assert!(
         n_smaller <= 12 && kept.len() > 20,
@@ -214,8 +214,8 @@ fn rollup_equals_the_sum_over_smaps() {
     let recording = Directory::new();
     let name = format!("roll-{}", std::process::id());
     let program = recording.path().join(&name);
-    // The program is a symbolic link and not a copy, because a copy may fail to start. If another test forks
-    // while the copy is written, the child process has the copy open for writing.
+    // The program is a symbolic link, because starting a copy may fail with ETXTBSY. If another test forks
+    // while the copy is written, the child process still has the copy open for writing.
     std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
     let child = Running(
         std::process::Command::new(&program).arg("1000").stdout(std::process::Stdio::null()).spawn().unwrap(),

@@ -49,9 +49,8 @@ fn shown(containers: &[Vec<usize>], max_samples: usize) -> (usize, usize) {
 }
 
 /// Each case has the containers, the sample limit, the smallest expected number of samples, and the expected
-/// number of commands that are exported by name. The first case has 101 commands with one path each. A path
-/// has 7 samples, and a command has one more sample. So a command with one path needs 8 samples, and 101 such
-/// commands need 808 samples.
+/// number of commands that are exported by name. Each path has 7 samples, and each command has one more. In
+/// the first case, the 101 commands with one path have 101 * 8 = 808 samples, which just fit.
 #[test]
 fn fitting_commands_are_not_folded() {
     for (containers, max_samples, min_samples, n_commands) in [
@@ -65,8 +64,9 @@ fn fitting_commands_are_not_folded() {
         (vec![vec![1; 100], vec![30]], 808, 803, 74),
         (vec![vec![2; 50], vec![1; 50], vec![30]], 820, 819, 75),
         (vec![vec![3; 100], vec![1]], 808, 808, 101),
-        // All 101 commands fit into 820 samples. Of the last command's 30 paths, one path keeps its name, and
-        // the other 29 are folded.
+        // The 100 commands with one path have 800 samples. The last command has 15 samples, because one of
+        // its 30 paths keeps its name and the other 29 are folded into `[other]`. Another path with its name
+        // would have 7 more samples, but only 5 are left.
         (vec![[vec![1; 100], vec![30]].concat()], 820, 815, 101),
     ] {
         let (n_samples, n_shown) = shown(&containers, max_samples);

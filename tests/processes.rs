@@ -14,9 +14,9 @@ use crate::support::{Directory, Serving, describe, exporter};
 const SMAPS: &str =
     "1000-2000 r--p 00000000 00:01 1 /lib/x\nSize:                  4 kB\nRss:                   4 kB\n";
 
-/// Returns a scraper. It has no CPU budget, unless the test sets one. The budget is a fraction of the time
-/// between scrapes. In these tests, each scrape follows the last one immediately, so a budget would let each
-/// scrape read only some processes.
+/// Returns a scraper without a CPU budget, unless the test sets one. The budget is a fraction of the time
+/// between scrapes. These tests have nearly no time between scrapes, so with a budget a scrape would read
+/// only some processes.
 fn scraper(recording: &Directory, more: &[&str]) -> Scraper {
     let args = ["--fixture", recording.path().to_str().unwrap(), "--fields", "rss"];
     let budget: &[&str] = if more.contains(&"--cpu-budget") { &[] } else { &["--cpu-budget", "0"] };
@@ -198,8 +198,8 @@ fn kept_values_are_dropped_after_an_exec() {
 }
 
 /// If the kernel prints two mappings with the same start address, the second one is the same mapping after a
-/// change, and only the second one is counted. If mappings overlap in another way, the read fails, and the
-/// values of the previous read are kept.
+/// change, and only the second one is counted. If two mappings overlap and have different start addresses,
+/// the read fails, and the values of the previous read are kept.
 #[test]
 fn torn_read_keeps_the_last_values() {
     let recording = three();

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 /// Modules of the standard library that do I/O. The exceptions are in [`NO_IO`].
 const IO: [&str; 7] =
     ["std::env", "std::fs", "std::io", "std::net", "std::os", "std::process", "std::thread"];
-/// Exceptions from [`IO`]. Folders of src that do no I/O use these items only to write into memory.
+/// Items of the modules in [`IO`] that pure folders may use, because they use these items only to write into
+/// memory.
 const NO_IO: [&str; 3] = ["std::io::Write", "std::io::self", "std::io"];
 
 /// A room is a folder of src. Each row has a room, the rooms or modules that the room must not mention, and
@@ -29,9 +30,9 @@ const ROOMS: [(&str, &[&str], bool); 13] = [
     ("sandbox", &["cli", "http", "node", "scrape", "sources", "start"], false),
 ];
 const PURE: &[&str] = &["cli", "procfs", "cgroupfs", "node", "sources", "http", "sandbox", "scrape"];
-/// The folders and modules that files in `src/exposition` must not mention. Of `src/cgroupfs`, the list has
-/// only two modules that do I/O. The table of cgroup fields in `src/cgroupfs` is not in the list, because
-/// files in `src/exposition` need it.
+/// The folders and modules that files in `src/exposition` must not mention. They may mention the module of
+/// `src/cgroupfs` that has the table of cgroup fields, because they need this table. So the list has only the
+/// two modules of `src/cgroupfs` that do I/O.
 const TEXT: &[&str] = &[
     "cli",
     "procfs",
@@ -113,8 +114,8 @@ fn files_have_at_most_400_lines() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// Returns the items that import each other in a circle, and the items that depend on a circle. To find them,
-/// the loop removes items that need none of the remaining items, until there is no such item.
+/// Returns the items that import each other in a circle, and the items that import from such a circle. The
+/// loop removes one item after another that imports none of the remaining items.
 fn circle(mut needs: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
     let mut left: BTreeSet<String> = needs.keys().cloned().collect();
     while let Some(free) = left.iter().find(|each| needs[*each].is_disjoint(&left)).cloned() {
@@ -218,8 +219,8 @@ fn mentions(module: &[String], text: &str) -> BTreeSet<String> {
     paths(module, text).0
 }
 
-/// Returns the same paths as [`mentions`], and the names that `use` declarations import anywhere in the file.
-/// Each name has the path that it stands for.
+/// Returns two results. The first is what [`mentions`] returns. The second has the names that `use`
+/// declarations import anywhere in the file, each with the path that it stands for.
 fn paths(module: &[String], text: &str) -> (BTreeSet<String>, BTreeMap<String, String>) {
     let tokens = tokens(text);
     let children: BTreeSet<&str> = tokens

@@ -11,7 +11,7 @@ use smaps_container_exporter::smaps::scanner::{Mapping, Next, Scanner};
 use crate::naive::{self, Mappings};
 use crate::support::smaps_fixtures;
 
-/// A text that is read like a file, and returns at most this many bytes per read.
+/// A text that is read like a file. The number is how many bytes one read returns at most.
 struct Pieces<'a>(&'a [u8], usize);
 
 impl Read for Pieces<'_> {
@@ -62,13 +62,14 @@ fn read(scanner: &mut Scanner, text: &[u8], read_size: usize, buffer_size: usize
     Some(mappings)
 }
 
-/// Returns what [`read`] should return, found by the naive reader. If two mappings have the same address,
-/// only the second one is returned. If mappings overlap in another way, returns `None`.
+/// Returns what [`read`] should return, found by the simple reader in `naive.rs`. If the second of two
+/// mappings has the same start address, only the second one is returned. If two mappings overlap and have
+/// different start addresses, returns `None`.
 fn naively_read(text: &[u8]) -> Option<Mappings> {
     let mut mappings = naive::mappings(text);
     mappings.retain(|(.., next)| *next != Next::Same);
-    // `is_whole` returns false if a mapping overlaps with the next one. It also replaces `next` by `Above`,
-    // because [`read`] returns `Above` for every mapping, and the tests compare the two results.
+    // [`read`] sets `next` to `Above` in each mapping, so `is_whole` does the same. It returns false if
+    // `next` said that the mapping overlaps with the following one.
     let is_whole = |(.., next): &mut (_, _, Next)| std::mem::replace(next, Next::Above) != Next::Torn;
     mappings.iter_mut().all(is_whole).then_some(mappings)
 }
@@ -98,8 +99,8 @@ fn scanners_agree_at_every_read_and_buffer_size() {
 
 /// Each case has the address ranges that the kernel printed in one read, and the indexes of the ranges that
 /// count. If a mapping changes during the read, the kernel may print it again with the same start address.
-/// Then only the last one counts. If ranges overlap in another way, the scanner must reject the read, and the
-/// indexes are `None`.
+/// Then only the last one counts. The indexes are `None` if the scanner must reject the read, because ranges
+/// with different start addresses overlap.
 #[test]
 fn mapping_printed_again_counts_once() {
     for (ranges, counted) in [
@@ -115,8 +116,7 @@ fn mapping_printed_again_counts_once() {
             Some(&[1, 2]),
         ),
         (&["7f0000000000-7f0000021000", "7f0000000000-7f0000020000"], Some(&[1])),
-        // In these cases the scanner must reject the read. A mapping has grown downwards, or two mappings
-        // have become one.
+        // In the next three cases, a mapping has grown downwards, or two mappings have become one.
         (&["7f0000000000-7f0000021000", "7f0000020000-7f0004000000"], None),
         (&["7f0000000000-7f0000021000", "7f0000021000-7f0000022000", "7f0000000000-7f0000023000"], None),
         (&["7f0000000000-7f0000021000", "7effffff0000-7f0000022000"], None),
@@ -235,7 +235,7 @@ fn generated(random: &mut Random) -> Vec<u8> {
     text
 }
 
-/// Tests that both ways to parse field lines agree with the naive reader. The general way parses each line
+/// Tests that both ways to parse field lines agree with the simple reader. The general way parses each line
 /// by itself. The learned way compares the lines with those of earlier mappings.
 #[test]
 fn scanners_agree_on_generated_records() {
@@ -262,8 +262,9 @@ fn scanners_agree_on_generated_records() {
     assert!(n_mappings > 50_000, "the records are not mostly refused: {n_mappings}");
 }
 
-/// Replaces each byte of an address range by each of the 256 possible bytes. The naive reader accepts only
-/// lower-case hexadecimal digits in an address, and the scanner must accept the same header lines.
+/// Replaces one byte of an address range at a time by each of the 256 possible bytes. The simple reader in
+/// `naive.rs` accepts only lower-case hexadecimal digits in an address. The scanner must accept and reject
+/// the same lines as this reader.
 #[test]
 fn addresses_have_lower_case_hexadecimal_digits() {
     let header = b"7f123456000a-7f12345a9f0c r--p 00000000 fe:00 1 /x\nRss:                   4 kB\n";
@@ -277,9 +278,9 @@ fn addresses_have_lower_case_hexadecimal_digits() {
             n_headers += expected.len();
         }
     }
-    // The addresses have 24 digits, and each digit may become any of 16 digits, so 24 * 16 lines are headers.
-    // Only the same character can replace the minus or the space, so there are two more headers. A few other
-    // lines are headers, because a space or a newline in place of a digit makes an address shorter.
+    // If one of the 24 digits is replaced by any of the 16 digits, the line is still a header. The minus and
+    // the space must stay, which gives two more headers. A few more lines are headers with a shorter address,
+    // because a space or a newline replaced a digit.
     assert!((24 * 16 + 2..24 * 16 + 30).contains(&n_headers), "{n_headers}");
 }
 

@@ -112,9 +112,8 @@ fn signal_ends_unfinished_work() {
     }
 }
 
-/// A signal that arrives just after exec may kill the program before it can handle signals. A later signal
-/// ends the program properly. A signal that arrives after the first log line must always end the program
-/// properly.
+/// A SIGTERM just after exec may kill the program, because the program cannot handle signals yet. After the
+/// first log line, a SIGTERM must make the program shut down and exit with 0.
 #[test]
 fn early_signals_end_the_program_properly() {
     for i in 0..40 {

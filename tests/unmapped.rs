@@ -23,8 +23,9 @@ impl Node {
         Self(node)
     }
 
-    /// Adds a process that maps these paths, which have sizes in MiB. The process has a tmpfs at `tmpfs`.
-    /// `first_mount` is the id of its first mount, which differs between mount namespaces.
+    /// Adds a process that maps these paths, which have sizes in MiB. In its mount namespace, a tmpfs is
+    /// mounted at the path `tmpfs`, and the id of this mount is `first_mount`. Each mount namespace has other
+    /// ids.
     fn process(&self, pid: u32, first_mount: u32, tmpfs: &str, mapped: &[(String, u64)]) {
         let mut smaps = String::new();
         for (i, (path, size)) in (1_u64..).zip(mapped) {
@@ -76,12 +77,12 @@ fn mounts_of_each_process_are_those_of_its_namespace() {
     node.process(1, 30, "/data", &paths([("/data/x", 40), ("/scratch/x", 30)]));
     node.process(2, 77, "/scratch", &paths([("/data/x", 30), ("/scratch/x", 20)]));
     // Files in a tmpfs are shared memory. The first process maps 40 MiB in its tmpfs at `/data`, and the
-    // second process maps 20 MiB in its tmpfs at `/scratch`. The container has 102 MiB of shared memory, so
-    // 42 MiB of it are not mapped. The container has 300 MiB of files, and 120 MiB of them are mapped. Of the
-    // other 180 MiB, 42 MiB are shared memory, so 138 MiB are page cache.
+    // second process maps 20 MiB in its tmpfs at `/scratch`. So 102 - 60 = 42 MiB of shared memory are not
+    // mapped. Of the 300 MiB of files, 300 - 120 = 180 MiB are not mapped. Without the shared memory, these
+    // are 180 - 42 = 138 MiB of page cache.
     assert_eq!(node.unmapped(&[]), Some([138, 42]));
-    // Now both processes are in one mount namespace, with a tmpfs at `/data`. They map 40 + 30 MiB there, so
-    // 32 MiB of the shared memory are not mapped. Then 180 - 32 = 148 MiB of page cache are not mapped.
+    // Now both processes are in one mount namespace, with a tmpfs at `/data`. They map 40 + 30 = 70 MiB
+    // there. So 102 - 70 = 32 MiB of shared memory and 180 - 32 = 148 MiB of page cache are not mapped.
     node.process(2, 30, "/data", &paths([("/data/x", 30), ("/scratch/x", 20)]));
     assert_eq!(node.unmapped(&[]), Some([148, 32]));
 }

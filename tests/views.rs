@@ -163,16 +163,16 @@ fn assert_printed(golden: &str, shapes: &[Vec<&str>], max_samples: &str, min_lin
 }
 
 /// The golden file has the output of version 0.1. To write the file again, build commit be28605, and run this
-/// test with `BLESS=1` and with the path of that binary as `EXPORTER`.
+/// test with `BLESS=1`. Set `EXPORTER` to the path of the program that was built.
 #[test]
 fn options_print_the_same_as_version_0_1() {
     assert_printed("views.tsv", &shapes(), "100000", 700);
 }
 
 /// The golden file has the output of commit ae59f4e, the last commit without views. To write the file again,
-/// build this commit, and run this test with `BLESS=1` and with the path of that binary as `EXPORTER`.
-/// The output of version 0.1 cannot be used here, because that version summed more series into `[other]` than
-/// `--max-samples` requires.
+/// build commit ae59f4e, and run this test with `BLESS=1`. Set `EXPORTER` to the path of the program that was
+/// built. Version 0.1 is not used, because it summed more series into `[other]` than `--max-samples`
+/// requires.
 #[test]
 fn same_paths_fold_as_before_views_existed() {
     let by_path: Vec<_> = shapes().into_iter().filter(|shape| shape[1] == "path").collect();
@@ -337,9 +337,8 @@ fn many_views_at_once_stay_within_limits() {
     assert!(serving.get("/metrics").starts_with("HTTP/1.1 200 OK\r\n"));
     let n_bytes = once(&recording, &["--pid"]).len() as u64;
     let after = peak_bytes(&serving);
-    // The exporter has four views in memory at once, and each has a little more than `n_bytes`. The thread
-    // that renders a view also needs memory for the view's rows. The test allows as much memory as two more
-    // views, and 4 MiB, for these rows.
+    // The exporter has four views in memory at once, and each has a little more than `n_bytes`. Rendering a
+    // view also needs memory for its rows. For all rows, the test allows 2 * `n_bytes` + 4 MiB.
     assert!(after - before < 6 * n_bytes + (4 << 20), "{before} to {after}, a view has {n_bytes}");
     drop(clients);
     assert!(

@@ -53,7 +53,7 @@ const PARTS: [(&str, Part); 10] = [
     ("demand", demand::demand),
 ];
 
-/// The default size of a generated recording. Most parts of the bench only change the number of containers.
+/// The default size of a generated recording. Some parts of the bench set another number of containers.
 const SIZE: Size = Size { n_containers: 10, n_processes: 10, n_mappings: 100, n_paths: 42, n_distinct: 10 };
 
 /// Options with which each scrape reads and exports everything.
@@ -321,8 +321,8 @@ fn round(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
 
-/// Measures how much CPU time is used for reading with `--cpu-budget`, if the workload needs six times the
-/// budget.
+/// Measures the CPU time of reads with `--cpu-budget`. Without a budget, the reads would use six times as
+/// much CPU time as the budget allows.
 fn budget() -> io::Result<()> {
     const NEEDED: f64 = 0.3;
     const FRACTION: f64 = 0.05;

@@ -53,7 +53,7 @@ def charges_of(exposition):
     """Returns invented cgroup memory for most containers of an exposition.
 
     Some containers have no cgroup metrics, no limit, or no split into mapped and unmapped memory. In some
-    containers, the sum of the tiles is larger than the use.
+    containers, the tiles that the page draws add up to more than the container's memory use.
     """
     out = {}
     for k, (key, pss) in enumerate(sorted(containers(exposition).items())):
@@ -217,8 +217,8 @@ def charged(page, charges, ooms=None, ledger=None):
     """Adds cgroup metrics to the page's expositions, and answers the page's requests for /ooms.
 
     `charges` has the `Charge` of each container as a dict, or is a function that returns this dict for an
-    `Exposition`. `ooms` is a list of records, or (status, body). `ledger` is a function that returns the
-    `Ledger` of the node for the dict of charges.
+    `Exposition`. `ooms` is a list of records, or (status, body). `ledger` is a function. Its argument is the
+    dict of charges, and it returns the `Ledger` of the node.
     """
     page.charges, page.ooms, page.asked, page.ledger = charges, ooms, [], ledger
 

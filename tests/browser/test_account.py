@@ -82,7 +82,7 @@ def test_containers_have_bars_and_the_closest_to_its_limit_is_first(busy, page):
     assert page.hash() == "#/?sort=limit&rows=containers" and order[: len(used)] == sorted(used.values())
     assert set(order[len(used) :]) == {None}
     assert page.tab.locator("th:has(#sort-limit)").get_attribute("aria-sort") == "ascending"
-    # A reload keeps the list, because its settings are in the URL. The list can be sorted by other columns.
+    # A reload keeps the list of containers, because the URL says that the rows are containers.
     page.tab.reload()
     page.drawn()
     page.sort("share")
@@ -188,8 +188,8 @@ def test_the_tiles_of_a_container_add_up_to_its_use(busy, page):
         assert parts == charge.tiles(mapped[key])
         if sum(kids.values()) != whole:
             over[key] = sum(kids.values()) - whole
-    # In four containers, the tiles add up to 9 MiB more than the container's memory use. The page displays
-    # this excess, but its total is only the sum of the uses of all containers.
+    # In four containers, the tiles add up to 9 MiB more than the container's memory use. The page mentions
+    # this excess, but does not add it to the total.
     assert len(over) == 4 and set(over.values()) == {9 * MIB}
     assert page.value("#total") == sum(charge.current for charge in charges.values())
     for text in (

@@ -117,7 +117,7 @@ def usage(cgroup):
 
 
 def shown(text, after):
-    """Returns in bytes the size that follows the label `after`, which is "Freed" in "Freed: 1.5 MiB"."""
+    """Returns the size after a label in bytes. In "Freed: 1.5 MiB", the label is "Freed"."""
     number, unit = re.search(rf"{after}: ([\d.]+) ([KMG])iB", text).groups()
     return float(number) * 1024 ** "_KMG".index(unit)
 

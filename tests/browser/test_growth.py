@@ -55,8 +55,7 @@ def test_end_of_a_sharer_is_not_growth_of_the_others(exporter, tmp_path, page):
     page.select("rss")
     assert "neighbour" not in page.text("#since")
     page.select("pss")
-    # Now the heap of the remaining process grows. The page counts this as growth, unlike the PSS that the
-    # process gained when the other processes ended.
+    # Now the heap of the remaining process grows, and the page counts this as growth.
     for heap in (23_000, 26_000, 29_000):
         rewrite(home, [*record(home, 1)[:2], record(home, 1, heap)[2]])
         after(page, 1)
@@ -99,7 +98,7 @@ def test_growth_in_tmpfs_is_named(exporter, tmp_path, page):
 
 
 def test_another_exporter_at_the_same_address_restarts_the_history(exporter, tmp_path, page):
-    """A forwarded port may lead to another exporter later.
+    """If a forwarded port leads to another exporter, the page must not show the difference as growth.
 
     The nodes of the two exporters have a pod with the same name. The pod on the second node has 1 GiB more.
     """

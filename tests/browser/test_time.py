@@ -327,7 +327,8 @@ def test_denied_reads_have_an_empty_state(node, page):
         found = re.search(r"(\d+) reads", page.text("#empty"))
         return int(found[1]) if found and page.state() == "The kernel denies the reads" else 0
 
-    # The page may refresh more than once before the test reads its text again.
+    # Each refresh adds 3 to the count. The page may refresh several times before the test reads the count
+    # again.
     n_shown = 0
     for _ in range(2):
         until("the count", lambda: n_denied() > n_shown)
@@ -486,9 +487,9 @@ def test_ended_processes_are_dropped_from_memory(node, page):
     altered(page, churn)
     page.open(node, "#/n/p/c/d/1")
     started = page.value("#total")
-    # The total is the PSS of process 1, which grows by 4 KiB in each scrape. Of the 1,500 other processes,
-    # 1,000 are new in each scrape. Each process has two nodes in the page's tree. During six scrapes, the
-    # page removes the nodes of ended processes more than once.
+    # The total is the PSS of process 1, which grows by 4 KiB in each scrape. In each scrape, 1,000 of the
+    # 1,500 other processes are replaced by new ones. The page must remove the ended processes from its tree,
+    # which has two nodes for each process. Six scrapes are enough for several removals.
     until("six scrapes", lambda: page.value("#total") >= started + 6 * 4096, 40)
     assert page.tab.evaluate("nodes.length") < 3 * 2 * 1500 + 2500
     assert float(page.tab.locator("#delta").get_attribute("data-value")) == page.value("#total") - started

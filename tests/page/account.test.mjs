@@ -166,8 +166,8 @@ test('the width of a bar is the limit or, without one, the largest use', () => {
 	// 100.
 	assert.deepEqual([barOf({ ...a, current: 3000 }, 1).width, barOf({ ...a, current: 3000 }, 1).used],
 		[1, 1.5]);
-	// A negative remainder has no width. The other parts are scaled so that together they still have the width
-	// of the whole memory use.
+	// A negative remainder has no width. The other parts are scaled down, so that together they are as wide as
+	// the memory use.
 	near(sum(barOf({ ...a, parts: { anon: 1100, remainder: -100 } }, 1)), .5);
 	assert.deepEqual(barOf({ ...a, parts: {} }, 1).parts, [['in use', 1000, 'all', .5]]);
 	for (const odd of [{ current: 0, limit: NaN, parts: {} }, { current: NaN, limit: NaN, parts: {} }])

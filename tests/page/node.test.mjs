@@ -1,5 +1,4 @@
-// Tests the parts of the node's memory, pods with memory outside their containers, and the treemap of node
-// memory.
+// Tests how the page divides the memory of a node into parts and pods, and the treemap of this memory.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

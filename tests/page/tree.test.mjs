@@ -1,4 +1,5 @@
-// Tests how names and numbers are displayed, the tree, the tree by path, and searches.
+// Tests the page's trees of namespaces, pods, containers, processes and paths, and searches in them. Also
+// tests how the page displays names and numbers.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';

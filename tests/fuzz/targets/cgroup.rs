@@ -183,8 +183,8 @@ impl Naive<'_> {
         }
     }
 
-    /// Returns whether this container is the outermost container in the cgroup path of some process. Another
-    /// container is further outside if its id, or the cgroup of its init process, comes earlier in the path.
+    /// Returns whether this container is the first one in the cgroup path of some process, counted from the
+    /// root. A container is in a path if the path has its id, or the path of its init process's cgroup.
     fn is_seen_outside(&self, i: usize) -> bool {
         self.files.iter().flat_map(|lines| ordered(lines)).any(|path| {
             let ends = (0..=path.len()).filter(|&end| end == path.len() || path[end] == b'/');
@@ -195,8 +195,8 @@ impl Naive<'_> {
                 if component == b".." {
                     outermost = None;
                 } else if outermost.is_none() {
-                    // `Some(None)` stands for a container other than `i`. The input has the cgroup of its
-                    // init process, which is `above`, but not the cgroup of the init process of `i`.
+                    // `Some(None)` means that another container than `i` has its init process in the cgroup
+                    // `above`. It cannot be `i`, because the input has no cgroup for the init process of `i`.
                     outermost = self.by_path(above).map(|_| None).or(self.by_id(component).map(Some));
                 }
             }
