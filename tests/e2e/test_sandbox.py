@@ -17,7 +17,7 @@ PTRACE = ("setpriv", "--inh-caps=-all,+sys_ptrace", "--bounding-set=-all,+sys_pt
 
 @pytest.fixture(scope="module")
 def inject(tmp_path_factory):
-    """Returns a function that makes a thread run a system call and returns the result of the call."""
+    """A function that injects a system call into a thread. The function returns the result of the call."""
     program = tmp_path_factory.mktemp("programs") / "inject"
     subprocess.run(
         ["gcc", "-O1", "-Wall", "-Werror", "-o", program, Path(__file__).parent / "programs/inject.c"],
