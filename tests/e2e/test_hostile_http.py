@@ -140,8 +140,8 @@ def swarm(peer, stop):
                 except OSError:
                     pass  # if the connection is closed already, the code below notices it
                 clients[i].setblocking(False)
-                # The selector does not watch clients that send the complete request GET, because they never
-                # read the response.
+                # Clients that send the complete request GET never read the response, so the selector does not
+                # watch them.
                 events = {GET: 0, None: selectors.EVENT_WRITE}.get(kind, selectors.EVENT_READ)
                 if events:
                     selector.register(clients[i], events, i)
@@ -160,8 +160,8 @@ def swarm(peer, stop):
                 except OSError:
                     drop(key.data)
         for i, kind in enumerate(kinds):
-            # The selector does not report when the exporter closes a connection of these clients. The first
-            # byte of TCP_INFO is 1 (TCP_ESTABLISHED) only while the connection is open.
+            # The selector does not watch clients that send the complete request GET. The first byte of
+            # TCP_INFO is 1 (TCP_ESTABLISHED) only while their connection is open.
             if kind == GET and clients[i].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != b"\x01":
                 clients[i].close()
                 clients[i] = None

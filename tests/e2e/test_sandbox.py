@@ -85,7 +85,7 @@ def test_seccomp_filter_applies_to_each_thread(live, victim, inject, tmp_path):
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="on arm64: tests/nodes/guest/test_filter.py")
 def test_the_same_calls_succeed_without_the_sandbox(live, victim, inject, tmp_path):
-    """Shows that the test above is able to fail: only the sandbox refuses these calls."""
+    """Shows that nothing but the sandbox refuses harmful system calls."""
     file = tmp_path / "file"
     file.write_text("text")
     harmful = calls(victim, file)

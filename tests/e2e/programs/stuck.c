@@ -170,8 +170,8 @@ static void be_stuck(const char *directory, int with_exec) {
     if (page == MAP_FAILED) die("mmap");
     prctl(PR_SET_NAME, "victim");
     signal(SIGBUS, hold_still);
-    // The thread that runs `touch` blocks while it holds the mmap_lock. After that, no other thread could be
-    // started, because the kernel needs the mmap_lock to map the stack of a new thread.
+    // The thread that runs `touch` is started last, because this thread blocks while it holds the mmap_lock.
+    // The kernel needs the mmap_lock to map the stack of a new thread.
     pthread_t threads[2];
     if (pthread_create(&threads[0], NULL, protect, NULL)) die("pthread_create");
     if (pthread_create(&threads[1], NULL, touch, NULL)) die("pthread_create");
