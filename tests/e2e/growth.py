@@ -28,7 +28,7 @@ class Growth:
         self.n_scrapes = 0
 
     def start(self, exposition: Exposition):
-        """Starts measuring with this exposition. It must contain all processes."""
+        """Stores the values in this exposition, to which `observe` compares later values."""
         now = time.monotonic()
         values = rss(exposition)
         missing = self._changes.keys() - values.keys()

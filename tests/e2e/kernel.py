@@ -87,7 +87,7 @@ def exposition(lab: Lab) -> dict[str, dict[tuple[str, ...], float]]:
 
 
 def sum_by_path(pids: list[int]) -> tuple[dict, Counter]:
-    """Returns the bytes by (pid, comm, path) and field. Also returns the number of mappings in each sum."""
+    """Returns the bytes by (pid, comm, path) and field, and the number of mappings by (pid, comm, path)."""
     values, counts, key = defaultdict(Counter), Counter(), None
     for pid in pids:
         comm = Path(f"/proc/{pid}/comm").read_text()[:-1]

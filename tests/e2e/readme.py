@@ -42,7 +42,8 @@ def queries() -> list[tuple[str, str]]:
 def without_thresholds(query: str) -> str:
     """Returns the query with lower thresholds and a shorter time range.
 
-    So the query has a result in a test that takes a few seconds and has no nearly full container.
+    The unchanged query would have no result in a test. A test takes only a few seconds, and its containers
+    are not nearly full.
     """
     return query.replace("/ 0.9", "/ 0").replace("[1d:1m]", "[1h:1s]")
 

@@ -1,4 +1,4 @@
-"""An exporter that reads a generated recording, for tests whose clients attack it."""
+"""An exporter that reads a generated recording, for tests in which clients attack the exporter."""
 
 import http.client
 import os
@@ -22,8 +22,8 @@ Private_Hugetlb Swap SwapPss Locked""".split()
 def record(directory: Path, n_containers: int, n_mappings: int, suffix: str = "") -> Path:
     """Generates a recording with one process in each container.
 
-    Each mapping adds 4 kB to the exposition, plus 22 times the length of `suffix`. The name of each pod ends
-    with `suffix`.
+    The name of each pod ends with `suffix`. Each mapping adds 4 kB to the exposition if `suffix` is empty.
+    Each character of `suffix` adds 22 bytes per mapping.
     """
     chance = random.Random(7)
     rows = ["id\tinit_pid\tnamespace\tpod\tcontainer"]
@@ -93,7 +93,7 @@ class Target(Exporter):
 
 
 def scraped_at(body: bytes) -> bytes:
-    """Returns the time of the scrape whose result is in a response body. The time identifies the scrape."""
+    """Returns the time of the scrape that made a response body. The time identifies the scrape."""
     (timestamp,) = re.findall(rb"^smaps_exporter_last_scrape_timestamp_seconds (\S+)$", body, re.M)
     return timestamp
 

@@ -201,7 +201,6 @@ def test_hard_links_are_folded(node):
 
 
 def test_3000_command_names_stay_within_max_samples(node):
-    """Each of 3,000 processes has another name."""
     node.run("names", 3000)
     with node.exporter("--max-samples", "10000") as exporter:
         until(

@@ -26,13 +26,13 @@ def test_prometheus_accepts_the_rules(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((HERE / "alerts").iterdir()), ids=lambda path: path.stem)
 def test_alerts_fire_only_when_they_should(tmp_path, path):
-    """Each file contains the series, the times, and the expected alerts with their summaries.
+    """Runs `promtool test rules` with each file in the directory `alerts`.
 
-    The test adds the expected description and runbook URL of each alert. These are copied from the rule,
-    because they do not depend on the series.
+    These files omit the description and the runbook URL of each expected alert. The test copies both from the
+    alert rule, because they do not depend on the series.
     """
     document = yaml.safe_load(path.read_text())
-    # Only the rules that this file tests are loaded, which makes promtool three times as fast.
+    # Only rules that have a test in the YAML file are loaded, which makes promtool three times as fast.
     tested = {test["name"].partition(":")[0] for test in document["tests"]}
     rules = {rule["alert"]: rule for rule in readme.rules() if rule["alert"] in tested}
     assert rules.keys() == tested

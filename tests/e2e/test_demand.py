@@ -15,8 +15,8 @@ from prometheus import Prometheus
 SCRAPES = "smaps_exporter_scrapes_total"
 OLDEST_DATA = "smaps_exporter_oldest_data_seconds"  # computed for each response
 ENDED = "smaps_exporter_last_scrape_timestamp_seconds"
-# Prometheus's scrape interval in seconds. An exposition stays fresh for only one second, so a server never
-# gets the exposition of its last request again.
+# Prometheus's scrape interval in seconds. The exporter reuses an exposition for at most one second, so two
+# requests of one Prometheus server never get the same exposition.
 INTERVAL = 2
 N_SCRAPES = 12
 
@@ -70,8 +70,8 @@ def assert_fresh(stored, n_servers: int):
         f"{n_made:.0f} scrapes for {n_requests} requests of each of {n_servers} servers; "
         f"ages {[f'{age * 1000:.0f} ms' for age in ages]}"
     )
-    # The scrapes are counted between the first and the last request of one Prometheus server. If there is
-    # another server, it may send one request more in this time, because it sends requests at other moments.
+    # The scrapes are counted between the first and the last request of one Prometheus server. A second server
+    # may send one request more than the first server in this time.
     assert n_made <= n_servers * n_requests + (n_servers - 1), "a scrape is made only for a request"
     assert max(ages) < 1, "a result is fresh for one second"
 

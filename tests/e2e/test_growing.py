@@ -40,9 +40,9 @@ class Growing:
         return {line.partition("-")[0] for line in Path(f"/proc/{self.pid}/maps").read_text().splitlines()}
 
     def resident(self) -> int:
-        """Returns the resident memory of the process, as the kernel sums it in smaps_rollup.
+        """Returns the resident memory of the process, from smaps_rollup.
 
-        The kernel counts each page of the sum once, even if a mapping grows meanwhile (fs/proc/task_mmu.c,
+        The kernel counts no page twice there, even if a mapping grows during the read (fs/proc/task_mmu.c,
         show_smaps_rollup).
         """
         for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
@@ -129,7 +129,10 @@ def kept(any_node, programs):
 
 @pytest.mark.parametrize("name", ["another", "replaced"])
 def test_exec_drops_kept_values(kept, tmp_path, programs, name):
-    """If the new program has the same name as the old one, only the addresses in `stat` tell them apart."""
+    """The new program may have the same name as the old one.
+
+    The exporter then recognizes the exec by the memory addresses in /proc/<pid>/stat.
+    """
     process, exporter = kept
     assert sum(process.values(exporter).values()) > 1000 * MIB
     shutil.copy(programs / "replaced", tmp_path / name)

@@ -29,8 +29,8 @@ def big_node(tmp_path_factory):
     return record(tmp_path_factory.mktemp("big"), n_containers=40, n_mappings=65)
 
 
-# Six attacks, each of which stops a server built with tiny_http. Each function returns the connections that
-# it keeps open.
+# The six functions below attack the exporter. Each attack stops a server built with tiny_http. Each function
+# returns the connections that it keeps open.
 
 
 def declare_terabytes(target):
@@ -112,9 +112,11 @@ def test_one_client_harms_no_other(big_node, attack):
 
 
 def swarm(peer, stop):
-    """Connects 500 idle clients, 100 with half a head, 50 that stop reading, and one with an endless head.
+    """Connects 651 clients that never complete a request or never read the response.
 
-    When the exporter closes the connection of a client, this client connects again within a second.
+    500 clients stop after the request line, and 100 clients stop in the middle of a header. 50 clients do not
+    read the response. One client sends headers without end. When the exporter closes the connection of a
+    client, this client connects again within a second.
     """
     kinds = [b""] * 500 + [b"GET /metrics HTTP/1.1\r\nHost:"] * 100 + [GET] * 50 + [None]
     random.Random(7).shuffle(kinds)
@@ -138,8 +140,8 @@ def swarm(peer, stop):
                 except OSError:
                     pass  # if the connection is closed already, the code below notices it
                 clients[i].setblocking(False)
-                # A client that sends `GET` never reads the response, so it waits for no events. The loop
-                # below finds out from the state of its socket whether the connection was closed.
+                # Clients that send the complete request GET never read the response, so the selector does not
+                # watch them.
                 events = {GET: 0, None: selectors.EVENT_WRITE}.get(kind, selectors.EVENT_READ)
                 if events:
                     selector.register(clients[i], events, i)
@@ -158,8 +160,8 @@ def swarm(peer, stop):
                 except OSError:
                     drop(key.data)
         for i, kind in enumerate(kinds):
-            # A client that sends `GET` reads nothing, so it does not notice when the exporter closes the
-            # connection. The first byte of TCP_INFO is then no longer 1, which is TCP_ESTABLISHED.
+            # The selector does not watch clients that send the complete request GET. The first byte of
+            # TCP_INFO is 1 (TCP_ESTABLISHED) only while their connection is open.
             if kind == GET and clients[i].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != b"\x01":
                 clients[i].close()
                 clients[i] = None

@@ -281,7 +281,10 @@ def test_successive_kills_have_separate_records(node, mounts):
 
 
 def test_a_loop_of_kills_does_not_crowd_out_other_records_and_log_lines(programs, tmp_path):
-    """A container has at most 4 records, and one log line in ten seconds with the number of its kills."""
+    """The exporter keeps at most four OOM records of one container.
+
+    It logs the kills in one container at most once in ten seconds.
+    """
     with pods_of(tmp_path / "links", programs) as pods, pods.exporter() as exporter:
         idle = f"exec sleep {FOREVER}"
         other, loop = (pods.start(pods.pod(name), "s-app", idle, 8 * MIB) for name in ("other", "loop"))
@@ -369,10 +372,7 @@ HARM_TRIALS = int(os.environ.get("HARM_TRIALS") or 4)
 
 @pytest.fixture(scope="module")
 def n_without(programs, tmp_path_factory) -> int:
-    """The number of trials without an exporter in which the kernel kills a second process.
-
-    The test allows at most one more such trial if an exporter runs.
-    """
+    """The number of containers in which the kernel kills more than one process while no exporter runs."""
     with pods_of(tmp_path_factory.mktemp("harm") / "links", programs) as pods:
         return second_victims(pods, "without", HARM_TRIALS)
 

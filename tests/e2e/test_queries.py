@@ -34,7 +34,7 @@ def test_each_query_has_an_answer(node, growing, tmp_path, group_by):
     with Exporter(*arguments) as exporter, Prometheus(tmp_path, exporter.address) as prometheus:
         for may_be_empty, query in queries:
             query = readme.without_thresholds(query)
-            # Some queries may have no result. `prometheus.query` still fails if their expression is invalid.
+            # Queries that may have no result are sent, too, because Prometheus reports an invalid query.
             until(lambda: prometheus.query(query) or may_be_empty, 30, f"Prometheus answers {query}")
 
 

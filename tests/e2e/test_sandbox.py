@@ -17,7 +17,7 @@ PTRACE = ("setpriv", "--inh-caps=-all,+sys_ptrace", "--bounding-set=-all,+sys_pt
 
 @pytest.fixture(scope="module")
 def inject(tmp_path_factory):
-    """Returns a function that makes a thread run a system call and returns the result of the call."""
+    """A function that injects a system call into a thread. The function returns the result of the call."""
     program = tmp_path_factory.mktemp("programs") / "inject"
     subprocess.run(
         ["gcc", "-O1", "-Wall", "-Werror", "-o", program, Path(__file__).parent / "programs/inject.c"],
@@ -85,7 +85,7 @@ def test_seccomp_filter_applies_to_each_thread(live, victim, inject, tmp_path):
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="on arm64: tests/nodes/guest/test_filter.py")
 def test_the_same_calls_succeed_without_the_sandbox(live, victim, inject, tmp_path):
-    """Shows that the test above is able to fail: only the sandbox refuses these calls."""
+    """Shows that nothing but the sandbox refuses harmful system calls."""
     file = tmp_path / "file"
     file.write_text("text")
     harmful = calls(victim, file)

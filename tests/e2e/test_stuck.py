@@ -93,7 +93,7 @@ def growth(any_node, programs):
 
 
 def test_stuck_program_blocks_readers(any_node, programs, tmp_path):
-    """A read of a stuck process's smaps blocks. If it did not, the other tests would prove nothing."""
+    """Reading the smaps of a stuck process must block. Otherwise, the other tests would prove nothing."""
     with Stuck(any_node, programs, tmp_path / "fs") as stuck:
         reader = subprocess.Popen(["cat", f"/proc/{stuck.pid}/smaps"], stdout=subprocess.DEVNULL)
         with pytest.raises(subprocess.TimeoutExpired):

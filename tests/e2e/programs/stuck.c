@@ -13,10 +13,12 @@
 // reads of the stat of "execs" and opens of its smaps block as well. The program then prints
 // "<pid> <N> <pid of execs>".
 //
-// To end the page fault, the guardian aborts the FUSE connection. It does so when standard input has a byte,
-// and after SECONDS. The victim then continues to run, without its mmap_lock. At the end of standard input,
-// on SIGTERM, and when its parent ends, the guardian aborts the connection and exits. When the guardian
-// exits, the kernel kills the server and the victim. If the server dies, the kernel aborts the connection.
+// When standard input has a byte, and after SECONDS, the guardian aborts the FUSE connection. The abort ends
+// the page fault. The victim then continues to run and no longer holds its mmap_lock.
+//
+// At the end of standard input, on SIGTERM, and when the parent of the guardian ends, the guardian aborts the
+// connection and exits. The kernel then kills the server and the victim. If the guardian cannot abort the
+// connection, the guardian kills the server, because the kernel then aborts the connection.
 #define _GNU_SOURCE
 #define FUSE_USE_VERSION 34
 #include <errno.h>
@@ -61,7 +63,7 @@ static pid_t fork_bound(void) {
     return pid;
 }
 
-// The server's file system has one directory with one file, which has one page.
+// The code of the server. Its file system consists of one directory and one file, which has one page.
 
 static struct stat attributes(fuse_ino_t node) {
     struct stat st = {.st_ino = node, .st_nlink = 1, .st_mode = S_IFDIR | 0755};
@@ -84,12 +86,11 @@ static void on_open(fuse_req_t request, fuse_ino_t node, struct fuse_file_info *
     fuse_reply_open(request, file);
 }
 
-// Refuses the first two reads of the file, and never answers the third. All three are caused by one page
-// fault of the victim. The first read is the kernel's readahead. The second read is for the page itself, and
-// the kernel may release the mmap_lock while it waits for the page. When the second read has failed, the
-// kernel retries the page fault. During a retry, it keeps the mmap_lock for reading until it has the page
-// (mm/filemap.c, filemap_fault and maybe_unlock_mmap_for_io). The third read is part of the retry, so the
-// mmap_lock is held while this read blocks.
+// Refuses the first two reads of the file, and never answers the third read. The kernel sends the three reads
+// for one page fault of the victim. The first read is readahead. During the second read, the kernel may
+// release the mmap_lock. After the second read has failed, the kernel retries the page fault and sends the
+// third read. During a retry, the kernel holds the mmap_lock for reading until it has the page (mm/filemap.c,
+// filemap_fault and maybe_unlock_mmap_for_io).
 static void on_read(fuse_req_t request, fuse_ino_t node, size_t size, off_t offset,
                     struct fuse_file_info *file) {
     static int n_reads;
@@ -113,7 +114,7 @@ static void serve(int device) {
     for (;;) pause(); // reached after an abort; if a child exited here, the guardian would exit, too
 }
 
-// The code of the victim, the process that holds its mmap_lock.
+// The code of the victim.
 
 static char *page; // the one page of the file in the FUSE file system, mapped by the victim
 static volatile pid_t protector;
@@ -169,8 +170,8 @@ static void be_stuck(const char *directory, int with_exec) {
     if (page == MAP_FAILED) die("mmap");
     prctl(PR_SET_NAME, "victim");
     signal(SIGBUS, hold_still);
-    // Starting a thread takes the mmap_lock, to map the stack of the thread. The thread that runs `touch` is
-    // started last, because it keeps the mmap_lock.
+    // The thread that runs `touch` is started last, because this thread blocks while it holds the mmap_lock.
+    // The kernel needs the mmap_lock to map the stack of a new thread.
     pthread_t threads[2];
     if (pthread_create(&threads[0], NULL, protect, NULL)) die("pthread_create");
     if (pthread_create(&threads[1], NULL, touch, NULL)) die("pthread_create");
@@ -223,7 +224,7 @@ int main(int argc, char **argv) {
     unsigned connection = connection_of(directory);
     char path[64];
     snprintf(path, sizeof path, "/sys/fs/fuse/connections/%u/abort", connection);
-    // the file is opened before the abort, so that the abort cannot fail
+    // opened before any process is stuck, so that a failed open leaves no stuck process behind
     int abort_file = open(path, O_WRONLY | O_CLOEXEC);
     if (abort_file < 0) die(path);
     if (pipe2(third_read, O_CLOEXEC) || pipe2(waiters, O_CLOEXEC | O_NONBLOCK)) die("pipe");

@@ -68,7 +68,8 @@ def test_parts_add_up_with_locked_swapped_and_freed_memory(node, record_property
 def test_kills_are_recorded_without_a_scrape(node, record_property):
     """One pod leaks slowly. Another pod leaks so fast that the exporter never sees it near its limit.
 
-    A third pod is near its limit, but is killed by a signal.
+    The exporter must record the OOM kills in both pods. A third pod is near its limit when the test kills its
+    process. The exporter must not record this kill, because it is not an OOM kill.
     """
     # On an emulated processor, the exporter checks memory use only every few seconds. The fast leak starts
     # after 20 seconds, so that the exporter has checked the container before.

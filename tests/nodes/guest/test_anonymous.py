@@ -60,9 +60,9 @@ def test_glibc_stacks_and_arenas_are_found(workload, strict):
     arenas = re.findall(r'<heap nr="[1-9]\d*">.*?<system type="current" size="(\d+)"/>', printed, re.DOTALL)
     assert len(arenas) == 8
     found = resident_by(workload, "arenas")
-    # With strict overcommit, the kernel ignores MAP_NORESERVE. The unused part of an arena may then have the
-    # same flags as the guard pages of the stack above it. In this case, the kernel merges the two into one
-    # mapping, and the exporter finds neither this arena nor this stack.
+    # With strict overcommit, the kernel ignores MAP_NORESERVE. So the kernel may merge the unused part of a
+    # malloc arena with the guard pages of the thread stack above the arena. The exporter then finds neither
+    # this arena nor this stack.
     n_merged = 1 if strict else 0
     assert_close(found["anon_malloc_arena"], sum(map(int, arenas)), 0.993 - n_merged / 8)
     # Before Linux 6.7, each of the eight stacks may contain a huge page of 2 MiB.

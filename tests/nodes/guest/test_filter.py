@@ -128,7 +128,7 @@ def test_sandbox_refuses_other_calls(node, exporter, victim, tmp_path):
     file.write_text("text")
     inject, scrape = injector(PROGRAMS / "inject"), thread_of(exporter, "scrape")
     refused = calls(victim, file)
-    # An exporter may make this call to connect to containerd, unless it reads a recording instead.
+    # The sandbox allows this call here, because the exporter needs the call to connect to containerd.
     del refused["socket(AF_UNIX), with a recording"]
     assert {call: inject(scrape, *arguments) for call, arguments in refused.items()} == dict.fromkeys(
         refused, EPERM
@@ -142,7 +142,7 @@ def test_sandbox_refuses_other_calls(node, exporter, victim, tmp_path):
 
 
 def test_the_same_calls_succeed_without_the_sandbox(node, victim, tmp_path):
-    """Shows that the test above is able to fail: only the sandbox refuses these calls."""
+    """Shows that nothing but the sandbox refuses harmful system calls such as unlinkat."""
     file = tmp_path / "file"
     file.write_text("text")
     inject, harmful = injector(PROGRAMS / "inject"), calls(victim, file)

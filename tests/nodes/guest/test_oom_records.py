@@ -9,8 +9,9 @@ from node import PROGRAMS
 from ooms import Leaks, pods_of, second_victims
 
 pytestmark = pytest.mark.skipif(not IS_V2, reason="tests/e2e tests version 1")
-# The number of leaking containers for each pair of a rate in RATES and a limit in LIMITS. `make night` sets
-# 10. By default, the number is 0, and the test runs one container for each pair in GATE.
+# The number of leaking containers for each rate in RATES (MiB per second) and each limit in LIMITS (MiB).
+# `make night` sets the number to 10. If the number is 0, the test runs only one container for each
+# (rate, limit) pair in GATE.
 N_EACH = int(os.environ.get("NODES_RECORDS") or 0)
 GATE = [(1, 64), (10, 64), (50, 64), (10, 256), (50, 256), (50, 512)]
 RATES, LIMITS = (50, 10, 1), (64, 256, 1000)
@@ -36,10 +37,7 @@ def test_oom_records_explain_leaks(tmp_path, record_property):
 
 @pytest.fixture(scope="module")
 def n_without(tmp_path_factory) -> int:
-    """The number of containers with a second OOM kill while no exporter runs.
-
-    The test below compares this number with the number while an exporter runs.
-    """
+    """The number of containers in which the kernel kills more than one process while no exporter runs."""
     with pods_of(tmp_path_factory.mktemp("harm") / "links", PROGRAMS) as pods:
         return second_victims(pods, "without", 4 * N_EACH)
 

@@ -47,8 +47,9 @@ def nest(instance: Instance):
 def test_a_kill_is_not_counted_for_another_container(made, delay):
     """There are three pods with two containers each.
 
-    In the first pod, the kernel kills both containers. In each of the other two pods, the kernel kills one
-    container, and the other container ends by itself. In the third pod, the killed container is not selected.
+    In the first pod, the kernel kills both containers. In the second pod, the kernel kills one container, and
+    the other container ends by itself. The third pod is like the second pod, but the exporter's filters do
+    not select the killed container.
     """
     pods, exporter = made
     names = [f"{name}-{delay}" for name in ("both", "one", "other")]
@@ -91,7 +92,10 @@ def test_a_kill_is_not_counted_for_another_container(made, delay):
 
 
 def test_containers_killed_between_two_checks_are_counted(made):
-    """A container in a crash loop is started and killed five times."""
+    """A container is started and killed five times.
+
+    If the exporter does not check the container in time, the kill is counted for the pod.
+    """
     pods, exporter = made
     loop = pods.pod("loop")
     pods.start(loop, "s-sidecar", SLEEP)
@@ -141,9 +145,10 @@ def test_a_kill_in_a_container_without_a_pod_is_counted(made):
 
 
 def test_the_limit_that_was_hit_is_named(made):
-    """One pod reaches its limit, because it is full of shared memory of an ended container.
+    """The OOM record names the limit at which the kernel killed a process.
 
-    Another pod has no limit. In this pod, a container leaks until a limit above the pods is reached.
+    The first kill happens at the limit of a pod, in which an ended container has left shared memory.
+    The second kill happens at the limit of the cgroup that contains all pods.
     """
     pods, exporter = made
     full = pods.pod("full", 24 * MIB)
@@ -212,10 +217,10 @@ def test_nested_cgroups_group_kills_and_a_full_node_are_counted(made):
 
 
 def test_kills_at_an_outer_limit_are_counted_for_the_victims_containers(made):
-    """Each kill is counted for the container of the killed process, even if another cgroup has the limit.
+    """Each kill is counted for the container of the killed process.
 
-    One pod reaches the limit of the pod, and the kernel kills all of its processes as a group. In another
-    pod, a process in a nested cgroup leaks until it reaches the limit of its container.
+    The first pod reaches its limit, and the kernel kills all processes in the pod. In the second pod, a
+    container reaches its limit, because of a process in a cgroup inside the container's cgroup.
     """
     pods, exporter = made
     pod = pods.pod("group", 24 * MIB)

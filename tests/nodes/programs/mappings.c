@@ -1,5 +1,6 @@
-// Usage: mappings N FILE... Has N mappings, and touches one page of each. Maps each file four times, like the
-// loader. The other mappings are anonymous. With BUSY in the environment, touches a new page every second.
+// Usage: mappings N FILE... Makes N mappings, and touches one page of each mapping. Maps each file four
+// times, as the dynamic loader maps a library. The other mappings are anonymous. If the environment variable
+// BUSY is set, the program touches a new page every second.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
