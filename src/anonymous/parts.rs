@@ -16,18 +16,18 @@ const REST: usize = AnonPart::ALL.len();
 #[derive(Debug, Default)]
 pub struct Parts {
     sums: [Totals; REST + 1],
-    /// The mapping that was added last, or `None` if that mapping has a name.
+    /// The mapping that was added last, if it has no name.
     last: Option<Place>,
-    /// A mapping that is not summed yet, because the mapping above it may decide to which part it belongs.
-    /// The tuple has the address range and flags of this mapping, those of the unnamed mapping directly below
-    /// it, and the values of this mapping.
+    /// A mapping that is summed only after the next mapping was added, because its use may depend on that
+    /// mapping. The tuple has the mapping, the unnamed mapping directly below it, and the values of the
+    /// mapping.
     waiting: Option<(Place, Option<Place>, Values)>,
-    /// The first entry is the kind of the mapping directly below the last unnamed mapping. The second entry
-    /// is the kind of the last mapping, which may have a name.
+    /// The second entry is the kind of the mapping that was added last, which may have a name. The first
+    /// entry is the kind of the mapping directly below the last unnamed mapping.
     below: [Option<Below>; 2],
     run: Option<Run>,
-    /// The totals of the mappings that look like stacks, by size. There is room for eight sizes. Mappings of
-    /// any further size are not taken for stacks.
+    /// Each entry has a size, and the totals of all mappings of this size that look like stacks. Only eight
+    /// different sizes are stored. A mapping of any further size does not count as a stack.
     stacks: [(u64, Totals); 8],
     is_java: bool,
     /// Whether the Java heap has a name. ZGC gives its heap a name.
@@ -126,8 +126,9 @@ impl Parts {
         sum.add_values(values, 1);
     }
 
-    /// Ends the current run of adjacent mappings. Adds its writable mappings to the sum for the use that the
-    /// rules infer, or to the sum of all mappings that no rule claims.
+    /// Ends the current run of adjacent mappings. Adds its writable mappings to the sum for thread stacks,
+    /// Java heap or another use that the rules infer. If no rule claims the run, adds them to the sum of
+    /// unclaimed mappings.
     fn end_run(&mut self) {
         if let Some(run) = self.run.take() {
             let part = run.part(self.has_named_heap);

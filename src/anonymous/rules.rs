@@ -67,8 +67,8 @@ fn is_v8_heap(&Spot { place, .. }: &Spot<'_>) -> bool {
 /// Whether the mapping is a stack that glibc has mapped with MAP_STACK. From Linux 6.7 on, such a mapping has
 /// the flag `nh` (include/linux/mman.h). The guard of the stack is a separate mapping below the stack, or
 /// consists of pages inside the stack (glibc 2.42, nptl/allocatestack.c). HotSpot, a JVM, makes the guard 16
-/// KiB larger. In recorded processes, 99.8% of the memory that the rule claims is stacks. Together with
-/// [`is_stack_above_guard`], the rule finds 99.6% of all stacks.
+/// KiB larger. In recorded processes, 99.8% of the claimed memory belongs to stacks. This rule and
+/// [`is_stack_above_guard`] together find 99.6% of all stack memory.
 fn is_flagged_stack(&Spot { place, below, .. }: &Spot<'_>) -> bool {
     let has_guard = |guard: &Place| guard.is_inaccessible() && guard.size() <= 64 * KIB;
     place.is_writable() && place.has(NO_HUGE_PAGES) && (place.has(GUARDED) || below.is_some_and(has_guard))
@@ -76,8 +76,7 @@ fn is_flagged_stack(&Spot { place, below, .. }: &Spot<'_>) -> bool {
 
 /// Whether the mapping looks like a stack above its guard, which is inaccessible memory. The rule does not
 /// need the flag `nh`, so it also works with older kernels and with musl. In recorded processes, 99.8% of the
-/// memory that the rule claims is stacks. Even without [`is_flagged_stack`], this rule finds 99.4% of all
-/// stacks.
+/// claimed memory belongs to stacks. The rule alone finds 99.4% of all stack memory.
 ///
 /// The kernel may have merged a stack with other memory, such as 62 MB of direct buffers in one JVM.
 /// Therefore [`Parts`](super::parts::Parts) accepts the mapping as a stack only if its size is one of
@@ -118,9 +117,10 @@ fn is_mimalloc(&Spot { place, .. }: &Spot<'_>) -> bool {
     is_aligned && place.is_writable() && place.has(NO_RESERVE) && place.size() >= MIB
 }
 
-/// Whether the mapping is memory of jemalloc. When jemalloc maps memory with MAP_NORESERVE, it makes all of
-/// the memory usable immediately (src/pages.c). A mapping below inaccessible reserved memory is therefore not
-/// jemalloc's. In recorded processes, all of the memory that the rule claims is jemalloc's.
+/// Whether the mapping is memory of jemalloc. If jemalloc maps memory with MAP_NORESERVE, all of the memory
+/// is usable immediately (src/pages.c). So if inaccessible memory with this flag lies directly above the
+/// mapping, the mapping belongs to another allocator. In recorded processes, all of the claimed memory is
+/// jemalloc's.
 fn is_jemalloc(&Spot { place, above, .. }: &Spot<'_>) -> bool {
     let has_flags = place.has(NO_RESERVE) && place.lacks(ACCOUNTED | NOT_FORKED);
     let has_reserve = above.is_some_and(|above| above.is_inaccessible() && above.has(NO_RESERVE));

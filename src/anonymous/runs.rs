@@ -13,12 +13,12 @@ use crate::totals::sums::Totals;
 const CHUNK: u64 = 4 * MIB;
 /// A run of adjacent mappings that begins in this range is tested as Go's heap. Any other run is tested as
 /// memory of a JVM. Up to Go 1.25, Go's heap begins at 0xc000000000, or at 0x4000000000 on arm64
-/// (runtime/malloc.go, mallocinit). The range begins at the lower of these two addresses. From Go 1.26 on,
-/// the heap begins at a random address.
+/// (runtime/malloc.go, mallocinit). The range is wide, because the heap begins at a random address from Go
+/// 1.26 on.
 const GO: Range<u64> = 0x40_0000_0000..0x7e00_0000_0000;
 
-/// The kind of the mapping directly below a run. A run is a series of adjacent anonymous mappings, but the
-/// mapping below it may be a file. For example, a JVM reserves memory directly above a file with its classes.
+/// The kind of the mapping directly below a run of adjacent anonymous mappings. For example, a JVM reserves
+/// memory directly above a file with its classes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Below {
     Anonymous,
@@ -39,10 +39,10 @@ pub struct Run {
     /// Whether the permissions change at an address at which the language runtime would not change them. Go
     /// changes permissions at multiples of 4 MiB, and HotSpot, a JVM, at multiples of 64 KiB.
     has_odd_steps: bool,
-    /// Whether a writable mapping begins directly above inaccessible memory, at a multiple of 4 MiB. The
-    /// metaspace of a JVM looks like this, because the JVM begins to use a chunk of 4 MiB before it has used
-    /// up the chunk below. Mappings at multiples of 64 MiB from the beginning of the run do not count,
-    /// because the JVM may have reserved another 64 MiB there.
+    /// Whether a writable mapping begins directly above inaccessible memory, at an address that is a multiple
+    /// of 4 MiB. The metaspace of a JVM looks like this, because the JVM begins to use a chunk of 4 MiB
+    /// before it has used up the chunk below. Every 64 MiB from the beginning of the run, another reservation
+    /// of the JVM may begin. A mapping at such an address does not count.
     has_chunks: bool,
     pub is_below_archive: bool,
     n_reserved: u64,
@@ -54,8 +54,8 @@ impl Run {
     /// Returns a run (a series of adjacent mappings) that begins with this mapping. Returns `None` if no run
     /// can begin with it.
     ///
-    /// In the mmap area, where the kernel itself chooses addresses, no run consists of a single mapping. So
-    /// this function returns early if nothing lies directly above the mapping. The early return and
+    /// In the mmap area, where the kernel itself chooses addresses, a run has at least two mappings. So this
+    /// function returns `None` early if no mapping lies directly above. The early return and
     /// [`depends_on_above`](super::rules::Spot::depends_on_above) together reduce the time for an anonymous
     /// mapping from 80 ns to 25 ns.
     pub fn beginning(place: &Place, below: Option<Below>) -> Option<Self> {
@@ -95,7 +95,7 @@ impl Run {
     /// Whether another reservation of a JVM begins at this address. Then a mapping at this address does not
     /// belong to the run.
     fn is_followed_at(&self, begin: u64) -> bool {
-        // A run that begins at another address may be a block of malloc below a reservation.
+        // A JVM's reservation begins at a multiple of 4 MiB. Memory of malloc may lie directly below it.
         let is_aligned = begin.is_multiple_of(CHUNK) && !self.begin.is_multiple_of(CHUNK);
         // A run directly above a JVM's archive of classes is a class space. Its size is a multiple of 64 MiB.
         let ends_space =
@@ -160,9 +160,9 @@ fn is_java_heap(run: &Run) -> bool {
 /// reservation of at least 32 GiB. ZGC also reserves at least 32 GiB, but its heap is a memfd. In recorded
 /// processes, the rule claims nothing.
 ///
-/// Two kinds of Java heap are not recognized. In the first kind, the JVM has made all of the reserved memory
-/// usable. The second kind is a heap of less than 32 GiB with `-XX:-UseCompressedOops`. Three recorded
-/// processes have such heaps. Only because of these three, [`is_java_heap`] finds less than 100%.
+/// The rule does not find a heap if the JVM has made all of the reserved memory usable. It does not find a
+/// heap of less than 32 GiB with `-XX:-UseCompressedOops` either. Three recorded processes have such heaps.
+/// They are the only Java heaps that [`is_java_heap`] does not find.
 fn is_uncompressed_java_heap(run: &Run) -> bool {
     is_mmap_address(run.begin) && run.n_reserved >= 32 * GIB
 }

@@ -12,8 +12,7 @@ pub const ACCOUNT: &str =
 pub const UNMAPPED: &str =
     "Page cache, tmpfs and shared memory that are charged to the container but that no process maps.";
 
-/// How the labels of each sample of `cgroup_memory_account_bytes` end. There is one text for each part of the
-/// charged memory: the label `part` and the closing brace.
+/// The label `part` of each sample of `cgroup_memory_account_bytes`, with the closing brace of the labels.
 const PART_LABELS: [&str; PARTS.len()] = [
     ",part=\"anon\"}",
     ",part=\"anon_unmapped\"}",
@@ -32,7 +31,7 @@ const PART_LABELS: [&str; PARTS.len()] = [
     ",part=\"remainder\"}",
 ];
 
-/// How the labels of the two samples of `cgroup_memory_unmapped_bytes` end, in the order of
+/// The label `part` of the two samples of `cgroup_memory_unmapped_bytes`, in the order of
 /// [`Exported::unmapped`].
 const UNMAPPED_LABELS: [&str; 2] = [",part=\"page_cache\"}", ",part=\"shmem\"}"];
 

@@ -1,5 +1,4 @@
-//! Renders a snapshot, the memory of cgroups and the exporter's own metrics as Prometheus text, and OOM
-//! records as JSON. Pure.
+//! Writes metrics as Prometheus text, and records of OOM kills as JSON. This does no I/O.
 
 pub mod cgroups;
 pub mod node;

@@ -21,9 +21,9 @@ pub struct Report {
     pub containerd_up: Option<bool>,
     /// How many times the exporter has failed to list the containers of the node.
     pub containerd_errors: u64,
-    /// How many of the kubelet's links to log files do not match exactly one container. If a link's name has
-    /// only the beginning of a container's id, the link may match more than one. `None` if containers are not
-    /// listed by links.
+    /// How many of the kubelet's links to log files match no container, or several containers. A link can
+    /// match several containers if its name has only the beginning of a container's id. `None` if containers
+    /// are not listed by links.
     pub n_unmatched_links: Option<u64>,
     /// The number of running containers.
     pub n_containers: u64,
@@ -41,9 +41,9 @@ pub struct Report {
     pub read_time: Duration,
     /// The numbers of failed reads, by reason.
     pub read_errors: ReadErrors,
-    /// How many processes are stuck.
+    /// The number of processes that cannot be read, because reads of their memory files do not return.
     pub n_stuck: u64,
-    /// The duration of the longest read among those that gave the exported values.
+    /// The duration of the slowest read among those behind the exported values.
     pub longest_read: Duration,
     /// The node's vm.max_map_count.
     pub max_map_count: Option<u64>,
@@ -91,7 +91,7 @@ pub struct ReadErrors {
     pub slow: u64,
     /// How many times a process was found to be stuck: reads of such a process do not return.
     pub stuck: u64,
-    /// The number of reads that failed with any other error.
+    /// The number of reads that failed for a reason that no other field counts.
     pub io: u64,
 }
 

@@ -108,8 +108,8 @@ impl<'a> Family<'a> {
         let _ = writeln!(self.text, " {value}"); // writing to a Vec cannot fail
     }
 
-    /// Writes one sample for each of the `parts` that has a value. The label text of the sample is `labels`,
-    /// followed by the text at the same position in `ends`.
+    /// Writes one sample for each value in `parts` that is not `None`. The label text of a sample is
+    /// `labels`, followed by the text that has the same position in `ends` as the value has in `parts`.
     pub(super) fn parts<const N: usize>(&mut self, labels: &str, ends: &[&str; N], parts: [Option<i64>; N]) {
         for (end, bytes) in ends.iter().zip(parts) {
             if let Some(bytes) = bytes {

@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 
 use crate::node::reads::detached::MAX_DETACHED as MAX_CHOSEN;
 
-/// How long a read may take before it is detached, so that the scrape no longer waits for it. The time is
-/// long, because normal reads are slow on a busy node. After each detached read, the time is halved for the
-/// rest of the scrape or check, down to [`LEAST_PATIENCE`], because a client may wait for the scrape. If 64
-/// processes become stuck together, their reads delay a scrape by 0.6 s in total.
+/// How long a read may take before it is detached, which means that the scrape continues without waiting for
+/// the read. The time is long, because normal reads are slow on a busy node. After each detached read, the
+/// time is halved for the rest of the scrape or check, down to [`LEAST_PATIENCE`]. Therefore even 64
+/// processes that block their reads delay a scrape by only 0.6 s in total.
 const PATIENCE: Duration = Duration::from_millis(200);
 const LEAST_PATIENCE: Duration = Duration::from_millis(3);
 
 /// The maximum number of detached reads, which are reads that the scrape no longer waits for. At this number,
-/// a scrape waits until its current read returns. This rarely happens, because the exporter skips processes
-/// that look stuck as soon as [`MAX_CHOSEN`] reads are detached.
+/// a scrape waits until its current read returns. This rarely happens: when there are [`MAX_CHOSEN`] detached
+/// reads, which is 8 fewer, the exporter already skips processes that look stuck.
 const MAX_DETACHED: usize = MAX_CHOSEN + 8;
 
 /// Passes the work from the active thread to the standby thread. Threads are numbered from 0 in the order in
@@ -61,7 +61,7 @@ impl Handover {
         self.turns().n_detached -= 1;
     }
 
-    /// Returns whether any read is detached, so that the scrape no longer waits for it.
+    /// Returns whether any read is detached. The scrape no longer waits for a detached read.
     pub fn has_detached(&self) -> bool {
         self.turns().n_detached > 0
     }
@@ -96,7 +96,7 @@ struct Turns {
     /// The number of detached reads, which the scrape no longer waits for. A detached read is counted until
     /// its result is delivered.
     n_detached: usize,
-    /// How many reads took too long in the current scrape or check, so that it no longer waits for them.
+    /// How many reads were detached in the current scrape or check.
     n_detached_in_pass: u32,
 }
 

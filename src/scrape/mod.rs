@@ -124,8 +124,8 @@ impl Scraper {
         Ok(())
     }
 
-    /// Begins a scrape or a check by listing the processes. If `needs_paths` is true, every mapping is read.
-    /// If it is false, a scrape reads only the kernel's sums, provided that they are enough for `/metrics`.
+    /// Begins a scrape or a check by listing the processes. If `needs_paths` is false, a scrape may read only
+    /// the sums that the kernel computes (smaps_rollup). Otherwise every mapping is read.
     ///
     /// Fails if proc cannot be listed. The error is a one-line message.
     pub fn begin(&mut self, pass: Pass, needs_paths: bool) -> Result<(), String> {
@@ -209,14 +209,14 @@ impl Scraper {
         }
     }
 
-    /// Applies the result of a read. If the read was detached, so that the scrape no longer waited for it,
-    /// its result may be applied in a later scrape or check.
+    /// Applies the result of a read. If the read took so long that the scrape continued without it, the
+    /// result may be applied in a later scrape or check.
     pub fn apply(&mut self, job: &Job, finding: &Finding<'_>) {
         let Self { proc, discovery, processes, reads, snapshot, .. } = self;
         apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, job, finding);
-        // A read of `stat` alone is charged as overhead, which only delays the next scrape. If it were
-        // charged like other reads, 3,400 reads of `stat` would use up a CPU budget of 0.01, and no memory
-        // would be read.
+        // Reads of `stat` alone are not charged to the CPU budget of this scrape. If they were, 3,400 of them
+        // would use up a budget of 0.01, and no memory would be read. Instead, their CPU time delays the next
+        // scrape.
         match job.detail {
             Detail::Stat => self.progress.add_overhead(finding.cost.cpu_time),
             _ => self.budget.spend(finding.cost.cpu_time),
@@ -225,7 +225,7 @@ impl Scraper {
         self.progress.note_read();
     }
 
-    /// Detaches the current read, if one is running, so that the scrape no longer waits for it.
+    /// Detaches the current read, if one is running. The scrape then no longer waits for this read.
     pub fn detach(&mut self) {
         self.reads.detach(&mut self.processes);
     }

@@ -47,8 +47,8 @@ impl Ooms {
     /// recent, the new line waits.
     ///
     /// The record shows the largest paths that the container mapped. If the container was close to its limit,
-    /// these paths were stored before the kill. Otherwise they are computed from the last readings of all
-    /// processes, which were summed at `summed_at`.
+    /// these paths were stored before the kill. Otherwise they are computed from `snapshot`, which has the
+    /// sums over the last reads of all processes. `summed_at` is when these sums were computed.
     pub fn record(
         &mut self,
         kills: Vec<Kill>,

@@ -27,7 +27,8 @@ pub struct OwnMetrics {
 }
 
 impl OwnMetrics {
-    /// Creates the metrics. Until the first scrape has ended, the report has only default values.
+    /// Creates the metrics. Until the first scrape has ended, the results of the last scrape have default
+    /// values.
     pub fn new(metrics: SelfMetrics) -> Self {
         Self {
             metrics,

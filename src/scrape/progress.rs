@@ -19,7 +19,7 @@ pub enum Pass {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Idle,
-    /// The processes are listed. Before any process is read, new processes must be identified.
+    /// The processes are listed. Before any memory is read, `stat` of the new processes must be read.
     Listed(Pass),
     Reading(Pass),
 }
@@ -28,7 +28,7 @@ enum Phase {
 #[derive(Debug)]
 pub struct Progress {
     phase: Phase,
-    /// Whether the current scrape or check has read a process. If none is running, whether the last one has.
+    /// Whether a process was read since the last scrape or check began.
     has_read: bool,
     /// Whether the first scrape has not ended yet.
     is_first: bool,
@@ -55,7 +55,7 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Begins a scrape or a check after its processes were listed.
+    /// Notes that a scrape or a check begins. The processes of the node have just been listed.
     pub fn begin(&mut self, pass: Pass, now: Instant) {
         if pass == Pass::Scrape {
             self.began_at = Some(now);
@@ -72,8 +72,7 @@ impl Progress {
         }
     }
 
-    /// Returns the kind of the current scrape or check, if its processes are listed but not all of them are
-    /// identified yet.
+    /// Returns the kind of the current scrape or check, while `stat` of new processes must still be read.
     pub fn identifying(&self) -> Option<Pass> {
         match self.phase {
             Phase::Listed(pass) => Some(pass),
@@ -81,7 +80,7 @@ impl Progress {
         }
     }
 
-    /// Notes that the processes of the current scrape or check are identified, and that reads begin.
+    /// Notes that the current scrape or check begins to read the memory of processes.
     pub fn begin_reads(&mut self, pass: Pass) {
         self.phase = Phase::Reading(pass);
     }
@@ -97,8 +96,8 @@ impl Progress {
         self.is_first && self.began_at.is_some_and(|began_at| now > began_at + MAX_FIRST_SCRAPE)
     }
 
-    /// Ends the current scrape or check. Returns its kind, and whether the readings must be summed. After a
-    /// check that has read nothing, the last sums are still right.
+    /// Ends the current scrape or check. Returns its kind, and whether the sums over all processes must be
+    /// computed again. This is not necessary after a check that has read no process.
     pub fn finish(&mut self, now: Instant) -> Option<(Pass, bool)> {
         let pass = self.under_way()?;
         self.phase = Phase::Idle;

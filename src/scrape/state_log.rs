@@ -12,8 +12,8 @@ pub struct StateLog {
     selection: SelectionLog,
     refusals: Problem,
     over_limit: Problem,
-    /// Whether the program makes a recording. If there is nothing to record, the recording fails with an
-    /// error message, so no warning is logged.
+    /// Whether the program makes a recording. Such a program fails with an error message if there is nothing
+    /// to record. The reason is then logged at debug level, not as a warning.
     is_recording: bool,
 }
 
@@ -34,8 +34,8 @@ impl StateLog {
         self.selection != SelectionLog::Selection
     }
 
-    /// Logs once what the filters select, because filters are the usual reason why no process is exported. As
-    /// long as there are no containers, logs instead that there are none, also once.
+    /// Logs once what the filters select, because filters are the usual reason why no process is exported. If
+    /// there are no containers yet, first logs once that there are none.
     pub fn log_selection(&mut self, selection: &Selection<'_>) {
         if self.selection.advance(selection.n_containers) {
             let level = match selection.n_selected {

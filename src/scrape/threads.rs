@@ -21,9 +21,10 @@ use crate::procfs::this_process::this_thread;
 /// The longest time that the active thread waits if no scrape is requested.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// The active thread normally keeps the shared state locked while it waits for the next scrape. If there is a
-/// detached read, which the scrape no longer waits for, the thread of that read needs the lock to deliver its
-/// result. The active thread then alternately locks and unlocks the state, each for this time.
+/// While the active thread waits for the next scrape, it normally keeps the shared state locked. If a
+/// detached read is running, which the scrape no longer waits for, the thread of that read needs the lock to
+/// deliver its result. The active thread then locks the state for this long, unlocks it for this long, and so
+/// on.
 const SLICE: Duration = Duration::from_millis(50);
 
 /// The size of the stack of each scrape thread in bytes. A thread uses only a part of this size: with glibc,
@@ -36,9 +37,9 @@ const STACK: usize = 256 << 10;
 /// limit. After a scrape, the function's return value says when the next scrape begins. Otherwise, the return
 /// value is ignored.
 ///
-/// The function also publishes new OOM records and new views. A view is an exposition that a client has
-/// requested with parameters. To publish them without waiting for the next scrape or check, the active thread
-/// also calls the function between scrapes, as if a check had succeeded.
+/// The active thread also calls the function between scrapes, to publish new OOM records and new views
+/// without waiting for the next scrape or check. A view is an exposition that a client has requested with
+/// parameters. The function's arguments are then the same as after a successful check.
 pub type AfterPass = Box<dyn FnMut(&mut Scraper, Pass, Result<(), String>) -> Next + Send>;
 
 /// When the next scrape begins.
@@ -74,8 +75,8 @@ impl State {
 }
 
 /// Runs the requested scrapes, beginning on the calling thread. If this thread is blocked in a read, another
-/// thread takes over. Returns when `after` has returned [`Next::Never`], or when another thread has taken
-/// over.
+/// thread takes over. Returns when another thread has taken over, or when the function `after`, which is
+/// called after each scrape, has returned [`Next::Never`].
 pub fn run(scraper: Scraper, demand: Arc<Demand>, after: AfterPass) {
     let state = Mutex::new(State { scraper, after });
     let shared = Shared { state, handover: Handover::default(), demand };

@@ -62,7 +62,8 @@ pub struct Query {
     /// The filters of the request. A process is shown if at least one filter matches it, or if there are no
     /// filters.
     pub filters: Vec<Filter>,
-    /// Whether the view needs the paths of mappings, although the usual scrapes read only the kernel's sums.
+    /// Whether the view needs the paths of mappings. Without such a view, a scrape may read only the kernel's
+    /// sums.
     pub needs_paths: bool,
 }
 
@@ -86,9 +87,9 @@ impl Query {
         containers.iter().any(|container| self.selects(&container.labels, None))
     }
 
-    /// Whether the view shows this command of this container. `container` is the container's label text, and
-    /// `command` is the command's escaped name. If `command` is `None`, returns whether the view shows the
-    /// container.
+    /// Whether at least one filter matches this command of this container, or there are no filters.
+    /// `container` is the container's label text, and `command` is the command's escaped name. If `command`
+    /// is `None`, only the container must match.
     pub fn selects(&self, container: &str, command: Option<&str>) -> bool {
         if self.filters.is_empty() {
             return true;

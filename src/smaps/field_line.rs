@@ -80,9 +80,9 @@ pub fn kib_of(line: &[u8; LINE_LEN]) -> Option<u64> {
     // space into the digit 0.
     let bit = 0x10 * EACH;
     let values = (text | bit) ^ (0x30 * EACH);
-    // Adding 0x76 sets the high bit of every byte above 9. If the high bit of a byte was set before, the sum
-    // also changes the next byte. This does no harm: a byte with its high bit set is no digit, so the text is
-    // refused in any case.
+    // Adding 0x76 sets the high bit of every byte above 9. If the high bit of a byte was set before, the
+    // addition may carry into the next byte. A byte with its high bit set is no digit, so the text is refused
+    // in any case.
     let no_digits = ((values.wrapping_add(0x76 * EACH)) | values) & HIGH;
     // A byte of `spaces` is 0xff where the text has a space, and 0 where it has a digit. The first character
     // of the text is in the lowest byte. Spaces are allowed only before the digits, so all 0xff bytes must be

@@ -1,8 +1,8 @@
-//! The one table of smaps fields. For each field it has the kernel's key, the metric's short name, the help
-//! text, and how the values of several mappings become one value.
+//! The table of smaps fields. For each field it has the kernel's key, the metric's short name, the help text,
+//! and how the values of several mappings become one value.
 //!
-//! The scanner, the exposition, `--fields` and the table of metrics are made from this table. The kernel
-//! defines the fields in Documentation/filesystems/proc.rst, section 1.1, "smaps".
+//! The scanner, the exposition, the option `--fields` and the documentation's list of metrics are made from
+//! this table. The kernel defines the fields in Documentation/filesystems/proc.rst, section 1.1, "smaps".
 
 /// One smaps field.
 #[derive(Debug)]

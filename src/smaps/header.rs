@@ -11,13 +11,13 @@ use super::lines::{EACH, HIGH, bytes_equal_to, line_end};
 pub enum Next {
     /// The next mapping begins where this one ends.
     Adjacent,
-    /// The next mapping begins after a gap, or this mapping is the last one.
+    /// The next mapping begins at a higher address than the end of this one, or there is no next mapping.
     Above,
     /// The next mapping begins at the same address as this one. It is the same mapping, printed again after a
     /// change, and replaces this one.
     Same,
-    /// The next mapping begins below the end of this one, and is not the same mapping. The two mappings
-    /// cannot have existed at the same time, so the mappings were changed during the read.
+    /// The next mapping overlaps this one or has lower addresses, and the two begin at different addresses.
+    /// They cannot have existed at the same time, so the mappings were changed during the read.
     Torn,
 }
 

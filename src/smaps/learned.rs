@@ -8,23 +8,23 @@ use super::lines::line_end;
 /// One remembered field line.
 #[derive(Debug)]
 struct LearnedLine {
-    /// The text of the line, as it was in the previous mapping.
+    /// The text of the line in the previous mapping.
     text: [u8; LINE_LEN],
     /// The position of the field that the line names, in [`FIELDS`].
     field: usize,
 }
 
-/// The result of [`Learned::take`], which compares the field lines of a mapping with those of the previous
-/// mapping.
+/// The result of [`Learned::take`], which compares the field lines of the current mapping with those of the
+/// previous mapping.
 pub enum Run {
-    /// The new mapping has the same keys as the previous mapping, in the same order. This many bytes of the
-    /// new mapping need not be parsed any more.
+    /// The current mapping has the same fields in the same order. This many bytes need not be parsed any
+    /// more.
     Taken(usize),
-    /// The new mapping has other keys than the previous mapping, or the same keys in another order. The lines
-    /// of the new mapping must be remembered instead.
+    /// The current mapping has other fields, or has them in another order. Its lines must be parsed. They are
+    /// then compared with the next mapping.
     Unlike,
-    /// The new mapping cannot be compared with the previous one, because a value is too wide, or because some
-    /// bytes are not read yet. The remembered lines stay as they are.
+    /// The current mapping cannot be compared, because a value has more than eight digits, or because some
+    /// bytes are not read yet. The remembered lines can still be used for the next mapping.
     Unfit,
 }
 
@@ -83,10 +83,9 @@ impl Learned {
         let Values { present, bytes: values } = &mut self.values;
         let known = |line: &[u8; LINE_LEN]| {
             let kib = kib_of(line)?;
-            // If a field occurs twice, its last line decides the value. `take` skips lines that have not
-            // changed, so if only the first line had changed, `take` would store its value. To prevent this,
-            // only the lines before the second occurrence are remembered. The other lines are parsed in every
-            // mapping.
+            // If a field occurs twice, its last line decides the value. A changed first line must not replace
+            // this value. So only the lines before the second occurrence are remembered, and the others are
+            // parsed in every mapping.
             let (field, _) = field_of(line).filter(|(field, _)| *present & 1 << field == 0)?;
             // `kib_of` parses the eight bytes before the unit. All bytes between the key and these eight
             // bytes must be spaces. Any other byte means that the value has more than eight digits, or that

@@ -19,9 +19,9 @@ pub fn line_end(bytes: &[u8], at: usize) -> Option<usize> {
     Some(at + words.len() * 8 + i + 1)
 }
 
-/// Finds the bytes of `word` that equal `b`. In the result, the high bit of each of these bytes is set. Bytes
-/// above the first of them may have their high bits set although they differ from `b` (Alan Mycroft's test
-/// for a zero byte, 1987).
+/// Returns a word in which the high bit of each byte that equals `b` is set. The lowest of the set bits is
+/// always correct. Bytes above it may be marked although they differ from `b` (Alan Mycroft's test for a zero
+/// byte, 1987).
 #[inline]
 pub fn bytes_equal_to(b: u8, word: [u8; 8]) -> u64 {
     let differences = u64::from_le_bytes(word) ^ (EACH * u64::from(b));

@@ -150,8 +150,8 @@ fn eight(digits: [u8; 8]) -> u64 {
 /// flags.
 #[inline]
 fn flags(lines: &[u8]) -> u8 {
-    // The line of flags is usually the only line here. The lines before it are usually the same as in the
-    // previous mapping, so the scanner has already handled them.
+    // The line of flags is usually the only line in `lines`. The scanner leaves out lines that are the same
+    // as in the previous mapping.
     let Some(words) = lines.strip_prefix(KEY).or_else(|| last_line(lines).strip_prefix(KEY)) else {
         return 0;
     };

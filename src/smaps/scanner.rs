@@ -25,8 +25,8 @@
 //!
 //! Mappings come in the order of their addresses. Between two `read` calls, the kernel drops the memory-map
 //! lock; then it continues at the end of the last mapping. If that mapping has grown in the meantime, the
-//! kernel prints it again as a whole. So a mapping is returned only after the next header was read, and
-//! [`Next`] says how the two mappings relate.
+//! kernel prints it again as a whole. Only the next header shows whether this has happened, so a mapping is
+//! returned only after the next header was read. [`Next`] says how the two mappings relate.
 
 use super::field_line::{field_of, is_not_exported};
 use super::fields::Values;
@@ -75,21 +75,21 @@ impl Scanner {
         self.is_adjacent = false;
     }
 
-    /// Returns the first whole mapping in `bytes`, the position of its end, and whether the next mapping
-    /// begins at, above or below the end address of this one.
+    /// Returns the first whole mapping in `bytes`, the position of its end in `bytes`, and where the next
+    /// mapping begins compared with this one.
     ///
     /// Returns `None` if `bytes` does not contain a whole mapping yet. Then read more, and call this again
-    /// with the same bytes followed by the new ones. If `at_end` is true, there is nothing more to read: the
-    /// last mapping ends where `bytes` ends, and `None` means that there are no more mappings.
+    /// with the same bytes followed by the new ones. If `at_end` is true, the file ends where `bytes` ends,
+    /// and `None` means that there are no more mappings.
     pub fn next<'a>(&'a mut self, bytes: &'a [u8], at_end: bool) -> Option<(Mapping<'a>, usize, Next)> {
         let (range, header_end) = find_header(bytes, at_end)?;
         if !at_end && bytes.len() - header_end < self.learned.run_len() {
             return None; // the mapping is most likely incomplete
         }
         let run = if self.only_general { Run::Unfit } else { self.learned.take(&bytes[header_end..]) };
-        // `end` is the end of the mapping. `rest` is the end of the lines that were compared with the
-        // previous mapping. If no lines were compared, `rest` is the end of the header. The line of flags is
-        // at `rest` or after it.
+        // `end` and `rest` are positions in `bytes`. The mapping ends at `end`. The lines from the header to
+        // `rest` are the same fields as in the previous mapping, and need no parsing. The line of flags is at
+        // `rest` or after it.
         let (values, rest, (end, next_range_len)) = match run {
             Run::Taken(n_bytes) => {
                 let rest = header_end + n_bytes;
@@ -115,8 +115,8 @@ impl Scanner {
             }
         };
         let path = path_of(&bytes[range.end..header_end]);
-        // The header of the next mapping begins at `end`, unless the input ends there.
         let header = &bytes[range.start..header_end];
+        // The next mapping begins at `end`, unless the input ends there.
         let next = match end == bytes.len() {
             true => Next::Above,
             false => next(header, &bytes[end..], range.len(), next_range_len),

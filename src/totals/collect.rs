@@ -48,7 +48,7 @@ impl Collector {
         let table = summed.table;
         let order = &table.order;
         let (mut start, mut first_process) = (0, 0);
-        // The container of the last command, and whether its command `[other]` was already added.
+        // The container of the previous command, and whether its command `[other]` was already added.
         let mut container: Option<(u32, bool)> = None;
         for (position, &id) in (0..).zip(&order.commands) {
             let command = table.commands.get(id);
@@ -136,7 +136,7 @@ impl Collector {
         end(rows, &mut current);
     }
 
-    /// Adds each process of a command as a separate command of the view.
+    /// Adds the processes of a command one by one, so that each process has its own series.
     fn add_processes(
         &mut self,
         rows: &mut Rows,

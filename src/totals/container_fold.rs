@@ -64,8 +64,8 @@ impl ContainerFold {
         }
     }
 
-    /// Folds the smallest commands into the command `[other]`, until the container would need at most `share`
-    /// samples if all its paths were folded. `fold_paths` then folds only as many paths as necessary.
+    /// Folds the smallest commands into the command `[other]`. Stops as soon as folding paths alone can
+    /// reduce the container to `share` samples. `fold_paths` then folds only as many paths as necessary.
     fn fold_commands(&mut self, rows: &mut Rows, summed: Summed<'_>, share: usize, scratch: &mut Scratch) {
         let Scratch { candidates, n_named } = scratch;
         candidates.clear();
@@ -162,9 +162,8 @@ impl ContainerFold {
         }
     }
 
-    /// If the row `[other]` of a command sums only one path, shows that path by name again. Nothing is
-    /// changed if the container would then exceed its `share`, because the path is long and counts as several
-    /// samples.
+    /// If the row `[other]` of a command sums only one path, shows that path by name again. A long path
+    /// counts as several samples. If the container would therefore exceed its `share`, nothing is changed.
     fn unfold_single(&mut self, rows: &mut Rows, summed: Summed<'_>, position: usize, share: usize) {
         let command = &rows.commands[position];
         let Some(other) = command.other.filter(|_| command.fold.n_paths == 1) else { return };

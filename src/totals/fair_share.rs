@@ -1,8 +1,8 @@
 //! Divides a limit among containers. No container can use up the share of another container.
 
-/// A limit that is divided among containers, beginning with the container that needs least. Each container
-/// gets an equal share of what the earlier containers have left. A container that needs less than its share
-/// leaves the rest to later containers.
+/// A limit that is divided among containers, beginning with the container that needs least. What is left of
+/// the limit is always divided equally among the containers that are left. So if a container needs less than
+/// its share, the others get more.
 #[derive(Debug)]
 pub(super) struct FairShare {
     left: usize,

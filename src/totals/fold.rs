@@ -61,9 +61,9 @@ impl Folding {
             }
             let (container, n_processes) = (command.container, command.n_processes);
             let before = &rows.commands[command.first_of_name..position];
-            // One more sample is exported for each command name: the number of processes with that name.
-            // Several commands may have the same name. The sample is then counted for the first of them that
-            // has processes.
+            // One more sample is exported for each command name: the number of processes with that name. If
+            // several commands have the same name, this sample is added only to the cost of the first one
+            // that has processes.
             let is_first = n_processes > 0 && before.iter().all(|before| before.n_processes == 0);
             let cost = fold.cost + usize::from(is_first);
             match self.containers.last_mut().filter(|last| last.container == container) {
@@ -89,8 +89,8 @@ impl Folding {
                 reported.push((command.container, table.containers.get(command.container).n_folded));
             }
         }
-        // Sorts `containers` in the order of `reported`, which is the order of the view's commands. The two
-        // lists can then be joined by position.
+        // `reported` is in the order of the view's commands. `containers` is sorted in the same order, so
+        // that the two lists can be joined by position.
         containers.sort_unstable_by_key(|container| container.commands.start);
         for (reported, container) in reported.iter_mut().zip(&*containers) {
             reported.1 += container.n_folded;

@@ -3,8 +3,8 @@
 use super::anon_part::AnonPart;
 use super::other::OTHER;
 
-/// Which memory one series sums up. A command is all processes with one name in a container, or a single
-/// process if each process has its own series.
+/// Which memory one series sums up. A command is all processes in a container that have the same name. If
+/// each process has its own series, a command is a single process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GroupBy {
     /// One mapped path of one command.
@@ -45,9 +45,9 @@ pub(super) fn kind_position(path: &str) -> u8 {
     KIND_LABELS.iter().position(is_label_of).expect("every kind has a label") as u8
 }
 
-/// Returns which label a view shows for a kind of mapping. The kind and the label are both positions in
-/// [`KIND_LABELS`]. If the view does not split anonymous memory by its use (`anon_parts`), all kinds of
-/// anonymous memory are shown as `anon`.
+/// Returns the position in [`KIND_LABELS`] of the label that a view shows for a kind. `kind` is also a
+/// position in [`KIND_LABELS`]. Unless `anon_parts` is true, all kinds of anonymous memory are shown as
+/// `anon`.
 pub(super) fn shown_kind(kind: u8, anon_parts: bool) -> usize {
     const ANON: usize = 1;
     match usize::from(kind) {
@@ -103,9 +103,9 @@ mod tests {
     #[test]
     fn every_kernel_name_has_its_kind() {
         for (path, expected) in [
-            // fs/proc/task_mmu.c, get_vma_name, prints these names. Anonymous memory has no name, or a name
-            // that was set by PR_SET_VMA_ANON_NAME. The heap and the main thread's stack have fixed names. Up
-            // to Linux 4.4, the stacks of other threads have names, too.
+            // fs/proc/task_mmu.c, get_vma_name, prints these names. The empty text stands for anonymous
+            // memory without a name. Programs set other names by PR_SET_VMA_ANON_NAME. The heap and the main
+            // thread's stack have fixed names. Up to Linux 4.4, the stacks of other threads have names, too.
             ("", "anon"),
             ("[anon]", "anon"),
             ("[anon:glibc: malloc]", "anon"),
@@ -160,8 +160,8 @@ mod tests {
             ("/dev/shm/x (deleted)", "shm"),
             ("/dev/shm", "special"),
             ("/run/x", "file"),
-            // drivers/gpu/drm/i915/gem/i915_gem_shmem.c and drivers/gpu/drm/drm_gem.c name graphics buffers
-            // in shared memory.
+            // These are buffers for graphics in shared memory. Their names come from
+            // drivers/gpu/drm/i915/gem/i915_gem_shmem.c and drivers/gpu/drm/drm_gem.c.
             ("/i915 (deleted)", "shm"),
             ("/drm mm object (deleted)", "shm"),
             // drivers/dma-buf/dma-buf.c gives buffers these names. Up to Linux 5.2, a buffer had the name of

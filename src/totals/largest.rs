@@ -6,10 +6,10 @@ use super::labels::push_unescaped;
 use super::table::{ContainerKey, Table};
 use crate::smaps::fields::PSS;
 
-/// At most this many of a container's largest paths are kept by name.
+/// How many of a container's largest paths are kept by name.
 pub const MAX_PATHS: usize = 10;
-/// At most this many of a container's largest paths are kept as a size and a hash of the path. The hash is
-/// enough to find the size of the same path at an earlier time.
+/// How many of a container's largest paths are kept as a size and a hash of the path. The hash is enough to
+/// find the size of the same path in an older list.
 pub const MAX_SIZES: usize = 32;
 /// The maximum length of a name in bytes. Longer names are cut, because OOM records keep names in memory.
 const MAX_NAME_LEN: usize = 256;

@@ -17,16 +17,16 @@ use super::table::{Command, Series, Table};
 /// read.
 const READING_BYTES: usize = 24;
 
-/// Whether a container may use another `n_bytes` for a new command. This is allowed if all containers
-/// together then use at most `max_bytes`, or if the container then stays within its fair share.
+/// Whether a container may use another `n_bytes` for a new command. This is allowed while all containers
+/// together use at most `max_bytes`. Above this limit, it is allowed while the container uses at most its
+/// fair share, which is an equal part of `max_bytes`.
 pub(super) fn has_room(table: &Table, container: u32, n_bytes: usize, max_bytes: usize) -> bool {
     let fair_share = max_bytes / (table.containers.len() + 1);
     table.n_bytes + n_bytes <= max_bytes || table.containers.get(container).n_bytes + n_bytes <= fair_share
 }
 
-/// Whether a path is kept under its name. If paths of the container were merged, a new path is kept only if
-/// it is larger than all merged paths. Otherwise each read would add the path again, and the path would be
-/// merged again.
+/// Whether a path is kept under its name. If paths of the container were merged into `[other]`, a new path is
+/// kept only if it is larger than all merged paths. A smaller path would soon be merged again.
 pub(super) fn admits_path(table: &Table, command: u32, value: &str, totals: &Totals) -> bool {
     let command = table.commands.get(command);
     let largest_merged = table.containers.get(command.container).largest_merged;

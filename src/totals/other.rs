@@ -1,5 +1,5 @@
 //! Decides which paths and commands are summed as `[other]`. The smallest ones are always taken first, and
-//! only as many as a limit requires.
+//! only until the rest is within a limit.
 //!
 //! | limit | what is summed as `[other]` | applied by |
 //! | --- | --- | --- |
@@ -7,9 +7,8 @@
 //! | [`max_bytes`] | paths of a command, commands of a container | [`memory`](super::memory) |
 //! | `--max-samples` | paths of a command, commands of a container | [`fold`](super::fold) |
 //!
-//! There is one case that has nothing to do with these limits: if the kernel takes too long to print the
-//! mappings of a process, only the sum over its mappings is read. All memory of such a process is summed as
-//! `[other]`.
+//! There is one other reason for `[other]`. If the kernel takes too long to print the mappings of a process,
+//! only the sum over its mappings is read. All memory of such a process is summed as `[other]`.
 
 use super::sums::Size;
 
@@ -18,9 +17,9 @@ pub const OTHER: &str = "[other]";
 
 /// How many bytes of memory all containers together may use for each sample of `--max-samples`.
 const BYTES_PER_SAMPLE: usize = 128;
-/// The memory limit of commands, series and readings (the stored results of reads) for a `--max-samples` from
-/// 1 to 100,000. The limit is not lower for fewer samples, because OOM records, and requests to `/metrics`
-/// with parameters, may need paths that the usual exposition does not show.
+/// The memory limit of commands, series and readings (the stored results of reads) for a `--max-samples`
+/// from 1 to 100,000. The usual exposition then shows few paths, but OOM records and requests to `/metrics`
+/// with parameters may need more.
 const MIN_BYTES: usize = 12_800_000;
 /// The memory limit of commands, series and readings if `--max-samples` is 0, which means that the number of
 /// samples is not limited. This is far more than programs need, and far less than hostile paths could use.
@@ -38,8 +37,9 @@ pub fn max_bytes(max_samples: usize) -> usize {
 /// its id.
 pub(super) type Candidate = ((Size, u32), u32);
 
-/// Merges the smallest candidates until `cost` is within `limit`, and returns the last cost. `merge` gets the
-/// id of one candidate and the current cost, and returns the new cost.
+/// Merges the smallest candidates until the cost is at most `limit`. `cost` is the cost before the first
+/// merge. `merge` gets the id of one candidate and the current cost, and returns the new cost. Returns the
+/// final cost.
 pub(super) fn merge_smallest(
     candidates: &mut [Candidate],
     mut cost: usize,

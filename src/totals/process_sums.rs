@@ -23,14 +23,13 @@ pub struct ProcessSums {
     /// one. The length is a power of two, and at most half of the entries are used.
     table: Vec<u32>,
     hasher: RandomState,
-    /// The position in `sums` of the last mapping's path. The next mapping often has the same path, as with
-    /// the segments of a library.
+    /// The position in `sums` of the path that was added last. The next mapping often has the same path,
+    /// because a library is mapped in several segments.
     last: usize,
     /// How many bytes `text` and `sums` may take together.
     max_bytes: usize,
-    /// Hashes of the paths that were merged into [`OTHER`]. A further mapping of such a path is also merged,
-    /// so it does not begin a new sum for the path. Therefore each sum except [`OTHER`] includes all mappings
-    /// of its path.
+    /// Hashes of the paths that were merged into [`OTHER`]. A further mapping of such a path is also added to
+    /// [`OTHER`], so that no path appears with only a part of its memory.
     merged: HashSet<u64>,
     /// The largest number of sums and of text bytes since memory was last freed.
     most: (usize, usize),
@@ -46,7 +45,7 @@ struct Sum {
 }
 
 const MIN_TABLE: usize = 64;
-/// When memory is freed, room for this many merged paths is kept.
+/// The smallest capacity to which the set of merged paths is shrunk.
 const MIN_MERGED: usize = 1024;
 
 impl ProcessSums {

@@ -33,8 +33,8 @@ pub(super) enum State {
     Counted,
 }
 
-/// The values in smaps are in KiB, so the lowest ten bits of a value in bytes are usually 0. Rotating these
-/// bits to the top makes the number small, and loses no bit.
+/// The values in smaps are in KiB, so the lowest ten bits of a value in bytes are usually 0. Rotating the
+/// value right by ten bits moves these zeros to the top. The number becomes smaller, and no bit is lost.
 const KIB_BITS: u32 = 10;
 
 impl Reading {

@@ -48,7 +48,7 @@ pub(super) enum Source {
     Sum(u32),
 }
 
-/// The values of a row that decide how many samples the row has, and in which order rows are folded.
+/// The values of a row that decide how many samples it has, and in which order rows are summed as `[other]`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Outline {
     pub(super) size: Size,
@@ -59,7 +59,7 @@ pub(super) struct Outline {
 }
 
 impl Outline {
-    /// Returns the outline of these totals: their size, the number of mappings, and which fields they have.
+    /// Returns the size and the number of mappings of these totals, and which fields they have.
     pub(super) fn of(totals: &Totals) -> Self {
         let bits = totals.values.bytes.iter().enumerate();
         let nonzero = bits.fold(0, |mask, (i, &value)| mask | FieldMask::from(value != 0) << i);
@@ -67,7 +67,7 @@ impl Outline {
         Self { size: totals.size(), n_mappings: totals.n_mappings, present, nonzero }
     }
 
-    /// Adds the outline of another row. The result is the outline of a row that has the totals of both rows.
+    /// Adds the size, the number of mappings and the fields of another row.
     pub(super) fn add(&mut self, other: &Self) {
         self.size = (self.size.0.saturating_add(other.size.0), self.size.1.saturating_add(other.size.1));
         self.n_mappings += other.n_mappings;
@@ -80,8 +80,8 @@ impl Outline {
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) container: u32,
-    /// The id of the command in the table. `None` if this is a command `[other]` that only the view has. Such
-    /// a command has no processes until small commands are added to it.
+    /// The id of the command in the table. `None` if the view itself has added this command as `[other]`, so
+    /// that small commands can be summed in it.
     pub(super) id: Option<u32>,
     /// The label `pid`, as a range of the view's text. It is empty unless each process has its own series.
     pub(super) pid: Range<usize>,

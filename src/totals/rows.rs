@@ -135,8 +135,8 @@ impl Rows {
         row.outline = Outline::of(&self.sums[i]);
     }
 
-    /// Returns the number of samples that `--max-samples` counts for a row. A row with a long label text
-    /// counts as more samples than it has.
+    /// Returns how many samples `--max-samples` counts for a row. A sample with a long label text counts as
+    /// several samples.
     pub(super) fn cost_of(&self, row: &Row) -> usize {
         self.shape.cost(row.label_len as usize, &row.outline)
     }
@@ -157,8 +157,7 @@ impl Rows {
         })
     }
 
-    /// Returns the number of samples of the whole view, counted as for `--max-samples` (see
-    /// [`cost_of`](Self::cost_of)).
+    /// Returns how many samples `--max-samples` counts for the whole view (see [`cost_of`](Self::cost_of)).
     pub(super) fn cost(&self, table: &Table) -> usize {
         let shown = self.rows.iter().filter(|row| self.is_shown(row));
         shown.map(|row| self.cost_of(row)).sum::<usize>() + self.processes(table).count()

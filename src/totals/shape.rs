@@ -13,7 +13,7 @@ const LABEL_BYTES_PER_SAMPLE: usize = 512;
 /// which samples each series has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shape {
-    /// Which memory one series sums up.
+    /// What one series stands for: a path, a kind of mapping, or a whole process.
     pub group_by: GroupBy,
     /// Whether anonymous memory is shown as several kinds, by its use, instead of the one kind `anon`.
     pub anon_parts: bool,

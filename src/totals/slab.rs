@@ -59,7 +59,7 @@ impl<T> Slab<T> {
         self.slots.iter().flatten()
     }
 
-    /// Returns all numbers in use, in ascending order.
+    /// Returns the numbers of all values, in ascending order.
     pub fn ids(&self) -> impl Iterator<Item = u32> {
         self.slots.iter().enumerate().filter(|(_, slot)| slot.is_some()).map(|(id, _)| id as u32)
     }
@@ -74,9 +74,8 @@ impl<T> Slab<T> {
         self.slots.truncate(used);
         self.slots.shrink_to(2 * used);
         self.free.clear();
-        // `insert` takes numbers from the end of `free`, so the lowest number must be the last one. If low
-        // numbers are used first, the slots at the end of the table become unused, and their memory can be
-        // freed.
+        // `insert` takes the last number in `free`, so the lowest number comes last. Low slots are then
+        // reused first, so that the slots at the end of the table stay unused and can be freed.
         let ids = self.slots.iter().enumerate().rev();
         self.free.extend(ids.filter(|(_, slot)| slot.is_none()).map(|(id, _)| id as u32));
         self.free.shrink_to(2 * self.free.len());

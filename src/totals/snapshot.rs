@@ -52,7 +52,7 @@ impl Snapshot {
         }
     }
 
-    /// Returns the result of the last [`Snapshot::sum`], from which views are made.
+    /// Returns the result of the last [`Snapshot::sum`].
     pub fn summed(&self) -> Summed<'_> {
         Summed { table: &self.table, readings: &self.readings }
     }
@@ -74,7 +74,7 @@ impl Snapshot {
         self.table.register(key, labels);
     }
 
-    /// Keeps the result of a read as the process's reading, in place of its previous reading.
+    /// Stores the result of a read of a process, in place of the result of its previous read.
     ///
     /// Panics if the container is not registered.
     pub fn record(&mut self, process: Process<'_>, process_sums: &ProcessSums, id: &mut Option<ReadingId>) {
@@ -106,7 +106,7 @@ impl Snapshot {
         }
     }
 
-    /// Returns the number of the process's command, or of `[other]` if there is no memory for a new command.
+    /// Returns the id of the process's command, or of `[other]` if there is no memory for a new command.
     fn command(&mut self, container: u32, process: Process<'_>) -> u32 {
         let comm = labels::lossy(process.comm, &mut self.lossy);
         let max_bytes = self.max_bytes;
@@ -332,7 +332,7 @@ mod tests {
         for round in 0..4 {
             node.readings.truncate(1);
             for process in 0..60 {
-                // The paths in `own` are small. Each process has its own, but all processes map `/large`.
+                // Each process maps small paths of its own, and all processes map `/large`.
                 let own: Vec<Vec<u8>> =
                     (0..400).map(|i| format!("/{process}/{i:0>400}").into_bytes()).collect();
                 let mut mappings: Vec<(&[u8], u64)> = own.iter().map(|path| (path.as_slice(), 1)).collect();

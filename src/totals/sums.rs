@@ -5,7 +5,7 @@ use crate::smaps::fields::{ANONYMOUS, FIRST_LARGEST, PSS, RSS, Values};
 /// The combined values of several mappings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// The value of each field in bytes. It is the sum over the mappings, or the largest page size.
+    /// The value of each field in bytes. Page sizes are not added up: the largest one is kept.
     pub values: Values,
     /// The number of mappings.
     pub n_mappings: u64,

@@ -48,7 +48,7 @@ pub(super) struct Command {
     pub(super) n_processes: u64,
     /// How many readings the command has. A reading is the stored result of a process's last read.
     pub(super) n_readings: u32,
-    /// The id of each series of the command, by path.
+    /// The ids of the command's series. The key is the path that the series stands for.
     pub(super) series: HashMap<Box<str>, u32>,
     /// The id of the series `[other]`, once there is one.
     pub(super) other: Option<u32>,
@@ -105,7 +105,8 @@ pub(super) struct Order {
 }
 
 impl Command {
-    /// Returns the escaped name of the command. `container` is the label text of the command's container.
+    /// Returns the escaped name of the command. `container` is the label text of the command's container,
+    /// with which the label text of the command begins.
     pub(super) fn name(&self, container: &str) -> &str {
         let comm = &self.labels[container.len()..];
         comm.strip_prefix(",comm=\"").and_then(|rest| rest.strip_suffix('"')).unwrap_or_default()
@@ -119,16 +120,14 @@ impl Command {
 }
 
 impl Series {
-    /// Returns the path of the series, escaped as a label value. `command` is the command of the series. The
-    /// label text of the series begins with the label text of its command.
+    /// Returns the path of the series, escaped as a label value. `command` is the command of the series.
     pub(super) fn value(&self, command: &Command) -> &str {
         let label = &self.labels[command.labels.len()..];
         label.split_once('"').and_then(|(_, rest)| rest.strip_suffix("\"}")).unwrap_or_default()
     }
 
     /// Returns how many bytes a series takes in the table. `label_len` is the length of its label text.
-    /// `value_len` is the length of its path, which is kept a second time as a key in the command's map
-    /// `series`.
+    /// `value_len` is the length of its path, which is also stored as a key of [`Command::series`].
     pub(super) fn n_bytes(label_len: usize, value_len: usize) -> usize {
         size_of::<Self>() + label_len + value_len + ENTRY_BYTES
     }
@@ -256,7 +255,8 @@ impl Table {
         id
     }
 
-    /// Adds `n_bytes` to the memory of a container, and to the memory of the whole table.
+    /// Adds `n_bytes` to the memory that the table uses for a container, and to the memory of the whole
+    /// table.
     pub(super) fn take_bytes(&mut self, container: u32, n_bytes: usize) {
         self.containers.get_mut(container).n_bytes += n_bytes;
         self.n_bytes += n_bytes;
