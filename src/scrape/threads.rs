@@ -135,9 +135,8 @@ impl Shared {
                 state = self.lock();
                 state.scraper.apply(&job, &finding);
                 if !is_active {
-                    // This must be the last call of this thread. Until this call, `has_detached` returns
-                    // true. While it returns true, the active thread unlocks the scraper's state at short
-                    // intervals, so that this thread can lock it and store the result of its read.
+                    // This must be the last call. Until this call, the active thread unlocks the scraper's
+                    // state at short intervals, so that this thread can store the result of its read.
                     self.handover.deliver();
                     return;
                 }

@@ -132,8 +132,8 @@ struct InContainer {
 #[derive(Debug)]
 struct Above {
     counter: Counter,
-    /// A container of the pod; `None` if this is not the cgroup of a pod. If a filter selects some of the
-    /// pod's containers, this is one of them.
+    /// A container of the pod, preferably one that a filter selects. `None` if the cgroup is not the
+    /// cgroup of a pod.
     pod_of: Option<Arc<Container>>,
     has_unselected: bool,
     /// Whether the cgroup contains containers of different pods. If so, it is not the cgroup of a pod.

@@ -19,7 +19,7 @@ struct Pod {
     labels: String,
     uid_label: String,
     containers: Vec<Arc<Container>>,
-    /// When the newest container of the pod started, if that is known.
+    /// The time at which the newest container of the pod started; `None` if that time is unknown.
     started_at: Option<u64>,
     files: Option<MemoryFiles>,
     /// The values of the pod's cgroup; `None` if the cgroup cannot be read.

@@ -310,7 +310,7 @@ fn ledger(fs: &CgroupFs) -> Option<Ledger> {
     Some(Ledger::new([tops, fs.memory(Reads::Use)?]))
 }
 
-/// Returns the label text of a pod, which is the label text of a container with an empty name.
+/// Returns the label text of a pod, in which the label `container` is empty.
 fn pod_labels(listed: &Listed) -> String {
     labels::container(&listed.namespace, &listed.pod, "")
 }

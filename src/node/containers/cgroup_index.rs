@@ -208,7 +208,7 @@ mod tests {
         Arc::new(Container::new(number, listed, true))
     }
 
-    /// Returns the cgroups of a process that is at this path on version 2.
+    /// Returns the cgroups of a process that is in the version 2 cgroup at `path`.
     fn at(path: &str) -> Cgroups {
         Cgroups::from(format!("0::{path}\n").as_str())
     }

@@ -166,7 +166,7 @@ mod tests {
             ("*/*/*/kworker/0:1", ["a", "b", "c", "kworker"], false),
             ("moby//db/*", ["moby", "", "db", "postgres"], true),
             ("moby//db/*", ["moby", "x", "db", "postgres"], false),
-            // The first star matches only the namespace, although this namespace contains a slash.
+            // The first star matches `/b`, because a namespace may contain a slash.
             ("a*/*/*/*", ["a/b", "c", "d", "e"], true),
             ("///", ["", "", "", ""], true),
         ];

@@ -141,8 +141,8 @@ impl LastRead {
         self.summed_until.is_some()
     }
 
-    /// Returns the time since which the process has been waiting for its next read. This is the beginning of
-    /// its last read, even if that read found overlapping mappings and returned no values.
+    /// Returns the time at which the last read of the process began. A read that found overlapping mappings
+    /// also counts, although it returned no values.
     pub fn due_since(&self) -> Option<Instant> {
         self.at.max(self.torn_at)
     }

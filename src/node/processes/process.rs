@@ -133,8 +133,8 @@ impl Process {
     /// Returns the ids of the readings that must be kept. A reading is the stored result of a read. The flag
     /// says whether the sums over all processes include the reading.
     ///
-    /// The reading of the process that had this pid before is also kept, until `stat` shows whether both are
-    /// the same process. The sums do not include it.
+    /// If there is an older entry for the same pid, its reading is also kept until `stat` shows whether both
+    /// entries are the same process. The sums do not include the reading of the older entry.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
         let entries = std::iter::successors(Some((self, true)), |(process, _)| {
             Some((process.previous.as_deref()?, false))

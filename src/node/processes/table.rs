@@ -162,10 +162,11 @@ impl ProcessTable {
     }
 
     /// Reads the name and the cgroups of a process that is not read in this scrape. Drops its values if the
-    /// process is in another container, or if no filter selects its new name. If a filter selects the new
-    /// name, the values are kept until `stat` has been read. `stat` shows whether the process runs another
-    /// program, so a process cannot hide its memory by renaming itself. `stat` is read later, because reading
-    /// it can block.
+    /// process is in another container, or if no filter selects its new name.
+    ///
+    /// If a filter selects the new name, the values are kept until `stat` shows whether the process runs
+    /// another program. Otherwise a process could hide its memory by renaming itself. `stat` is not read
+    /// here, because reading it can block.
     pub fn refresh_kept(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
         let Self { table, buffers, cgroups, lossy, .. } = self;
         let process = &mut table[i];

@@ -119,9 +119,9 @@ impl Budget {
         Some(self.began_at? + self.least_distance())
     }
 
-    /// Returns the shortest time between the beginnings of two scrapes. A scrape uses CPU time even without
-    /// its reads of processes. That CPU time, as measured in the last scrape, may use half of the budget. The
-    /// other half remains for the reads.
+    /// Returns the shortest time between the beginnings of two scrapes. In that time, the budget must allow
+    /// twice the CPU time that the last scrape used without its reads of processes. So half of the budget
+    /// remains for the reads.
     fn least_distance(&self) -> Duration {
         self.credit.time_to_earn(2.0 * self.overhead_seconds)
     }
