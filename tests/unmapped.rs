@@ -24,8 +24,8 @@ impl Node {
     }
 
     /// Adds a process that maps these paths, which have sizes in MiB. In its mount namespace, a tmpfs is
-    /// mounted at the path `tmpfs`, and the id of this mount is `first_mount`. Each mount namespace has other
-    /// ids.
+    /// mounted at the path `tmpfs`, and the id of this mount is `first_mount`. Each mount namespace has its
+    /// own mount ids.
     fn process(&self, pid: u32, first_mount: u32, tmpfs: &str, mapped: &[(String, u64)]) {
         let mut smaps = String::new();
         for (i, (path, size)) in (1_u64..).zip(mapped) {

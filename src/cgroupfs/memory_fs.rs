@@ -158,9 +158,9 @@ impl MemoryFs {
         smallest
     }
 
-    /// Adds a file to a recording. The file marks the root of the recording as the node's root cgroup. On
-    /// version 1, this is the file `cgroup.sane_behavior`. On version 2, no file is needed, because only the
-    /// root cgroup has no file `memory.current`.
+    /// Marks the root of a recording as the node's root cgroup. The mark on version 1 is the file
+    /// `cgroup.sane_behavior`. Version 2 needs no mark, because only the root cgroup has no file
+    /// `memory.current`.
     ///
     /// The caller's function `each` writes the file. The arguments of `each` are the path of the file in the
     /// recording, and the text of the file. Fails if `each` fails.

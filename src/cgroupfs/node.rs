@@ -23,7 +23,8 @@ pub struct Uncharged {
     pub kernel: u64,
     /// The pool of huge pages.
     pub hugetlb_pool: Option<u64>,
-    /// Compressed memory of zram, and the memory of zswap that is not charged.
+    /// The memory in which zram and zswap keep compressed pages, minus the zswap memory that is charged to
+    /// cgroups.
     pub zram: Option<u64>,
     /// Memory that the host of a virtual machine has taken back.
     pub balloon: Option<u64>,

@@ -48,7 +48,7 @@ pub struct Options {
     pub once: bool,
     /// The smaps fields to export, at least one.
     pub fields: FieldMask,
-    /// What one series of a command stands for, for example a path.
+    /// Whether the memory of a command is split into series by path, by kind of mapping, or not at all.
     pub group_by: GroupBy,
     /// Whether each process has its own series, with the label `pid`.
     pub pid: bool,

@@ -61,10 +61,10 @@ pub struct Report {
     pub max_open_files: Option<u64>,
 }
 
-/// How many reads of processes succeeded, counted by what was read, and how many were skipped.
+/// How many reads of processes succeeded, and how many were skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reads {
-    /// The number of reads of all mappings of a process (smaps).
+    /// The number of reads of smaps files, which list all mappings of a process.
     pub smaps: u64,
     /// The number of reads of the sums that the kernel computes (smaps_rollup).
     pub rollup: u64,

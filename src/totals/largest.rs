@@ -1,4 +1,4 @@
-//! Finds the largest paths of a container.
+//! Finds the paths from which a container maps the most memory.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 

@@ -49,7 +49,7 @@ const MIN_TABLE: usize = 64;
 const MIN_MERGED: usize = 1024;
 
 impl ProcessSums {
-    /// Returns sums without any mapping. `max_bytes` is the memory limit of the snapshot, which stores the
+    /// Returns an empty set of sums. `max_bytes` is the memory limit of the snapshot, which stores the
     /// values of all processes. The sums of one process may use half of that limit.
     pub fn new(max_bytes: usize) -> Self {
         Self {

@@ -20,7 +20,7 @@ pub(super) struct Row {
     pub(super) is_folded: bool,
 }
 
-/// Which part of the memory of a [`Command`] one series shows.
+/// The part of a [`Command`]'s memory that one series shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Label {
     /// The path of the series with this id.
@@ -59,7 +59,7 @@ pub(super) struct Outline {
 }
 
 impl Outline {
-    /// Returns the size and the number of mappings of these totals, and which fields they have.
+    /// Summarizes `totals` as a size, a number of mappings and the fields that are present.
     pub(super) fn of(totals: &Totals) -> Self {
         let bits = totals.values.bytes.iter().enumerate();
         let nonzero = bits.fold(0, |mask, (i, &value)| mask | FieldMask::from(value != 0) << i);

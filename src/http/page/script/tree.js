@@ -173,7 +173,7 @@ async function read(text, pause) {
 			}
 			if (field?.metric !== sample.name) {
 				if (walk.length > longest.length) longest = walk;
-				// The order of the series in the first family is used for all families.
+				// Without an order from an earlier exposition, the order of the first family is used.
 				if (!order.length) rank(longest);
 				walk = [];
 				field = fieldOf(sample.name);
