@@ -108,8 +108,8 @@ def test_jvm_parts_are_found(workload, runtimes, strict):
     until(is_ready, 120, "the JVM listens")
     memory = JavaMemory(process)
     found = resident_by(workload, "rmiregistry")
-    # If `strict`, a stack may merge with reserved memory beside it, and is then not found. In two of four runs,
-    # 79% and 89% of the memory of stacks were found.
+    # If `strict`, a stack may merge with reserved memory beside it, and is then not found. In two of four
+    # runs, 79% and 89% of the memory of stacks were found.
     stacks, classes = (0.7, 0) if strict else (STACKS, 0.75)
     memory.assert_matches(found, stacks=stacks, classes=classes)
     assert memory.n_threads > 8 and memory.heap == 48 * MIB
