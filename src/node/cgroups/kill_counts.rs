@@ -15,9 +15,9 @@ use crate::cgroupfs::events::EventCounts;
 use crate::node::cgroups::pace::Moved;
 use crate::node::containers::table::{Container, ContainerId};
 
-/// The longest time between a kill and the `oom` event of the limit that was hit. An `oom` event that is
-/// further away from the kill in time does not belong to the kill.
-const NEARBY: Duration = Duration::from_secs(1);
+/// The longest time between a kill and the `oom` event of the limit that was hit. Between the two, the kernel
+/// prints a report to the console (mm/oom_kill.c), which takes seconds if the console is a serial line.
+const NEARBY: Duration = Duration::from_secs(5);
 /// How long a removed container is kept. A kill that only the cgroup of a pod has counted may have happened
 /// in a container that was removed meanwhile. So the OOM record names the containers of the pod that were
 /// removed within this time.

@@ -38,9 +38,8 @@ impl Node {
         node
     }
 
-    /// Counts a kill in container `i`, in the same way as the kernel. `full` is the cgroup that has reached
-    /// its limit.
-    fn kill(&mut self, i: usize, full: &Full) {
+    /// Counts an `oom` event in the same way as the kernel. `full` is the cgroup that has reached its limit.
+    fn reach(&mut self, full: &Full) {
         if let Full::Container(i) = *full {
             self.containers[i].own_oom += 1;
             self.containers[i].oom += 1;
@@ -50,6 +49,11 @@ impl Node {
             self.above[i].own_oom += 1;
             self.above[..=i].iter_mut().for_each(|above| above.oom += 1);
         }
+    }
+
+    /// Counts a kill in container `i`, and the `oom` event before it.
+    fn kill(&mut self, i: usize, full: &Full) {
+        self.reach(full);
         self.containers[i].kills += 1;
         self.above.iter_mut().for_each(|above| above.kills += 1);
     }
@@ -121,6 +125,16 @@ fn a_kill_is_found_in_its_container_with_the_limit_that_was_hit() {
         node.kill(1, &Full::Node);
         assert_eq!(node.read(&[0, 1, 2]), [one("b", Limit::Node)], "after a while it is another limit");
     }
+}
+
+#[test]
+fn a_kill_may_follow_seconds_after_its_limit_was_reached() {
+    let mut node = Node::new();
+    node.reach(&Full::Above(2));
+    assert_eq!(node.read(&[0, 1, 2]), []);
+    node.now += Duration::from_secs(4);
+    node.kill(0, &Full::Node);
+    assert_eq!(node.read(&[0, 1, 2]), [one("a", Limit::Pod)]);
 }
 
 /// In each case, processes in the containers `killed` are killed. Then the containers that are not in `seen`
