@@ -10,10 +10,9 @@ use rustix::path::Arg;
 /// The maximum length of a small file. The kernel prints far less, but a recording may contain anything.
 const MAX_RECORD: usize = 64 << 10;
 
-/// Returns the whole content of a small file (`comm`, `cgroup`, `stat`) in `directory`. The file is read into
-/// `text`, which grows as needed.
+/// Returns the content of a small file, read into `text`.
 ///
-/// Fails with the system's error, or with `EFBIG` if the file is longer than 64 KiB.
+/// Fails with the system's error, or with `EFBIG` if the file exceeds 64 KiB.
 pub(crate) fn read_file<'a>(
     directory: BorrowedFd<'_>,
     name: impl Arg,
@@ -29,16 +28,15 @@ pub(crate) fn read_file<'a>(
             text.resize((2 * filled).max(4096), 0);
         }
         filled += rustix::io::read(&file, &mut text[filled..])?;
-        // The kernel prints a small file in one read (fs/seq_file.c, `single_open`). A read that does not
-        // fill the buffer has therefore reached the end of the file.
+        // The kernel prints a small file in one read (fs/seq_file.c, `single_open`). So a buffer that is not
+        // full has all of it.
         if filled < text.len() {
             return Ok(&text[..filled]);
         }
     }
 }
 
-/// Reads a long file in `directory` into `text`, and returns its content. If the file is longer than
-/// `max_bytes`, only the beginning of the file is returned.
+/// Returns the content of a long file, read into `text`. Reading stops after `max_bytes`.
 ///
 /// Fails with the system's error.
 pub(super) fn read_long<'a>(
@@ -61,8 +59,8 @@ pub(super) fn read_long<'a>(
     }
 }
 
-/// Opens a regular file for reading. Returns an error for anything else, such as a pipe or a device in a
-/// recording. Opening never blocks.
+/// Opens a regular file for reading, without blocking. Fails for anything else, such as a pipe or a device in
+/// a recording.
 pub(crate) fn open_file(directory: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = openat(directory, name, flags, Mode::empty())?;
@@ -100,8 +98,7 @@ impl Default for Entries {
 
 #[cfg(target_os = "linux")]
 impl Entries {
-    /// Calls `each` with the name and the inode number of each entry of `directory`. The listing begins with
-    /// the first entry, even if `directory` was listed before.
+    /// Calls `each` with the name and the inode number of each entry of `directory`, from the first entry on.
     pub fn list(&mut self, directory: BorrowedFd<'_>, mut each: impl FnMut(&[u8], u64)) -> io::Result<()> {
         rustix::fs::seek(directory, rustix::fs::SeekFrom::Start(0))?;
         let mut listing = rustix::fs::RawDir::new(directory, &mut self.0);
@@ -113,8 +110,8 @@ impl Entries {
     }
 }
 
-/// Takes the place of the listing buffer on systems other than Linux. There the program only reads
-/// recordings, so a listing may allocate memory for each name.
+/// The listing buffer on systems other than Linux. There a listing may allocate memory for each name, because
+/// the program reads only recordings.
 #[cfg(not(target_os = "linux"))]
 #[derive(Debug, Default)]
 pub struct Entries;

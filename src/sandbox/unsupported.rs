@@ -1,5 +1,5 @@
-//! Takes the place of the sandbox on systems other than Linux, and restricts nothing. There the program reads
-//! only recordings, which needs no special rights.
+//! Restricts nothing on systems other than Linux. There the program reads only recordings, which needs no
+//! special rights.
 
 #[path = "needs.rs"]
 mod needs;

@@ -1,10 +1,8 @@
-//! Folds commands and paths of one container into `[other]` until its samples are within its share of
-//! `--max-samples`. Folding means that their values are shown only as a part of the sum `[other]`.
+//! Folds the smallest commands and paths of one container into `[other]`, until its samples are within its
+//! share of `--max-samples`.
 //!
-//! The share is first used for the names of commands. The largest commands keep their names, as long as one
-//! series for each of them fits into the share. All other commands are folded into `comm="[other]"`. The rest
-//! of the share goes to the largest paths of the named commands. All other paths of a command are folded into
-//! its `path="[other]"`.
+//! Names of commands come before names of paths: commands are folded only if folding all paths would not be
+//! enough.
 
 use std::ops::Range;
 
@@ -40,9 +38,8 @@ impl Scratch {
     }
 }
 
-/// Returns the lowest cost, in samples, that folding can reach for the rows of a command. In a view by path,
-/// all paths of the command can be folded into one row `[other]`. In any other view, the rows of a command
-/// cannot be folded into each other.
+/// Returns the cost in samples if a command's rows are folded as far as possible. Only paths can be folded
+/// into one row.
 fn least_cost(rows: &Rows, command: &Command) -> usize {
     if rows.shape.group_by == GroupBy::Path {
         return rows.shape.cost(command.label_len + OTHER_PATH.len(), &command.fold.sum);
@@ -64,8 +61,7 @@ impl ContainerFold {
         }
     }
 
-    /// Folds the smallest commands into the command `[other]`. Stops as soon as folding paths alone can
-    /// reduce the container to `share` samples. `fold_paths` then folds only as many paths as necessary.
+    /// Folds the smallest commands into `[other]`, until folding paths alone can reach `share` samples.
     fn fold_commands(&mut self, rows: &mut Rows, summed: Summed<'_>, share: usize, scratch: &mut Scratch) {
         let Scratch { candidates, n_named } = scratch;
         candidates.clear();
@@ -162,8 +158,8 @@ impl ContainerFold {
         }
     }
 
-    /// If the row `[other]` of a command sums only one path, shows that path by name again. A long path
-    /// counts as several samples. If the container would therefore exceed its `share`, nothing is changed.
+    /// If the row `[other]` of a command sums only one path, shows that path by name again, unless that would
+    /// exceed `share`.
     fn unfold_single(&mut self, rows: &mut Rows, summed: Summed<'_>, position: usize, share: usize) {
         let command = &rows.commands[position];
         let Some(other) = command.other.filter(|_| command.fold.n_paths == 1) else { return };

@@ -30,8 +30,7 @@ OUT = HERE.parents[1] / "target/e2e"
 
 class Group(NamedTuple):
     is_waiting: bool
-    # Names of modules and of single functions. If one group lists a function and another group lists the
-    # module of the function, the function belongs to the group that lists the function.
+    # Names of modules and functions. A function that a group lists is not run with its module.
     tests: tuple[str, ...]
 
 
@@ -195,10 +194,9 @@ class Run:
 
 
 def names_of(words: list[str]) -> list[str] | None:
-    """Returns the names of the groups that the words select.
+    """Returns the names of the groups that the words (groups or kinds) select.
 
-    A word is the name of a group, or one of the kinds of groups, "waiting" and "alone" (see the top of this
-    file). Returns None if there is any other word.
+    Returns None if there is any other word.
     """
     kind_of = {name: "waiting" if group.is_waiting else "alone" for name, group in GROUPS.items()}
     if not set(words) <= {*GROUPS, *kind_of.values()}:

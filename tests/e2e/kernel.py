@@ -107,10 +107,9 @@ def rollup_rss(pid: int) -> int:
 
 
 def page_mapcount() -> str:
-    """Returns a text that says whether this kernel counts how often each page is mapped.
+    """Returns, as text, whether this kernel counts how often each page is mapped.
 
-    Since Linux 6.15, kernels can be built without these counts. The PSS and the shared bytes of large folios
-    are then estimates, and two reads may give different estimates.
+    Kernels since 6.15 may only estimate PSS, so reads may differ.
     """
     for path, read in (
         (Path("/proc/config.gz"), gzip.open),

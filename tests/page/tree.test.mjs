@@ -1,5 +1,4 @@
-// Tests the page's trees of namespaces, pods, containers, processes and paths, and searches in them. Also
-// tests how the page displays names and numbers.
+// Tests the page's trees from namespaces to paths, searches in them, and how names and numbers are displayed.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';

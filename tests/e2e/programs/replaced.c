@@ -1,5 +1,4 @@
-// Usage: replaced MIB. Has MIB MiB resident in pages of 4 KiB, prints "ready", and reads commands from its
-// input:
+// Usage: `replaced MIB`. Has MIB MiB resident in pages of 4 KiB, prints "ready", and reads commands:
 //   name NAME   changes its name and prints "done"
 //   exec PATH   executes PATH with the argument "0"
 #include <stdio.h>

@@ -31,8 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
             }
         }
         Ok(Command::Help | Command::Version) => {}
-        // With `--print`, the program prints a text that contains the argument of `--image`. If this argument
-        // has control characters, `parse` must return an error instead.
+        // `parse` must refuse an `--image` with control characters, because `--print` prints it.
         Ok(Command::Print(text)) => assert!(text.ends_with('\n') && !text.contains(['\r', '\u{1b}'])),
         Err(error) => {
             let error = error.to_string();

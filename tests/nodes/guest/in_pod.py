@@ -14,10 +14,9 @@ OWN = (*PLACE, "smaps-container")  # comm has at most 15 bytes
 
 
 class InPod(Client):
-    """An exporter in a pod.
+    """An exporter in a pod, with the AppArmor profile `apparmor`.
 
-    `apparmor` is the name of a profile. `capabilities` replace the capabilities of the manifest. `arguments`
-    are added to the arguments of the manifest.
+    `capabilities` replace those of the manifest. `arguments` are added to its arguments.
     """
 
     def __init__(
