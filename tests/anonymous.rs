@@ -39,8 +39,8 @@ const USES: [(&str, Option<AnonPart>); 20] = [
     ("other", None),
 ];
 
-/// Sizes in KiB. Rows are the parts that the rules assign, with a last row for no part. Columns are the
-/// [`USES`].
+/// Sizes in KiB. The rows are the parts that the rules assign; the last row is memory without a part. The
+/// columns are the [`USES`].
 type Claims = [[u64; USES.len()]; AnonPart::ALL.len() + 1];
 
 /// One mapping of a snapshot.

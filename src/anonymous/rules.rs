@@ -33,8 +33,8 @@ impl Spot<'_> {
 /// A function that returns whether the rule claims a mapping.
 type Rule = fn(&Spot<'_>) -> bool;
 
-/// The rules in the order in which they are tried. The first rule that returns true claims the mapping for
-/// its part.
+/// The rules in the order in which they are tried. A mapping belongs to the part of the first rule that
+/// returns true.
 pub const RULES: [(Rule, AnonPart); 6] = [
     (is_jit_code, AnonPart::JitCode),
     (is_v8_heap, AnonPart::V8Heap),

@@ -1,5 +1,5 @@
-//! The rules for runs. A run is a series of adjacent mappings that may be one reservation, of which only some
-//! are writable.
+//! The rules for runs. A run is a series of adjacent mappings. Together they may be memory that a program
+//! reserved at once, and made writable in part.
 
 use std::ops::Range;
 

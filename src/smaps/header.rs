@@ -87,8 +87,8 @@ fn any_range_end(bytes: &[u8]) -> Option<usize> {
     Some(space + 1)
 }
 
-/// Compares the mapping of `header` with the next one, whose header begins `following`. The lengths of their
-/// address ranges come from [`range_end`].
+/// Compares the mapping of `header` with the next mapping. `following` begins with the next header. The
+/// lengths of the address ranges come from [`range_end`].
 #[inline]
 pub fn next(header: &[u8], following: &[u8], range_len: usize, next_range_len: usize) -> Next {
     // Nearly all addresses have twelve digits. Their texts have the same order as the numbers, because digits

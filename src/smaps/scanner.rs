@@ -57,8 +57,8 @@ impl Scanner {
         self.is_adjacent = false;
     }
 
-    /// Returns the first mapping, its end, and how the next one follows. After `None`, append bytes and call
-    /// again, unless the file ends (`at_end`).
+    /// Returns the first mapping, its length in bytes, and what follows it. Returns `None` if `bytes` end in
+    /// the middle of a mapping; the caller then appends more bytes. `at_end`: the file has no more.
     pub fn next<'a>(&'a mut self, bytes: &'a [u8], at_end: bool) -> Option<(Mapping<'a>, usize, Next)> {
         let (range, header_end) = find_header(bytes, at_end)?;
         if !at_end && bytes.len() - header_end < self.learned.run_len() {

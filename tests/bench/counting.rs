@@ -16,7 +16,7 @@ pub struct Allocations {
 }
 
 thread_local! {
-    // The value is a constant and has no destructor, so an allocator can use it as long as the thread exists.
+    // The initial value is constant and has no destructor, so an allocator can use it until the thread ends.
     static COUNTED: Cell<Allocations> = const { Cell::new(Allocations { n_allocations: 0, n_bytes: 0 }) };
 }
 

@@ -52,7 +52,8 @@ def connect_slowly(target, request: bytes) -> socket.socket:
 def hold_many_expositions(directory: Path, n_megabytes: int, n_generations: int, limit: int):
     """Makes slow readers hold several expositions.
 
-    Asserts that the exporter's memory stays within the documented bound, and its cgroup's within the limit.
+    Asserts that the exporter uses at most the memory that the documentation says, and its cgroup no more than
+    `limit`.
     """
     recording = node(directory, n_megabytes)
     with memory_cgroup(limit) as (prefix, cgroup), Target(recording, *ALL, prefix=prefix) as target:

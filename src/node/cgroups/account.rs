@@ -197,23 +197,21 @@ impl Account {
         let is_own = |process: &Process| {
             process.container().is_some_and(|container| container.id == self.container.id)
         };
-        let mut own = processes.iter().filter(|&process| is_own(process));
         let path = match first {
             Some(first) => first.memory()?,
             None => {
-                // The outermost memory cgroup of the container's processes.
-                own.try_fold(processes.find(self.pid)?.cgroups().memory()?, |path, process| {
-                    match process.cgroups().memory()? {
-                        other if is_at_or_below(other, path) => Some(path),
-                        other if is_at_or_below(path, other) => Some(other),
-                        _ => None,
-                    }
-                })?
+                // The outermost memory cgroup of the container's processes has the shortest path.
+                let own = processes.iter().filter(|&process| is_own(process));
+                own.map(|process| process.cgroups().memory()).min_by_key(|path| path.map(<[u8]>::len))??
             }
         };
         let is_in =
             |process: &Process| process.cgroups().memory().is_some_and(|other| is_at_or_below(other, path));
-        (path != b"/" && processes.iter().all(|process| is_own(process) || !is_in(process))).then_some(path)
+        let fits = |process| match is_own(process) {
+            true => first.is_some() || is_in(process),
+            false => !is_in(process),
+        };
+        (path != b"/" && processes.iter().all(fits)).then_some(path)
     }
 
     /// Reads the container's cgroup. Returns whether the cgroup exists.

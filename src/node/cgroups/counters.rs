@@ -276,8 +276,8 @@ impl Counters {
         std::mem::take(&mut self.gone_pods)
     }
 
-    /// Reads the counters of cgroups in which nothing is left. Drops those that cannot be read, because their
-    /// cgroups were removed.
+    /// Reads the counters of empty cgroups, which will be removed. A counter that cannot be read is dropped,
+    /// because its cgroup was removed.
     pub fn drop_gone(&mut self, now: Instant) {
         self.read(now, |held, _| held.is_ending);
         self.counts.forget(now);

@@ -59,8 +59,8 @@ pub struct Growth {
     /// The growth rates in bytes per second, each with its time. A rate is dropped once a later one is at
     /// least as high.
     rates: VecDeque<(Instant, u64)>,
-    /// The memory use in bytes when the processes were last due to be read; `None` after a fall below
-    /// [`FAR`].
+    /// The memory use in bytes when the processes were last due to be read. `None` if it has been below
+    /// [`FAR`] since then.
     read_at: Option<u64>,
     /// When the kernel last reported that the limit was reached.
     hit_at: Option<Instant>,

@@ -42,7 +42,7 @@ struct Counted {
     bytes: u64,
 }
 
-/// Divides the node's memory into parts. Nothing is allocated while the top-level cgroups and the pods stay
+/// Divides the node's memory into parts. Its buffers are reused while the top-level cgroups and the pods stay
 /// the same.
 #[derive(Debug)]
 pub struct Ledger {

@@ -23,8 +23,8 @@ use crate::procfs::this_process::thread_cpu_time;
 
 /// The stack size of the watching thread, which needs only a small stack.
 const STACK: usize = 64 << 10;
-/// The memory use, in thousandths of the limit, at which reads of smaps end, because version 1 does not
-/// report a reached limit.
+/// From this memory use on, in thousandths of the limit, no smaps is read. Cgroup version 1 does not report
+/// that the limit was reached.
 const HIT: u64 = 980;
 
 /// The watched cgroups. The watching thread and the scraping thread share them.

@@ -183,8 +183,8 @@ impl Containers {
         has_news
     }
 
-    /// Rejects init pids of processes outside the container: reused pids, or pids of another PID namespace,
-    /// as in kind. Returns whether one was rejected.
+    /// Rejects init pids of processes outside the container. Such a pid was reused, or is from another PID
+    /// namespace. Returns whether a pid was rejected.
     pub fn reject_foreign_inits(&mut self, is_in_paths: impl Fn(&[u8]) -> bool) -> bool {
         let mut has_news = false;
         for tracked in &mut self.tracked {

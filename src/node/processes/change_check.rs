@@ -118,8 +118,8 @@ impl ChangeCheck {
         self.fingerprint = fingerprint;
     }
 
-    /// Drops everything, because the values were dropped. The CPU times are dropped too, because the process
-    /// may run another program now.
+    /// Starts again, because the values of the process were dropped. The process may run another program now,
+    /// so the measured CPU times do not count any more.
     pub fn forget(&mut self) {
         *self = Self::default();
     }

@@ -22,8 +22,8 @@ use crate::totals::reading::ReadingId;
 #[derive(Debug)]
 pub struct Process {
     identity: Identity,
-    /// The process that had this pid before, until the start time of this process shows whether both are the
-    /// same process.
+    /// The last process with this pid. It is kept until the start time shows whether this is the same
+    /// process.
     previous: Option<Box<Process>>,
     attribution: Attribution,
     state: ReadState,
@@ -285,8 +285,8 @@ impl Process {
     /// Returns whether a read must be repeated, once, because a new name may mean that the process executed a
     /// program meanwhile.
     pub fn repeats_for_name(&mut self, is_renamed: bool) -> bool {
-        // Before it executes a program, a process made by vfork uses its parent's memory, which the read may
-        // have returned.
+        // A process that vfork has made shares its parent's memory until it executes a program. The read may
+        // have returned that memory.
         self.has_new_name = is_renamed && !self.has_new_name;
         self.has_new_name
     }

@@ -53,7 +53,7 @@ function layOut(place, width, height, scale, drawn) {
 	function divide(list, x, y, w, h, depth) {
 		squarify(list, x, y, w, h, scale);
 		for (const n of list) {
-			// The number of the drawing marks the nodes that have a rectangle.
+			// In each drawing, the nodes that get a rectangle get the drawing's number.
 			n.drawn = drawn;
 			const names = [n.text];
 			let some = withArea(n), last = n;

@@ -137,6 +137,30 @@ fn the_cgroup_is_that_of_the_init_process_or_of_the_id() {
     }
 }
 
+/// On ECS with cgroup version 1, only the paths of other controllers have the id.
+#[test]
+fn the_outermost_memory_cgroup_does_not_depend_on_the_order_of_pids() {
+    let [root, outer, x, y, other] = [
+        "4:memory:/\n3:pids:/ecs/c1",
+        "4:memory:/task\n3:pids:/ecs/c1",
+        "4:memory:/task/x\n3:pids:/ecs/c1",
+        "4:memory:/task/y\n3:pids:/ecs/c1",
+        "4:memory:/other\n3:pids:/ecs/c1",
+    ];
+    for (name, texts, expected) in [
+        ("inner-first", [x, y, outer], "/task"),
+        ("outer-first", [outer, x, y], "/task"),
+        ("apart", [x, y, other], ""),
+        ("root", [root, x, y], ""),
+    ] {
+        let Read(mut node, mut accounts, _) = Read::new(name, &[("c1", "-", "shop", "a")]);
+        let processes = node.see(&[(10, 1, texts[0]), (11, 1, texts[1]), (12, 1, texts[2])]);
+        accounts.update(&processes, &node.discovery, Instant::now());
+        let memory: Vec<_> = accounts.table.iter().map(|account| &*account.paths().memory).collect();
+        assert_eq!(memory, [expected.as_bytes()], "{name}");
+    }
+}
+
 /// The workload in container a creates a cgroup below the cgroup of container a, and names it after container
 /// b.
 #[test]
