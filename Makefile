@@ -14,7 +14,8 @@ run: protoc
 test: protoc
 	$(CARGO) test --locked
 
-# Runs .ci/words.py, rustfmt and clippy, and builds the documentation. A warning is an error.
+# Checks every text for words to avoid and for lines that are too long. Then checks the formatting, runs
+# clippy and builds the documentation. A warning is an error.
 .PHONY: lint
 lint: protoc
 	.ci/words.py --self-test
@@ -44,21 +45,21 @@ package: protoc
 build: protoc
 	$(CARGO) build --release --locked
 
-# Tests the program with a real containerd, kernel and Prometheus. Needs root on Debian. For one group of
-# tests/e2e/groups.py: `make e2e GROUPS=waiting`
+# Tests the program with a real containerd, kernel and Prometheus. Needs root on Debian, and installs
+# everything else. GROUPS selects groups of tests/e2e/groups.py: make e2e GROUPS=waiting
 .PHONY: e2e
 e2e: protoc
 	tests/e2e/run $(GROUPS)
 
-# Tests the static binary and its image in Debian virtual machines: `make e2e-nodes NODES="bookworm sid"`.
-# Needs root on Debian, but no KVM.
+# Tests the static binary and its image on several Debian kernels, in virtual machines: make e2e-nodes
+# NODES="bookworm sid". Needs root on Debian, but no KVM.
 NODES ?=
 .PHONY: e2e-nodes
 e2e-nodes: image-tar
 	EXPORTER=$(STATIC) IMAGE_TAR=$(IMAGE_TAR) tests/nodes/run $(NODES)
 
-# Builds and tests the static aarch64 binary, under qemu-user and in virtual machines with small and large
-# pages. Needs root on Debian.
+# Builds and tests the static aarch64 binary: with recordings under qemu-user, and in virtual machines with
+# pages of 4 KiB and 16 KiB. Needs root on Debian.
 .PHONY: static-arm64 test-arm64 e2e-arm64
 static-arm64:
 	$(MAKE) static TARGET=aarch64-unknown-linux-musl
@@ -68,8 +69,9 @@ test-arm64: static-arm64
 e2e-arm64:
 	$(MAKE) e2e-nodes TARGET=aarch64-unknown-linux-musl NODES="arm64 arm64-16k"
 
-# Measures the exporter with 1,500 recorded and real processes. Needs root. For real processes only, for 60
-# seconds: `make load LOAD="live 60"`
+# Measures the exporter on a node with 250 containers and 1,500 processes. The processes are recorded or real,
+# and the options are those of the manifest or --group-by path. Each combination takes five minutes. With
+# LOAD="live 60", measures only real processes, for 60 seconds. Needs root.
 LOAD ?=
 .PHONY: load
 load: build
@@ -90,7 +92,8 @@ page-test:
 browser: build page-test
 	tests/browser/run
 
-# Runs the benchmarks. As root, also runs the three benchmarks below, which take a quarter of an hour more.
+# Runs the benchmarks, which print ratios between figures of the same run. If the user is root, also runs the
+# three benchmarks below, which take a quarter of an hour more.
 .PHONY: bench
 bench: protoc
 	$(CARGO) bench --locked --bench bench
@@ -101,20 +104,21 @@ bench: protoc
 bench-short: protoc
 	$(CARGO) test --locked --bench bench -- --short
 
-# Updates README.md's table of series counts on a node of 100 pods, with the resident memory of the static
-# binary.
+# Updates the table in README.md that states how many series the exporter has on a node of 100 pods. Also
+# measures the last column of this table, which is the resident memory of the static binary.
 .PHONY: sizing
 sizing: static
 	EXPORTER=$(STATIC) BLESS=1 $(CARGO) test --locked --test tests tables::series_counts
 
-# Measures the exporter's millicores on a node with 110 pods, beside process-exporter's. Takes seven minutes,
-# or less with ROUNDS=1. Needs root.
+# Measures how many millicores the exporter uses on a node with 110 pods, with the options of the manifest.
+# Compares it with process-exporter. Takes seven minutes, or less with ROUNDS=1. Needs root.
 ROUNDS ?= 4
 .PHONY: bench-node
 bench-node: build
 	tests/bench/node $(ROUNDS)
 
-# Measures how much CPU time the metrics of 110 pods and of the node add to a scrape. Needs root.
+# Measures how much CPU time the metrics of pods and of the node add to a scrape, with 110 pods in real
+# cgroups. Needs root.
 .PHONY: bench-ledger
 bench-ledger: build
 	tests/bench/ledger $(or $(CARGO_TARGET_DIR),target)/release/smaps-container-exporter
@@ -129,7 +133,8 @@ bench-containerd: build
 record-fixture: protoc
 	tests/record/run
 
-# Installs protoc, which the build of containerd-client needs, or prints how to install it.
+# Installs protoc, which the build of containerd-client needs. If the installation would ask for a password or
+# for an answer, prints how to install protoc.
 .PHONY: protoc
 protoc:
 	@command -v protoc > /dev/null || .ci/protoc.sh
@@ -142,7 +147,8 @@ night:
 
 # --- Shipping: the static binary, the image, the manifest -------------------------------------------------
 
-# The target of the static binary. For the other architecture: `make static TARGET=aarch64-unknown-linux-musl`
+# The target of the static binary. To build for the other architecture: make static
+# TARGET=aarch64-unknown-linux-musl
 TARGET ?= $(subst arm64,aarch64,$(shell uname -m))-unknown-linux-musl
 STATIC = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/$(TARGET)/release/smaps-container-exporter
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
@@ -155,8 +161,8 @@ BUILD_INFO = SMAPS_EXPORTER_REVISION=$(REVISION) SMAPS_EXPORTER_IMAGE=$(IMAGE)
 IMAGE_TAR ?= target/smaps-container-exporter.tar
 ENGINE ?= $(firstword $(foreach engine,podman buildah docker,$(if $(shell command -v $(engine)),$(engine))))
 
-# Builds a static binary for TARGET, reproducibly. With MUSL_STD=debian, the standard library comes from
-# Debian's packages.
+# Builds a static binary for TARGET. The same commit and toolchain give the same bytes. With MUSL_STD=debian,
+# the standard library comes from Debian's packages.
 .PHONY: static
 static: protoc
 	$(BUILD_INFO) .ci/static.sh $(TARGET)
@@ -180,16 +186,17 @@ image:
 		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg IMAGE=$(IMAGE) \
 		$(IMAGE_FLAGS) .
 
-# Builds the same image as an OCI archive, for tests and for nodes without internet. Needs no container engine
-# and no network.
+# Builds the same image as an OCI archive, for tests and for nodes without internet. Needs neither a container
+# engine nor a network.
 .PHONY: image-tar
 image-tar: static
 	mkdir -p $(dir $(IMAGE_TAR))
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
 		.ci/image-tar.py $(STATIC) $(IMAGE_TAR) $(IMAGE) VERSION=$(VERSION) REVISION=$(REVISION)
 
-# Prints a file for users, such as the manifest for IMAGE:
-#   make manifest IMAGE=registry.example/smaps-container-exporter:0.2.0 | kubectl apply -f -
+# Prints one of the files for users: the manifest for IMAGE, the PodMonitor, the alert rules or the Grafana
+# dashboard.
+# make manifest IMAGE=registry.example/smaps-container-exporter:0.2.0 | kubectl apply -f -
 PRINTED = manifest manifest-without-socket podmonitor prometheusrule rules dashboard
 .PHONY: $(PRINTED)
 $(PRINTED): protoc
@@ -206,8 +213,9 @@ sbom:
 		--spec-version 1.5
 	mv smaps-container-exporter_bin.cdx.json $(SBOM)
 
-# Runs the steps of the release workflow that do not need GitHub. Needs what .ci/run needs. Takes half an hour
-# at first.
+# Runs the steps of the release workflow that do not need GitHub, on the last commit. Checks the files that
+# the workflow would upload. Needs what .ci/run needs, and the network for cargo-cyclonedx. The first run
+# takes half an hour.
 .PHONY: rehearse-release
 rehearse-release:
 	tests/e2e/setup.sh
@@ -215,8 +223,8 @@ rehearse-release:
 
 # --- Fuzzing ----------------------------------------------------------------------------------------------
 
-# Runs each fuzz target for FUZZ_SECONDS, with FUZZ_OPTIONS for libFuzzer:
-# `make fuzz FUZZ_SECONDS=20 FUZZ_OPTIONS=-seed=1`. Needs a nightly toolchain.
+# Runs each fuzz target for FUZZ_SECONDS. FUZZ_OPTIONS are passed to libFuzzer: make fuzz FUZZ_SECONDS=20
+# FUZZ_OPTIONS=-seed=1. Needs a nightly toolchain.
 FUZZ_OPTIONS ?=
 .PHONY: fuzz
 fuzz:
@@ -228,8 +236,9 @@ fuzz:
 fuzz-seeds:
 	tests/fuzz/run seeds
 
-# Lists in target/mutants.out the code changes that no test notices. Needs cargo-mutants and hours. For one
-# file: `make mutants MUTANTS='--file src/smaps/scanner.rs'`
+# Makes one change to the code at a time, and runs the tests. Lists in target/mutants.out the changes that no
+# test notices. Needs cargo-mutants and hours. For one file: make mutants MUTANTS='--file
+# src/smaps/scanner.rs'. The tests are built without optimization, because building takes most of the time.
 MUTATED = src/smaps/**/*.rs src/totals/**/*.rs src/exposition/**/*.rs src/cgroupfs/**/*.rs \
 	src/procfs/cgroup.rs src/node/**/*.rs
 MUTANTS ?= $(foreach files,$(MUTATED),--file '$(files)')
@@ -238,6 +247,5 @@ mutants: protoc
 	@command -v cargo-mutants > /dev/null || \
 	{ echo "cargo-mutants is missing: cargo install --locked cargo-mutants" >&2; exit 1; }
 	mkdir -p target
-# Building takes most of the time, so the tests are built without optimization.
 	CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=0 \
 		$(CARGO) mutants --cargo-arg=--locked --output target $(MUTANTS)

@@ -1,8 +1,13 @@
 #!/bin/sh
-# musl-sysroot.sh TARGET DIR: makes a Rust toolchain in DIR for the musl TARGET, from Debian's packages
-# instead of rustup's. Needs cargo and root. To use the toolchain:
+# musl-sysroot.sh TARGET DIR: makes a Rust toolchain in DIR that builds for the musl TARGET. It is for
+# machines that cannot download the target with `rustup target add TARGET`, but can install Debian's packages.
+# Afterwards this command works as usual:
 #   RUSTC=DIR/bin/rustc CARGO_TARGET_..._LINKER=DIR/bin/ld cargo build --release --target TARGET
-# Programs that the toolchain builds must abort on panic.
+# The script needs Debian and cargo. It runs as root, because it installs binutils. It takes less than two
+# minutes.
+#
+# The toolchain only builds programs that abort on panic, as this project does in its release profile. The
+# toolchain's libunwind is empty, so the stack cannot be unwound.
 set -eu
 target=$1
 mkdir -p "$2"
@@ -67,7 +72,8 @@ LD_LIBRARY_PATH=$libs RUSTC=$root/usr/bin/rustc RUSTC_BOOTSTRAP=1 \
     cargo build --quiet --release -Zbuild-std=std,panic_abort -Zbuild-std-features= \
     --target "$target" --target-dir "$dir/std"
 
-# The sysroot has two standard libraries: the new one for the target, and the host's for build scripts.
+# Makes a sysroot with two standard libraries. The one that was just built is for the target. The host's is
+# for build scripts.
 sysroot=$dir/lib/rustlib
 lib=$sysroot/$target/lib
 rm -rf "$sysroot"
@@ -81,8 +87,9 @@ LD_LIBRARY_PATH=$libs exec $root/usr/bin/rustc --sysroot $dir "\$@"
 SH
 chmod +x "$dir/bin/rustc"
 
-# rustc also links musl, the C compiler's start files and libunwind. The last two may be empty, because
-# programs abort on panic.
+# For a static binary, rustc links musl, the C compiler's start files (crtbegin.o and crtend.o), and a library
+# that unwinds the stack. In this sysroot, the start files and that library are empty. Empty files are enough,
+# because the program aborts on a panic and does not unwind the stack.
 musl=$(dirname "$(find "$root/usr/lib" -name rcrt1.o)")
 for file in crt1.o rcrt1.o crti.o crtn.o libc.a; do cp "$musl/$file" "$lib/self-contained/"; done
 for file in crtbegin.o crtbeginS.o crtend.o crtendS.o; do

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Installs protoc, which the build of containerd-client needs. If that is impossible without a password,
-# prints the command that installs protoc.
+# protoc.sh: installs protoc, which the build of containerd-client needs. If the installation would ask for a
+# password or for an answer, prints one line that says how to install protoc.
 set -eu
 
-# Each line of the table below has a package manager, a package, and options that prevent questions. All but
-# brew need root.
+# Each line of the table below has a package manager, a package, and options with which the package manager
+# asks no question. brew refuses to run as root. The other package managers need root.
 while read -r manager package options; do
     command -v "$manager" > /dev/null || continue
     hint="$manager ${options%% *} $package"

@@ -25,10 +25,11 @@ WORKFLOW = yaml.safe_load((REPOSITORY / ".github/workflows/release.yml").read_te
 REHEARSAL = REPOSITORY / "target/rehearsal"
 CHECKOUT, UPLOADED = REHEARSAL / "checkout", REHEARSAL / "uploaded"
 NAME = "smaps-container-exporter"
-# These jobs and steps are skipped, because they need GitHub or a registry.
+# The rehearsal skips these jobs and steps, because they need GitHub or a registry. If the target has another
+# architecture than this machine, the rehearsal also skips commands that match NATIVE, because they run a
+# binary of the target.
 JOBS_ELSEWHERE = {"image"}
 STEPS_ELSEWHERE = {"Release"}
-# Commands that run the built binary. They are skipped for a target of another architecture.
 NATIVE = re.compile(r"make test$|\.ci/test-static\.sh ")
 MACHINES = {"x86_64-unknown-linux-musl": 62, "aarch64-unknown-linux-musl": 183}  # values of ELF's e_machine
 OWN_MACHINE = {"x86_64": 62, "aarch64": 183}[platform.machine()]
@@ -39,9 +40,9 @@ def git(*arguments: str) -> str:
 
 
 def check_out():
-    """Clones the last commit, or updates an earlier clone.
+    """Clones the last commit. If there is an earlier clone, cleans and updates it.
 
-    Keeps target/ of the earlier clone, so that the next build is faster.
+    Only target/ is kept in an earlier clone, so that the next build is faster.
     """
     if not CHECKOUT.exists():
         subprocess.run(["git", "clone", "--quiet", "--no-checkout", REPOSITORY, CHECKOUT], check=True)

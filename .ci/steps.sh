@@ -14,8 +14,8 @@ step() {
     return "$code"
 }
 
-# beside NAME COMMAND...: runs a command in the background, while the next steps run. The command's output
-# goes to a log.
+# beside NAME COMMAND...: starts a command in the background, while the next steps run. The output of the
+# command goes to a log.
 beside() {
     local name=$1
     shift

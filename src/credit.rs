@@ -1,5 +1,6 @@
-//! Limits CPU time by credit, which grows with the elapsed time and shrinks by use. CPU time may be spent
-//! while the credit is positive.
+//! Limits CPU time by credit. Credit is CPU time that may be spent, and grows with the elapsed time. If more
+//! is spent than was left, the credit becomes negative. Nothing more may be spent until the credit is
+//! positive again.
 
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,9 @@ pub struct Credit {
 }
 
 impl Credit {
-    /// Returns credit that is unlimited until a call of [`limit`](Self::limit) or [`cap`](Self::cap), and
-    /// forever if `fraction` is 0.
+    /// Returns unlimited credit. A call of [`limit`](Self::limit) or [`cap`](Self::cap) limits the credit,
+    /// which then grows by `fraction` seconds per second of elapsed time. A `fraction` of 0 means that the
+    /// credit is always unlimited.
     pub fn new(fraction: f64) -> Self {
         Self { fraction, seconds: f64::INFINITY, credited_at: None }
     }
@@ -49,8 +51,8 @@ impl Credit {
         }
     }
 
-    /// Sets the credit to zero, and lets it grow from `now` on. If the fraction is 0, the credit stays
-    /// unlimited.
+    /// Sets the credit to zero, and lets it grow from the time `now` on. If [`fraction`](Self::fraction) is
+    /// 0, which stands for unlimited credit, the credit stays unlimited.
     pub fn limit(&mut self, now: Option<Instant>) {
         self.credited_at = now;
         self.seconds = if self.fraction > 0.0 { 0.0 } else { f64::INFINITY };

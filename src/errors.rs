@@ -15,8 +15,9 @@ pub(crate) fn blame_sandbox() {
 /// The error number that `EPERM` stands for, which is the same on every system.
 const EPERM: i32 = 1;
 
-/// Returns the text of a system error in lower case, without a suffix such as `(os error 2)`. Other errors
-/// keep their text.
+/// Returns the text of a system error in lower case and without the error's number. For example, std writes
+/// `No such file or directory (os error 2)`, and this function returns `no such file or directory`. The text
+/// of other errors is not changed.
 pub(crate) fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     match error.raw_os_error() {

@@ -1,5 +1,5 @@
-//! Exports how much memory containers use, and for what: the sums of `/proc/<pid>/smaps` by container,
-//! command and mapped path, as Prometheus text.
+//! The program exports how much memory containers use, and for what. It sums `/proc/<pid>/smaps` by
+//! container, command and mapped path, and serves the sums as Prometheus text.
 //!
 //! Data flows one way through these modules:
 //!
@@ -12,39 +12,50 @@
 //!
 //! Only requests for scrapes go in the opposite direction: http -> demand -> scrape.
 //!
-//! Each module owns certain things. It must not depend on anything that it does not know. Pure modules do no
-//! I/O.
-//! - [`cli`] owns the options and their help. It does not know what the options do.
-//! - [`scrape`] owns scrapes, checks, their threads, and OOM records. It knows nothing of HTTP or options.
-//! - [`demand`] owns the requests for scrapes, and decides when the next scrape begins. It does not know what
-//!   a scrape is.
-//! - [`sources`] owns the listings, from containerd, CRI, the kubelet's log files or a recording. It knows
-//!   nothing of processes.
-//! - [`node`] owns containers, processes, attribution, the order of reads, the memory of cgroups, and OOM
-//!   kills. It knows nothing of options.
-//! - [`procfs`] (Linux) owns the files of a process and their errors. It knows nothing of containers.
-//! - [`cgroupfs`] (Linux) owns the files and fields of cgroups, and splits the memory of a cgroup into parts.
-//!   It knows nothing of containers.
+//! Each module owns certain things. A module must not depend on what it does not know. A module that is
+//! called pure does no input or output.
+//! - [`cli`] owns the options, their table and their help. It does not know what the options do.
+//! - [`scrape`] owns one scrape from beginning to end, the checks between scrapes, the threads that run
+//!   scrapes and checks, and the records of OOM kills. It knows nothing of HTTP or options.
+//! - [`demand`] owns the requests for scrapes, from which it decides when the next scrape begins. It also
+//!   wakes waiting threads. It does not know what a scrape is.
+//! - [`sources`] owns the listings of containers, which come from containerd, CRI, the kubelet's links to log
+//!   files, or a recording. It knows nothing of processes.
+//! - [`node`] owns the containers, their cgroups, and the decision when to list containers. It owns the
+//!   processes, and decides which container each process is in. It decides which process to read next within
+//!   the CPU budget, and what to do with the result. It also owns the memory use of cgroups, and OOM kills.
+//!   It knows nothing of options.
+//! - [`procfs`] (Linux) owns the files of a process and their errors. It also notices when an address space
+//!   ends. It knows nothing of containers.
+//! - [`cgroupfs`] (Linux) owns the table of cgroup fields. From these fields it splits the memory of a cgroup
+//!   into parts, without I/O. It owns the files of a cgroup, and finds a cgroup in the hierarchy. It knows
+//!   nothing of containers.
 //! - [`smaps`] (pure) owns the table of fields and the scanner. It knows nothing else.
-//! - [`totals`] (pure) owns the sums over processes, label text, and the choice of folded series. It knows
-//!   only `smaps`.
-//! - [`exposition`] (pure) owns the text of all metrics. It knows only `smaps`, `totals` and the table of
-//!   cgroup fields.
-//! - [`http`] owns connections, requests and the web page. It does not know how the text is made.
+//! - [`totals`] (pure) owns the memory that each process maps, the sums over processes, and label text. It
+//!   also decides which series are kept, and which are folded (summed into `[other]`) to limit the number of
+//!   series. This decision gives each container its share of the series. It knows only `smaps`.
+//! - [`exposition`] (pure) owns the text of a snapshot, of cgroups, of OOM kills and of the exporter's own
+//!   metrics. It knows only `smaps`, `totals` and the table of cgroup fields.
+//! - [`http`] owns connections, requests and the web page. It also passes the text from the scrape thread to
+//!   the HTTP thread. It knows nothing of how the text is made.
 //! - `logging` owns the queue of log lines and the thread that writes them. It knows nothing else.
 //! - `signals` owns SIGTERM and SIGINT. It knows nothing else.
-//! - `sandbox` owns the rights that the program keeps after its start. It knows nothing else.
-//! - [`start`] makes these parts from the options. It does not know what the parts do.
+//! - `sandbox` owns the list of rights that the program keeps, and drops all others before the first scrape.
+//!   It knows nothing else.
+//! - [`start`] makes the parts of the program from the options, and chooses the source of containers. It
+//!   knows nothing of what the parts do.
 //!
 //! Invariants:
-//! - Only true values are exported. Values of incomplete reads and of ended processes are dropped. Fields
-//!   that the kernel does not print are absent. Folding changes no sum.
-//! - A process is identified by its pid and start time together. Its directory stays open during a read, so
-//!   that a reused pid cannot be mistaken for it.
-//! - No process, container runtime or client can delay the others. Every wait has a time limit, can be
-//!   cancelled, or has its own thread.
+//! - Only true values are exported. The values of an incomplete read are dropped, and so are the values of a
+//!   process that has ended. A field that the kernel does not print is absent. Folding changes no sum.
+//! - A process is identified by its pid and start time together, never by its pid or its name alone. While a
+//!   process is read, the descriptor of its directory is kept open. So another process that gets the same pid
+//!   during the read cannot be mistaken for it.
+//! - No process, container runtime or client can delay the others: every wait has a time limit, can be
+//!   cancelled, or is left to a thread that nothing else waits for.
 //! - While nothing changes, a scrape allocates no memory.
-//! - Everything that workloads and clients can make grow has a maximum size.
+//! - Workloads and clients cannot make the program use unlimited memory. Everything that grows because of
+//!   them has a maximum size.
 #![forbid(unsafe_code)]
 
 pub mod anonymous;
@@ -93,21 +104,22 @@ use crate::scrape::{Pass, Scraper};
 use crate::signals::{Received, Signals};
 use crate::sources::recording::Writer;
 
-/// How long the first scrape waits for a listing. Without one it has no containers, and later scrapes try
-/// again.
+/// How long the first scrape waits for a listing of containers. If there is none by then, the first scrape
+/// continues without containers, and later scrapes try again.
 const FIRST_LISTING: Duration = Duration::from_secs(5);
-/// How long `--once` and `--record` wait for a listing. This is longer than [`FIRST_LISTING`], because no
-/// later scrape tries again.
+/// How long `--once` and `--record` wait for a listing of containers. This is longer than [`FIRST_LISTING`],
+/// because there is no later scrape that could try again.
 const ONLY_LISTING: Duration = Duration::from_secs(30);
-/// How long `--once` and `--record` repeat the scrape, at most once per [`ONLY_PAUSE`], until slow reads have
-/// ended.
+/// How long `--once` and `--record` wait for slow reads to end. During this time they repeat the scrape, at
+/// most once per [`ONLY_PAUSE`].
 const ONLY_READS: Duration = Duration::from_secs(30);
 const ONLY_PAUSE: Duration = Duration::from_millis(100);
-/// The lowest open-file limit with which the program starts. It opens 20 to 30 without containers, and up to
-/// three per stuck read.
+/// The least number of files that the program must be allowed to open. With a lower limit, it does not start,
+/// because its scrapes would be incomplete. Without containers, 20 to 30 files are open at once. Each stuck
+/// read keeps up to three more files open.
 const MIN_OPEN_FILES: u64 = 64;
-/// `/healthz` fails if a scrape is overdue by this number of scrape intervals, and by at least
-/// [`HEALTHY_AGE`].
+/// `/healthz` fails if a scrape has not ended within this number of scrape intervals after it was due. It
+/// never fails before [`HEALTHY_AGE`] has passed.
 const HEALTHY_INTERVALS: u32 = 10;
 const HEALTHY_AGE: Duration = Duration::from_secs(30);
 
@@ -116,7 +128,8 @@ const HEALTHY_AGE: Duration = Duration::from_secs(30);
 pub enum Failure {
     /// The command line is invalid.
     Usage(UsageError),
-    /// The options are valid, but do not work on this system. For example, the address is in use.
+    /// The options are valid, but the program cannot work with them on this system. For example, proc or the
+    /// socket is missing, or the address is in use.
     Start(String),
     /// A signal interrupted a command that would end by itself, such as `--help`.
     Signal(Received),
@@ -164,8 +177,8 @@ fn finish<T>(result: Result<Result<T, String>, Received>) -> Result<T, Failure> 
     result.map_err(Failure::Signal)?.map_err(Failure::Start)
 }
 
-/// Runs `--once`: scrapes and prints. The exporter's own metrics are left out, so that two runs on an
-/// unchanged node print the same.
+/// Runs `--once`: scrapes, and writes the result to stdout. The metrics about the exporter itself are left
+/// out, because they change with every run, and two runs on an unchanged node should give the same bytes.
 fn once(options: &Options, signals: Signals) -> Result<(), Failure> {
     scrape_once(options, signals, |scraper| {
         let mut text = Vec::new();
@@ -183,8 +196,10 @@ fn record(options: &Options, signals: Signals, directory: &Path) -> Result<(), F
     Ok(())
 }
 
-/// Repeats the scrape until no slow read is left or [`ONLY_READS`] has passed. Returns the result of `then`
-/// on success.
+/// Scrapes on another thread, and repeats the scrape until all processes that can be read were read, or until
+/// [`ONLY_READS`] has passed. Stuck reads are skipped. If the last scrape succeeded, calls `then` with the
+/// scraper, for example to print the sums, and returns the result of this call. SIGTERM or SIGINT ends the
+/// function early.
 fn scrape_once<T: Send + 'static>(
     options: &Options,
     signals: Signals,
@@ -266,8 +281,11 @@ fn no_demand(error: io::Error) -> String {
     format!("cannot make a pair of sockets: {}", plain(&error))
 }
 
-/// Returns the function that runs after each pass. It publishes OOM records, and either the exposition (after
-/// a scrape) or the requested views.
+/// Returns the function that the scrape thread calls after each scrape and after each check of memory use.
+/// The scrape thread also calls the function while it waits for the next scrape or check. Every call
+/// publishes new OOM records. A call after a successful scrape also publishes the exposition. A call after a
+/// check, or during the wait, renders the requested views, which are expositions for requests with
+/// parameters.
 fn publish_each(
     mut publisher: Publisher,
     ooms: Document,
@@ -305,8 +323,8 @@ fn publish_each(
     })
 }
 
-/// Ends the process after a panic in any thread, because Kubernetes would not restart an exporter that has
-/// lost a thread.
+/// Ends the process after a panic in any thread. If the process continued without the thread, the exporter
+/// would not work, and Kubernetes would not restart it.
 fn end_on_panic(panic: &PanicHookInfo<'_>) {
     let cause = panic.payload_as_str().unwrap_or("unknown").escape_debug();
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -334,8 +352,8 @@ mod tests {
     use super::*;
     use std::process::Command;
 
-    /// A panic ends the process, so the test starts its own binary again, with a variable that makes a thread
-    /// panic.
+    /// A panic ends the process, so this test starts its own binary as a second process. An environment
+    /// variable makes a thread of the second process panic.
     #[test]
     fn a_panic_in_a_thread_ends_the_process_with_one_line() {
         if std::env::var_os("SMAPS_TEST_PANIC").is_some() {

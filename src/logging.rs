@@ -1,7 +1,8 @@
 //! Writes the log to standard error, from a thread of its own.
 //!
-//! Standard error may be a pipe that nothing reads, so other threads only put lines into a queue. A full
-//! queue drops debug lines first, and errors and OOM kills last.
+//! Standard error may be a pipe that nothing reads, for example while containerd is down. So a thread that
+//! logs a line only puts the line into a queue, and never waits. When the queue is full, lines are dropped:
+//! debug lines first, errors and OOM kills last.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,8 +18,8 @@ use rustix::io::Errno;
 /// The target of log lines about OOM kills. These lines have the same rank as errors.
 pub const OOM_KILL: &str = "oom_kill";
 
-/// The maximum size of the queue in bytes. It holds about 5,000 usual lines, or five lines of 200 KiB about
-/// OOM kills.
+/// The maximum size of the queue in bytes. The queue has room for about 5,000 lines of 150 bytes, or for five
+/// of the longest lines, which are about OOM kills and have at most 200 KiB.
 const MAX_BYTES: usize = 1 << 20;
 /// The memory that a queued line needs besides its text: its slot in the queue, and the allocator's overhead.
 const LINE_OVERHEAD: usize = 64;
@@ -28,8 +29,9 @@ const MAX_FLUSH: Duration = Duration::from_millis(500);
 /// The lines that are not written yet.
 #[derive(Debug)]
 struct Queue {
-    /// The lines of each rank. The lowest rank comes first, and within a rank the oldest line. Numbers order
-    /// lines across ranks.
+    /// The lines of each rank, beginning with the lowest rank. When the queue is full, lines of the lowest
+    /// rank are dropped first. Within a rank, the oldest line comes first. The number of a line gives its
+    /// place among the lines of all ranks.
     lines: [VecDeque<(u64, String)>; 4],
     n_bytes: usize,
     /// The number that the next line gets.
@@ -44,7 +46,8 @@ impl Queue {
         Self { lines: [const { VecDeque::new() }; 4], n_bytes: 0, next: 0, n_dropped: 0, n_unreported: 0 }
     }
 
-    /// Appends a line. While the queue is too large, drops the oldest line of the lowest rank.
+    /// Appends a line. Then, while the queue is too large, drops the oldest line of the lowest rank, which
+    /// may be the appended line.
     fn push(&mut self, rank: usize, line: String) {
         self.n_bytes += line.len() + LINE_OVERHEAD;
         self.lines[rank].push_back((self.next, line));
@@ -57,7 +60,8 @@ impl Queue {
         }
     }
 
-    /// Returns the next line to write: a report of dropped lines if there are any, otherwise the oldest line.
+    /// Returns the next line to write. If lines were dropped, this is a line that reports their number;
+    /// otherwise it is the oldest line.
     fn pop(&mut self) -> Option<String> {
         if self.n_unreported > 0 {
             let n_dropped = mem::take(&mut self.n_unreported);
@@ -175,17 +179,18 @@ impl Logger {
     }
 }
 
-/// Makes this module the logger for lines of at least `level`. The lines stay queued until [`start`] is
-/// called.
+/// Makes this module the logger for lines that are at least as severe as `level`. Lines stay in the queue
+/// until [`start`] is called.
 pub fn init(level: LevelFilter) {
     if log::set_logger(&LOGGER).is_ok() {
         log::set_max_level(level);
     }
 }
 
-/// Starts the thread that writes the lines. Drop capabilities first, because the thread inherits them.
+/// Starts the thread that writes the queued lines. Drop capabilities before this call, because the new thread
+/// inherits the capabilities of the calling thread.
 ///
-/// Fails if the thread cannot be started.
+/// Fails with the system's error if the thread cannot be started.
 pub fn start() -> io::Result<()> {
     let mut state = LOGGER.lock();
     if !state.has_thread {
@@ -216,8 +221,8 @@ pub fn n_dropped() -> u64 {
     LOGGER.lock().queue.n_dropped
 }
 
-/// Writes to standard error without Rust's lock, which a blocked thread may hold for good. Text that cannot
-/// be written is lost.
+/// Writes to standard error without locking Rust's handle of it, because a thread that holds that lock may be
+/// blocked for good. Text that cannot be written is lost.
 fn write(mut text: &[u8]) {
     let stderr = io::stderr();
     while !text.is_empty() {
@@ -225,8 +230,8 @@ fn write(mut text: &[u8]) {
             Ok(n) => text = &text[n..],
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
-                // Standard error is a full pipe that another program has made non-blocking. poll() waits
-                // until there is room.
+                // This error means that standard error is a full pipe, and that another program has made the
+                // pipe non-blocking. poll() waits until there is room in the pipe.
                 if poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], None)
                     .is_err_and(|error| error != Errno::INTR)
                 {

@@ -1,7 +1,8 @@
 //! Waits for SIGTERM and SIGINT, which end the program.
 //!
-//! In a container, the program usually has pid 1. The kernel delivers these signals to pid 1 only if handlers
-//! are installed, so the program installs its handlers first.
+//! In a container, the program usually has pid 1. To a process with pid 1, the kernel delivers these signals
+//! only if the process has installed handlers for them. So the program installs the handlers before it does
+//! anything else.
 
 use std::future::{Future as _, poll_fn};
 use std::io;
@@ -20,8 +21,8 @@ use crate::errors::plain;
 pub struct Received {
     /// The name of the signal, such as `SIGTERM`.
     pub name: &'static str,
-    /// The exit code if the signal interrupts a command such as `--help`: 128 plus the signal's number, as in
-    /// shells.
+    /// The exit code if the signal interrupts a command that would end by itself, such as `--help`. As in
+    /// shells, it is 128 plus the number of the signal.
     pub exit_code: u8,
 }
 

@@ -47,9 +47,11 @@ const SOCKETS: [(&str, Api); 3] = [
     ("/run/cri-dockerd.sock", Api::Cri),
 ];
 
-/// Makes the scraper. Sends no request to a container runtime yet.
+/// Makes the scraper: opens proc and the source of containers that the options name. Sends no request to a
+/// container runtime yet.
 ///
-/// Fails if proc, the runtime's socket or the recording is missing or unreadable.
+/// Fails if proc cannot be opened or shows no process, if there is no socket, or if the recording cannot be
+/// read. The error is a one-line message.
 pub fn scraper(options: &Options) -> Result<Scraper, String> {
     let source = source(options)?;
     let proc_path = match &options.fixture {
@@ -93,8 +95,9 @@ pub fn shape(options: &Options) -> Shape {
     Shape { group_by, anon_parts, by_pid, fields, omit_zero, max_samples }
 }
 
-/// Returns the queue of requests to `/metrics` with parameters. Requests whose parameters change nothing are
-/// not queued.
+/// Returns the queue of requests to `/metrics` with parameters, which replace options of the command line. A
+/// request is not queued if its parameters change nothing. Such a request gets the exposition that each
+/// scrape renders.
 pub fn views(options: &Options) -> http::views::Views {
     let max_samples = options.max_samples;
     let options = options.clone();
@@ -109,8 +112,9 @@ pub fn views(options: &Options) -> http::views::Views {
     http::views::Views::new(Box::new(parse), max_samples)
 }
 
-/// Drops all rights that are not needed, for this thread and those it starts. Proc and the listening socket
-/// must be open already.
+/// Drops the rights that a program with these options does not need. They are dropped in this thread and in
+/// all threads that it starts later. With `--sandbox off`, drops nothing. Open proc and the listening socket
+/// before this call, because opening them needs rights that are dropped.
 pub fn enter_sandbox(options: &Options) {
     if options.sandbox {
         sandbox::enter(&needs(options));
@@ -164,8 +168,8 @@ fn source(options: &Options) -> Result<Box<dyn Source>, String> {
     Ok(Box::new(client))
 }
 
-/// Opens the cgroup file system. If it cannot be opened, logs why and returns `None`. Nothing is logged if a
-/// recording has none.
+/// Opens the cgroup file system that the options name, for the metrics of cgroups. If it cannot be opened,
+/// logs this and returns `None`. Nothing is logged if a recording has no cgroup file system.
 fn cgroups(options: &Options) -> Option<CgroupUsage> {
     if options.cgroup_metrics == 0 {
         return None;
@@ -190,22 +194,22 @@ fn cgroups(options: &Options) -> Option<CgroupUsage> {
     }
 }
 
-/// Returns whether there are checks. They need a live node, the memory fields of cgroups, and a program that
-/// scrapes more than once.
+/// Returns whether there are checks of memory use between scrapes. They need a live node, the memory fields
+/// of cgroups, and a program that does not end after one scrape.
 pub fn has_checks(options: &Options) -> bool {
     let has_memory = options.cgroup_metrics & MEMORY != 0;
     has_memory && options.fixture.is_none() && !options.once && options.record.is_none()
 }
 
-/// Returns the path of the cgroup file system: from the options, inside the recording, or the usual mount
-/// point.
+/// Returns the path of the cgroup file system. This is the path in the options, or else the path inside the
+/// recording, or else the usual mount point.
 fn cgroup_path(options: &Options) -> PathBuf {
     let recorded = options.fixture.as_ref().map(|directory| directory.join("cgroup"));
     options.cgroup_path.clone().or(recorded).unwrap_or_else(|| "/sys/fs/cgroup".into())
 }
 
-/// Fails if `path` is no socket. Without this check, the program would try forever to connect, for example to
-/// a directory.
+/// Fails if there is no socket at `path`. Without this check, the program would try forever to connect, for
+/// example if `path` is a directory. The error is a one-line message.
 fn check_socket(path: &Path) -> Result<(), String> {
     let fail = |cause: &str| format!("no socket at {path:?}: {cause}");
     let kind = fs::metadata(path).map_err(|error| fail(&plain(&error)))?.file_type();
@@ -231,8 +235,9 @@ fn check_recording(directory: &Path) -> Result<(), String> {
     }
 }
 
-/// Returns the first existing socket of a runtime. CRI lists only the containerd namespace `k8s.io`, so for
-/// others only containerd's socket is tried.
+/// Returns the first existing socket of a container runtime. CRI lists only the containerd namespace
+/// `k8s.io`, so a socket of CRI is used only if the options have no other namespace. If no such socket
+/// exists, the error is a one-line message.
 fn first_socket(
     namespaces: &[String],
     exists: impl Fn(&Path) -> bool,

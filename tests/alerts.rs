@@ -1,5 +1,5 @@
 //! Checks the two files of alert rules, their runbooks and their promtool tests. Also checks that the
-//! exporter exports the limits that the rules use, such as `vm.max_map_count`.
+//! exporter exports the limits in these rules, such as `vm.max_map_count`.
 
 use std::fs;
 

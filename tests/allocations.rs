@@ -1,7 +1,7 @@
-//! Tests that a scrape allocates no memory after the first few scrapes, with a recording and with live
-//! processes.
+//! Tests that a scrape allocates no memory after the first few scrapes. The test counts the allocations of
+//! the scraping thread, with a recording and with live processes.
 //!
-//! This test is a crate of its own, because its allocator applies to the whole program.
+//! This test has a crate of its own, because its allocator applies to the whole program.
 
 #[path = "bench/counting.rs"]
 mod counting;
@@ -21,8 +21,8 @@ use scrapes::Scrapes;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The number of scrapes after which no buffer grows any more, including both buffers of expositions and both
-/// tables of processes.
+/// The number of scrapes before the measurement. After five scrapes, no buffer grows any more, including the
+/// two buffers of expositions and the two tables of processes.
 const N_WARM_UP: usize = 5;
 const N_STEADY: usize = 10;
 
@@ -61,8 +61,8 @@ fn steady_scrape_allocates_nothing() {
     let containers = format!("id\t{}\tlive\tpod\tcontainer\n", sleepers[0].0.id());
     let live = Recording::empty("allocations", &containers).unwrap();
     std::os::unix::fs::symlink("/proc", live.directory.join("proc")).unwrap();
-    // The container is the cgroup of this test, in which other processes start and end. So the filter selects
-    // only `cat`.
+    // The recording links to the real /proc. The container is the cgroup of this test, in which other
+    // processes start and end. The filter selects only processes with the name `cat`.
     let options =
         ["--filter", "live/pod/container/cat", "--cpu-budget", "0", "--cgroup-path", "/sys/fs/cgroup"];
     for (mut scrape, n_unchanged) in [
@@ -87,8 +87,10 @@ fn assert_steady(scrape: &mut Scrapes, what: &str) {
     assert_eq!(counted, [Allocations::default(); N_STEADY], "{what}");
 }
 
-/// Scrapes until [`N_STEADY`] scrapes have allocated nothing. On a live machine, scrapes that find a new
-/// process or cgroup may allocate.
+/// Scrapes until [`N_STEADY`] scrapes have allocated nothing. Fails if this takes longer than 120 s.
+///
+/// A scrape of a live machine may allocate if it finds a new process or a new cgroup. Such scrapes are not
+/// counted, so the test also passes on a busy machine.
 fn assert_steady_between_events(scrape: &mut Scrapes) {
     (0..N_WARM_UP).for_each(|_| scrape.run());
     let deadline = Instant::now() + Duration::from_secs(120);

@@ -1,8 +1,8 @@
-//! Compares the parts that the rules for anonymous memory find with the truth, which snapshots of programs
-//! state for each mapping.
+//! Compares what the rules for anonymous memory find with the truth. The snapshots of programs state what
+//! each mapping was really used for.
 //!
 //! `fixtures/anonymous` has 30 snapshots. The environment variable `ANONYMOUS_SNAPSHOTS` names another
-//! directory. `tests/record/anonymous.py` makes snapshots.
+//! directory of snapshots. `tests/record/anonymous.py` makes snapshots.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,7 +15,8 @@ use smaps_container_exporter::smaps::fields::FIELDS;
 use smaps_container_exporter::smaps::scanner::{Mapping, Scanner};
 use smaps_container_exporter::totals::anon_part::AnonPart;
 
-/// The uses of memory in the snapshots, each with the part to which the rules should assign it, if any.
+/// The uses of memory in the snapshots, such as `stack`, and the correct answer for each use. The answer
+/// `None` means that the rules should assign the memory to no part.
 const USES: [(&str, Option<AnonPart>); 20] = [
     ("stack", Some(AnonPart::ThreadStacks)),
     ("arena", Some(AnonPart::MallocArenas)),
@@ -95,7 +96,9 @@ fn line(text: &str) -> Line {
     }
 }
 
-/// Returns a snapshot as smaps text, in which the n-th field is how many KiB have the n-th use in [`USES`].
+/// Returns the mappings of a snapshot in the format of the kernel's smaps. The fields, such as `Rss`, do not
+/// have their usual meaning. The value of the n-th field is how many KiB of the mapping have the n-th use in
+/// [`USES`].
 fn smaps(lines: &[Line]) -> String {
     let mut text = String::new();
     for Line { addresses, permissions, flags, uses, path } in lines {
@@ -125,8 +128,9 @@ fn claims(lines: &[Line]) -> Claims {
     claims
 }
 
-/// Returns how many KiB the rules assign to `part`, how many of these are right, and how many a perfect rule
-/// would assign.
+/// Returns three numbers of KiB. The first is the memory that the rules assign to `part`. The second is how
+/// much of this memory is correctly assigned. The third is the memory that a perfect rule would assign to
+/// `part`.
 fn judge(claims: &Claims, part: AnonPart) -> [u64; 3] {
     let is_right = |i: &usize| USES[*i].1 == Some(part);
     let claimed = &claims[part as usize];
@@ -140,8 +144,8 @@ fn share(part: u64, of: u64) -> f64 {
     if of == 0 { f64::NAN } else { part as f64 / of as f64 }
 }
 
-/// Changes each line of the snapshots, applies the rules, prints a table, and returns the sums over all
-/// snapshots.
+/// Changes each line of each snapshot with `change`, applies the rules to the snapshots, prints a table, and
+/// returns the sums over all snapshots.
 fn all_claims(what: &str, change: impl Fn(&mut Line)) -> Claims {
     let mut all = Claims::default();
     println!("{what}");
@@ -166,17 +170,18 @@ fn all_claims(what: &str, change: impl Fn(&mut Line)) -> Claims {
     all
 }
 
-/// A name, a change to each line, and the minimum recall: the share of each part's memory that the rules
-/// find.
+/// A variant of the snapshots: its name, a function that changes each line of the snapshots, and the minimum
+/// recall of each part. The recall is the share of the part's memory that the rules assign to the part.
 type Variant<'a> = (&'a str, &'a dyn Fn(&mut Line), [f64; AnonPart::ALL.len()]);
 
+/// Tests that at least 99% of the bytes that the rules assign to a part really belong to the part. The
+/// minimum recalls are a little below the measured recalls. Some recalls are low, because the rules recognize
+/// little memory of JDK 8 and 11 and of JVMs without compressed pointers.
 #[test]
 fn rules_are_right_about_99_percent_of_bytes() {
     let without = |flags: &'static [&'static str]| {
         move |line: &mut Line| line.flags.retain(|flag| !flags.contains(&flag.as_str()))
     };
-    // A little below the measured recalls. Some are low because of JDK 8, JDK 11, and JVMs without compressed
-    // pointers.
     let all = [0.99, 0.99, 0.78, 0.57, 0.96, 0.97, 0.99, 0.99];
     let variants: [Variant<'_>; 4] = [
         ("as recorded", &|_| {}, all),

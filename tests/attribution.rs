@@ -1,7 +1,6 @@
-//! Checks to which container each process is attributed, and from which cgroup each container's values come.
-//!
-//! Most nodes have cgroups of version 2 below `kubepods.slice`. The recordings here are of other nodes. The
-//! expected values were worked out by hand.
+//! Checks which container each process is attributed to, and from which cgroup the memory values of each
+//! container come. On most nodes, the cgroups of containers have version 2 and are below `kubepods.slice`.
+//! The recordings here are of nodes with other cgroups. The expected values were worked out by hand.
 
 use std::fmt::Write as _;
 
@@ -48,10 +47,12 @@ const DOCKER_IN_DOCKER: &[&str] = &[
     "/redis uses 3000000 of 4000000",
 ];
 
-/// Recordings in `fixtures/attribution`, with each command's RSS in KiB and each cgroup's use and limit. In
-/// those named `-by-id`, the runtime lists no pids.
+/// The names of recordings in `fixtures/attribution`, with the expected RSS of each command in KiB and the
+/// expected use and limit of each container's cgroup. In recordings with names that end with `-by-id`, the
+/// runtime lists no pids.
 const RECORDINGS: &[(&str, &[&str])] = &[
-    // The node has cgroups of both versions, but only the paths of version 1 contain the ids of containers.
+    // The node has cgroups of both versions. Only the paths of version 1 contain the ids of containers. In
+    // version 2, containers are in the cgroup of containerd's service, but shells of kubectl exec are not.
     ("hybrid-by-pid", HYBRID),
     ("hybrid-by-id", HYBRID),
     // The kubelet uses the systemd driver, but containerd does not. So containerd makes cgroups with names
@@ -65,8 +66,8 @@ const RECORDINGS: &[(&str, &[&str])] = &[
             "web-0/nginx uses 2000000 of 4000000",
         ],
     ),
-    // The same names, with cgroups of version 1. In hierarchies that systemd does not use, they are directly
-    // below the root.
+    // The names of the containers' cgroups are like `<slice>:cri-containerd:<id>`, and the cgroups have
+    // version 1. In the hierarchies that systemd does not use, these cgroups are directly below the root.
     (
         "colon-version-1",
         &[
@@ -90,8 +91,8 @@ const RECORDINGS: &[(&str, &[&str])] = &[
     // contain the ids of containers.
     ("memory-off-by-pid", MEMORY_OFF),
     ("memory-off-by-id", MEMORY_OFF),
-    // Memory cgroup paths contain no container ids. Containers redis and sidecar share a memory cgroup, so
-    // its use is exported for neither.
+    // The paths of the memory cgroups contain no container ids. Two containers, redis and sidecar, are in one
+    // memory cgroup, so the memory use of this cgroup is exported for neither of them.
     (
         "ecs",
         &[
@@ -103,8 +104,8 @@ const RECORDINGS: &[(&str, &[&str])] = &[
             "/sidecar sidecar 4000",
         ],
     ),
-    // The process with the lowest pid is in a cgroup below the container's. The values must still come from
-    // the container's cgroup.
+    // One process of the redis container is in a memory cgroup below the container's memory cgroup. This
+    // process has the lowest pid, but the exported memory use must still be that of the container's cgroup.
     ("ecs-exec-by-pid", ECS_EXEC),
     ("ecs-exec-by-id", ECS_EXEC),
     // A workload gives one of its own cgroups the id of another container.
@@ -114,18 +115,19 @@ const RECORDINGS: &[(&str, &[&str])] = &[
     // The runtime has created the cgroup of one container below the cgroup of another.
     ("docker-in-docker-by-pid", DOCKER_IN_DOCKER),
     ("docker-in-docker-by-id", DOCKER_IN_DOCKER),
-    // The Kubernetes node is a container made by kind (Kubernetes in Docker). The exporter runs inside it, in
-    // a cgroup namespace.
+    // The Kubernetes node is itself a container, made by kind (Kubernetes in Docker). The exporter runs in a
+    // cgroup namespace inside this node.
     ("kind", KIND),
     // Containers of two pods, and containerd itself, are in one cgroup that has no id.
     ("shared", &[]),
 ];
 
-/// Recordings in which the runtime lists a wrong init pid: the process with this pid is not in the
-/// container's cgroup.
+/// Recordings in which the runtime lists a wrong init pid for a container. The cgroup of the process with
+/// this pid does not have the container's id, but cgroups of other processes do.
 const FOREIGN_INITS: &[(&str, &[&str])] = &[
-    // The runtime lists pids of the pid namespace in a kind node. On the host, they belong to other processes
-    // or to none.
+    // The Kubernetes node is itself a container, made by kind (Kubernetes in Docker). Its runtime lists pids
+    // of the pid namespace inside this node. The exporter runs outside, on the host. There, pid 101 is sshd,
+    // pid 102 is the node's kubelet, and pid 103 does not exist.
     ("kind-from-outside", KIND),
     // The init process has ended, and sshd now has its pid.
     (
@@ -139,8 +141,9 @@ const FOREIGN_INITS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Recordings of pods that run in sandboxes (gVisor, Kata). Memory that several containers of a pod share is
-/// attributed to the pod.
+/// Recordings of pods that run in sandboxes. With gVisor, the runtime lists all containers of a pod with the
+/// pid of one process, which is in the pod's cgroup. With Kata, the processes are in a cgroup of the sandbox.
+/// Memory that several containers of a pod share is attributed to the pod.
 const SANDBOXES: &[(&str, &[&str])] = &[
     (
         "gvisor",
@@ -162,8 +165,8 @@ const SANDBOXES: &[(&str, &[&str])] = &[
             "web-0/ virtiofsd 300",
         ],
     ),
-    // The runtime lists two containers of a pod with the same pid. This process counts for the pod, whatever
-    // its cgroup's name.
+    // The runtime lists two containers of one pod with the same pid. The memory of this process counts for
+    // the pod and for no container, although the process's cgroup has the id of the first container.
     ("shared-pid", &["web-0/ exe 50000", "web-0/ uses 60000000 of 80000000"]),
 ];
 
@@ -258,8 +261,8 @@ fn id(digits: &str, rest: char) -> String {
     digits.to_owned() + &rest.to_string().repeat(64 - digits.len())
 }
 
-/// Returns the name of a log link. Its 255 bytes, the maximum for file names, include only `n_digits` digits
-/// of the container's id.
+/// Returns the name of the kubelet's link to a container's log. The name has 255 bytes, the maximum for file
+/// names, so only the first `n_digits` digits of the container's id fit.
 fn cut_link(container: &str, id: &str, n_digits: usize) -> String {
     let names = format!("_shop_{container}-");
     let pod = "p".repeat(255 - names.len() - n_digits - ".log".len());
@@ -271,11 +274,12 @@ fn cut_link_names_are_matched_by_their_remaining_digits() {
     let node = Directory::new();
     let ids: Vec<String> =
         ["aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"].map(|digits| id(digits, '0')).into();
-    // The last two ids begin with the same 12 digits. The link `twin` has only these, so it belongs to
-    // neither container.
+    // The ids of the last two containers begin with the same 12 digits. The link `twin` has only these
+    // digits, so it is assigned to neither container.
     let twin = id("cccccccccccc", '1');
-    // This path contains the 12 digits of the link `cut`, but is no container, because it lies inside another
-    // container's cgroup.
+    // The link `cut` has the first 12 digits of the second container's id, and must be assigned to the second
+    // container. The cgroup `fake` has a name with the same 12 digits. It is not a container, because it lies
+    // inside the cgroup of the first container.
     let fake = format!("/pod1/{}/{}", ids[0], id("bbbbbbbbbbbb", '9'));
     let paths = [
         format!("/pod1/{}", ids[0]),

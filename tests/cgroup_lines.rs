@@ -1,5 +1,5 @@
-//! Tests that a process can be attributed by any line of its cgroup file. The lines are those that runtimes
-//! and distributions create.
+//! Tests that a process can be attributed by any line of its cgroup file. The lines are taken from the
+//! hierarchies that runtimes and distributions create.
 
 use std::sync::Arc;
 
@@ -20,8 +20,9 @@ fn cgroups_of(file: &str) -> Cgroups {
     cgroups
 }
 
-/// Each row has the cgroup file of the init process of container `a` (if listed), that of another process,
-/// and the expected attribution.
+/// The runtime lists two containers, a and b. Each row has the /proc/PID/cgroup file of a process, the
+/// container to which the process must be attributed, and the path of this container's cgroup in the file. In
+/// some rows, the runtime also lists the init process of a, and the row has the cgroup file of this process.
 #[test]
 fn every_line_of_a_cgroup_file_is_used() {
     const SERVICE: &str = "0::/system.slice/containerd.service\n";

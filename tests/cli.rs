@@ -2,7 +2,8 @@
 
 use crate::support::{Directory, describe, exporter, once, stdout_of};
 
-/// Runs the program, which must exit with this code and print one line to standard error. Returns this line.
+/// Runs the program, and returns the line that it prints to standard error. Asserts that the program exits
+/// with this code and prints nothing else.
 #[track_caller]
 fn error_of(args: &[&str], code: i32) -> String {
     let mut command = exporter(args);
@@ -114,8 +115,8 @@ fn startup_failures_exit_with_1() {
     assert_eq!(error, format!("cannot read {path:?}: {expected}"));
 }
 
-/// With `--addr`, the default port must not matter. So the error names the actual cause: the recording has no
-/// `proc`.
+/// The default port is in use. With `--addr`, this must not matter, because the exporter listens on another
+/// port. So the error must name the actual cause, which is that the recording has no `proc`.
 #[test]
 fn listener_on_the_default_port_does_not_hide_the_cause() {
     let listener = std::net::TcpListener::bind("127.0.0.1:8080");
@@ -155,8 +156,8 @@ fn help_and_version_are_printed() {
     );
 }
 
-/// A recording need not have cgroups. So the exporter logs that they are missing only if `--cgroup-path` is
-/// given.
+/// A missing cgroup file system is logged once, and only if `--cgroup-path` is given. It is not logged for a
+/// recording, which need not have one.
 #[test]
 fn missing_cgroups_are_logged_once() {
     let recording = Directory::new();

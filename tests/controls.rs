@@ -71,8 +71,8 @@ fn samples(text: &str) -> Vec<(String, Series, u64)> {
         .collect()
 }
 
-/// Returns each family's values, summed over path, kind and pid. For page sizes, returns the largest value
-/// instead.
+/// Returns the values of each family, summed over the labels path, kind and pid. For families of page sizes,
+/// returns the largest page size instead of the sum.
 fn sums(text: &str) -> BTreeMap<(String, Series), u64> {
     let mut sums = BTreeMap::new();
     for (family, mut labels, value) in samples(text) {
@@ -86,8 +86,8 @@ fn sums(text: &str) -> BTreeMap<(String, Series), u64> {
     sums
 }
 
-/// Asserts that these options keep each sum. `--fields` must leave out other fields, and `--omit-zero` may
-/// leave out sums of 0.
+/// Asserts that each sum is the same with these options as without them. With `--fields`, only the sums of
+/// the selected fields may be exported. With `--omit-zero`, sums of 0 may be missing.
 fn assert_sums(recording: &Path, args: &[&str]) {
     let unlimited: &[&str] = if args.contains(&"--max-samples") { &[] } else { &["--max-samples", "0"] };
     let args = [unlimited, args].concat();
@@ -129,8 +129,8 @@ fn options_keep_the_sums_of_the_recorded_node() {
     }
 }
 
-/// Returns a node with many small series of equal size. One path is named `[other]`, like the sum of folded
-/// paths.
+/// Returns a node with many small series of equal size, so that ties are common. One path has the name
+/// `[other]`. The exporter gives the same name to the sum of paths that do not fit into `--max-samples`.
 fn generated_node() -> Directory {
     let node = Directory::new();
     node.one_container();
@@ -165,8 +165,8 @@ fn options_keep_the_sums_of_a_generated_node() {
         assert_sums(node.path(), args);
     }
     for limit in [61, 70, 100, 163, 164, 165, 500, 999, 1300, 100_000] {
-        // If all paths are folded, each of the 12 commands still has 6 samples: 5 of `[other]`, and its
-        // number of processes.
+        // If all paths are summed into `[other]`, each of the 12 commands still has 6 samples. Five of them
+        // are for `[other]`, and one is the number of processes.
         if limit >= 12 * 6 {
             assert_sums(node.path(), &["--max-samples", &limit.to_string()]);
         }
@@ -187,8 +187,8 @@ fn smallest_paths_fold_first() {
     let kept: Vec<u64> = folded.iter().filter(|(labels, _)| !is_other(labels)).map(|(_, rss)| *rss).collect();
     let lost = plain.iter().filter(|(labels, _)| !is_other(labels) && !folded.contains_key(*labels));
     let largest_lost = lost.map(|(_, rss)| *rss).max().unwrap();
-    // Each of the 12 commands may keep one small path, because replacing a single path by `[other]` would
-    // save no sample.
+    // Each of the 12 commands may keep one small path. Replacing a single path by `[other]` would save no
+    // sample, so the exporter does not do it.
     let n_smaller = kept.iter().filter(|rss| **rss < largest_lost).count();
     assert!(
         n_smaller <= 12 && kept.len() > 20,
@@ -206,15 +206,16 @@ fn same_input_gives_same_bytes() {
     }
 }
 
-/// The kernel's sums over a process equal the sums over its mappings, except `pss` and `locked`, which it
-/// rounds in each mapping.
+/// For a live process, the sums that the kernel computes equal the sums over its mappings. Only `pss` and
+/// `locked` may differ, because the kernel rounds their value in each mapping.
 #[test]
 #[cfg(target_os = "linux")]
 fn rollup_equals_the_sum_over_smaps() {
     let recording = Directory::new();
     let name = format!("roll-{}", std::process::id());
     let program = recording.path().join(&name);
-    // A link, because starting a copy may fail with ETXTBSY if another test forks while the copy is written.
+    // The program is a symbolic link, because starting a copy may fail with ETXTBSY. If another test forks
+    // while the copy is written, the child process still has the copy open for writing.
     std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
     let child = Running(
         std::process::Command::new(&program).arg("1000").stdout(std::process::Stdio::null()).spawn().unwrap(),
@@ -246,8 +247,8 @@ fn rollup_equals_the_sum_over_smaps() {
         let samples = samples(&text).into_iter().map(|(family, _, value)| (family, value));
         samples.filter(|(family, _)| family != "process_smaps_size_bytes").collect::<BTreeMap<_, _>>()
     };
-    // Another process that shares memory may start or end between the two scrapes, which changes values such
-    // as PSS. Then both are repeated.
+    // If another process that shares memory with this process starts or ends between the two scrapes, the
+    // values of the scrapes can differ, for example the PSS. Then the loop scrapes again.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
         let (smaps, rollup) = (scrape(&format!("size,{fields}")), scrape(&fields));
@@ -276,8 +277,8 @@ impl Drop for Running {
     }
 }
 
-/// With `--group-by kind`, nothing is folded. So all samples are exported, even if they exceed
-/// `--max-samples`.
+/// With `--group-by kind`, nothing is summed into `[other]`. So all samples are exported, even if they exceed
+/// `--max-samples`. The exporter logs this only once, not in every scrape.
 #[test]
 fn samples_over_the_limit_are_logged_once() {
     use std::io::{BufRead, BufReader, Read};

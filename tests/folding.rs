@@ -1,5 +1,5 @@
-//! Tests that series which fit into `--max-samples` are not folded, and that little of the limit stays
-//! unused.
+//! Tests how series are folded, which means summed into `[other]`, to stay within `--max-samples`. Series
+//! that fit are never folded, and only little of the limit stays unused.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,8 +16,9 @@ use smaps_container_exporter::totals::view::View;
 
 use crate::support::{Directory, Numbers, once};
 
-/// Returns how many samples a scrape has, and how many commands are not folded. `containers` has the number
-/// of paths of each command.
+/// Scrapes a recording of these containers. A container is a list of numbers. Each number stands for a
+/// command and says how many paths the command maps. Returns the number of samples, and the number of
+/// commands that are exported by name. The other commands are summed into `[other]` because of `max_samples`.
 fn shown(containers: &[Vec<usize>], max_samples: usize) -> (usize, usize) {
     let recording = Directory::new();
     let mut listed = String::from("id\tinit_pid\tnamespace\tpod\tcontainer\n");
@@ -47,21 +48,25 @@ fn shown(containers: &[Vec<usize>], max_samples: usize) -> (usize, usize) {
     (samples().count(), commands.filter(|line| !line.contains("comm=\"[other]\"")).count())
 }
 
-/// A path has 7 samples, and a command has one more. In the first case, 101 * 8 = 808 samples just fit.
+/// Each case has the containers, the sample limit, the smallest expected number of samples, and the expected
+/// number of commands that are exported by name. Each path has 7 samples, and each command has one more. In
+/// the first case, the 101 commands with one path have 101 * 8 = 808 samples, which just fit.
 #[test]
 fn fitting_commands_are_not_folded() {
     for (containers, max_samples, min_samples, n_commands) in [
         (vec![vec![1; 101]], 808, 808, 101),
-        // One sample too many, so two commands are folded. The other 99 and `[other]` have 100 * 8 = 800
-        // samples.
+        // The 101 commands have 808 samples, one more than the limit. So two commands are folded into
+        // `[other]`. The 99 other commands and `[other]` have 8 samples each, which are 800 together.
         (vec![vec![1; 101]], 807, 800, 99),
-        // The second container keeps 211 samples, which are less than half of the limit. The other 597 are
-        // enough for 73 commands and `[other]`.
+        // The second container has one command with 30 paths, so it has 30 * 7 + 1 = 211 samples. It keeps
+        // all of them, because they are less than half of the limit. This leaves 808 - 211 = 597 samples for
+        // the first container. At 8 samples each, they are enough for 73 of its commands and for `[other]`.
         (vec![vec![1; 100], vec![30]], 808, 803, 74),
         (vec![vec![2; 50], vec![1; 50], vec![30]], 820, 819, 75),
         (vec![vec![3; 100], vec![1]], 808, 808, 101),
-        // The last command has 15 samples, for one path and `[other]`. Its next path would need 7, but only 5
-        // are left.
+        // The 100 commands with one path have 800 samples. The last command has 15 samples, because one of
+        // its 30 paths keeps its name and the other 29 are folded into `[other]`. Another path with its name
+        // would have 7 more samples, but only 5 are left.
         (vec![[vec![1; 100], vec![30]].concat()], 820, 815, 101),
     ] {
         let (n_samples, n_shown) = shown(&containers, max_samples);
@@ -112,7 +117,8 @@ fn view(snapshot: &Snapshot, shape: Shape) -> View {
     view
 }
 
-/// What a view shows of one container.
+/// What a view shows of one container: the sums of its fields, the numbers of its mappings and processes, and
+/// the numbers of samples, commands and series.
 #[derive(Debug, Default, PartialEq)]
 struct Shown {
     sums: Vec<u64>,
@@ -198,7 +204,8 @@ fn random_tables_use_up_the_limit() {
         assert_eq!(n_samples, after.values().map(|shown| shown.n_samples).sum(), "{case}");
         assert!(before.keys().eq(after.keys()), "{case}");
         let fields = shape.fields.count_ones() as usize;
-        // The fewest samples that a container can have, and the most that a further command or path can add.
+        // `least` is the smallest number of samples that a container can have. `step` is the largest number
+        // of samples that a further command or path can add.
         let (least, step) = match group_by {
             GroupBy::Kind => (6 * (fields + 1) + 1, 7 * (fields + 1) + 2),
             _ => (fields + 2, 2 * fields + 4),

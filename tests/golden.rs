@@ -14,8 +14,10 @@ fn smaps_of_other_kernels_equal_golden_files() {
     }
 }
 
-/// The cgroup files were written by hand. In `v2`, they are as in a cgroup namespace, and one container has
-/// an older kernel's files.
+/// Tests the cgroup metrics with two recordings. Their cgroup files were written by hand, in the format in
+/// which Linux prints such files. The recording `v1` has version 1 cgroups. The recording `v2` has version 2
+/// cgroups, as seen from inside a cgroup namespace. In `v2`, one container has all files, and another
+/// container has only the files of an older kernel.
 #[test]
 fn accounts_of_both_cgroup_versions_equal_golden_files() {
     for version in ["v1", "v2"] {

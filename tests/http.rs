@@ -27,8 +27,8 @@ fn serve_for(hosts: Vec<String>) -> (Publisher, SocketAddr) {
     (publisher, addr)
 }
 
-/// Starts a server. For `interval`, requests get the exposition that the caller must publish, and do not wait
-/// for a scrape.
+/// Starts a server. The caller must then publish an exposition. For `interval` from now, requests get this
+/// exposition and do not wait for a scrape.
 fn serve_on_demand(interval: Duration, hosts: Vec<String>) -> (Publisher, SocketAddr, Arc<Demand>) {
     let (publisher, published) = publisher();
     let server = Server::bind("127.0.0.1:0").unwrap();
@@ -106,14 +106,16 @@ fn requests_for_stale_data_share_the_next_scrape() {
     }
 }
 
-/// While 64 requests wait for a scrape, the server still answers probes.
+/// A request that waits for a scrape takes none of the slots for open connections. So while 64 requests wait,
+/// the server still answers probes. At most 64 requests may wait, including requests of clients that have
+/// disconnected. A further request gets the last exposition at once.
 #[test]
 fn waiting_requests_do_not_count_as_connections() {
     let (mut publisher, addr, demand) = serve_old();
     let mut clients: Vec<_> = (0..40).map(|_| send(addr, GET)).collect();
     (0..24).for_each(|_| drop(send(addr, GET)));
-    // At most 64 requests may wait, including the 24 of disconnected clients. So this request gets the last
-    // exposition at once.
+    // The server accepts the 40 + 24 connections above before this one. At most 64 requests may wait, so this
+    // request gets the last exposition at once.
     let mut late = send(addr, GET);
     assert_eq!(receive(&mut late).1, b"old 1\n");
     for _ in 0..100 {
@@ -126,8 +128,8 @@ fn waiting_requests_do_not_count_as_connections() {
     }
 }
 
-/// Prometheus sends its timeout. Shortly before it, the server sends the last exposition if the scrape has
-/// not ended.
+/// Prometheus sends its timeout with each request. If the scrape has not ended shortly before the timeout,
+/// the server sends the last exposition.
 #[test]
 fn request_waits_until_shortly_before_its_timeout() {
     let (_publisher, addr, _) = serve_old();
@@ -139,7 +141,8 @@ fn request_waits_until_shortly_before_its_timeout() {
     assert!(receive(&mut client).0.starts_with("HTTP/1.1 200 "), "the connection is as before");
 }
 
-/// The response to a refused host name advises an option. With this option, the host must be allowed.
+/// If a request is refused because of its host name, the response gives advice. The command line must accept
+/// the option in the advice, and with this option the request must not be refused.
 #[test]
 fn host_in_the_advice_is_allowed() {
     for host in ["evil.example", "Evil.example:8080", "evil.example.:80", "evil.example:80:80", "[::1", "a b"]
@@ -192,7 +195,8 @@ fn one_connection_serves_many_requests() {
     }
 }
 
-/// Responses in plain text and in gzip have the age at the time of the response.
+/// The age in a response is the age at the time of the response, in plain text and in gzip. The rest of the
+/// text is as it was published.
 #[test]
 fn age_is_rendered_when_it_is_served() {
     let (mut publisher, addr) = serve();
@@ -271,8 +275,9 @@ fn stalled_clients_do_not_block_others() {
         let mut client = send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert!(receive(&mut client).1 == text);
     }
-    // The server keeps at most about 3 MiB of outdated expositions. So it drops these 16 MiB, and disconnects
-    // clients that still read them.
+    // The server keeps at most about 3 MiB of outdated expositions for slow clients. Each exposition here has
+    // 16 MiB, so the server drops it when it is outdated. The server then closes the connections of clients
+    // that have not read it to its end.
     let mut newer = send(addr, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     newer.read_exact(&mut [0]).unwrap();
     publish(&mut publisher, &text);

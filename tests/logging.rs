@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{Directory, Serving, exporter};
 
-/// More lines of 4 KiB than fit into a pipe (64 KiB) and the queue of log lines (1 MiB) together.
+/// A number of lines of 4 KiB that fits neither into a pipe (64 KiB) nor into the queue of log lines (1 MiB).
 const MORE_THAN_FIT: u32 = 400;
 
 /// Returns a recording whose first scrape logs `n_lines` debug lines of 4 KiB.
@@ -62,7 +62,8 @@ fn unread_log_does_not_stop_scrapes() {
     assert!(report.starts_with("[WARN ] ") && n_reported >= n_dropped, "{report}");
 }
 
-/// Before it exits, the program tries to write queued lines for at most half a second.
+/// Before the program exits, it writes queued lines for at most half a second. It then exits even if nothing
+/// reads the lines.
 #[test]
 fn unread_log_does_not_stop_the_shutdown() {
     let recording = talkative(MORE_THAN_FIT);

@@ -5,10 +5,12 @@ use std::cmp::Ordering;
 use smaps_container_exporter::smaps::fields::{FIELDS, Values};
 use smaps_container_exporter::smaps::scanner::{Next, Scanner};
 
-/// The path and the values of each mapping, and where the next mapping begins.
+/// The path and the values of each mapping. [`Next`] says where the next mapping begins, compared with the
+/// address range of this mapping.
 pub type Mappings = Vec<(Vec<u8>, Values, Next)>;
 
-/// Returns the mappings in a text, by the rules in scanner.rs in their simplest form.
+/// Returns the mappings in a text. Follows the rules in scanner.rs in the simplest way: splits the text into
+/// lines, and each line into words.
 pub fn mappings(text: &[u8]) -> Mappings {
     let mut mappings = Mappings::new();
     let mut before: Option<[Vec<u8>; 2]> = None;

@@ -14,10 +14,11 @@ use crate::support::{Directory, Serving, describe, exporter};
 const SMAPS: &str =
     "1000-2000 r--p 00000000 00:01 1 /lib/x\nSize:                  4 kB\nRss:                   4 kB\n";
 
-/// Returns a scraper of this recording, by default without a CPU budget.
+/// Returns a scraper without a CPU budget, unless the test sets one. The budget is a fraction of the time
+/// between scrapes. These tests have nearly no time between scrapes, so with a budget a scrape would read
+/// only some processes.
 fn scraper(recording: &Directory, more: &[&str]) -> Scraper {
     let args = ["--fixture", recording.path().to_str().unwrap(), "--fields", "rss"];
-    // With a budget, some processes would not be read, because there is nearly no time between these scrapes.
     let budget: &[&str] = if more.contains(&"--cpu-budget") { &[] } else { &["--cpu-budget", "0"] };
     let args = args.iter().chain(more).chain(budget).map(OsString::from);
     match args::parse(args).unwrap() {
@@ -62,7 +63,8 @@ fn processes_are_added_and_removed() {
     assert_eq!(scrape(&mut scraper), ["init 1"]);
 }
 
-/// Later scrapes read no files of a zombie that the first scrape has recognized.
+/// The first scrape recognizes zombies, and later scrapes read no files of a zombie. So for 20,000 zombies, a
+/// scrape only has to list 20,000 more entries of /proc.
 #[test]
 fn zombie_is_not_read_again() {
     let recording = three();
@@ -99,8 +101,8 @@ fn zombie_is_not_read_again() {
     }
     wait_until(|| shown()[1]);
     assert_eq!(shown(), [true, true, false, false]);
-    // The new process 7 needs another inode number, so its directory is created while the old one still
-    // exists.
+    // A new process gets pid 7, so `proc/7` must get another inode number. Therefore the test creates the new
+    // directory under the name `proc/70`, while the old `proc/7` still exists, and renames it afterwards.
     recording.process(70, "worker", SMAPS);
     fs::remove_dir_all(recording.path().join("proc/7")).unwrap();
     fs::rename(recording.path().join("proc/70"), recording.path().join("proc/7")).unwrap();
@@ -131,7 +133,11 @@ fn values_are_kept_until_the_next_read_or_the_end_of_the_process() {
     assert_eq!(scrape(&mut scraper), ["init 1"], "without stat it may be another program");
 }
 
-/// Without `stat`, a changed name may mean another program, so the values are dropped until the next read.
+/// A process that has changed its name may have executed another program. Usually the exporter sees in `stat`
+/// whether the program is still the same, but the recordings of this test have no `stat`. So the exporter
+/// drops the values of the process until its next read, and then exports the process under the new name. A
+/// process that has moved to another cgroup leaves its container immediately. Neither change is counted as a
+/// read error.
 #[test]
 fn changed_name_or_cgroup_is_no_read_error() {
     // In the first case, CPU time is not limited. In the second case, the first scrape uses up the budget.
@@ -157,12 +163,14 @@ fn changed_name_or_cgroup_is_no_read_error() {
     }
 }
 
-/// Returns a `stat` file with the start addresses of code and stack. A kernel that hides them prints 1 and 0.
+/// Returns the `stat` file of a process. `code` and `stack` are the start addresses of its code and stack. A
+/// kernel that hides these addresses prints 1 for the code and 0 for the stack.
 fn stat(pid: u32, [code, stack]: [u64; 2]) -> String {
     format!("{pid} (x) S 1 1 1 0 -1 4194304 0 0 0 0 1 1 0 0 20 0 1 0 {pid} 9 9 0 {code} 0 {stack}\n")
 }
 
-/// The first scrape uses up the CPU budget, so later scrapes read no smaps and keep the first values.
+/// The first scrape uses up the CPU budget, so later scrapes read no smaps. They keep the values of the first
+/// scrape, unless the `stat` or the name of the process shows that it has executed another program.
 #[test]
 fn kept_values_are_dropped_after_an_exec() {
     const PROGRAM: [u64; 2] = [4_198_400, 140_000_000];
@@ -189,8 +197,9 @@ fn kept_values_are_dropped_after_an_exec() {
     }
 }
 
-/// A mapping that is printed again with the same start address counts once. Any other overlap makes the read
-/// fail.
+/// If the kernel prints two mappings with the same start address, the second one is the same mapping after a
+/// change, and only the second one is counted. If two mappings overlap and have different start addresses,
+/// the read fails, and the values of the previous read are kept.
 #[test]
 fn torn_read_keeps_the_last_values() {
     let recording = three();
@@ -224,7 +233,8 @@ fn torn_read_keeps_the_last_values() {
     assert_eq!(mappings(&mut scraper), shown(3, 2), "whole");
 }
 
-/// /proc may still list a process that has ended. Its values are dropped even if it is not due to be read.
+/// /proc may still list the directory of a process that has ended. The values of the process are dropped even
+/// if it was not due to be read.
 #[test]
 fn values_of_an_ended_process_with_a_directory_are_dropped() {
     let recording = three();
@@ -234,7 +244,8 @@ fn values_of_an_ended_process_with_a_directory_are_dropped() {
     assert_eq!(scrape(&mut scraper), ["init 1", "worker 1"]);
 }
 
-/// Directories such as `007` are ignored, so that a recording cannot contain process 7 twice.
+/// The kernel writes pids in /proc without leading zeros, signs or spaces. Directories with other names, such
+/// as `007`, are ignored, so that a recording cannot contain process 7 twice.
 #[test]
 fn second_name_of_a_pid_is_ignored() {
     let recording = three();
@@ -272,7 +283,8 @@ fn pipes_and_devices_in_a_recording_are_not_read() {
     assert_eq!(output.status.code(), Some(1));
 }
 
-/// The copy of /proc is renamed or removed, and another one is created at the same path.
+/// With `--fixture`, the exporter reads a copy of /proc. While the exporter runs, the test renames or removes
+/// the copy, and creates another copy at the same path.
 #[test]
 fn replaced_recording_is_opened_again() {
     let recording = three();

@@ -1,5 +1,5 @@
-//! Tests the documents and `src/kubernetes`: the YAML fits together, commands and requests are valid, and
-//! links have targets.
+//! Tests the documents and the files in `src/kubernetes`: the YAML can be parsed, its parts fit together, the
+//! commands and requests are valid, and every link has a target.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -35,7 +35,8 @@ fn pages() -> BTreeMap<PathBuf, String> {
     found
 }
 
-/// Returns the lines of a page, each with whether it is code: in a fenced block or an indented paragraph.
+/// Returns the lines of a page, each with a flag that says whether it is code. A line is code if it is in a
+/// fenced block or in an indented paragraph.
 fn lines(text: &str) -> impl Iterator<Item = (bool, &str)> {
     let (mut is_fenced, mut is_after_blank) = (false, true);
     text.lines().map(move |line| {
@@ -114,8 +115,9 @@ fn arguments_in(line: &str) -> Option<&str> {
     arguments.starts_with('-').then_some(arguments)
 }
 
-/// Checks all commands that run the program. One in MIGRATING.md has single dashes, as for the older exporter
-/// in Go.
+/// Checks each command in the documents that runs the program, directly or in its container image. One
+/// command in MIGRATING.md has options with single dashes, like those of the older exporter in Go. The
+/// program must accept these options, too.
 #[test]
 fn every_command_line_is_valid() {
     let joined: Vec<String> = pages().values().map(|text| text.replace("\\\n", " ")).collect();
@@ -230,7 +232,8 @@ fn parts_of_the_manifest_match() {
     let image = container["image"].as_str().expect("an image");
     assert!(image.ends_with(concat!(":", env!("CARGO_PKG_VERSION"))), "{image}");
 
-    // /proc, /sys/fs/cgroup and the directory of containerd's socket are mounted from the node, read-only.
+    // Each path that the program opens is below a read-only mount. The mounts contain /proc, /sys/fs/cgroup
+    // and the directory of containerd's socket from the node.
     let mounts = container["volumeMounts"].as_vec().expect("mounts");
     let mount_of = |path: &Path| {
         let is_below = |mount: &&Yaml| mount["mountPath"].as_str().is_some_and(|at| path.starts_with(at));
@@ -286,8 +289,8 @@ fn parts_of_the_manifest_match() {
     }
 }
 
-/// `--print manifest --image` replaces only one image. Prometheus must accept all samples that the exporter
-/// can serve.
+/// `--print manifest --image` replaces the image, so the manifest must contain only one image. The PodMonitor
+/// must let Prometheus accept as many samples per scrape as the exporter serves.
 #[test]
 fn the_manifest_has_one_image_and_the_monitor_a_sufficient_limit() {
     assert_eq!(MANIFEST.matches("image:").count(), 1);
@@ -303,7 +306,8 @@ fn the_manifest_has_one_image_and_the_monitor_a_sufficient_limit() {
     );
 }
 
-/// The page about Kubernetes and SECURITY.md have the same table of the rights that the exporter needs.
+/// The page about Kubernetes and SECURITY.md both have a table of the rights that the exporter needs. The two
+/// tables must be equal.
 #[test]
 fn the_tables_of_rights_are_equal() {
     let table = |text: &'static str| {

@@ -12,7 +12,8 @@ const IO: [&str; 7] =
 /// memory.
 const NO_IO: [&str; 3] = ["std::io::Write", "std::io::self", "std::io"];
 
-/// Each room, the rooms or modules that it must not mention, and whether it is pure, which means without I/O.
+/// A room is a folder of src. Each row has a room, the rooms or modules that the room must not mention, and
+/// whether the room is pure. A pure room does no I/O.
 const ROOMS: [(&str, &[&str], bool); 13] = [
     ("smaps", PURE, true),
     ("totals", PURE, true),
@@ -29,7 +30,8 @@ const ROOMS: [(&str, &[&str], bool); 13] = [
     ("sandbox", &["cli", "http", "node", "scrape", "sources", "start"], false),
 ];
 const PURE: &[&str] = &["cli", "procfs", "cgroupfs", "node", "sources", "http", "sandbox", "scrape"];
-/// What `exposition` must not mention. `cgroupfs::fields` is allowed, because the exposition needs its table.
+/// The folders and modules that files in `src/exposition` must not mention. `cgroupfs::fields` is allowed,
+/// because the exposition needs the table of cgroup fields in that module.
 const TEXT: &[&str] = &[
     "cli",
     "procfs",
@@ -111,7 +113,8 @@ fn files_have_at_most_400_lines() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// Returns the items that import each other in a circle, and those that import from such a circle.
+/// Returns the items that import each other in a circle, and the items that import from such a circle. The
+/// loop removes one item after another that imports none of the remaining items.
 fn circle(mut needs: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
     let mut left: BTreeSet<String> = needs.keys().cloned().collect();
     while let Some(free) = left.iter().find(|each| needs[*each].is_disjoint(&left)).cloned() {
@@ -127,7 +130,8 @@ fn without_tests(text: &str) -> &str {
     text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text)
 }
 
-/// By module path, the Rust paths that a file mentions, and the Rust path of each name that it imports.
+/// The files by module path. Each file has the Rust paths that it mentions, and the names that its `use`
+/// declarations import. Each imported name has the Rust path that it stands for.
 #[derive(Default)]
 struct Files(BTreeMap<String, (BTreeSet<String>, BTreeMap<String, String>)>);
 
@@ -208,12 +212,14 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     files_found
 }
 
-/// Returns the absolute paths that a module mentions, in `use` declarations or directly.
+/// Returns the absolute paths that the text of a module mentions, in `use` declarations or directly. Unit
+/// tests in the text are included.
 fn mentions(module: &[String], text: &str) -> BTreeSet<String> {
     paths(module, text).0
 }
 
-/// Returns what [`mentions`] returns, and the path of each name that `use` declarations in the file import.
+/// Returns two results. The first is what [`mentions`] returns. The second has the names that `use`
+/// declarations import anywhere in the file, each with the path that it stands for.
 fn paths(module: &[String], text: &str) -> (BTreeSet<String>, BTreeMap<String, String>) {
     let tokens = tokens(text);
     let children: BTreeSet<&str> = tokens
@@ -299,8 +305,8 @@ fn paths(module: &[String], text: &str) -> (BTreeSet<String>, BTreeMap<String, S
     (found, names)
 }
 
-/// Parses the tree of a `use` declaration at `at`, and adds its leaves with their names. Returns where the
-/// tree ends.
+/// Parses one tree of a `use` declaration that begins at `at`. Adds the leaves of the tree, each with the
+/// name that it imports. Returns the position at which the tree ends.
 fn tree<'a>(
     tokens: &[&'a str],
     mut at: usize,
@@ -337,8 +343,8 @@ fn tree<'a>(
     at
 }
 
-/// Returns the absolute path, beginning with `crate` or a crate's name, for a path that is written in
-/// `module`.
+/// Returns the absolute path for a path that is written in `module`. The absolute path begins with `crate::`,
+/// `std::` or the name of another crate.
 fn absolute(module: &[String], path: &[&str]) -> String {
     let mut base: Vec<&str> = Vec::new();
     let mut rest = path;
@@ -363,13 +369,15 @@ fn is_name(token: &str) -> bool {
     token.starts_with(|c: char| c.is_alphabetic() || c == '_')
 }
 
-/// Returns whether the `::` before `at` continues a path, as in `<A>::b`. In `-> ::a`, it begins a path.
+/// Returns whether the `::` before `at` continues a Rust path, as in `a::b` and `<A>::b`. In `-> ::a`, the
+/// `::` begins a path.
 fn is_continued(tokens: &[&str], at: usize) -> bool {
     let token = |back: usize| at.checked_sub(back).map_or("", |at| tokens[at]);
     token(1) == "::" && (is_name(token(2)) || token(2) == ">" && token(3) != "-")
 }
 
-/// Returns the tokens of Rust code, without comments, string literals and character literals.
+/// Returns the tokens of Rust code that are needed to find Rust paths such as `std::fs`. Comments, string
+/// literals and character literals are left out.
 fn tokens(text: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let mut rest = text;
@@ -398,8 +406,8 @@ fn tokens(text: &str) -> Vec<&str> {
     tokens
 }
 
-/// Returns the length of the string or character literal at the beginning of `text`. A lifetime is not a
-/// literal.
+/// Returns the length of the string or character literal at the beginning of `text`. Returns `None` if there
+/// is none; a lifetime is not a literal.
 fn literal(text: &str) -> Option<usize> {
     let prefix = ["br", "cr", "b", "c", "r", ""]
         .into_iter()

@@ -48,7 +48,8 @@ fn scanners_agree_on_every_prefix_of_every_fixture() {
     }
 }
 
-/// Reads `text` in pieces of `read_size` bytes. Returns `None` if the read is torn, because mappings overlap.
+/// Reads `text` in pieces of `read_size` bytes, through a buffer of `buffer_size` bytes. Returns `None` if
+/// the read is torn, which means that the mappings overlap.
 fn read(scanner: &mut Scanner, text: &[u8], read_size: usize, buffer_size: usize) -> Option<Mappings> {
     let mut mappings = Mappings::new();
     let mut add = |mapping: Mapping<'_>| mappings.push((mapping.path.to_vec(), *mapping.values, Next::Above));
@@ -61,12 +62,14 @@ fn read(scanner: &mut Scanner, text: &[u8], read_size: usize, buffer_size: usize
     Some(mappings)
 }
 
-/// Returns what [`read`] should return. Only the last of several mappings with the same start address counts.
-/// For other overlaps, returns `None`.
+/// Returns what [`read`] should return, found by the simple reader in `naive.rs`. If the second of two
+/// mappings has the same start address, only the second one is returned. If two mappings overlap and have
+/// different start addresses, returns `None`.
 fn naively_read(text: &[u8]) -> Option<Mappings> {
     let mut mappings = naive::mappings(text);
     mappings.retain(|(.., next)| *next != Next::Same);
-    // Sets `next` to `Above`, as [`read`] does. Returns false if the mapping overlaps with the following one.
+    // [`read`] sets `next` to `Above` in each mapping, so `is_whole` does the same. It returns false if
+    // `next` said that the mapping overlaps with the following one.
     let is_whole = |(.., next): &mut (_, _, Next)| std::mem::replace(next, Next::Above) != Next::Torn;
     mappings.iter_mut().all(is_whole).then_some(mappings)
 }
@@ -94,8 +97,10 @@ fn scanners_agree_at_every_read_and_buffer_size() {
     assert!((100..900).contains(&n_torn), "{n_torn} of 1,000 generated records are torn");
 }
 
-/// Each case has the ranges that the kernel printed, and the indexes of those that count, or `None` for a
-/// torn read.
+/// Each case has the address ranges that the kernel printed in one read, and the indexes of the ranges that
+/// count. If a mapping changes during the read, the kernel may print it again with the same start address.
+/// Then only the last one counts. The indexes are `None` if the scanner must reject the read, because ranges
+/// with different start addresses overlap.
 #[test]
 fn mapping_printed_again_counts_once() {
     for (ranges, counted) in [
@@ -230,7 +235,8 @@ fn generated(random: &mut Random) -> Vec<u8> {
     text
 }
 
-/// Both ways to parse agree with the simple reader: line by line, and by comparison with earlier mappings.
+/// Tests that both ways to parse field lines agree with the simple reader. The general way parses each line
+/// by itself. The learned way compares the lines with those of earlier mappings.
 #[test]
 fn scanners_agree_on_generated_records() {
     let mut random = Random(0x5eed);
@@ -256,7 +262,9 @@ fn scanners_agree_on_generated_records() {
     assert!(n_mappings > 50_000, "the records are not mostly refused: {n_mappings}");
 }
 
-/// Replaces each byte of an address range by all 256 bytes. The scanner must agree with the simple reader.
+/// Replaces one byte of an address range at a time by each of the 256 possible bytes. The simple reader in
+/// `naive.rs` accepts only lower-case hexadecimal digits in an address. The scanner must accept and reject
+/// the same lines as this reader.
 #[test]
 fn addresses_have_lower_case_hexadecimal_digits() {
     let header = b"7f123456000a-7f12345a9f0c r--p 00000000 fe:00 1 /x\nRss:                   4 kB\n";
@@ -270,8 +278,9 @@ fn addresses_have_lower_case_hexadecimal_digits() {
             n_headers += expected.len();
         }
     }
-    // Each of the 24 digits may be any of 16, and each separator only itself. A few more headers have shorter
-    // addresses.
+    // If one of the 24 digits is replaced by any of the 16 digits, the line is still a header. The minus and
+    // the space must stay, which gives two more headers. A few more lines are headers with a shorter address,
+    // because a space or a newline replaced a digit.
     assert!((24 * 16 + 2..24 * 16 + 30).contains(&n_headers), "{n_headers}");
 }
 

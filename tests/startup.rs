@@ -26,7 +26,8 @@ fn soft_limit_of_open_files_is_raised_to_the_hard_limit() {
     assert_eq!(Serving::start(command).value("process_max_fds"), "500");
 }
 
-/// The program must neither panic nor print an exposition that lacks most of its lines.
+/// If the program may not open enough files, it prints one error line. It must neither panic nor print an
+/// exposition that lacks most of its lines.
 #[test]
 fn too_few_open_files_are_reported_in_one_line() {
     let node = Directory::new();
@@ -75,7 +76,8 @@ fn wait_for_handler(child: &Child) {
     }
 }
 
-/// A signal ends the program even while a container runtime does not answer or nothing reads the output.
+/// A signal ends the program at any time, even while a container runtime does not answer, or while nothing
+/// reads the program's output.
 #[test]
 fn signal_ends_unfinished_work() {
     let directory = Directory::new();
@@ -110,7 +112,8 @@ fn signal_ends_unfinished_work() {
     }
 }
 
-/// Before the program handles signals, SIGTERM may kill it. After its first log line, it must exit with 0.
+/// A SIGTERM just after exec may kill the program, because the program cannot handle signals yet. After the
+/// first log line, a SIGTERM must make the program shut down and exit with 0.
 #[test]
 fn early_signals_end_the_program_properly() {
     for i in 0..40 {

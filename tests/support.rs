@@ -50,8 +50,8 @@ impl Drop for Directory {
     }
 }
 
-/// Returns a command that runs the exporter: the binary in the environment variable `EXPORTER`, or the one
-/// that was just built.
+/// Returns a command that runs the exporter with these arguments. By default, the tests run the binary that
+/// was just built. The environment variable `EXPORTER` can name another binary, such as a static one.
 pub fn exporter<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Command {
     let built = env!("CARGO_BIN_EXE_smaps-container-exporter");
     let mut command = Command::new(std::env::var_os("EXPORTER").unwrap_or_else(|| built.into()));

@@ -23,7 +23,8 @@ const LIST_OF_METRICS: &str = "src/exposition/README.md";
 /// Compares `block` with the part of a page between `<!-- name -->` and `<!-- end -->`.
 #[track_caller]
 fn assert_block(page: &str, name: &str, block: &str) {
-    // With `BLESS=1`, several tests write the same page, so only one of them may write at a time.
+    // With `BLESS=1`, several tests write README.md and the list of metrics. Because of this lock, only one
+    // of them writes at a time.
     static PAGES: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _alone = PAGES.lock();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
@@ -61,8 +62,9 @@ fn the_list_of_metrics_has_the_fields() {
     assert_block(LIST_OF_METRICS, "metrics", &table);
 }
 
-/// A file with keys, such as `memory.stat`, has its own row. Other files share a row for each group of
-/// metrics.
+/// Compares the documented table of cgroup metrics with the program. A cgroup file with keys, such as
+/// `memory.stat`, has its own row. Files with a single number, such as `memory.max`, share one row for each
+/// group of metrics. An asterisk marks a metric that cgroup version 1 lacks.
 #[test]
 fn the_list_of_metrics_has_the_cgroup_fields() {
     let mut rows: Vec<(String, String)> = Vec::new();
@@ -70,7 +72,6 @@ fn the_list_of_metrics_has_the_cgroup_fields() {
         let (group, in_v1) = (GROUPS[field.group()], !field.v1.file.is_empty() || field.v2.file.is_empty());
         let from = if field.v2.key.is_empty() { format!("{group}.*") } else { field.v2.file.to_owned() };
         let labels = if field.labels == "}" { String::new() } else { format!("{{{}", &field.labels[1..]) };
-        // An asterisk marks a metric that version 1 lacks.
         let name =
             format!("`{}{}{labels}`{}", field.name, field.unit.suffix(), if in_v1 { "" } else { "\\*" });
         match rows.iter_mut().find(|(known, _)| *known == from) {
@@ -160,8 +161,8 @@ const TOP: [&str; 2] = ["memory.current", "memory.stat"];
 const POD: &str = "kubepods.slice/kubepods-burstable.slice/\
                    kubepods-burstable-pod5f4c0000_0000_4000_8000_000000000001.slice";
 
-/// Returns a recording of a hundred pods: twenty copies of `fixtures/node` with their own names, pids and
-/// version 2 cgroups.
+/// Returns a recording of a hundred pods: the pods of `fixtures/node`, copied twenty times. Each copy has
+/// other names, pids and cgroups. The cgroups have the files of version 2.
 fn hundred_pods() -> Directory {
     let (node, v2) = (fixture("node"), fixture("cgroups/v2/cgroup"));
     let recording = Directory::new();
@@ -247,8 +248,8 @@ fn resident_bytes(recording: &Path, args: &[&str]) -> u64 {
     resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// The columns of series in README.md: a title and a prefix. A series counts in the first column whose prefix
-/// fits.
+/// The columns of a table in README.md that count series. Each column has a title and a prefix, and counts
+/// the series with names that begin with the prefix. A series counts only in the first column that fits.
 const COLUMNS: [(&str, &str); 5] = [
     ("smaps", "process_smaps_"),
     ("pods", "cgroup_pod_"),
@@ -276,7 +277,8 @@ fn with_commas(number: usize) -> String {
     }
 }
 
-/// The rows of the table of series in README.md: a title, and the options of the exporter.
+/// The rows of the table in README.md that says how many series the exporter has. Each row has a title, and
+/// the options of the exporter.
 const SIZED: [(&str, &str); 7] = [
     ("the defaults of the command line", ""),
     ("`--omit-zero`", "--omit-zero"),
@@ -290,8 +292,9 @@ const SIZED: [(&str, &str); 7] = [
     ("`--group-by process`", "--group-by process"),
 ];
 
-/// The test does not compare the last column, resident memory, because it varies. `make sizing` measures it
-/// with the static binary.
+/// Tests the table in README.md that says how many series the exporter has with various options. The last
+/// column is the resident memory of the exporter. The test does not compare this column, because resident
+/// memory varies. `make sizing` measures the resident memory with the static binary.
 #[test]
 fn series_counts() {
     let recording = hundred_pods();

@@ -1,5 +1,5 @@
-//! Tests that skipped reads change no value: one scraper skips unchanged processes of a generated /proc, and
-//! another reads all.
+//! Tests that a skipped read gives the same values as a read. A generated /proc changes step by step. One
+//! scraper skips unchanged processes, and a second scraper reads all processes.
 
 use std::fmt::Write as _;
 
@@ -152,21 +152,24 @@ fn skipped_reads_give_the_values_of_a_read() {
         assert_eq!(samples(&confirming), samples(&reading), "step {step}: {what}");
     }
     let reads = |kind| confirming.value(&format!("smaps_exporter_reads_total{{kind=\"{kind}\"}}"));
-    // How many reads are skipped depends on how long a change check and a read take on this machine.
+    // The number of skipped reads depends on this machine. It depends on how long it takes to check a process
+    // for changes, and how long it takes to read the process.
     println!("{} reads unchanged, {} of smaps", reads("unchanged"), reads("smaps"));
     assert!(reads("unchanged") > 100.0, "{} and {}", reads("unchanged"), reads("smaps"));
 }
 
-/// File systems may record times in whole seconds, so a file that was written in the last second is always
-/// read again.
+/// A recording has neither `stat` nor `smaps_rollup`, so the exporter compares the times, size and inode of a
+/// file to find out whether it has changed. File systems may record times in steps of a second. So a file
+/// that was written in the last second is always read again, because it may change again without a new time.
+///
+/// There is no CPU budget. A budget is a fraction of the time between scrapes, and in this test each scrape
+/// follows the last one immediately.
 #[test]
 fn changed_recording_is_read_again() {
     let proc = Directory::new();
     proc.one_container();
     let smaps = |kib: u64| format!("00400000-00401000 rw-p 00000000 00:00 0 \nRss:            {kib:8} kB\n");
     proc.process(1, "app", smaps(4));
-    // A CPU budget is a fraction of the time between scrapes, and these scrapes follow each other
-    // immediately.
     let mut scrape =
         Scrapes::new(proc.path(), &["--filter", "*/*/*/*", "--cpu-budget", "0", "--scrape-interval", "24h"]);
     for kib in [4, 8, 8, 12, 16] {

@@ -1,4 +1,5 @@
-//! Tests `cgroup_memory_unmapped_bytes`, which is the page cache and shared memory that no process maps.
+//! Tests `cgroup_memory_unmapped_bytes`, which is the page cache and shared memory that no process maps. The
+//! exporter omits the metric for a container if it cannot compute the values of that container.
 
 use std::fmt::Write as _;
 
@@ -22,8 +23,9 @@ impl Node {
         Self(node)
     }
 
-    /// Adds a process that maps these paths (sizes in MiB). Processes with the same `first_mount`, the mount
-    /// id of `tmpfs`, share a mount namespace.
+    /// Adds a process that maps these paths, which have sizes in MiB. In its mount namespace, a tmpfs is
+    /// mounted at the path `tmpfs`, and the id of this mount is `first_mount`. Each mount namespace has its
+    /// own mount ids.
     fn process(&self, pid: u32, first_mount: u32, tmpfs: &str, mapped: &[(String, u64)]) {
         let mut smaps = String::new();
         for (i, (path, size)) in (1_u64..).zip(mapped) {
@@ -37,7 +39,8 @@ impl Node {
         self.0.write(&format!("proc/{pid}/mountinfo"), mounts);
     }
 
-    /// Returns the unmapped page cache and shared memory in MiB, or `None` if the exporter omits the metric.
+    /// Returns how many MiB of page cache and how many MiB of shared memory no process maps. Returns `None`
+    /// if the exporter omits the metric.
     fn unmapped(&self, args: &[&str]) -> Option<[u64; 2]> {
         let text = once(self.0.path(), args);
         let value = |part: &str| {
@@ -71,15 +74,16 @@ fn split_is_absent_where_paths_are_not_kept() {
 #[test]
 fn mounts_of_each_process_are_those_of_its_namespace() {
     let node = Node::new(120);
-    // The processes are in different mount namespaces. They map 40 MiB in the tmpfs `/data` and 20 MiB in the
-    // tmpfs `/scratch`.
     node.process(1, 30, "/data", &paths([("/data/x", 40), ("/scratch/x", 30)]));
     node.process(2, 77, "/scratch", &paths([("/data/x", 30), ("/scratch/x", 20)]));
-    // Shared memory: 102 - 60 = 42 MiB. Page cache: 300 - 120 - 42 = 138 MiB.
+    // Files in a tmpfs are shared memory. The first process maps 40 MiB in its tmpfs at `/data`, and the
+    // second process maps 20 MiB in its tmpfs at `/scratch`. So 102 - 60 = 42 MiB of shared memory are not
+    // mapped. Of the 300 MiB of files, 300 - 120 = 180 MiB are not mapped. Without the shared memory, these
+    // are 180 - 42 = 138 MiB of page cache.
     assert_eq!(node.unmapped(&[]), Some([138, 42]));
-    // Now both processes are in one mount namespace, and map 40 + 30 = 70 MiB in the tmpfs `/data`.
+    // Now both processes are in one mount namespace, with a tmpfs at `/data`. They map 40 + 30 = 70 MiB
+    // there. So 102 - 70 = 32 MiB of shared memory and 180 - 32 = 148 MiB of page cache are not mapped.
     node.process(2, 30, "/data", &paths([("/data/x", 30), ("/scratch/x", 20)]));
-    // Shared memory: 102 - 70 = 32 MiB. Page cache: 300 - 120 - 32 = 148 MiB.
     assert_eq!(node.unmapped(&[]), Some([148, 32]));
 }
 

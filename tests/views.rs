@@ -1,4 +1,5 @@
-//! Tests that a view, requested by parameters, shows what version 0.1 printed with the same options.
+//! Tests views, which are expositions with other options for a single request. A view must show what version
+//! 0.1 printed with the same options.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -122,8 +123,9 @@ fn path_of(name: &str, recording: &Option<Directory>) -> PathBuf {
     recording.as_ref().map_or_else(|| fixture(name), |recording| recording.path().to_owned())
 }
 
-/// Compares the program's output with a golden file, which has the length and the hash for each recording and
-/// options.
+/// Compares the output of the program with a golden file, for each combination of options in `shapes`.
+/// `max_samples` is added as `--max-samples`. Each line of the file has a recording, the options, and the
+/// length and the hash of the output.
 fn assert_printed(golden: &str, shapes: &[Vec<&str>], max_samples: &str, min_lines: usize) {
     let recordings = recordings();
     if std::env::var_os("BLESS").is_some() {
@@ -135,8 +137,9 @@ fn assert_printed(golden: &str, shapes: &[Vec<&str>], max_samples: &str, min_lin
                 let more: &[&str] = if has_anon_parts { &["--anon-parts", "off"] } else { &[] };
                 let text = once(&path_of(name, recording), &[&options, more].concat());
                 let text = families_of_processes(&text);
-                // Versions of the program may fold different commands into `[other]`, so such outputs are
-                // left out.
+                // To stay within `--max-samples`, the program may sum some commands into one command
+                // `[other]`. Versions of the program may choose these commands differently, so such outputs
+                // are left out.
                 if !text.contains("comm=\"[other]\"") {
                     let (length, hash) = (text.len(), hash(text));
                     writeln!(lines, "{name}\t{}\t{length}\t{hash:016x}", options.join(" ")).unwrap();
@@ -159,15 +162,17 @@ fn assert_printed(golden: &str, shapes: &[Vec<&str>], max_samples: &str, min_lin
     }
 }
 
-/// To write the golden file again, build commit be28605, and run this test with `BLESS=1` and the program's
-/// path in `EXPORTER`.
+/// The golden file has the output of version 0.1. To write the file again, build commit be28605, and run this
+/// test with `BLESS=1`. Set `EXPORTER` to the path of the program that was built.
 #[test]
 fn options_print_the_same_as_version_0_1() {
     assert_printed("views.tsv", &shapes(), "100000", 700);
 }
 
-/// The golden file is from commit ae59f4e, the last without views. Version 0.1 would fold more series than
-/// `--max-samples` requires.
+/// The golden file has the output of commit ae59f4e, the last commit without views. To write the file again,
+/// build commit ae59f4e, and run this test with `BLESS=1`. Set `EXPORTER` to the path of the program that was
+/// built. Version 0.1 is not used, because it summed more series into `[other]` than `--max-samples`
+/// requires.
 #[test]
 fn same_paths_fold_as_before_views_existed() {
     let by_path: Vec<_> = shapes().into_iter().filter(|shape| shape[1] == "path").collect();
@@ -196,7 +201,8 @@ fn view(serving: &Serving, parameters: &str) -> String {
     }
 }
 
-/// The parameters of a request replace the options with which the exporter was started.
+/// A request can set options such as `group-by` by its parameters. The response must equal the output of
+/// version 0.1 with these options. The options with which the exporter was started must not matter.
 #[test]
 fn parameters_give_the_same_as_version_0_1() {
     let recordings = recordings();
@@ -270,8 +276,9 @@ fn invalid_parameters_are_refused_with_one_line() {
     }
 }
 
-/// With these options, scrapes read only `smaps_rollup`. A view by path must wait for a scrape that reads
-/// `smaps`.
+/// The exporter is started with options that need no paths and no page sizes. So its scrapes read only the
+/// sums in `smaps_rollup` of a live process. A request for an exposition by path must wait for a scrape that
+/// reads `smaps`, because `smaps_rollup` has no paths.
 #[test]
 fn view_by_path_makes_scrapes_read_paths() {
     let recording = Directory::new();
@@ -283,7 +290,8 @@ fn view_by_path_makes_scrapes_read_paths() {
     let own = ["--group-by", "process", "--fields", "rss", "--cgroup-metrics", "none", "--cpu-budget", "0"];
     let serving = serve(recording.path(), &own);
     let path = format!("path=\"{}\"", std::env::current_exe().unwrap().display());
-    // After a long read, the exporter waits 100 times as long before it reads the process again.
+    // After a long read, the exporter does not read the process again for 100 times as long as the read took.
+    // So on a busy machine, the process may be read again only after some seconds.
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let paths = view(&serving, "group-by=path&filter=*/*/*/*");
@@ -296,7 +304,8 @@ fn view_by_path_makes_scrapes_read_paths() {
     assert!(view(&serving, "group-by=kind").contains("kind=\"file\""));
 }
 
-/// Of 64 clients that request different views and do not read them, four get a view. The others get an error.
+/// 64 clients request different views and do not read the responses. Four of them get a view. The others get
+/// an error that says after which time to try again. During this time, the usual exposition is still served.
 #[test]
 fn many_views_at_once_stay_within_limits() {
     let recording = fixture("node");
@@ -328,8 +337,8 @@ fn many_views_at_once_stay_within_limits() {
     assert!(serving.get("/metrics").starts_with("HTTP/1.1 200 OK\r\n"));
     let n_bytes = once(&recording, &["--pid"]).len() as u64;
     let after = peak_bytes(&serving);
-    // Four views in memory have a little more than 4 * `n_bytes`. The test allows 2 * `n_bytes` + 4 MiB for
-    // their rows.
+    // The exporter has four views in memory at once, and each has a little more than `n_bytes`. Rendering a
+    // view also needs memory for its rows. For all rows, the test allows 2 * `n_bytes` + 4 MiB.
     assert!(after - before < 6 * n_bytes + (4 << 20), "{before} to {after}, a view has {n_bytes}");
     drop(clients);
     assert!(

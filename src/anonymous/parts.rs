@@ -18,15 +18,16 @@ pub struct Parts {
     sums: [Totals; REST + 1],
     /// The mapping that was added last, if it has no name.
     last: Option<Place>,
-    /// A mapping that is not summed until the next mapping is added, the unnamed mapping directly below it,
-    /// and its values.
+    /// A mapping that is summed only after the next mapping was added, because its use may depend on that
+    /// mapping. The tuple has the mapping, the unnamed mapping directly below it, and the values of the
+    /// mapping.
     waiting: Option<(Place, Option<Place>, Values)>,
-    /// The kinds of two mappings: the one directly below the last unnamed mapping, and the last mapping,
-    /// which may be named.
+    /// The second entry is the kind of the mapping that was added last, which may have a name. The first
+    /// entry is the kind of the mapping directly below the last unnamed mapping.
     below: [Option<Below>; 2],
     run: Option<Run>,
-    /// The totals of the mappings that look like stacks, by size. Mappings beyond eight different sizes do
-    /// not count as stacks.
+    /// Each entry has a size, and the totals of all mappings of this size that look like stacks. Only eight
+    /// different sizes are stored. A mapping of any further size does not count as a stack.
     stacks: [(u64, Totals); 8],
     is_java: bool,
     /// Whether the Java heap has a name. ZGC gives its heap a name.
@@ -34,8 +35,8 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Adds the next mapping of the process. Returns whether the mapping is unnamed, because only unnamed
-    /// mappings are summed.
+    /// Adds the next mapping of the process. Returns whether the mapping has no name. Only unnamed mappings
+    /// are summed. A mapping with a name only affects how the mappings next to it are classified.
     pub fn add(&mut self, mapping: &Mapping<'_>) -> bool {
         if !mapping.path.is_empty() {
             self.note_named(mapping);
@@ -58,14 +59,12 @@ impl Parts {
         true
     }
 
-    /// Finishes the sums, and calls `each` with the path and totals of each part. The path of unclaimed
-    /// mappings is empty.
+    /// Finishes the sums of the process. Calls `each` with the path and the totals of each part that has
+    /// mappings. The path is empty for the mappings that no rule claims.
     pub fn finish(&mut self, mut each: impl FnMut(&'static str, &Totals)) {
         self.sum_waiting(None);
         self.end_run();
         for (size, totals) in self.stacks.iter().filter(|(_, totals)| totals.n_mappings > 0) {
-            // A single mapping of an unusual size may contain other memory, such as 62 MB of direct buffers
-            // in one JVM.
             let is_stack = totals.n_mappings > 1 || USUAL_STACKS.contains(size);
             self.sums[if is_stack { AnonPart::ThreadStacks as usize } else { REST }].add(totals);
         }
@@ -77,8 +76,9 @@ impl Parts {
         sums.filter(|(_, sum)| sum.n_mappings > 0).for_each(|(path, sum)| each(path, sum));
     }
 
-    /// Stores what a named mapping shows: whether the process is a JVM, and what lies directly below the next
-    /// mapping.
+    /// Handles a mapping that has a name, such as the path of a file. The mapping is not summed, but its name
+    /// may show that the process is a JVM. The kind of the mapping is stored, because some rules depend on
+    /// what lies directly below a mapping.
     fn note_named(&mut self, mapping: &Mapping<'_>) {
         self.sum_waiting(None);
         self.last = None;
@@ -95,7 +95,7 @@ impl Parts {
     }
 
     /// Adds the mapping in `waiting` to the sum of its part. `above` is the unnamed mapping directly above
-    /// it.
+    /// it, if there is one.
     fn sum_waiting(&mut self, above: Option<&Place>) {
         if let Some((place, below, values)) = self.waiting.take() {
             self.sum(&Spot { place: &place, below: below.as_ref(), above }, &values);
@@ -126,8 +126,9 @@ impl Parts {
         sum.add_values(values, 1);
     }
 
-    /// Ends the current run. Adds its writable mappings to the part that the rules infer, or to the unclaimed
-    /// mappings.
+    /// Ends the current run of adjacent mappings. Adds its writable mappings to the sum for thread stacks,
+    /// Java heap or another use that the rules infer. If no rule claims the run, adds them to the sum of
+    /// unclaimed mappings.
     fn end_run(&mut self) {
         if let Some(run) = self.run.take() {
             let part = run.part(self.has_named_heap);

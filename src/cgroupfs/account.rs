@@ -1,8 +1,8 @@
-//! The account of a cgroup: the memory that is charged to the cgroup, split into parts. This module does no
-//! I/O.
+//! Splits the memory that is charged to a cgroup into parts. These parts are the account of the cgroup. This
+//! module does no I/O.
 //!
-//! Each part is a counter of the kernel, or a difference of such counters. `remainder` is the memory that no
-//! counter covers.
+//! Each part is a counter of the kernel, or a difference of such counters. The part `remainder` is the memory
+//! that no counter covers.
 
 use super::fields::{
     ACTIVE_ANON, ANON, CURRENT, FILE, FILE_MAPPED, HUGETLB, INACTIVE_ANON, KERNEL, KERNEL_STACK, PAGETABLES,
@@ -35,21 +35,24 @@ pub struct Exported<'a> {
     pub labels: &'a str,
     /// The values of the cgroup.
     pub values: &'a Values,
-    /// The bytes of page cache, and of tmpfs and shared memory, that no process maps; `None` if these numbers
-    /// are unknown.
+    /// The number of bytes of page cache that no process maps, and the number of bytes of tmpfs and shared
+    /// memory that no process maps; `None` if these numbers are unknown.
     pub unmapped: Option<[u64; 2]>,
 }
 
-/// Returns the bytes of each of the [`PARTS`]; `None` if the kernel does not print the charged memory, which
-/// is the sum.
+/// Returns the size of each of the [`PARTS`] in bytes. The size of a part that the kernel does not print is
+/// `None`. The sizes add up to the charged memory. The last part, `remainder`, may be negative, because the
+/// kernel does not update all its counters at the same moment.
+///
+/// Returns `None` for a cgroup that does not show how much memory is charged to it.
 pub fn parts(values: &Values) -> Option<[Option<i64>; PARTS.len()]> {
     let get = |field| signed(values, field);
     let current = get(CURRENT)?;
     let shmem = get(SHMEM);
     // The kernel's `file` counts the whole page cache, including tmpfs and shared memory.
     let page_cache = get(FILE).map(|file| (file - shmem.unwrap_or(0)).max(0));
-    // No kernel memory is counted twice: `vmalloc` excludes kernel stacks (mm/vmalloc.c), and `slab` excludes
-    // the compressed pages of zswap.
+    // No kernel memory is counted twice: `vmalloc` does not include stacks that come from vmalloc
+    // (mm/vmalloc.c), and `slab` does not include the compressed pages of zswap.
     let kernel = [SLAB, PAGETABLES, SEC_PAGETABLES, KERNEL_STACK, PERCPU, VMALLOC, ZSWAP].map(&get);
     let n_known: i64 = kernel.iter().flatten().fold(0, |sum: i64, bytes| sum.saturating_add(*bytes));
     let [slab, page_tables, sec_page_tables, stacks, percpu, vmalloc, zswap] = kernel;
@@ -73,24 +76,28 @@ pub fn parts(values: &Values) -> Option<[Option<i64>; PARTS.len()]> {
     let sum = named.iter().flatten().fold(0, |sum: i64, bytes| sum.saturating_add(*bytes));
     let mut parts = [None; PARTS.len()];
     parts[..named.len()].copy_from_slice(&named);
-    // The remainder may be negative, because the kernel does not update all counters at the same moment.
     parts[named.len()] = Some(current - sum);
     Some(parts)
 }
 
-/// Returns the charged anonymous bytes that no process maps. Most are in huge pages that are partly unmapped
-/// and not split yet.
+/// Returns how many bytes of anonymous memory are charged although no process maps them. Most of these bytes
+/// belong to huge pages that a process has partly unmapped and the kernel has not split yet. The result is
+/// the anonymous memory in the kernel's active and inactive lists minus `anon`, because these lists count
+/// whole huge pages, but `anon` counts only mapped pages.
+///
+/// Returns `None` if the unevictable list exceeds 1% of `anon`, because `anon` includes locked memory and the
+/// active and inactive lists do not. Also returns `None` if the kernel does not print the size of the swap
+/// cache, because the active and inactive lists include it.
 fn anon_unmapped(values: &Values) -> Option<i64> {
     let get = |field| signed(values, field);
     let (anon, shmem, swap_cached) = (get(ANON)?, get(SHMEM)?, get(SWAPCACHED)?);
-    // `anon` includes locked memory, but the active and inactive lists do not.
     if get(UNEVICTABLE)? > anon / 100 {
         return None;
     }
-    // The lists count whole huge pages and the swap cache, but `anon` counts only mapped pages.
     let listed = get(ACTIVE_ANON)?.saturating_add(get(INACTIVE_ANON)?);
-    // The difference is negative after MADV_FREE: the kernel moves freed memory to the lists of file pages,
-    // but `anon` still includes it.
+    // The result of this subtraction is negative if a process has freed memory by MADV_FREE: `anon` still
+    // includes that memory, but the kernel has moved it from the lists of anonymous pages to the lists of
+    // file pages.
     Some((listed - anon - shmem - swap_cached).max(0))
 }
 
@@ -98,16 +105,18 @@ fn signed(values: &Values, field: usize) -> Option<i64> {
     values.get(field).map(|bytes| bytes.min(i64::MAX as u64 / 8) as i64)
 }
 
-/// Returns the unmapped bytes of page cache, and of tmpfs and shared memory. `mapped_shmem` is the PSS of the
-/// latter.
+/// Returns two sizes in bytes: the page cache, and the tmpfs and shared memory. Both count only memory that
+/// no process maps. `mapped_shmem` is the PSS of the tmpfs and shared memory that the container's processes
+/// map.
+///
+/// The kernel prints only one number for the mapped page cache and the mapped tmpfs and shared memory
+/// together. `mapped_shmem` shows how much of that number is tmpfs and shared memory.
 pub fn unmapped(values: &Values, mapped_shmem: u64) -> Option<[u64; 2]> {
     let [file, mapped, shmem] = [FILE, FILE_MAPPED, SHMEM].map(|field| values.get(field));
     let (file, shmem) = (file?, shmem?);
-    // The kernel prints one number for both kinds of mapped memory. `mapped_shmem` shows how much of it is
-    // tmpfs and shared memory.
     let both = file.saturating_sub(mapped?);
-    // `mapped_shmem` may include memory of another cgroup. Without the `min`, the result could then exceed
-    // this cgroup's page cache.
+    // `mapped_shmem` may include memory that is charged to another cgroup. Without the `min`, the result
+    // could then exceed the page cache that is charged to this cgroup.
     let page_cache = both.saturating_sub(shmem.saturating_sub(mapped_shmem)).min(file.saturating_sub(shmem));
     Some([page_cache, both - page_cache])
 }

@@ -1,7 +1,9 @@
-//! Reports through inotify when a limit file of a cgroup is written or a cgroup is created. Otherwise, the
+//! Reports when a limit file of a cgroup is written, and when a cgroup is created. Without these reports, the
 //! exporter would have to read all limits and list all cgroups once a second.
 //!
-//! Watching fails under some security policies, and with too many watches (`fs.inotify.max_user_watches`).
+//! inotify reports each write to a cgroup's file. Watching a file needs no permission to write it. Watching
+//! fails if a security policy forbids it, or if too many files are watched already
+//! (`fs.inotify.max_user_watches`).
 
 use std::os::fd::BorrowedFd;
 #[cfg(target_os = "linux")]
@@ -43,8 +45,8 @@ pub struct Changes(Option<OwnedFd>);
 
 #[cfg(target_os = "linux")]
 impl Default for Changes {
-    /// Watches nothing yet. If the kernel refuses inotify, [`Changes::watch_file`] and
-    /// [`Changes::watch_directory`] will return `None`.
+    /// Creates a watch that covers no file and no directory yet. If the kernel does not allow inotify,
+    /// nothing can be watched later: [`Changes::watch_file`] and [`Changes::watch_directory`] return `None`.
     fn default() -> Self {
         Self(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok())
     }
@@ -52,13 +54,14 @@ impl Default for Changes {
 
 #[cfg(target_os = "linux")]
 impl Changes {
-    /// Watches a file for writes. If the kernel refuses, returns `None` and ends all other watches, too.
+    /// Watches a file for writes. If the kernel refuses, returns `None`, and ends the watches on all other
+    /// files and directories, too.
     pub fn watch_file(&mut self, file: BorrowedFd<'_>) -> Option<Watched> {
         self.watch(file, WatchFlags::MODIFY)
     }
 
-    /// Watches a directory for new cgroups. If the kernel refuses, returns `None` and ends all other watches,
-    /// too.
+    /// Watches a directory for new cgroups. If the kernel refuses, returns `None`, and ends the watches on
+    /// all other files and directories, too.
     pub fn watch_directory(&mut self, directory: BorrowedFd<'_>) -> Option<Watched> {
         self.watch(directory, WatchFlags::CREATE)
     }
@@ -130,7 +133,8 @@ impl Changes {
     /// Does nothing.
     pub fn stop(&mut self) {}
 
-    /// Always reports that any file may have been written, and that there may be new cgroups.
+    /// Always reports that any file may have been written and that new cgroups may exist, because nothing can
+    /// be watched on this system.
     pub fn take(&mut self) -> Changed {
         Changed { is_incomplete: true, ..Changed::default() }
     }

@@ -1,5 +1,7 @@
-//! The memory event counters of one cgroup, read from files that stay open. The kernel signals a new event by
-//! `POLLPRI` on an open file, which takes 5 KB of kernel memory.
+//! The memory event counters of one cgroup, read from files that stay open.
+//!
+//! An open file can be polled: the kernel signals a new event by `POLLPRI`. Each open file takes 5 KB of
+//! kernel memory, and each read takes 2 microseconds. Reads fail once the cgroup is removed.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -14,8 +16,8 @@ pub struct EventCounts {
     pub oom: u64,
     /// How often the cgroup itself was at its limit and the kernel could free no memory.
     pub own_oom: u64,
-    /// How many processes the kernel has killed in the cgroup and below it. With `memory.oom.group`, the
-    /// first one counts twice.
+    /// How many processes the kernel has killed in the cgroup and below it. When the kernel kills all
+    /// processes of a cgroup at once (`memory.oom.group`), it counts the first one twice.
     pub kills: u64,
 }
 
@@ -30,7 +32,8 @@ pub struct EventFiles {
 }
 
 impl EventFiles {
-    /// Creates a reader of two files: `all` includes the events of the cgroups below, and `own` does not.
+    /// Creates a reader of two open files. `all` counts the events of the cgroup and of the cgroups below it,
+    /// and `own` counts the events of the cgroup alone.
     pub fn new(all: OwnedFd, own: Option<OwnedFd>) -> Self {
         Self { all, own }
     }

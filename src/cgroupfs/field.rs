@@ -1,10 +1,11 @@
-//! One row of the table of cgroup fields: metric, unit and files. This module does no I/O.
+//! One row of the table of cgroup fields: the metric, the unit and the files of a field. This module does no
+//! I/O.
 
 /// One cgroup field.
 #[derive(Debug)]
 pub struct Field {
-    /// The metric's name between `cgroup_` and the unit's suffix. Fields that share a name are neighbours in
-    /// the table.
+    /// The part of the metric's name after `cgroup_` and before the unit's suffix. Fields that share a name
+    /// are neighbours in the table, and each has its own label.
     pub name: &'static str,
     /// The end of the label text: the field's own label, if it has one, and then the closing brace.
     pub labels: &'static str,
@@ -12,14 +13,14 @@ pub struct Field {
     pub unit: Unit,
     /// The file and the line that contain the field in version 2 of the cgroup file system.
     pub v2: Place,
-    /// The file and the line of the field in version 1, if version 1 prints the same quantity as version 2.
+    /// The file and the line that contain the field in version 1 of the cgroup file system.
     pub v1: Place,
     /// The metric's HELP text.
     pub help: &'static str,
 }
 
-/// The unit of a field. It decides the suffix and the type of the metric (Prometheus, "Metric and label
-/// naming").
+/// The unit of a field. It decides the suffix of the metric's name, and whether the metric is a counter or a
+/// gauge (Prometheus, "Metric and label naming").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// Memory in bytes; a gauge.
@@ -52,8 +53,8 @@ impl Unit {
 /// The file and the line in which one version of the cgroup file system prints a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The name of the file. It is empty if this version lacks the field, or if the exporter computes the
-    /// field.
+    /// The name of the file. It is empty if this version of the cgroup file system lacks the field, or if the
+    /// exporter computes the field from other fields.
     pub file: &'static str,
     /// The word that begins the field's line. It is empty for a file that contains only one number.
     pub key: &'static str,
@@ -73,8 +74,10 @@ pub enum Version {
 /// A set of [`GROUPS`]: bit `i` stands for `GROUPS[i]`.
 pub type GroupMask = u8;
 
-/// The groups of cgroup metrics. The groups `memory`, `cpu` and `pids` are about containers. Each field's
-/// name begins with its group.
+/// The groups of cgroup metrics that can be exported. The groups `memory`, `pod` and `node` contain the
+/// metrics about the memory of containers, of pods and of the node. The other two groups contain what the
+/// controllers `cpu` and `pids` count for containers. The name of each container field begins with the name
+/// of its group.
 pub const GROUPS: [&str; 5] = ["memory", "pod", "node", "cpu", "pids"];
 /// The bit in a [`GroupMask`] for the group `memory`, which contains the metrics about the memory of
 /// containers.

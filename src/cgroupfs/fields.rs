@@ -1,8 +1,10 @@
-//! The table of all cgroup fields, for the reader, the exposition, `--cgroup-metrics` and the documentation.
-//! This module does no I/O.
+//! The table of all cgroup fields. For each field, the table contains the place in both versions of the file
+//! system, the metric's name, the unit and the help text.
 //!
-//! The kernel documents the fields in Documentation/admin-guide/cgroup-v2.rst, and for version 1 in
-//! cgroup-v1/memory.rst, cpuacct.rst and pids.rst.
+//! The reader, the exposition, `--cgroup-metrics` and the table of metrics all use this one table. This
+//! module does no I/O. The kernel documents what the fields mean in Documentation/admin-guide/cgroup-v2.rst,
+//! and for version 1 in cgroup-v1/memory.rst, cpuacct.rst and pids.rst. A field has a place in version 1 only
+//! if the kernel prints the same quantity there as in version 2.
 
 use super::field::Place;
 pub use super::field::{GROUPS, GroupMask, MEMORY, NODE, POD, Unit, Version};
@@ -15,8 +17,8 @@ pub const CURRENT: usize = 0;
 pub const PEAK: usize = 1;
 /// `FIELDS[MAX]`: the cgroup's own limit.
 pub const MAX: usize = 4;
-/// `FIELDS[LIMIT]`: the smallest limit of the cgroup and of all cgroups above it. Version 2 does not print
-/// this limit.
+/// `FIELDS[LIMIT]`: the limit that applies to the cgroup. It is the smallest of the limits of the cgroup and
+/// of all cgroups above it. Version 2 does not print this limit.
 pub const LIMIT: usize = 5;
 /// `FIELDS[WORKING_SET]`: charged memory without inactive page cache.
 pub const WORKING_SET: usize = 6;
@@ -44,8 +46,8 @@ pub(super) const SLAB: usize = 33;
 /// `FIELDS[OOM_KILLS]`: the number of OOM kills in the cgroup.
 pub const OOM_KILLS: usize = 40;
 
-/// The smallest number of bytes that means "no limit" on version 1: 2^63 minus the largest page, 64 KiB
-/// (`PAGE_COUNTER_MAX`).
+/// On version 1, a limit of this many bytes or more means "no limit". If there is no limit, the kernel prints
+/// 2^63 minus the size of one page (`PAGE_COUNTER_MAX`), and a page has at most 64 KiB.
 pub(super) const UNLIMITED: u64 = i64::MAX as u64 - 0xffff;
 
 /// The values of the fields of one cgroup, as far as they are known.
@@ -63,8 +65,8 @@ impl Default for Values {
 }
 
 impl Values {
-    /// Returns the value of the field at this position of the table; `None` for a missing value or an
-    /// unlimited limit.
+    /// Returns the value of the field at this position of the table. Returns `None` if the kernel did not
+    /// print the field, or printed that there is no limit.
     pub fn get(&self, field: usize) -> Option<u64> {
         (self.present & 1 << field != 0).then_some(self.numbers[field])
     }
@@ -88,8 +90,8 @@ impl Values {
         self.numbers[field] = number;
     }
 
-    /// Computes the fields that the kernel does not print. `limit_above` is the smallest limit of the cgroups
-    /// above.
+    /// Adds the fields that the kernel does not print. They are computed from the fields that were read and
+    /// from `limit_above`, the smallest limit of the cgroups above.
     pub fn derive(&mut self, limit_above: Option<u64>) {
         let limits = [limit_above, self.get(MAX), self.get(LIMIT)];
         if let Some(limit) = limits.into_iter().flatten().min() {
@@ -116,8 +118,8 @@ struct Line {
     field: usize,
 }
 
-/// Returns the files of this version that contain fields of these groups, each once, in the order of the
-/// table.
+/// Returns the files of this version that contain fields of these groups. Each file is listed once, in the
+/// order of the table of fields.
 pub fn files(version: Version, groups: GroupMask) -> Vec<File> {
     let mut files: Vec<File> = Vec::new();
     for (field, row) in FIELDS.iter().enumerate().filter(|(_, row)| groups & 1 << row.group() != 0) {
@@ -137,8 +139,9 @@ impl File {
         self.name.split('.').next().unwrap_or_default()
     }
 
-    /// Whether only every tenth read includes the file. Settings other than the limit rarely change, and
-    /// values about huge pages matter little.
+    /// Whether the file is included only in every tenth read of a cgroup. That is true for the files of
+    /// settings other than the limit, because these settings rarely change, and for the files about huge
+    /// pages, because their values are of little use.
     pub(super) fn is_slow(&self) -> bool {
         const SETTINGS: [&str; 5] =
             ["memory.low", "memory.high", "memory.min", "memory.oom.group", "memory.swap.max"];
@@ -189,7 +192,8 @@ fn total(text: &[u8]) -> Option<u64> {
     number(word.strip_prefix(b"total=")?)
 }
 
-/// Parses a number that has only digits. Returns `None` for any other text, and for a number above 64 bits.
+/// Parses a number that is written in digits only. Returns `None` for any other text, and for a number that
+/// does not fit into 64 bits.
 pub(super) fn number(text: &[u8]) -> Option<u64> {
     let digit = |number: u64, byte: &u8| {
         let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;

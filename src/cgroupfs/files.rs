@@ -1,8 +1,10 @@
-//! Reads the files of cgroups. Directories stay open, because an open directory never shows a new cgroup with
-//! the same path.
+//! Reads the files of cgroups. The directory of each cgroup stays open.
 //!
-//! Files are opened for each read, which takes 4 of 7 microseconds. Open files of 250 containers would take
-//! 10 MB of kernel memory.
+//! An open directory always belongs to the same cgroup. Once that cgroup is removed, the directory has no
+//! files any more, even if a new cgroup has the same path.
+//!
+//! The files in a directory are opened for each read. Opening takes 4 of the 7 microseconds per file, but a
+//! file that stays open takes 4 KiB of kernel memory, charged to the exporter: 10 MB for 250 containers.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -29,8 +31,8 @@ const OWN: &str = "own";
 const LIMIT: &str = "memory.max";
 /// A file that can change only when `memory.events` also changes.
 const LOCAL_EVENTS: &str = "memory.events.local";
-/// Every tenth read of a cgroup includes the [slow files](File::is_slow). This saves 9 ms per scrape with 250
-/// containers.
+/// Every tenth read of a cgroup includes the [slow files](File::is_slow), which rarely change. Skipping these
+/// files in the other reads saves 9 ms per scrape with 250 containers.
 const SLOW: u32 = 10;
 
 /// A mounted cgroup file system, or a recording of one.
@@ -83,8 +85,8 @@ pub struct Place {
 }
 
 impl Place {
-    /// Returns the paths of the cgroups above the pod's cgroup, from the outermost to the innermost, if there
-    /// is a pod.
+    /// Returns the paths of the cgroups above the pod's cgroup, from the outermost to the innermost. The
+    /// iterator is empty if there is no pod.
     pub fn above_pod(&self) -> impl Iterator<Item = &[u8]> {
         let pod = self.pod.as_deref().unwrap_or_default();
         let ends = pod.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(end, _)| end);
@@ -104,7 +106,9 @@ pub struct Cgroup {
 }
 
 impl CgroupFs {
-    /// Opens the file system at `path` for these groups of fields. Fails if `path` has no cgroup file system.
+    /// Opens the file system at `path` to read the fields of these groups.
+    ///
+    /// Fails with a one-line message if there is no cgroup file system.
     pub fn open(path: &Path, groups: GroupMask) -> Result<Self, String> {
         let open = |path: &Path| {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -117,8 +121,8 @@ impl CgroupFs {
         };
         let mut roots = Vec::new();
         let mut files = Vec::new();
-        // The memory of containers is subtracted from the memory of their pods, so pods and the node need it,
-        // too.
+        // If pods or the node are exported, the memory of containers is also read, because it is subtracted
+        // from the memory of their pods.
         let is_pod = groups & (POD | NODE) != 0;
         for file in fields::files(version, if is_pod { groups | MEMORY } else { groups }) {
             let hierarchy = if version == Version::V2 { "" } else { file.hierarchy() };
@@ -183,8 +187,8 @@ impl CgroupFs {
 
     /// Reads the cgroup at `paths` into `values`. Returns whether the cgroup exists.
     pub fn read(&mut self, paths: &Paths, cgroup: &mut Cgroup, values: &mut Values) -> bool {
-        // After a failure, the directories are opened once more, because a new cgroup may have replaced the
-        // cgroup at this path.
+        // If reading fails, the cgroup may have been removed, and a new cgroup may have the same path. So the
+        // directories are opened once more.
         for _ in 0..2 {
             *values = Values::default();
             if self.open_missing(paths, cgroup) && self.try_read(cgroup, values) {
@@ -196,8 +200,8 @@ impl CgroupFs {
         false
     }
 
-    /// Opens the missing directories of the cgroup, one in each hierarchy. Returns whether any directory is
-    /// open.
+    /// Opens the directories of the cgroup that are not open yet, one in each hierarchy. If a directory is
+    /// missing, the next call tries again. Returns whether any directory is open.
     fn open_missing(&mut self, paths: &Paths, cgroup: &mut Cgroup) -> bool {
         let is_whole = cgroup.directories.len() == self.roots.len();
         if is_whole && cgroup.directories.iter().all(Option::is_some) {
@@ -218,8 +222,9 @@ impl CgroupFs {
 
     fn try_read(&mut self, cgroup: &mut Cgroup, values: &mut Values) -> bool {
         let mut first = None;
-        // The first read of a cgroup includes the slow files. `turn` then distributes the slow files of all
-        // cgroups over ten scrapes.
+        // The slow files are read with the first read of a cgroup, and with every tenth read after that. The
+        // second read of the slow files comes sooner (`turn`) for some cgroups than for others. As a result,
+        // each scrape reads the slow files of only about a tenth of the cgroups.
         let reads_slow = cgroup.n_until_slow == 0;
         if reads_slow {
             let directory = cgroup.directories.iter().flatten().next();
@@ -256,8 +261,8 @@ impl CgroupFs {
         }
         values.derive(limit_above);
         cgroup.last = *values;
-        // Files may have been missing because the cgroup was removed during the read. So the first file must
-        // still exist.
+        // Files may have been missing because the cgroup was removed during the read. The values are valid
+        // only if the first file that was read still exists.
         first.is_some_and(|(directory, name)| {
             accessat(directory, name, Access::EXISTS, AtFlags::empty()).is_ok()
         })
@@ -271,26 +276,29 @@ impl CgroupFs {
         read_file(directory, &self.name, &mut self.text).ok().and_then(fields::limit)
     }
 
-    /// Returns the memory cgroups of a container and of its pod. `path` is the container's cgroup path.
+    /// Returns the memory cgroups of a container and of its pod. `path` is the container's cgroup path. On
+    /// version 1 the pod is `None`, because there the cgroup of a pod does not count OOM kills. The pod is
+    /// also `None` if the cgroup above `path` is the root or a top-level cgroup, which is never a pod's.
     pub fn place(&mut self, path: &[u8]) -> Option<Place> {
         let n_above = namespace::resolve(&self.namespace_root, path, &mut self.resolved)?;
-        // On version 1, a pod's cgroup does not count OOM kills. The root and top-level cgroups are never a
-        // pod's.
         let has_pod = self.version == Version::V2 && n_above >= 3;
         let parent: Option<Vec<u8>> = namespace::pod_of(&self.resolved).map(Into::into);
         Some(Place { path: self.resolved.clone(), pod: parent.clone().filter(|_| has_pod), parent })
     }
 
-    /// Returns the path of a pod's memory cgroup. `path` is the cgroup path of a container in the pod.
+    /// Returns the path of the memory cgroup of a pod. `path` is the cgroup path of a container in the pod.
+    ///
+    /// Returns `None` if the parent of `path` is the root or a top-level cgroup, because neither is the
+    /// cgroup of a pod. Also returns `None` if `path` itself is the cgroup of the pod, as with Kata
+    /// Containers.
     pub fn pod_of(&mut self, path: &[u8]) -> Option<&[u8]> {
         let n_above = namespace::resolve(&self.namespace_root, path, &mut self.resolved)?;
-        // With Kata Containers, `path` itself is the pod's cgroup.
         let is_pod = uid_of(&self.resolved).is_some();
         namespace::pod_of(&self.resolved).filter(|_| n_above >= 3 && !is_pod)
     }
 
-    /// Whether the kernel reports memory events. On version 1, it reports them only to a process with write
-    /// access.
+    /// Whether the kernel reports memory events to the exporter. On version 1 it reports them only to a
+    /// process with write access.
     pub fn has_events(&self) -> bool {
         self.version == Version::V2
     }
@@ -312,8 +320,11 @@ impl CgroupFs {
         UseFiles::open(open_directory(self.roots[*at].1.as_fd(), place).ok()?, &self.use_files)
     }
 
-    /// Calls `each` with every file to record of the cgroup: its path in the recording, and its text. Fails
-    /// if `each` fails.
+    /// Calls `each` with every file that a recording of the cgroup at `paths` needs. Among them are the
+    /// limits (`memory.max`) of the cgroups above. The arguments of `each` are the path of a file in the
+    /// recording, and its text.
+    ///
+    /// Fails if `each` fails.
     pub fn record(
         &mut self,
         paths: &Paths,
@@ -331,7 +342,6 @@ impl CgroupFs {
                 each(&Path::new(hierarchy).join(place).join(file.name), text)?;
             }
         }
-        // The limits of the cgroups above are needed, too.
         if *version == Version::V2
             && *has_memory
             && let Some(n_above) = namespace::resolve(namespace_root, &paths.memory, resolved)
@@ -347,8 +357,10 @@ impl CgroupFs {
         Ok(())
     }
 
-    /// Calls `each` with the files that show the cgroup version and the root of the cgroup namespace. Fails
-    /// if `each` fails.
+    /// Calls `each` with the files that a recording needs in addition to the files of its cgroups: one that
+    /// shows the cgroup version, and one with the root of the reader's cgroup namespace.
+    ///
+    /// Fails if `each` fails.
     pub fn record_root(
         &mut self,
         mut each: impl FnMut(&Path, &[u8]) -> Result<(), String>,

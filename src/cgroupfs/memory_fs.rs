@@ -1,5 +1,7 @@
-//! Lists the cgroups above containers, and reads their memory use. The files stay open between scrapes. For
-//! 110 pods, they take 2 MB of kernel memory, and reading them takes 1.0 ms instead of 2.8 ms.
+//! Lists the cgroups above containers, and reads their memory use. The files stay open between scrapes.
+//!
+//! For 110 pods, a scrape reads the open files in 1.0 ms. Opening four files of each pod would take 2.8 ms.
+//! Each open file takes 5 KB of kernel memory: 2 MB for the files of all pods.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -37,8 +39,8 @@ pub struct MemoryFs {
 pub enum Reads {
     /// The files of pods: the total memory use, the memory use by kind, the limit, and the events.
     Pods,
-    /// The files of top-level cgroups: the total memory use, and the memory use by kind. The root cgroup
-    /// lacks the total.
+    /// The files of top-level cgroups: the total memory use, and the memory use by kind. For the root cgroup,
+    /// the kernel does not print the total.
     Tops,
     /// Only the file with the total memory use.
     Use,
@@ -48,8 +50,8 @@ pub enum Reads {
 #[derive(Debug)]
 pub struct Directory {
     directory: OwnedFd,
-    /// The attributes at the time of opening. On most file systems, the link count is 2 plus the number of
-    /// cgroups inside.
+    /// The attributes of the directory when it was opened. The link count is the number of cgroups in the
+    /// directory plus 2. On a file system that does not count links this way, the link count is always 1.
     opened: Stat,
 }
 
@@ -116,16 +118,16 @@ impl MemoryFs {
         Some(Directory { directory, opened })
     }
 
-    /// Opens the files of the cgroup at `path`; `None` if there is no such cgroup. An empty path means the
-    /// root.
+    /// Opens the files of the cgroup at `path`. An empty path means the root of the cgroup hierarchy. Returns
+    /// `None` if the cgroup does not exist.
     pub fn open(&self, path: &[u8]) -> Option<MemoryFiles> {
         let directory = open_directory(self.root.as_fd(), below_root(path)).ok()?;
         let open = |file: &File| open_file(directory.as_fd(), file.name).ok();
         Some(MemoryFiles(self.files.iter().map(open).collect()))
     }
 
-    /// Reads the files of a cgroup; `None` if the cgroup is gone. `limit_above` is the smallest limit of the
-    /// cgroups above.
+    /// Reads the files of a cgroup. `limit_above` is the smallest limit of the cgroups above it. Returns
+    /// `None` if the cgroup is gone.
     pub fn read(&mut self, files: &MemoryFiles, limit_above: Option<u64>) -> Option<Values> {
         let mut values = Values::default();
         for (file, open) in self.files.iter().zip(&files.0) {
@@ -140,11 +142,10 @@ impl MemoryFs {
         Some(values)
     }
 
-    /// Returns the smallest limit of the cgroup at `path` and of the cgroups above it; always `None` on
-    /// version 1.
+    /// Returns the smallest of the limits of the cgroup at `path` and of the cgroups above it. Returns `None`
+    /// on version 1, because there the kernel itself prints this smallest limit for each cgroup.
     pub fn limit(&mut self, path: &[u8]) -> Option<u64> {
         if self.version == Version::V1 {
-            // The kernel itself prints the smallest limit for each cgroup.
             return None;
         }
         let mut smallest = None;
@@ -157,21 +158,26 @@ impl MemoryFs {
         smallest
     }
 
-    /// Marks the root of a recording as the node's root cgroup, by a file that `each` writes. Fails if `each`
-    /// fails.
+    /// Marks the root of a recording as the node's root cgroup. The mark on version 1 is the file
+    /// `cgroup.sane_behavior`. Version 2 needs no mark, because only the root cgroup has no file
+    /// `memory.current`.
+    ///
+    /// The caller's function `each` writes the file. The arguments of `each` are the path of the file in the
+    /// recording, and the text of the file. Fails if `each` fails.
     pub fn record_root(
         &self,
         mut each: impl FnMut(&Path, &[u8]) -> Result<(), String>,
     ) -> Result<(), String> {
         match self.version {
             Version::V1 => each(&Path::new(V1_NAME).join(ONLY_IN_ROOT), b"0\n"),
-            // Version 2 needs no mark, because only the root cgroup has no file `memory.current`.
             Version::V2 => Ok(()),
         }
     }
 
-    /// Calls `each` with every file that a scrape reads: its path in the recording, and its text. Fails if
-    /// `each` fails.
+    /// Calls `each` with every file that a scrape reads from the cgroup at `path`. The arguments of `each`
+    /// are the path of the file in the recording, and the text of the file.
+    ///
+    /// Fails if `each` fails.
     pub fn record(
         &mut self,
         path: &[u8],

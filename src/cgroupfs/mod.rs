@@ -1,5 +1,5 @@
-//! Reads Linux's cgroup file system, in version 1 or 2, or a recording of it. Depends on no module about
-//! containers.
+//! Reads Linux's cgroup file system: version 2, the hierarchies of version 1, or a recording of either
+//! version. This module uses nothing that describes containers.
 
 pub mod account;
 pub mod changes;

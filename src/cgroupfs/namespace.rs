@@ -1,32 +1,38 @@
-//! Converts the cgroup paths that proc prints into paths below the mounted file system, which shows the whole
-//! node.
+//! Converts the cgroup paths that proc prints into paths below the mounted file system.
 //!
-//! Proc prints paths relative to the root of the reader's cgroup namespace. On version 2, a container sees
-//! itself as `/`, and other paths begin with `/..`.
+//! Proc prints a path relative to the root of the reader's cgroup namespace. In a container on version 2,
+//! that root is the container's own cgroup. So proc prints that cgroup as `/`, and the paths of the node's
+//! other cgroups begin with `/..`. The mounted file system, however, shows the whole tree of the node. For
+//! the conversion, the exporter has to know where in that tree the root of its namespace is.
 
 use std::collections::VecDeque;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-/// Returns the root of this process's cgroup namespace, relative to the mount point `root`; empty in the
-/// node's own namespace.
+/// Finds the cgroup that is the root of this process's cgroup namespace. `root` is the mount point of cgroup
+/// version 2, and the result is a path relative to `root`.
+///
+/// Suppose that `/proc/self/cgroup` shows `/a`, and that this process is listed in `kubepods/pod1/a` below
+/// `root`. The result is then `kubepods/pod1`. The result is empty if this process has no cgroup namespace of
+/// its own, or if it is not found below `root`.
 pub(super) fn find_root(root: &Path) -> Vec<u8> {
     let text = fs::read("/proc/self/cgroup").unwrap_or_default();
     let seen = text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"0::/"));
     seen.map(|seen| find(root, seen, &std::process::id().to_string())).unwrap_or_default()
 }
 
-/// Returns `kubepods/pod1` if proc prints the path `a` (`seen`) for a process in `kubepods/pod1/a`. The match
-/// nearest to `root` is used.
+/// Finds the root of a cgroup namespace, and returns its path relative to `root`. `pid` is a process in that
+/// namespace, and `seen` is the cgroup path that proc prints for the process. If several cgroups match, the
+/// one nearest to `root` is used.
 fn find(root: &Path, seen: &[u8], pid: &str) -> Vec<u8> {
     let seen = Path::new(std::ffi::OsStr::from_bytes(seen));
     let is_in = |directory: &Path| {
         let pids = fs::read_to_string(root.join(directory).join("cgroup.procs")).unwrap_or_default();
         pids.lines().any(|line| line == pid)
     };
-    // Outside a cgroup namespace, the path `seen` itself matches. Otherwise all directories are searched,
-    // beginning with the root.
+    // The path `seen` itself is tried first. Outside a cgroup namespace, this is the path of the process's
+    // cgroup, so the search ends there. Otherwise all directories are searched, beginning with the root.
     let mut directories = VecDeque::from([seen.to_owned(), PathBuf::new()]);
     while let Some(directory) = directories.pop_front() {
         if directory.ends_with(seen) && is_in(&directory) {
@@ -42,8 +48,12 @@ fn find(root: &Path, seen: &[u8], pid: &str) -> Vec<u8> {
     Vec::new()
 }
 
-/// Stores in `resolved` the path below the mounted root for `path`, which proc printed. Returns the number of
-/// components.
+/// Converts the cgroup path that proc prints into a path below the mounted root, and stores the result in
+/// `resolved`. `namespace_root` is the path of the root of the exporter's cgroup namespace. Returns the
+/// number of components of `resolved`.
+///
+/// Returns `None` if the cgroup is outside the mounted tree. Also returns `None` for the mounted root itself,
+/// because it is never a container's cgroup.
 pub(super) fn resolve(namespace_root: &[u8], path: &[u8], resolved: &mut Vec<u8>) -> Option<usize> {
     resolved.clear();
     for component in namespace_root.split(|&b| b == b'/').chain(path.split(|&b| b == b'/')) {
@@ -59,16 +69,18 @@ pub(super) fn resolve(namespace_root: &[u8], path: &[u8], resolved: &mut Vec<u8>
             }
         }
     }
-    // The mounted root itself is never a container's cgroup.
     (!resolved.is_empty()).then(|| 1 + resolved.iter().filter(|&&b| b == b'/').count())
 }
 
-/// Returns the path of the pod's cgroup, given the path of a container's cgroup: the directory above, unless
-/// that is the root.
+/// Returns the path of a pod's cgroup, given the path of the cgroup of a container in the pod. Usually, the
+/// pod's cgroup is the directory above. Returns `None` if that directory is the root.
+///
+/// Also returns `None` for a name like `<slice>:cri-containerd:<id>`, because the directory above is then not
+/// the pod's cgroup. Such a name appears when the kubelet uses the systemd cgroup driver, but containerd uses
+/// the cgroupfs driver. runc then takes the whole text for the name of a directory, and creates this
+/// directory in containerd's own cgroup.
 pub(super) fn pod_of(resolved: &[u8]) -> Option<&[u8]> {
     let slash = resolved.iter().rposition(|&b| b == b'/')?;
-    // If the kubelet uses the systemd driver, but containerd does not, runc creates
-    // `<slice>:cri-containerd:<id>` in containerd's own cgroup, not in the pod's.
     (!resolved[slash..].contains(&b':')).then_some(&resolved[..slash])
 }
 

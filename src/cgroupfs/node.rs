@@ -1,7 +1,9 @@
-//! Divides the node's memory into parts: the top-level cgroups, and the node's counters minus the memory
-//! charged to those cgroups. This module does no I/O.
+//! Divides the memory of the node into parts that add up to all of it. This module does no I/O.
 //!
-//! In sixteen situations on Linux 6.1, 6.12 and 7.2, less than 0.5% of all memory was in no part.
+//! For each top-level cgroup, one part contains the memory that is charged to that cgroup and to the cgroups
+//! below it. Each other part is one of the node's own counters, minus the charged memory that the counter
+//! includes. The remainder is the memory that no part covers. In sixteen situations on Linux 6.1, 6.12 and
+//! 7.2 the remainder was below 0.5% of all memory.
 
 use super::fields::{
     ANON, FILE, HUGETLB, KERNEL, KERNEL_STACK, PAGETABLES, PERCPU, SEC_PAGETABLES, SLAB, VMALLOC, Values,
@@ -9,7 +11,8 @@ use super::fields::{
 };
 use crate::procfs::node_memory::NodeMemory;
 
-/// The bytes that are charged to no cgroup below the root. A part that the kernel does not print is `None`.
+/// The parts of the node's memory that are charged to no cgroup below the root, in bytes. A part that the
+/// kernel does not print is `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Uncharged {
     /// Memory that nothing uses.
@@ -27,8 +30,11 @@ pub struct Uncharged {
     pub balloon: Option<u64>,
 }
 
-/// Returns the memory that is charged to no cgroup below the root. `tops` has the values of the top-level
-/// cgroups.
+/// Returns the memory that is charged to no cgroup below the root. `root` has the values of the root cgroup's
+/// `memory.stat`, and `tops` has the values of every top-level cgroup. Most fields of the result are a
+/// counter of the node, minus the memory that is charged to the top-level cgroups. If the subtraction gives a
+/// negative number, the field is set to 0. This can happen because the kernel's counters are read at
+/// different moments.
 pub fn uncharged<'a>(
     memory: &NodeMemory,
     root: &Values,
@@ -42,7 +48,6 @@ pub fn uncharged<'a>(
         hugetlb = hugetlb.saturating_add(get(HUGETLB));
         zswap = zswap.saturating_add(get(ZSWAP));
     }
-    // A difference may be negative, because the counters are read at different moments. It then becomes 0.
     Uncharged {
         free: memory.free,
         root_cgroup: resident_bytes(root).saturating_sub(resident),
@@ -57,13 +62,13 @@ fn resident_bytes(values: &Values) -> u64 {
     [ANON, FILE].into_iter().filter_map(|field| values.get(field)).fold(0, u64::saturating_add)
 }
 
-/// Returns the kernel memory that is charged to a cgroup, without network buffers, because the node's
-/// counters do not include these.
+/// Returns the kernel memory that is charged to a cgroup, without network buffers. The result is subtracted
+/// from the node's own counters of kernel memory, and those counters do not include network buffers. When
+/// network buffers were subtracted in a test, the node's kernel memory was wrong by 110 MB. On version 1 the
+/// kernel prints only the sum of all kernel memory, so that sum is returned.
 fn kernel_bytes(values: &Values) -> u64 {
-    // With network buffers, the node's kernel memory was wrong by 110 MB in a test.
     let kinds = [SLAB, KERNEL_STACK, PAGETABLES, SEC_PAGETABLES, PERCPU, VMALLOC];
     let kinds = kinds.into_iter().filter_map(|field| values.get(field));
-    // Version 1 prints only the sum of all kernel memory.
     kinds.reduce(u64::saturating_add).or(values.get(KERNEL)).unwrap_or(0)
 }
 
@@ -95,8 +100,8 @@ mod tests {
             balloon: Some(8),
         };
         assert_eq!(uncharged(&memory, &root, tops.iter()), expected);
-        // The node's counters are updated late, so more memory may be charged to the cgroups. The result is
-        // then 0.
+        // The node's counters may show less memory than is charged to the cgroups, because the kernel updates
+        // the node's counters late. The result of the subtraction is then 0, and not negative.
         let less = NodeMemory { total: 1000, ..NodeMemory::default() };
         let expected =
             Uncharged { free: 0, root_cgroup: 0, kernel: 0, hugetlb_pool: None, zram: None, balloon: None };

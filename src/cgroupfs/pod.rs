@@ -1,12 +1,14 @@
-//! The memory of a pod inside and outside its running containers. This module does no I/O.
+//! The memory of a pod, and how much of it is charged to none of the pod's running containers. This module
+//! does no I/O.
 
 use super::fields::{ANON, CURRENT, FILE, KERNEL, SHMEM, Values};
 
-/// The label values of the parts of a pod's memory outside its running containers, in the order of the
-/// exposition.
+/// The label values of the parts of a pod's memory outside its running containers, in the order in which the
+/// parts are exported.
 pub const PARTS: [&str; 5] = ["anon", "page_cache", "shmem", "kernel", "remainder"];
 
-/// The bytes of each of the [`PARTS`]. A part that the kernel does not print is `None`.
+/// The memory of a pod outside its running containers, in bytes for each of the [`PARTS`]. The size of a part
+/// that the kernel does not print is `None`.
 pub type Outside = [Option<i64>; PARTS.len()];
 
 /// What is exported about a pod.
@@ -14,16 +16,21 @@ pub type Outside = [Option<i64>; PARTS.len()];
 pub struct Exported<'a> {
     /// The label text of the pod's samples, without the closing brace.
     pub labels: &'a str,
-    /// The label with the pod's uid, and the closing brace. Empty if the cgroup's name does not show the uid.
+    /// The label with the pod's uid, and the closing brace. The text is empty if the cgroup's name does not
+    /// show the uid.
     pub uid_label: &'a str,
     /// The values of the pod's cgroup.
     pub values: &'a Values,
-    /// The memory of the pod outside its running containers; `None` if a container could not be read.
+    /// The memory that is charged to the pod but to none of its running containers; `None` if a container of
+    /// the pod could not be read.
     pub outside: Option<Outside>,
 }
 
-/// Returns a pod's memory outside its running containers; `None` if a cgroup does not show how much memory is
-/// charged to it.
+/// Returns the memory that is charged to a pod but to none of its running containers, divided into the
+/// [`PARTS`]. The sum of the parts is the memory charged to the pod minus the memory charged to its
+/// containers. The part `remainder` may be negative, because the cgroups are not read at the same moment.
+///
+/// Returns `None` if one of the cgroups does not show how much memory is charged to it.
 pub fn outside<'a>(pod: &Values, containers: impl Iterator<Item = &'a Values>) -> Option<Outside> {
     let mut rest = kinds(pod);
     for container in containers {
@@ -35,7 +42,6 @@ pub fn outside<'a>(pod: &Values, containers: impl Iterator<Item = &'a Values>) -
     let named = named.map(|bytes| bytes.map(|bytes| bytes.max(0)));
     let sum: i64 = named.iter().flatten().sum();
     let [anon, page_cache, shmem, kernel] = named;
-    // The remainder may be negative, because the cgroups are not read at the same moment.
     Some([anon, page_cache, shmem, kernel, Some(all?.saturating_sub(sum))])
 }
 
@@ -49,8 +55,9 @@ fn kinds(values: &Values) -> [Option<i64>; PARTS.len()] {
     [get(CURRENT), get(ANON), page_cache, shmem, get(KERNEL)]
 }
 
-/// Returns a pod's uid from the name of its cgroup: `pod<uid>`, or with the systemd driver
-/// `kubepods-burstable-pod<uid>.slice`, where underscores replace dashes.
+/// Returns the uid of a pod from the name of its cgroup. The kubelet names the cgroup `pod<uid>`. With the
+/// systemd driver the name is `kubepods-burstable-pod<uid>.slice`, and the uid has underscores in place of
+/// dashes. The uid of a static pod is a hash of its manifest, without dashes.
 pub fn uid_of(path: &[u8]) -> Option<String> {
     let name = path.rsplit(|&b| b == b'/').next().unwrap_or_default();
     let name = std::str::from_utf8(name).ok()?;
@@ -61,7 +68,6 @@ pub fn uid_of(path: &[u8]) -> Option<String> {
         36 => {
             uid.char_indices().all(|(i, c)| if [8, 13, 18, 23].contains(&i) { c == '-' } else { is_hex(c) })
         }
-        // The uid of a static pod is a hash of its manifest.
         32 => uid.chars().all(is_hex),
         _ => false,
     };

@@ -52,8 +52,9 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
                 None => return Err(unknown_option("--", name)),
             },
             Arg::Short(letter) => {
-                // Only `-h` and `-V` are valid here, because double_dashes() has changed `-addr` to `--addr`.
-                // The parser splits names after one letter.
+                // `-h` and `-V` are the only valid options with one dash here. A long option with one dash,
+                // such as `-addr`, already has two dashes, because double_dashes() has added one. The parser
+                // splits an unknown option such as `-adr` into its first letter and the rest.
                 let rest = parser.optional_value().unwrap_or_default();
                 return match (letter, rest.is_empty()) {
                     ('h', true) => Ok(Command::Help),
@@ -90,8 +91,8 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
     })
 }
 
-/// Adds a dash to options in the style of Go's flag package, such as `-addr`, but not to the values of
-/// options.
+/// Changes the single dash of Go's flag package into two: `-addr` becomes `--addr`. Does not change an
+/// argument that is the value of the option before it.
 fn double_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut args: Vec<OsString> = args.into_iter().collect();
     let mut rest = args.iter_mut();

@@ -13,8 +13,8 @@ pub const REVISION: &str = match option_env!("SMAPS_EXPORTER_REVISION") {
 /// The name of the image that a local build makes. `src/kubernetes/daemonset.yaml` contains this name.
 pub const LOCAL_IMAGE: &str = concat!("localhost/smaps-container-exporter:", env!("CARGO_PKG_VERSION"));
 
-/// The name of the released image, which a release build passes in an environment variable. Other builds use
-/// the local image.
+/// The name of the image in which this program is released. A release build passes the name in an environment
+/// variable. In any other build, this is the name of the local image.
 pub const IMAGE: &str = match option_env!("SMAPS_EXPORTER_IMAGE") {
     Some(image) if !image.is_empty() => image,
     _ => LOCAL_IMAGE,

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-/// Parses a duration; `None` if it is malformed or zero. A duration above Go's limit of 2^63 - 1 ns becomes
-/// `Duration::MAX`.
+/// Parses a duration. Returns `None` if it is malformed or zero. A duration above Go's limit of 2^63 - 1 ns
+/// (292 years) becomes `Duration::MAX`.
 pub(super) fn parse(text: &str) -> Option<Duration> {
     const UNITS: [(&str, u64); 8] = [
         ("ns", 1),
@@ -35,8 +35,8 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
     }
 }
 
-/// Returns `number` times `unit`, rounded down, and at most the largest `u64`. The number may be `1`, `1.5`,
-/// `1.` or `.5`.
+/// Returns `number` times `unit`, rounded down. The number may be `1`, `1.5`, `1.` or `.5`. A product that is
+/// too large becomes the largest `u64`.
 fn decimal(number: &str, unit: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.len() + fraction.len() == 0 || fraction.contains('.') {
@@ -44,7 +44,8 @@ fn decimal(number: &str, unit: u64) -> Option<u64> {
     }
     // A number that needs more than 64 bits is too large with any unit.
     let whole = if whole.is_empty() { 0 } else { whole.parse::<u64>().unwrap_or(u64::MAX) };
-    // The product of 20 digits and the unit fits into 128 bits. Further digits are far below a nanosecond.
+    // Digits after the twentieth are dropped. The error is far below a nanosecond, and the product of 20
+    // digits and the unit fits into 128 bits.
     let digits = &fraction[..fraction.len().min(20)];
     let part = digits.bytes().fold(0_u128, |part, digit| part * 10 + u128::from(digit - b'0'));
     let part = part * u128::from(unit) / 10_u128.pow(digits.len() as u32);

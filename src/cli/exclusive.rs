@@ -3,7 +3,8 @@
 use super::table::OPTIONS;
 use super::usage_error::UsageError;
 
-/// Each entry has an option, and further options that would silently have no effect beside it.
+/// Each entry has an option, and further options that have no effect beside the first one. Such a combination
+/// is an error. If it were accepted, a further option would be ignored silently.
 const EXCLUSIVE: [(&str, &[&str]); 4] = [
     ("once", &["record"]),
     ("fixture", &["proc-path", "containerd-sock", "containerd-namespace", "cri-sock", "container-logs"]),
@@ -11,8 +12,8 @@ const EXCLUSIVE: [(&str, &[&str]); 4] = [
     ("container-logs", &["containerd-sock", "containerd-namespace"]),
 ];
 
-/// Fails if the given options cannot be combined, or for `--image` without `--print`. `given` has a flag for
-/// each row of [`OPTIONS`].
+/// Fails if two of the given options cannot be combined, or if `--image` is given without `--print`. `given`
+/// has a flag for each row of [`OPTIONS`].
 pub(super) fn refuse(given: &[bool], image: &str) -> Result<(), UsageError> {
     let is_given = |name: &str| OPTIONS.iter().zip(given).any(|(spec, given)| *given && spec.name == name);
     let refused = |name: &str, other: &str| {

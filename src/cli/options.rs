@@ -28,8 +28,8 @@ pub struct Options {
     pub log_level: LevelFilter,
     /// The node's name, which is shown in the log, on the page and as a label of the info metric.
     pub node: Option<String>,
-    /// containerd's socket. At most one of `containerd_sock`, `cri_sock` and `container_logs` is set. Without
-    /// any, the program searches for a socket.
+    /// containerd's socket. At most one of `containerd_sock`, `cri_sock` and `container_logs` is set. If none
+    /// of them is set, the program uses the first existing socket of the known runtimes.
     pub containerd_sock: Option<PathBuf>,
     /// The socket of a runtime that supports CRI.
     pub cri_sock: Option<PathBuf>,
@@ -68,8 +68,8 @@ pub struct Options {
     pub allowed_hosts: Vec<String>,
     /// Whether the program drops unneeded capabilities and system calls once all files and sockets are open.
     pub sandbox: bool,
-    /// The text for `--print`, such as a Kubernetes manifest. The name of the image is not yet replaced by
-    /// `image`.
+    /// The text of the file that `--print` prints, for example a Kubernetes manifest. In this text, the name
+    /// of the exporter's container image is not yet replaced by `image`.
     pub print: Option<String>,
     /// The name that the exporter's container image gets in the text that `--print` prints.
     pub image: String,

@@ -1,5 +1,5 @@
-//! Parses the parameters of a request to `/metrics`. Each parameter replaces the option of the same name for
-//! one response.
+//! Parses the parameters of a request to `/metrics`. Each parameter has the name and the values of an option,
+//! and replaces that option for one response.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -13,15 +13,17 @@ use super::usage_error::UsageError;
 /// The names of the options that a request may replace.
 const PARAMETERS: [&str; 5] = ["group-by", "filter", "pid", "fields", "omit-zero"];
 
-/// The maximum length of all filters in one request together. Matching a thousand containers against
-/// thousands of `*` would take seconds.
+/// The maximum length in bytes of all filters in one request together. Matching a thousand containers against
+/// filters with thousands of `*` would take seconds.
 const MAX_FILTER_BYTES: usize = 1024;
 
-/// Returns `options` with the values in the query, the part of a request's target after `?`. Fails with a
-/// one-line message.
+/// Parses a query, which is the part of a request's target after `?`. Returns a copy of `options`, in which
+/// the values from the query replace those of the command line. The filters of the command line are not
+/// copied, because each scrape already applies them.
+///
+/// The error is a one-line message that quotes the wrong part and says what is expected.
 pub fn parse(query: &[u8], options: &Options) -> Result<Options, UsageError> {
     let mut options = options.clone();
-    // Each scrape already applies the filters of the command line.
     options.filters.clear();
     let mut given: Vec<&str> = Vec::new();
     let mut n_filter_bytes = 0;

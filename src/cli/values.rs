@@ -83,15 +83,16 @@ pub(super) fn switch(value: &OsStr) -> Option<bool> {
     })
 }
 
-/// Accepts node names of up to 253 bytes, as Kubernetes does, but with any letters, because the node may be
-/// outside Kubernetes.
+/// Accepts node names of up to 253 bytes, as Kubernetes does, but with any letters, because a node may not
+/// belong to Kubernetes.
 pub(super) fn node(value: &OsStr) -> Option<String> {
     let name = value.to_str()?;
     ((1..=253).contains(&name.len()) && !name.contains(char::is_control)).then(|| name.into())
 }
 
-/// Accepts a reference to an image, but no URL. The accepted characters need no escaping in a quoted YAML
-/// string.
+/// Accepts a reference to an image. Rejects a URL. Also rejects upper-case letters in the name of the image,
+/// because no kubelet accepts them. The registry, the tag and the digest may have upper-case letters. None of
+/// the accepted characters needs escaping in a quoted YAML string.
 pub(super) fn image(value: &OsStr) -> Option<String> {
     let name = value.to_str()?;
     let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/:@".contains(&byte);
@@ -102,7 +103,6 @@ pub(super) fn image(value: &OsStr) -> Option<String> {
     let (first, rest) = name.split_once('/').unwrap_or(("", name));
     let is_registry = first.contains(['.', ':']) || first == "localhost";
     let path = if is_registry { rest } else { name };
-    // No kubelet accepts upper-case letters in the path.
     let is_lower_case = !path.split([':', '@']).next()?.contains(|char: char| char.is_ascii_uppercase());
     (is_lower_case && name.bytes().all(is_valid) && name.split('/').all(is_part)).then(|| name.into())
 }

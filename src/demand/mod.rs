@@ -1,7 +1,8 @@
-//! Decides when the next scrape begins. A scrape begins only on request: no timer starts one.
+//! Decides when the next scrape begins. A scrape begins only if it was requested: no timer starts one.
 //!
-//! A fresh result answers a request immediately. Otherwise the HTTP thread wakes the scrape thread, and all
-//! waiting requests get the next result.
+//! The HTTP thread requests scrapes, and the scrape thread runs them. Each of the two threads wakes the
+//! other. If the last result is fresh, a request gets it immediately. Otherwise the request waits for the
+//! next scrape, together with all other waiting requests.
 
 mod wake;
 
@@ -11,7 +12,8 @@ use std::time::{Duration, Instant};
 
 pub use self::wake::Wake;
 
-/// A result is fresh for at least this long after its scrape, or for the scrape interval, if that is shorter.
+/// For at least this long after the end of a scrape, or for the scrape interval if that is shorter, requests
+/// get the scrape's result without a new scrape.
 const MIN_FRESH: Duration = Duration::from_millis(200);
 /// For this long after a request that needs the paths of mappings, every scrape reads paths.
 const PATHS_PERIOD: Duration = Duration::from_secs(300);
@@ -19,8 +21,8 @@ const PATHS_PERIOD: Duration = Duration::from_secs(300);
 /// The requests for scrapes. The scrape thread and the HTTP thread share them.
 #[derive(Debug)]
 pub struct Demand {
-    /// The shortest time between the starts of two scrapes. A result is fresh for this long after its scrape
-    /// began.
+    /// The shortest time between the starts of two scrapes. For this long after the start of a scrape,
+    /// requests get the scrape's result without a new scrape.
     interval: Duration,
     state: Mutex<State>,
     /// Wakes the scrape thread when a scrape is requested.
@@ -34,8 +36,8 @@ pub struct Demand {
 pub enum Freshness {
     /// The last result is fresh.
     Fresh,
-    /// A scrape is needed and was requested. The request can be answered once more scrapes than this number
-    /// have succeeded.
+    /// A scrape is needed and has been requested. The request can be answered as soon as the number of
+    /// successful scrapes is larger than this number.
     WaitFor(u64),
 }
 
@@ -53,7 +55,7 @@ struct State {
     /// The time before which the CPU budget allows no scrape.
     not_before: Option<Instant>,
     /// The time until which scrapes read the paths of mappings, and the number of successful scrapes that may
-    /// lack paths.
+    /// lack paths. `None` before the first request for paths.
     paths: Option<(Instant, u64)>,
     /// Whether a request needs another scrape after the running scrape, because the running scrape may not
     /// read paths.
@@ -61,7 +63,10 @@ struct State {
 }
 
 impl Demand {
-    /// Creates a `Demand`, and requests the first scrape. Fails if no file descriptor is left.
+    /// Creates a `Demand`, and requests the first scrape. `interval` is the shortest time between the starts
+    /// of two scrapes.
+    ///
+    /// Fails with the system's error if no file descriptor is left.
     pub fn new(interval: Duration, now: Instant) -> io::Result<Self> {
         let state = State {
             n_succeeded: 0,
@@ -86,13 +91,15 @@ impl Demand {
         Freshness::WaitFor(state.n_succeeded)
     }
 
-    /// Like [`request`](Self::request), for a request that needs the paths of mappings, which a result
-    /// without paths cannot answer.
+    /// Does the same as [`request`](Self::request), for a request that needs the paths of mappings. A result
+    /// without paths cannot answer this request.
     pub fn request_paths(&self, now: Instant) -> Freshness {
         let mut state = self.lock();
-        // `n_without` is the number of scrapes that began before paths were requested, and so may lack paths.
+        // Paths are read only on request, so the earlier scrapes and the running scrape may lack paths.
+        // `n_without` is the number of these scrapes. The last result has paths if more than `n_without`
+        // scrapes have succeeded. If an earlier request has already switched on the reading of paths, its
+        // `n_without` is used.
         let n_without = state.n_succeeded + u64::from(state.is_running);
-        // If an earlier request for paths is still in effect, its number is used.
         let n_without = state.paths.filter(|(until, _)| now < *until).map_or(n_without, |(_, n)| n);
         state.paths = Some((now + PATHS_PERIOD, n_without));
         if state.n_succeeded > n_without {
@@ -130,7 +137,8 @@ impl Demand {
         self.lock().n_succeeded > n
     }
 
-    /// Returns when the next scrape may begin, which may be in the past; `None` if no scrape is requested.
+    /// Returns the time at which the next scrape may begin. This time may be in the past. Returns `None` if
+    /// no scrape is requested.
     pub fn next_start(&self, now: Instant) -> Option<Instant> {
         let state = self.lock();
         state.requested_since?;
@@ -145,8 +153,9 @@ impl Demand {
         state.is_running = true;
     }
 
-    /// Records the end of a scrape and answers the waiting requests. The result must already be published.
-    /// Requests a failed scrape again.
+    /// Records that the scrape has ended. The caller must publish the result before this call, because this
+    /// call answers the waiting requests. After a failed scrape, another scrape is requested. The next scrape
+    /// does not begin before `not_before`.
     pub fn end(&self, is_success: bool, not_before: Option<Instant>, now: Instant) {
         let mut state = self.lock();
         state.is_running = false;
@@ -163,7 +172,7 @@ impl Demand {
     }
 
     /// Returns the time since the oldest unanswered request, or since the running scrape began, whichever is
-    /// longer. Zero without either.
+    /// longer. Returns zero if no scrape is requested or running.
     pub fn overdue(&self, now: Instant) -> Duration {
         let state = self.lock();
         let began_at = state.began_at.filter(|_| state.is_running);

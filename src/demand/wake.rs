@@ -8,6 +8,7 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// A pair of connected sockets. A byte written to one socket wakes the thread that polls the other socket.
+/// That thread may also poll other descriptors, or wait in an asynchronous runtime.
 #[derive(Debug)]
 pub struct Wake {
     sender: UnixStream,
@@ -23,14 +24,15 @@ impl Wake {
         Ok(Self { sender, receiver })
     }
 
-    /// Wakes the waiting thread. If no thread waits, the next wait ends immediately.
+    /// Wakes the thread that waits on this `Wake`. If no thread waits, the next wait ends immediately, unless
+    /// [`Wake::clear`] is called before that wait.
     pub fn wake(&self) {
         // The write fails if the buffer is full; then the descriptor is readable already.
         let _ = (&self.sender).write(&[0]);
     }
 
-    /// Makes the descriptor unreadable again. Call this before checking what has changed. Otherwise a wake
-    /// between the check and this call is lost.
+    /// Makes the descriptor unreadable again. The thread that was woken must call this before it checks what
+    /// has changed. Otherwise a later wake could be lost.
     pub fn clear(&self) {
         while (&self.receiver).read(&mut [0; 64]).is_ok_and(|n_bytes| n_bytes == 64) {}
     }
@@ -43,8 +45,8 @@ impl Wake {
         self.clear();
     }
 
-    /// Waits asynchronously for the next wake, and clears it. Fails with the system's error if no file
-    /// descriptor is left.
+    /// Waits for the next wake, and clears it. Meanwhile the asynchronous runtime runs its other tasks. Fails
+    /// with the system's error if no file descriptor is left.
     pub async fn woken(&self) -> io::Result<()> {
         let receiver = tokio::net::UnixStream::from_std(self.receiver.try_clone()?)?;
         receiver.readable().await?;

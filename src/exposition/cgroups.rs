@@ -1,4 +1,5 @@
-//! Writes the cgroup values and memory accounts of containers as Prometheus text, in the families `cgroup_*`.
+//! Writes the memory accounts of containers as Prometheus text: the families `cgroup_*`. An account is the
+//! memory that is charged to a container, split into parts.
 
 use super::text::{Family, Kind};
 use crate::cgroupfs::account::{Exported, PARTS, parts};
@@ -34,8 +35,9 @@ const PART_LABELS: [&str; PARTS.len()] = [
 /// [`Exported::unmapped`].
 const UNMAPPED_LABELS: [&str; 2] = [",part=\"page_cache\"}", ",part=\"shmem\"}"];
 
-/// Appends the families `cgroup_*` that `groups` selects, except families without samples. Each family lists
-/// the containers in the order of `accounts`.
+/// Appends the families `cgroup_*` of containers to `text`. `groups` selects families, for example those of
+/// memory or CPU. `accounts` has the values of each container, and each family lists the containers in this
+/// order. A family without samples is omitted.
 pub fn render<'a>(
     text: &mut Vec<u8>,
     groups: GroupMask,

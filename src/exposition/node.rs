@@ -6,8 +6,8 @@ use super::text::{Family, Kind};
 pub const HELP: &str = "Parts of the node's memory; their sum is MemTotal. The part of a top-level cgroup is \
                         named by its path; remainder is memory in no counter of the kernel.";
 
-/// Appends the family `cgroup_node_memory_bytes` if there are parts. `parts` has the label text and the bytes
-/// of each part.
+/// Appends the family `cgroup_node_memory_bytes` to `text`. `parts` has the label text and the bytes of each
+/// part. Appends nothing if there are no parts.
 pub fn render<'a>(text: &mut Vec<u8>, parts: impl Iterator<Item = (&'a str, i64)>) {
     let mut family = Family::new(text, "cgroup_", "node_memory", "_bytes", Kind::Gauge, HELP);
     parts.for_each(|(labels, bytes)| family.signed_sample(&[labels], bytes));

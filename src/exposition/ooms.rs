@@ -1,4 +1,5 @@
-//! Writes OOM records as JSON for `/ooms`, and as log lines.
+//! Writes OOM records as JSON for `/ooms`, and as log lines. An OOM record shows what a container held when
+//! the kernel killed a process in it.
 
 use std::fmt::{self, Display, Formatter, Write as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -50,7 +51,8 @@ pub struct Record<'a> {
     pub processes: Option<(Duration, Vec<Process<'a>>)>,
     /// The age of the oldest reading from which `largest` was computed.
     pub age: Option<Duration>,
-    /// The time over which the growth of paths was measured, up to the readings behind `largest`.
+    /// The length of the interval over which the growth of paths was measured. The interval ends at the time
+    /// of the readings from which `largest` was computed.
     pub growth_time: Option<Duration>,
     /// The largest paths that the container mapped.
     pub largest: &'a Largest,
@@ -67,13 +69,13 @@ pub struct Hit {
     pub limit: Option<u64>,
     /// Whether the kernel kills all processes of the container together (memory.oom.group).
     pub kills_group: Option<bool>,
-    /// The bytes charged to the pod but to none of its running containers. Set only if the pod's limit may
-    /// have been hit.
+    /// How many bytes were charged to the pod but not to any of its running containers. This is known only if
+    /// the pod's limit may have been hit.
     pub outside_containers: Option<u64>,
 }
 
-/// The log line of a record. The number of kills is separate, so that the kills of an earlier record can be
-/// added.
+/// The log line of a record. The number of kills is kept apart from the text before and after it, because the
+/// kills of an earlier record may have to be added to the number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
     before: String,
@@ -87,7 +89,8 @@ impl LogLine {
         self.n_kills
     }
 
-    /// Adds the kills of an earlier record, because the line of that record is never logged.
+    /// Adds the kills of an earlier record of the same container or pod to this log line. The log line of the
+    /// earlier record is never logged, so this log line must show the kills of both records.
     pub fn add_kills(&mut self, earlier: &Self) {
         self.n_kills += earlier.n_kills;
     }
@@ -100,8 +103,8 @@ impl Display for LogLine {
 }
 
 impl Record<'_> {
-    /// Returns the record as a JSON object. Unknown values are null, and unknown parts of the account are
-    /// left out.
+    /// Returns the record as one JSON object. An unknown value is null. The memory that is charged to the
+    /// container is split into parts, and an unknown part is left out.
     pub fn json(&self) -> String {
         let [namespace, pod, container] = self.container;
         let time = self.time.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -172,8 +175,8 @@ impl Record<'_> {
         text.push(']');
     }
 
-    /// Returns memory uses and limits with their names. The `hit_` values belong to the cgroup with the limit
-    /// that was hit.
+    /// Returns the memory uses and limits that the record shows, each with its name. The first two belong to
+    /// the cgroup with the limit that was hit, the third to the pod, and the last three to the container.
     fn numbers(&self) -> [(&'static str, Option<u64>); 6] {
         [
             ("hit_limit_bytes", self.hit.limit),
@@ -191,8 +194,8 @@ impl Record<'_> {
         PARTS.into_iter().zip(account).filter_map(|(part, bytes)| Some((part, bytes?)))
     }
 
-    /// Returns the record as one line of `key=value` pairs. The line ends with paths and their sizes, with
-    /// growth in parentheses.
+    /// Returns the record as one line of `key=value` pairs. The paths are at the end of the line. Each path
+    /// has its size, and its growth in parentheses.
     pub fn log_line(&self) -> LogLine {
         let [namespace, pod, container] = self.container;
         let mut before = format!("OOM kill: namespace={namespace:?} pod={pod:?} container={container:?}");

@@ -4,7 +4,8 @@ use super::text::{Family, Kind};
 use crate::cgroupfs::fields::{CURRENT, FIELDS, LIMIT, WORKING_SET};
 use crate::cgroupfs::pod::{Exported, PARTS};
 
-/// The families with one value per pod. Each row has the name, the cgroup field, and the HELP text.
+/// The families that have one value per pod. Each row has the name, the cgroup field that the value is read
+/// from, and the HELP text.
 pub const FAMILIES: [(&str, usize, &str); 3] = [
     ("memory_current", CURRENT, "All memory charged to the pod."),
     (

@@ -1,5 +1,7 @@
-//! Renders the exporter's own metrics: scrapes, reads, errors, and the usual `process_*` metrics. The values
-//! come from a [`Report`].
+//! Renders the exporter's own metrics: its scrapes, reads and errors, and the usual `process_*` metrics of
+//! its own process.
+//!
+//! The values come from a [`Report`], which the caller fills in.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,8 +21,9 @@ pub struct Report {
     pub containerd_up: Option<bool>,
     /// How many times the exporter has failed to list the containers of the node.
     pub containerd_errors: u64,
-    /// How many of the kubelet's links to log files match no container or several. `None` if containers are
-    /// not listed by links.
+    /// How many of the kubelet's links to log files match no container, or several containers. A link can
+    /// match several containers if its name has only the beginning of a container's id. `None` if containers
+    /// are not listed by links.
     pub n_unmatched_links: Option<u64>,
     /// The number of running containers.
     pub n_containers: u64,
@@ -68,7 +71,7 @@ pub struct Reads {
     /// The number of reads that were skipped, because nothing had changed since the last read of the process.
     pub unchanged: u64,
     /// The number of reads that were postponed, because the container might have reached its limit during the
-    /// read.
+    /// read. The values of the last read were kept.
     pub deferred: u64,
 }
 
@@ -81,8 +84,8 @@ pub struct ReadErrors {
     pub exec: u64,
     /// The number of reads that failed because the process had ended.
     pub gone: u64,
-    /// The number of reads in which the mappings changed during both attempts. The last complete values were
-    /// kept.
+    /// The number of reads that failed because the mappings changed during each of two attempts. The values
+    /// of the last complete read were kept.
     pub torn: u64,
     /// The number of reads in which reading all mappings took too long. The kernel's sums were read instead.
     pub slow: u64,
@@ -132,7 +135,8 @@ pub struct SelfMetrics {
     started_at: SystemTime,
 }
 
-/// The last family of the exposition without its value, which is appended when the exposition is served.
+/// The HELP and TYPE lines of the metric for the age of the oldest values, and the name of its sample. The
+/// sample's value is appended when the exposition is served.
 pub const OLDEST_DATA: &str = "\
 # HELP smaps_exporter_oldest_data_seconds Age of the oldest values in this exposition, when it is served.
 # TYPE smaps_exporter_oldest_data_seconds gauge
@@ -170,8 +174,11 @@ impl SelfMetrics {
         Self { build_info, filters, node, cpu_budget, started_at }
     }
 
-    /// Appends the families. `namespaces` has the number of containers by label text. In `folded` and
-    /// `oom_kills`, the label text lacks its closing brace.
+    /// Appends the families to `text`.
+    ///
+    /// `namespaces` has the label text of each namespace, and the number of its containers. `folded` has the
+    /// label text of each container, without the closing brace, and the number of its folded paths.
+    /// `oom_kills` has the same label text of each container, and the number of its OOM kills.
     pub fn render<'a>(
         &self,
         text: &mut Vec<u8>,

@@ -1,5 +1,6 @@
-//! Writes a view as Prometheus text (Prometheus, "Exposition formats", version 0.0.4).
+//! Writes a view of the readings as Prometheus text (Prometheus, "Exposition formats", version 0.0.4).
 //!
+//! The samples of a family stand together, after the family's HELP and TYPE, in the order of the view.
 //! Writing a sample is cheap: the name and the label text are copied, and only the digits of the value are
 //! computed.
 
@@ -54,8 +55,8 @@ impl Kind {
     }
 }
 
-/// Writes the samples of one family. HELP and TYPE are written with the first sample, so a family without
-/// samples is omitted.
+/// Writes the samples of one family. HELP and TYPE are written before the first sample, so nothing is written
+/// for a family without samples.
 #[derive(Debug)]
 pub struct Family<'a> {
     text: &'a mut Vec<u8>,
@@ -63,8 +64,8 @@ pub struct Family<'a> {
     name: [&'static str; 3],
     kind: Kind,
     help: &'static str,
-    /// The range of `text` that has the complete name. Samples copy the name from there, because joining
-    /// `name` would be slower.
+    /// The range in `text` where the line `# TYPE` has the complete name of the family. Each sample copies
+    /// the name from there, because that is faster than joining the three strings in `name`.
     written_name: Range<usize>,
     n_samples: u64,
 }
@@ -107,8 +108,8 @@ impl<'a> Family<'a> {
         let _ = writeln!(self.text, " {value}"); // writing to a Vec cannot fail
     }
 
-    /// Writes a sample for each value in `parts` that is not `None`. The label text is `labels` and the
-    /// matching text in `ends`.
+    /// Writes one sample for each value in `parts` that is not `None`. The label text of a sample is
+    /// `labels`, followed by the text that has the same position in `ends` as the value has in `parts`.
     pub(super) fn parts<const N: usize>(&mut self, labels: &str, ends: &[&str; N], parts: [Option<i64>; N]) {
         for (end, bytes) in ends.iter().zip(parts) {
             if let Some(bytes) = bytes {
@@ -143,7 +144,7 @@ pub fn single(text: &mut Vec<u8>, name: &'static str, kind: Kind, help: &'static
 }
 
 /// Appends a family with these samples, each with its label text and its value. The label text includes the
-/// braces or is empty.
+/// braces. It is empty if the sample has no labels.
 pub fn labelled<V: Display>(
     text: &mut Vec<u8>,
     name: &'static str,

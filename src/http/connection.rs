@@ -1,5 +1,5 @@
-//! Handles one connection as a state machine. A turn receives the bytes that have arrived or writes a part of
-//! a response, without waiting.
+//! Handles one connection as a state machine. In one turn, a connection receives the bytes that have arrived,
+//! or writes a part of a response. A turn never waits.
 
 use std::io::{self, ErrorKind, Read};
 use std::net::{IpAddr, Shutdown, TcpStream};
@@ -23,8 +23,9 @@ pub const IDLE: Duration = Duration::from_secs(120);
 pub const HEAD: Duration = Duration::from_secs(5);
 /// How long sending a response may take.
 pub const RESPONSE: Duration = Duration::from_secs(30);
-/// How long a response may make no progress before its connection can be closed for a new one.
-// A client that reads 20 KB/s is not stalled, because TCP lets the server send 64 KiB every 3 s.
+/// How long a response may make no progress before its connection may be closed, to make room for a new
+/// connection. A slow client still makes progress: if it reads 20 KB/s, TCP lets the server send 64 KiB every
+/// 3 s.
 pub const STALLED: Duration = Duration::from_secs(5);
 /// How long a closing connection still receives and discards what the client sends.
 const LINGER: Duration = Duration::from_secs(1);
@@ -39,8 +40,9 @@ pub enum State {
     Pending(Pending),
     /// A response is being sent. `progress` is the time of the last successful write.
     Writing { response: Response, progress: Instant },
-    /// The last response is written. Further bytes are received and discarded, because otherwise a reset by
-    /// the kernel could destroy the response.
+    /// The last response on this connection is written. Bytes that the client still sends are received and
+    /// discarded. If they were not received, the kernel would reset the connection, and the client might lose
+    /// the response.
     Closing,
     /// The connection is closed.
     Ended,
@@ -55,8 +57,8 @@ pub struct Connection {
     pub client: Client,
     /// The current state.
     pub state: State,
-    /// When the connection entered its current state. A partial write does not change this time, so the
-    /// deadline stays.
+    /// When the connection entered its current state. Writing a part of a response does not change this time,
+    /// so it does not move the deadline.
     pub since: Instant,
     /// The received bytes that are not parsed yet.
     received: Vec<u8>,
@@ -79,8 +81,8 @@ impl Connection {
         Ok(Self { stream, peer, client, state, since: now, received, may_hold_request: false })
     }
 
-    /// Whether the connection takes one of the slots. A connection that waits for a scrape takes none,
-    /// because waiting uses no CPU time.
+    /// Whether the connection takes one of the slots, which limit the number of open connections. A
+    /// connection that waits for a scrape takes no slot, because waiting uses no CPU time.
     pub fn takes_slot(&self) -> bool {
         let is_scraping = matches!(&self.state, State::Pending(pending) if pending.is_scraping());
         !self.is_surplus() && !is_scraping
@@ -91,8 +93,8 @@ impl Connection {
         !self.client.has_slot || matches!(self.state, State::Closing | State::Ended)
     }
 
-    /// Returns whether the CPU time of the next turn is charged to requests or to responses, which have
-    /// separate limits.
+    /// Returns whether the CPU time of the connection's next step counts as time for requests or for
+    /// responses. The two have separate limits.
     pub fn account(&self) -> Account {
         match self.state {
             State::Pending(_) | State::Writing { .. } => Account::Responses,
@@ -100,14 +102,15 @@ impl Connection {
         }
     }
 
-    /// Whether the next turn must wait until CPU time may be spent on responses. Compression that has begun
-    /// does not wait.
+    /// Whether the next turn, which is the next step of the connection, must wait until CPU time may be spent
+    /// on responses. Compression that has begun does not wait.
     pub fn needs_credit(&self) -> bool {
         let is_compressing = matches!(&self.state, State::Pending(pending) if pending.is_compressing());
         self.account() == Account::Responses && !is_compressing
     }
 
-    /// Returns the socket events that make the next turn due.
+    /// Returns the socket events that the connection waits for. When such an event occurs, the connection
+    /// makes its next step.
     pub fn interest(&self) -> PollFlags {
         match self.state {
             State::Writing { .. } => PollFlags::OUT,
@@ -117,8 +120,8 @@ impl Connection {
         }
     }
 
-    /// Returns when the next turn is due, even if the socket is not ready by then. A time in the past means
-    /// now.
+    /// Returns the time at which the connection must make its next step, even if its socket is not ready. A
+    /// time in the past means that the step is due now.
     pub fn next_turn(&self, site: &Site) -> Instant {
         match &self.state {
             State::Pending(pending) => pending.waits_until(site).unwrap_or(self.since),
@@ -140,9 +143,11 @@ impl Connection {
             }
     }
 
-    /// Makes one turn: at most one read, one parsed request and one write.
+    /// Does the next step, for example because the socket is ready. One turn makes at most one read, parses
+    /// at most one request, and makes at most one write.
     pub fn turn(&mut self, site: &Site, now: Instant) {
-        // A turn fails if the client has closed the connection, or if the bytes of the response were freed.
+        // A turn fails if the client has closed the connection. It also fails if the bytes of the response
+        // were freed to make room for the next scrape.
         if self.try_turn(site, now).is_err() {
             self.state = State::Ended;
         }
@@ -187,8 +192,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Parses the first request in `received`, if it is complete. Only the response to a probe is written in
-    /// the same turn.
+    /// Parses the first request in `received`, if it is complete. The response to a probe, such as a request
+    /// to `/healthz`, is written immediately. Other responses are written in a later turn.
     fn parse(&mut self, site: &Site, now: Instant) -> io::Result<()> {
         self.may_hold_request = false;
         let refuse = |status, text: &'static str| {
@@ -254,13 +259,13 @@ impl Connection {
         }
     }
 
-    /// Whether the connection may be closed for a new one: it has no complete request, or its response makes
-    /// no progress.
+    /// Whether the connection may be closed to make room for a new one. This is the case if no complete
+    /// request has arrived, or if the response makes no progress.
     pub fn can_be_evicted(&mut self, now: Instant) -> bool {
         match self.state {
             State::Idle | State::ReadingHead => {
-                // The last bytes of a request may still be in the socket. If receiving fails, the client has
-                // closed the connection.
+                // The last bytes of a request may have arrived, but may still be in the socket. So the socket
+                // is read here. If reading fails, the client has closed the connection.
                 let is_gone = !self.may_hold_request && self.receive(now).is_err();
                 is_gone || matches!(parse_head(&self.received), Parsed::Incomplete)
             }

@@ -1,5 +1,5 @@
-//! Manages the open connections: how many there may be, which one is closed for a new one, and which one is
-//! served next.
+//! Manages the open connections. Decides how many connections may be open, which one is closed for a new one,
+//! and which one is served next.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -12,11 +12,12 @@ use super::connection::{Connection, State};
 pub struct Connections {
     /// The connections, in no particular order.
     pub open: Vec<Connection>,
-    /// The number of slots. A connection with a slot may send several requests. A connection without one is
-    /// closed after its first response.
+    /// The number of slots. A slot is a place for one open connection that may send several requests. A
+    /// connection needs no slot while it waits for a scrape, or while it is closing. If no slot is free, a
+    /// new connection gets a single response, and is then closed.
     n_slots: usize,
-    /// The maximum number of connections that are closing or have no slot. If there are more, the oldest are
-    /// closed immediately.
+    /// The maximum number of connections that are closing or get only a single response. If there are more,
+    /// the oldest of these connections are closed immediately.
     n_others: usize,
 }
 
@@ -27,7 +28,8 @@ impl Connections {
     }
 
     /// Adds a connection. If all slots are taken, tries to close another connection. Returns whether the
-    /// added connection has a slot.
+    /// added connection has a slot. A connection without a slot gets only one response. Probes such as
+    /// `/healthz` are answered as usual, and other requests get an error.
     pub fn admit(&mut self, mut connection: Connection, now: Instant) -> bool {
         let n_taken = self.open.iter().filter(|connection| connection.takes_slot()).count();
         connection.client.has_slot = n_taken < self.n_slots || self.evict(Some(connection.peer), now);
@@ -36,14 +38,17 @@ impl Connections {
         has_slot
     }
 
-    /// Closes one connection to free its slot. Returns whether one was closed. `newcomer` is the address of
-    /// the new connection, if any.
+    /// Closes one connection to free its slot, which is a place for one open connection. Returns whether a
+    /// connection was closed.
+    ///
+    /// Connections from the client address that holds most slots are tried first. Among them, idle
+    /// connections are tried first, then those that receive the head of a request, then those with a
+    /// response. A connection that still makes progress is usually skipped. It is closed only if its client
+    /// address holds at least two slots more than the address of the new connection, `newcomer`.
     pub fn evict(&mut self, newcomer: Option<IpAddr>, now: Instant) -> bool {
         let n_slots = self.n_slots_by_address();
         let n_wanted = newcomer.map(|peer| n_slots.get(&peer).map_or(1, |n| n + 1));
         let mut order: Vec<_> = (0..self.open.len()).filter(|&i| self.open[i].takes_slot()).collect();
-        // Connections from the address with the most slots come first. Among them, idle connections come
-        // first.
         order.sort_by_key(|&i| {
             let connection = &self.open[i];
             let rank = match connection.state {
@@ -53,8 +58,6 @@ impl Connections {
             };
             (Reverse(n_slots[&connection.peer]), rank, connection.since)
         });
-        // A connection that makes progress is closed only if its address has at least two slots more than
-        // `newcomer`.
         let evicted = order.into_iter().find(|&i| {
             let connection = &mut self.open[i];
             connection.can_be_evicted(now)
@@ -71,8 +74,8 @@ impl Connections {
         n_slots
     }
 
-    /// Removes the connections that have passed their deadline. Of closing connections and those without a
-    /// slot, only the newest `n_others` stay.
+    /// Removes the connections that have passed their deadline. If more than `n_others` connections are
+    /// closing or get only a single response, also removes the oldest of these connections.
     pub fn expire(&mut self, now: Instant) {
         self.open.retain(|connection| now < connection.deadline());
         let mut others: Vec<_> = self.open.iter().filter(|c| c.is_surplus()).map(|c| c.since).collect();
@@ -83,8 +86,9 @@ impl Connections {
         }
     }
 
-    /// Sorts ready connections into the order of service: first those from addresses with fewer slots, then
-    /// those that entered their state earlier.
+    /// Sorts ready connections into the order in which they are served. Connections from addresses that hold
+    /// fewer slots (places for open connections) come first. Among addresses with equally many slots, the
+    /// connection that has been in its state (such as receiving a request) for the longest time comes first.
     pub fn sort_by_turn(&self, ready: &mut [usize]) {
         let n_slots = self.n_slots_by_address();
         ready.sort_by_key(|&i| (n_slots.get(&self.open[i].peer), self.open[i].since));
@@ -191,7 +195,8 @@ mod tests {
         let (now, site) = (Instant::now(), Site::of(&vec![b'x'; 8 << 20]));
         let mut connections = limited(4, 9);
         let mut clients = Vec::new();
-        // Each number is the last byte of a client's address. The first four clients take all four slots.
+        // Each number is the last byte of a client's IP address. The first four connections take all four
+        // slots, so each further connection needs the slot of an earlier one.
         for (i, last) in [1, 1, 1, 1, 1, 2, 3, 1, 2].into_iter().enumerate() {
             let (connection, client) = connect_and_stall(&site, last, now + MS * i as u32);
             assert_eq!(connections.admit(connection, now), [0, 1, 2, 3, 5, 6].contains(&i), "{i}");

@@ -9,7 +9,8 @@ use flate2::{Compression, Crc};
 
 use super::publish::{Age, Buffer, Exposition, Published, max_gzip_bytes};
 
-/// Level 5 makes 10 MB 16 times smaller in 30 ms. Level 6 takes 38 ms for the same size.
+/// The compression level. Level 5 makes 10 MB 16 times smaller in 30 ms. Level 6 needs 38 ms for the same
+/// size.
 const LEVEL: Compression = Compression::new(5);
 /// How many bytes of text are compressed before other connections are served. This takes 0.25 ms.
 const PIECE_BYTES: usize = 64 << 10;
@@ -27,8 +28,9 @@ pub struct Compressor {
 pub struct Gzipped {
     /// The exposition's number.
     number: u64,
-    /// The gzip file without its tail. `None` if it would be too long, or if the text was freed during
-    /// compression.
+    /// The gzip file without its tail. `None` if the gzip file would be too long, or if the scrape thread
+    /// freed the text to save memory before all of it was compressed. In both cases, requests are answered
+    /// with the latest text, uncompressed.
     pub bytes: Option<Arc<Buffer>>,
     age: Option<Age>,
     crc: Crc,
@@ -42,8 +44,8 @@ struct Running {
 }
 
 impl Compressor {
-    /// Compresses one piece, unless exposition `number` or a later one is compressed already. Returns `None`
-    /// if more pieces are needed.
+    /// Compresses one piece, unless the exposition with this number or a later exposition is already
+    /// compressed. Returns the compressed exposition, or `None` if more pieces are needed.
     pub fn advance(&mut self, published: &Published, number: u64) -> Option<&Gzipped> {
         if self.last.as_ref().is_none_or(|last| last.number < number) {
             let mut running = self.running.take().or_else(|| published.latest().map(Running::new))?;
@@ -84,8 +86,8 @@ impl Running {
     }
 
     fn finish(mut self) -> Gzipped {
-        // A flush ends the compressed text at a full byte, so that the compressed last sample can be
-        // appended.
+        // After a flush, the compressed text ends with a full byte. So the compressed last sample can be
+        // appended when the exposition is served.
         self.encoder.flush().expect("a Vec takes every write");
         let is_whole = self.n_done == self.exposition.text.n_bytes() && !self.is_too_long();
         let mut bytes = std::mem::take(self.encoder.get_mut());
@@ -100,7 +102,8 @@ impl Running {
 }
 
 impl Gzipped {
-    /// Returns the end of the gzip file: the last sample, with its value at the time `now`, and the checksum.
+    /// Returns the end of the gzip file, which has the checksum and the last sample. That sample is rendered
+    /// when the exposition is served.
     pub fn tail(&self, now: Instant) -> Vec<u8> {
         let tail = self.age.map(|age| age.sample(now)).unwrap_or_default();
         let mut encoder = DeflateEncoder::new(Vec::with_capacity(tail.len() + 64), LEVEL);
@@ -121,8 +124,8 @@ mod tests {
     use super::*;
     use std::io::Read;
 
-    /// Compresses the latest exposition and unpacks it again. Returns `None` if the exposition is served
-    /// uncompressed.
+    /// Compresses the whole latest exposition, and unpacks it again as a client does. Returns the unpacked
+    /// text, or `None` if the exposition is served uncompressed.
     fn gunzip(compressor: &mut Compressor, published: &Published) -> Option<Vec<u8>> {
         let number = published.latest().unwrap().number;
         while compressor.advance(published, number).is_none() {}

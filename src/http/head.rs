@@ -1,7 +1,8 @@
 //! Parses the head of an HTTP/1 request. The bytes come from a client and may be anything.
 //!
-//! `httparse` checks the grammar. This module also refuses some well-formed heads, and decides what a head
-//! means (RFC 9112, sections 2 to 6).
+//! `httparse` checks the grammar of lines. It refuses a malformed head at the first wrong byte, for example a
+//! folded line or a space before a colon. This module also refuses some well-formed heads, and decides what a
+//! head means (RFC 9112, sections 2 to 6).
 
 /// The maximum number of header lines.
 pub const MAX_FIELDS: usize = 100;
@@ -28,8 +29,10 @@ pub struct Head<'a> {
     pub path: &'a [u8],
     /// The query in the target, still percent-encoded. Empty if the target has no query.
     pub query: &'a [u8],
-    /// The host in the target, or else in the header `Host`. `None` if `Host` is repeated, or missing in
-    /// HTTP/1.1.
+    /// The host that the client names (RFC 9112, section 3.2), such as `node:8080`. This is the host in the
+    /// target or, if the target has none, the value of the header `Host`. Empty if an HTTP/1.0 request names
+    /// no host. `None` if the request is invalid because it has several `Host` headers, or because it is an
+    /// HTTP/1.1 request without `Host`.
     pub host: Option<&'a [u8]>,
     /// Whether a body follows the head.
     pub has_body: bool,
@@ -79,9 +82,7 @@ pub fn parse_head(bytes: &[u8]) -> Parsed<'_> {
         named.next().map(|(_, is_accepted)| is_accepted)
     };
     let (authority, path, query) = split_target(target.as_bytes());
-    // The host in the target takes precedence (RFC 9112, section 3.2).
     let host = authority.or_else(|| values("host").next()).unwrap_or_default();
-    // Only an HTTP/1.0 request may lack `Host`. The host is then empty, unless the target has one.
     let is_valid = matches!((values("host").count(), version), (0, 0) | (1, _));
     let head = Head {
         method: method.as_bytes(),
@@ -98,8 +99,8 @@ pub fn parse_head(bytes: &[u8]) -> Parsed<'_> {
     Parsed::Complete(head, n_bytes)
 }
 
-/// Splits a request's target into authority, path and query. The target is usually `/path?query`, but may be
-/// `http://host/path?query`.
+/// Splits a request's target into authority, path and query. A target is usually `/path?query`. If a proxy
+/// sends it, it is `http://host/path?query`.
 fn split_target(target: &[u8]) -> (Option<&[u8]>, &[u8], &[u8]) {
     let (authority, path) = match target.get(..7) {
         Some(scheme) if scheme.eq_ignore_ascii_case(b"http://") => {
@@ -115,8 +116,8 @@ fn split_target(target: &[u8]) -> (Option<&[u8]>, &[u8], &[u8]) {
     (authority, if path.is_empty() { b"/" } else { path }, query)
 }
 
-/// Returns the members of a comma-separated list, and whether each is accepted. A quality of 0 means that it
-/// is not.
+/// Returns the members of a comma-separated list, each with a flag that says whether the client accepts it. A
+/// member is accepted unless its quality is 0.
 fn list(value: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
     value.split(|&b| b == b',').map(|member| {
         let mut parts = member.split(|&b| b == b';').map(<[u8]>::trim_ascii);
@@ -130,7 +131,8 @@ fn list(value: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
 mod tests {
     use super::*;
 
-    /// Parses a complete head. Checks that each shorter prefix is incomplete or gives the same result.
+    /// Parses a complete head. Also parses each shorter prefix of the head, and checks that the prefix is
+    /// incomplete or gives the same result.
     fn parse(head: &str) -> Parsed<'_> {
         let bytes = head.as_bytes();
         let whole = parse_head(bytes);

@@ -1,7 +1,11 @@
-//! Checks the `Host` header of local requests, against DNS rebinding.
+//! Checks the `Host` header of requests that come from the machine itself. The check prevents DNS rebinding.
 //!
-//! In this attack, a web page's host name resolves to 127.0.0.1, so the page can read from ports that kubectl
-//! forwards. The browser sends that name as `Host`, so the exporter can refuse the request.
+//! In this attack, a web page makes its own host name resolve to 127.0.0.1. Then the page's script can read
+//! from every server that the visitor's browser reaches at 127.0.0.1. After `kubectl port-forward`, the
+//! exporter is such a server. To the exporter, the requests seem to come from its own machine, because
+//! forwarded connections end at the pod's loopback. But the browser still sends the host name of the page as
+//! `Host`, so the exporter can refuse the request. IP addresses and the name of this machine are allowed as
+//! `Host`, because no attacking page can have them as its host name.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -16,17 +20,16 @@ impl Hosts {
         Hosts(allowed)
     }
 
-    /// Whether a request may have this `Host` header. An empty host is allowed, because attacks come from
-    /// browsers, which always name a host.
+    /// Whether a request may have this `Host` header. Requests from other machines may name any host. An
+    /// empty host is allowed, because the check is against attacks from browsers, and browsers always name a
+    /// host.
     pub fn allow(&self, is_local: bool, host: &[u8]) -> bool {
-        // Connections that kubectl forwards are local, because they end at the pod's loopback.
         !is_local || host.is_empty() || str::from_utf8(host).is_ok_and(|host| self.is_ours(name_of(host)))
     }
 
     fn is_ours(&self, name: &str) -> bool {
         let is_name = |ours: &str| name.eq_ignore_ascii_case(ours);
         let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
-        // An attacking page cannot have an address or this machine's name as its host name.
         name.parse::<Ipv4Addr>().is_ok()
             || address.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok())
             || is_name("localhost")
@@ -34,8 +37,8 @@ impl Hosts {
     }
 }
 
-/// Returns a host name without its port and a dot at its end: `node.:8080` becomes `node`, and `[::1]:8080`
-/// becomes `[::1]`.
+/// Returns a host name without its port and without a dot at its end. `node:8080` and `node.` become `node`,
+/// and `[::1]:8080` becomes `[::1]`.
 fn name_of(host: &str) -> &str {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
@@ -49,8 +52,8 @@ pub fn is_host_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
 }
 
-/// Returns the error text for a request with a refused host. The text names `--allowed-host` if that option
-/// could help.
+/// Returns the response's text for a request that is refused because of this host. If `--allowed-host` could
+/// allow the host, the text names that option.
 pub fn misdirected(host: &[u8]) -> String {
     let name = name_of(str::from_utf8(host).unwrap_or_default());
     let hint = match is_host_name(name) {

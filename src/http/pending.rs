@@ -22,8 +22,8 @@ const USUAL_PATIENCE: Duration = Duration::from_secs(5);
 pub const MAX_PATIENCE: Duration = Duration::from_secs(30);
 /// The wait for a scrape ends this long before the client's timeout, so that the response arrives in time.
 const SPARE: Duration = Duration::from_millis(500);
-/// How long a request with parameters waits for its rendering from the last scrape, if the next scrape takes
-/// too long.
+/// A request with parameters first waits for the next scrape. If the scrape takes too long, the exposition is
+/// rendered from the last scrape, and the request waits at most this long for the rendering.
 const GRACE: Duration = Duration::from_millis(400);
 /// The interval at which a request with parameters wakes the scrape thread, until that thread has rendered an
 /// exposition for the request.
@@ -42,19 +42,20 @@ pub struct Pending {
     compressing: Option<u64>,
 }
 
-/// A wait for the next scrape. At the deadline, the request gets the last exposition, even if it is old.
+/// A wait for the next scrape. `n_succeeded` is the number of successful scrapes at the beginning of the
+/// wait. The wait ends when this number has grown, or at the deadline. At the deadline, the request gets the
+/// last exposition, even if it is old. `_slot` counts this request as waiting.
 struct Wait {
-    /// The number of successful scrapes when the wait began. The wait ends when this number has grown.
     n_succeeded: u64,
     deadline: Instant,
-    /// Counts this request as waiting.
     _slot: Arc<()>,
 }
 
-/// A wait for the exposition that a request with parameters describes.
+/// A wait for a view, which is an exposition for the parameters of a request. At `next_try`, the request
+/// wakes the scrape thread again. This is needed because the scrape thread skips views while their CPU time
+/// is used up.
 struct WaitForView {
     view: Arc<View>,
-    /// When the scrape thread is woken again, because it skips views while their CPU time is used up.
     next_try: Instant,
     deadline: Instant,
 }
@@ -92,14 +93,15 @@ impl Pending {
         self.scrape.is_some() || self.view.is_some()
     }
 
-    /// Whether compression has begun. Compression does not wait for CPU time, because the next scrape might
-    /// free the text.
+    /// Whether compression of the exposition has begun for this request. Then the request continues even if
+    /// the CPU time for responses is used up. If it paused, the next scrape might free the text of the
+    /// exposition before all of it is compressed.
     pub fn is_compressing(&self) -> bool {
         self.compressing.is_some()
     }
 
-    /// Returns until when the request waits for a scrape or a view. `None` means that
-    /// [`advance`](Self::advance) must be called now.
+    /// Returns the time until which the request waits for a scrape, or for the exposition that its parameters
+    /// describe. `None` means that the wait is over, and that [`advance`](Self::advance) must be called now.
     pub fn waits_until(&self, site: &Site) -> Option<Instant> {
         if let Some(view) = &self.view {
             return (!view.view.is_answered()).then_some(view.next_try.min(view.deadline));
@@ -108,8 +110,9 @@ impl Pending {
         wait.map(|wait| wait.deadline)
     }
 
-    /// Makes the next step, which is due at [`waits_until`](Self::waits_until). Returns the response, or
-    /// `None` if more steps are needed.
+    /// Makes the next step towards the response. Returns the response, or `None` if more steps are needed.
+    /// Call this only when the time that [`waits_until`](Self::waits_until) returns has come, or when it
+    /// returns `None`. If the client accepts gzip, each step compresses one piece of the latest exposition.
     pub fn advance(&mut self, site: &Site, now: Instant) -> Option<Response> {
         if self.view.is_some() {
             return self.advance_view(site, now);
@@ -130,6 +133,7 @@ impl Pending {
     }
 
     /// Returns the response with a view. If the next scrape takes too long, the view shows the last scrape.
+    /// If rendering takes too long as well, the response is an error.
     fn advance_view(&mut self, site: &Site, now: Instant) -> Option<Response> {
         let WaitForView { view, next_try, deadline } = self.view.as_mut()?;
         if !view.is_answered() && now < *deadline {

@@ -1,16 +1,22 @@
 //! Passes expositions from the scrape thread to the HTTP thread.
 //!
-//! Usually two buffers are used alternately, so the scrape thread allocates nothing. To limit memory, buffers
-//! of outdated expositions are emptied, and slow connections that still send them are closed.
+//! The scrape thread renders into a buffer that nothing else refers to, and then publishes the buffer. Each
+//! connection refers to the buffer that it sends, which contains the text of an exposition or its gzipped
+//! bytes. Usually there are two buffers for texts. They are used alternately, so the scrape thread allocates
+//! nothing.
+//!
+//! All buffers together have a memory limit. To stay within the limit, the next scrape takes the buffers of
+//! outdated expositions away from slow connections. A connection without its buffer closes. Texts are taken
+//! away before gzipped bytes, and older buffers before newer ones.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// How many bytes of outdated expositions, as text or gzipped, are kept for slow connections, besides the
-/// latest exposition.
+/// How many bytes of outdated expositions, as text or gzipped, may be kept for slow connections. The latest
+/// exposition is kept in addition, as text and gzipped.
 const EXTRA_BYTES: usize = 2 << 20;
-/// Gzipped bytes may take the text's size divided by this number, plus 256 KiB. Usually a text becomes 16
-/// times smaller.
+/// The gzipped bytes of a text may take the size of the text divided by this number, and 256 KiB in addition.
+/// Usually the text becomes 16 times smaller.
 const GZIP_SHARE: usize = 12;
 
 /// Returns the maximum size of the gzipped bytes of a text with this many bytes.
@@ -18,7 +24,8 @@ pub fn max_gzip_bytes(n_text_bytes: usize) -> usize {
     n_text_bytes / GZIP_SHARE + (256 << 10)
 }
 
-/// The bytes of a response. To free memory, the buffer may be emptied before all bytes are sent.
+/// The bytes of a response, which connections send. To free memory, the scrape thread may empty the buffer
+/// before all bytes are sent.
 #[derive(Default)]
 pub struct Buffer {
     n_bytes: usize,
@@ -31,23 +38,24 @@ impl Buffer {
         Self { n_bytes: bytes.len(), bytes: Mutex::new(bytes) }
     }
 
-    /// Returns the length of the content in bytes, even after the buffer was emptied.
+    /// Returns the length of the complete content in bytes. The length stays the same when the scrape thread
+    /// empties the buffer to free memory.
     pub fn n_bytes(&self) -> usize {
         self.n_bytes
     }
 
-    /// Returns the bytes, or `None` if the buffer was emptied. Release the guard soon, because the scrape
-    /// thread may wait for it.
+    /// Returns the bytes, or `None` if the scrape thread has emptied the buffer. Release the guard soon,
+    /// because the scrape thread may wait for the lock.
     pub fn bytes(&self) -> Option<MutexGuard<'_, Vec<u8>>> {
         Some(lock(&self.bytes)).filter(|bytes| bytes.len() == self.n_bytes)
     }
 
-    /// Empties the buffer and returns its memory to the kernel.
+    /// Empties the buffer and returns its memory to the kernel. The buffer is shrunk to one byte instead of
+    /// being freed. After `free()` of a large buffer, glibc would allocate further buffers of that size from
+    /// its heap, and would not return their memory to the kernel (M_MMAP_THRESHOLD in mallopt(3)).
     pub fn take(&self) {
         let mut bytes = lock(&self.bytes);
         bytes.clear();
-        // After `free()` of a large buffer, glibc would allocate later ones from its heap and keep their
-        // memory (M_MMAP_THRESHOLD in mallopt(3)).
         bytes.shrink_to(1);
     }
 }
@@ -80,8 +88,9 @@ pub struct Age {
 }
 
 impl Age {
-    /// Returns the sample at the time `now`. Its length is constant, because some clients compare the lengths
-    /// of responses.
+    /// Returns the sample with its value at the time `now`. A larger value has fewer decimals, so that the
+    /// sample always has the same length. Some clients compare the lengths of responses, and must not find a
+    /// difference if the same exposition is served twice.
     pub fn sample(self, now: Instant) -> Vec<u8> {
         let seconds = format!("{:.9}", now.saturating_duration_since(self.since).as_secs_f64());
         format!("{}{}\n", self.family, &seconds[..9]).into_bytes()
@@ -99,8 +108,8 @@ struct Buffers {
     outdated: Vec<Arc<Buffer>>,
     /// The gzipped bytes of expositions, the oldest first.
     gzipped: Vec<Arc<Buffer>>,
-    /// The expected length of the next text in bytes. After a long text, it decreases by at most an eighth
-    /// per scrape.
+    /// The expected length of the next text, for which buffers are allocated. This is the length of the last
+    /// text. After a longer text, the expected length decreases by at most an eighth per scrape.
     usual_len: usize,
 }
 
@@ -110,8 +119,8 @@ impl Published {
         lock(&self.0).latest.clone()
     }
 
-    /// Adds the gzipped bytes of an exposition. To stay within the memory limit, buffers of outdated
-    /// expositions may be emptied.
+    /// Adds the gzipped bytes of an exposition. They count towards the memory limit of all buffers, so the
+    /// buffers of outdated expositions may be emptied.
     pub fn add_gzipped(&self, gzipped: Arc<Buffer>) {
         let mut buffers = lock(&self.0);
         buffers.gzipped.push(gzipped);
@@ -130,21 +139,24 @@ impl Buffers {
         spare.unwrap_or_default()
     }
 
-    /// Empties buffers that connections still send until the rest is within the memory limit: texts before
-    /// gzipped bytes, and older buffers first.
+    /// If all buffers together exceed the memory limit, empties some of the buffers that connections still
+    /// send. Texts are emptied before gzipped bytes. Among buffers of the same kind, older buffers are
+    /// emptied before newer ones.
     fn make_room(&mut self) {
         let is_held = |buffer: &Arc<Buffer>| Arc::strong_count(buffer) > 1;
         self.gzipped.retain(is_held);
         let n_latest = self.latest.as_ref().map_or(0, |latest| latest.text.n_bytes);
         let mut n_left = self.usual_len - n_latest + self.usual_len / GZIP_SHARE + EXTRA_BYTES;
-        // A buffer that no connection sends does not count, because the next text is written into it.
+        // Only buffers that a connection still sends count towards the limit. A free buffer does not count,
+        // because the next text is written into it.
         let held = self.outdated.iter().chain(&self.gzipped).filter(|buffer| is_held(buffer));
         for buffer in held.rev() {
             let n_bytes = buffer.bytes().map_or(0, |bytes| bytes.len());
             if n_bytes > n_left {
                 buffer.take();
             }
-            // At the first buffer that does not fit, `n_left` becomes 0, so all later ones are emptied, too.
+            // `n_left` is the rest of the limit. It becomes 0 at the first buffer that does not fit, so all
+            // buffers after that one are emptied, too.
             n_left = n_left.saturating_sub(n_bytes);
         }
     }
@@ -173,8 +185,8 @@ impl Publisher {
         let text = Arc::get_mut(next).expect("nothing else refers to it").bytes.get_mut();
         let text = text.unwrap_or_else(PoisonError::into_inner);
         text.clear();
-        // Without this, a growing vector would double its capacity. A buffer that is much too large is made
-        // smaller again.
+        // A vector doubles its capacity whenever it must grow. To avoid this, the capacity for a usual text
+        // is reserved here. A buffer that is much larger than a usual text is made smaller again.
         let usual = buffers.usual_len.max(1 << 16);
         if text.capacity() < usual || text.capacity() > usual + usual / 4 {
             text.shrink_to(usual);
@@ -214,8 +226,8 @@ impl Document {
     }
 }
 
-/// Locks a value, even if another thread panicked with the lock, because no thread leaves the value half
-/// changed.
+/// Locks a value, even if another thread has panicked with the lock. This is safe, because no thread leaves
+/// the value half changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -237,8 +249,8 @@ mod tests {
         buffer.bytes().map_or(0, |bytes| bytes.len())
     }
 
-    /// Publishes a text of this length. Returns its buffer, which the caller holds like a connection that
-    /// sends it.
+    /// Publishes a text of this length. Returns its buffer. The caller holds the buffer, as a connection does
+    /// while it sends the text.
     fn publish_held(publisher: &mut Publisher, published: &Published, len: usize) -> Arc<Buffer> {
         publish(publisher, &vec![b'x'; len]);
         published.latest().unwrap().text
@@ -292,7 +304,9 @@ mod tests {
         }
     }
 
-    /// The limit leaves room for two outdated texts of 1 MiB, but for none of 8 MiB.
+    /// Slow connections may still send outdated texts. To stay within the memory limit, the buffers of these
+    /// texts are emptied, the oldest first. The limit leaves room for two outdated texts of 1 MiB, but for
+    /// none of 8 MiB.
     #[test]
     fn outdated_texts_are_taken_from_connections_oldest_first() {
         let (mut publisher, published) = publisher();

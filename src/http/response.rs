@@ -31,9 +31,9 @@ impl Form {
     /// The form of a response after which the connection is closed.
     pub const LAST: Self = Self { head_only: false, keep_alive: false };
 
-    /// Returns the form of the response to a request.
+    /// Returns the form of the response to a request. After a request with a body, the connection is closed,
+    /// because otherwise the body would be parsed as the next request.
     pub fn of(request: &Head<'_>) -> Self {
-        // A body would be parsed as the next request, so the connection is closed after it.
         Self { head_only: request.method == b"HEAD", keep_alive: request.keep_alive && !request.has_body }
     }
 }
@@ -42,11 +42,12 @@ impl Form {
 pub struct Response {
     /// The status line and the headers, including the empty line after them.
     pub head: Vec<u8>,
-    /// The text of an exposition or its gzipped bytes, shared with other responses. `None` if the response
-    /// has no exposition.
+    /// The text of an exposition or its gzipped bytes. They are shared with other responses, not copied.
+    /// `None` in other responses.
     pub exposition: Option<Arc<Buffer>>,
-    /// The whole body or, after an `exposition`, the last sample. This sample is made for each response,
-    /// because its value is an age.
+    /// The whole body if there is no `exposition`. Otherwise this is the last sample, which follows
+    /// `exposition`. The value of this sample is the age of the exposition, so the sample is made for each
+    /// response.
     pub text: Cow<'static, [u8]>,
     n_written: usize,
     /// Whether the connection stays open for another request.
@@ -89,8 +90,8 @@ impl Response {
             .with_chunked_threshold(usize::MAX)
             .raw_print(&mut head, HTTPVersion(1, 1), &[], true, None)
             .expect("a Vec takes every write");
-        // `raw_print` leaves out the header Connection, so it is added here, before the empty line that ends
-        // the headers.
+        // `raw_print` leaves the header Connection to tiny_http's own server, which this program does not
+        // use. So the header is added here, before the empty line that ends the headers.
         head.truncate(head.len() - 2);
         let keep_alive = form.keep_alive;
         let connection = if keep_alive { "keep-alive" } else { "close" };
@@ -101,8 +102,9 @@ impl Response {
         Self { head, exposition, text, n_written: 0, keep_alive }
     }
 
-    /// Writes as much as the socket accepts. Returns whether the response is complete. Fails if the
-    /// exposition's bytes were freed.
+    /// Writes as much as the socket accepts. This is less than 128 KiB, so a large response does not delay
+    /// other connections. Returns whether the response is complete. Fails if the exposition's bytes were
+    /// freed to make room for a newer exposition.
     pub fn write(&mut self, mut socket: &TcpStream) -> io::Result<bool> {
         let buffer = self.exposition.as_ref();
         let exposition = buffer.map(|buffer| buffer.bytes().ok_or(ErrorKind::ConnectionAborted));
@@ -112,7 +114,6 @@ impl Response {
         let n_bytes: usize = parts.iter().map(|part| part.len()).sum();
         let mut left = &mut parts[..];
         IoSlice::advance_slices(&mut left, self.n_written);
-        // The socket accepts less than 128 KiB at once, so a large response does not delay other connections.
         match socket.write_vectored(left)? {
             0 => Err(ErrorKind::WriteZero.into()),
             n => {

@@ -16,8 +16,8 @@ const NO_OOMS: &str = "{\"records\":[]}\n";
 
 /// The reply to a request.
 pub enum Reply {
-    /// The response to a probe. It is sent even if there are too many connections, or no CPU time for
-    /// responses.
+    /// The response to a probe. A probe is answered even if there are too many connections, or if no CPU time
+    /// may be spent on other responses.
     Probe(Response),
     /// Any other response without an exposition.
     Response(Response),
@@ -31,8 +31,8 @@ pub struct Client {
     /// Whether the client runs on this machine: its address is a loopback address, or equals the address that
     /// it connected to.
     pub is_local: bool,
-    /// Whether the client's connection has a slot. Without one, only probes are answered, and the connection
-    /// closes after one response.
+    /// Whether the client's connection has a slot, which is a place for one open connection. A client without
+    /// a slot gets one response: the answer to a probe, or the message that there are too many connections.
     pub has_slot: bool,
 }
 
@@ -112,8 +112,8 @@ mod tests {
     use std::io::Read;
     use std::time::Duration;
 
-    /// Sends a request with these lines. Returns the head and body of the response. Adds the `Host` that
-    /// HTTP/1.1 needs.
+    /// Sends a request with these lines, and returns the head and the body of the response. Adds a `Host` if
+    /// HTTP/1.1 needs one and the lines contain none.
     fn ask(site: &Site, is_local: bool, lines: &str) -> (String, Vec<u8>) {
         let has_host = !lines.contains("HTTP/1.1") || lines.contains("Host");
         let host = if has_host { "" } else { "Host: localhost:8080\r\n" };

@@ -1,8 +1,14 @@
-//! The HTTP server. One thread serves all connections, each in short steps called turns. Everything that
-//! clients can use up has a limit.
+//! The HTTP server. One thread serves all connections. Everything that clients can use up has a limit.
 //!
-//! The server of `tiny_http` 0.12 is not used. After one EMFILE it accepts no more connections, and it limits
-//! neither connections nor time.
+//! Only the heads of responses are printed by `tiny_http`. The server of `tiny_http` (0.12, the newest
+//! version) is not used, because a single client can stop it. It stops accepting connections after the first
+//! EMFILE. It does not limit the number of connections, the size of heads, or the time of reading and
+//! writing.
+//!
+//! A connection that is ready makes one step, which is called its turn. In one turn, a connection makes at
+//! most one read, handles at most one request, and makes at most one write. Each state of a connection has a
+//! deadline. The [`Throttle`] limits the CPU time of the turns. When no CPU time may be spent, requests wait
+//! in the kernel's queues, and responses wait in this program.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
@@ -23,23 +29,25 @@ use super::views::Views;
 use crate::demand::Demand;
 use crate::errors::plain;
 
-/// How many new connections the kernel queues until the server accepts them. Accepting a full queue takes
-/// about 0.1 s.
+/// How many new connections the kernel keeps in its queue until the server accepts them. Accepting all
+/// connections of a full queue takes about 0.1 s, because one connection takes 0.1 ms.
 const BACKLOG: i32 = 1024;
 
-/// The size of the HTTP thread's stack. The thread needs 16 KiB in a release build and 72 KiB in a debug
-/// build.
+/// The size of the HTTP thread's stack in bytes. The thread, which also compresses, needs 16 KiB in a release
+/// build and 72 KiB in a debug build.
 const STACK_BYTES: usize = 128 << 10;
 
 /// How many new connections are accepted before the open connections make their next steps.
 const MAX_ACCEPTS: usize = 16;
 
-/// How long the server pauses after it has failed to accept a connection, because file descriptors do not
-/// become free at once.
+/// How long the server pauses after it has failed to accept a connection. File descriptors do not become free
+/// at once, and each failure may write a log line.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// The size of a connection's send buffer. With 32 KiB instead, delayed ACKs slow loopback from 1 GB/s to
-/// 2 MB/s.
+/// The size of a connection's send buffer, in which the kernel keeps bytes of a response until the client
+/// reads them. The kernel doubles this size to 80 KiB, and the last packet may exceed the doubled size. In
+/// measurements, the kernel kept at most 116 KiB. With 40 KiB, the speed on loopback is 1 GB/s. With 32 KiB,
+/// delayed ACKs limit the speed to 2 MB/s.
 const SEND_BUFFER_BYTES: usize = 40 << 10;
 
 /// A listening socket that has accepted no connection yet.
@@ -49,8 +57,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on `:PORT` (all interfaces), `HOST:PORT` or `[IPV6]:PORT`. Port 0 stands for any free port.
-    /// Fails with a one-line message.
+    /// Listens on `:PORT` (all interfaces, IPv4 and IPv6), `HOST:PORT` or `[IPV6]:PORT`. Port 0 stands for
+    /// any free port. The error is a one-line message for the user.
     pub fn bind(addr: &str) -> Result<Server, String> {
         let bind = || -> io::Result<Server> {
             let listener = match addr.strip_prefix(':') {
@@ -61,11 +69,11 @@ impl Server {
                 })?,
                 None => TcpListener::bind(addr)?,
             };
-            // Rust's standard library sets a backlog of 128. If a burst of clients fills it, TCP lets the
-            // next client wait for a second.
+            // Rust's standard library sets a backlog of 128, which is too small for a burst of clients: TCP
+            // would let the next client wait for a second.
             rustix::net::listen(&listener, BACKLOG)?;
-            // Accepted sockets inherit the size. For each client that stops reading, the kernel then holds
-            // 116 KiB (measured) instead of 4 MiB.
+            // Accepted sockets inherit this size. With the default size, the kernel may hold 4 MiB for each
+            // client that stops reading, and this memory is charged to the container.
             rustix::net::sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER_BYTES)?;
             let addr = listener.local_addr()?;
             Ok(Server { listener, addr })
@@ -79,8 +87,8 @@ impl Server {
         self.addr
     }
 
-    /// Starts the server's thread. `/healthz` fails once a scrape is overdue by `max_age`. Local requests may
-    /// also use the host names in `allowed_hosts`.
+    /// Starts a thread that serves until the process ends. `/healthz` fails if a scrape has not ended within
+    /// `max_age` after it was due. Requests from this machine may also use the host names in `allowed_hosts`.
     pub fn start(
         self,
         published: Published,
@@ -119,8 +127,9 @@ impl Server {
             let now = Instant::now();
             connections.sort_by_turn(&mut ready);
             for i in ready {
-                // A connection gets up to two turns, so that a request that the first turn receives is
-                // answered at once.
+                // This loop gives a connection up to two turns. The first turn may receive a request, and
+                // counts as CPU time for requests. Then the second turn can answer this request at once, and
+                // counts as CPU time for responses.
                 for account in [Account::Requests, Account::Responses] {
                     let connection = &mut connections.open[i];
                     let has_credit = !connection.needs_credit() || throttle.has_credit(account);
@@ -131,8 +140,10 @@ impl Server {
                 }
             }
             connections.expire(now);
-            // New connections come after the turns. A turn may free a slot, or complete a request, which
-            // makes the eviction of its connection unlikely.
+            // New connections are accepted after the turns, which are the next steps of the open connections.
+            // There are two reasons for this order. A turn may end a connection, which frees a slot for a new
+            // connection. A turn may also complete the request of a connection, and a connection with a
+            // complete request is rarely closed to make room.
             if can_accept {
                 resume_at = self.accept(&mut connections, resume_at, now);
                 throttle.charge(Account::Requests);
@@ -140,8 +151,9 @@ impl Server {
         }
     }
 
-    /// Accepts up to [`MAX_ACCEPTS`] connections. After a failure, returns the end of the pause. `paused` is
-    /// what the last call returned.
+    /// Accepts up to [`MAX_ACCEPTS`] waiting connections. After a failure, returns the time until which no
+    /// connections are accepted. `paused` is what the last call returned. If the last call failed, too, the
+    /// failure is not logged again.
     fn accept(
         &self,
         connections: &mut Connections,
@@ -179,8 +191,8 @@ impl Server {
     }
 }
 
-/// Waits until there is something to do. Returns the connections that are ready, and whether a new connection
-/// has arrived.
+/// Waits until a connection is ready, a new connection arrives, a scrape ends, or a deadline passes. Returns
+/// the ready connections, and whether a new connection has arrived.
 fn wait(
     connections: &Connections,
     listener: &TcpListener,
@@ -190,8 +202,8 @@ fn wait(
 ) -> (Vec<usize>, bool) {
     let open = &connections.open;
     let has_credit = throttle.has_credit(Account::Responses);
-    // A connection that waits for credit is not polled. While its socket is ready, `poll` would always return
-    // at once.
+    // A connection is not polled while it waits until CPU time may be spent on it. If it were polled while
+    // its socket is ready, `poll` would always return at once.
     let active: Vec<_> = (0..open.len()).filter(|&i| has_credit || !open[i].needs_credit()).collect();
     let mut fds: Vec<_> = active.iter().map(|&i| PollFd::new(&open[i], open[i].interest())).collect();
     fds.push(PollFd::new(site.demand.done(), PollFlags::IN));

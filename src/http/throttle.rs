@@ -1,7 +1,13 @@
-//! Limits the CPU time of the HTTP thread, which does all the work of serving clients.
+//! Limits the CPU time of the HTTP thread.
 //!
-//! The CPU time of a turn is known only afterwards, so credit may become negative. Requests have credit of
-//! their own, so that large responses do not delay probes.
+//! This thread does all the work of serving clients, so the CPU clock of the thread measures this work. The
+//! thread works in turns: in one turn, one connection makes its next step, such as writing a part of a
+//! response. Credit is CPU time that may be spent, and grows with the elapsed time.
+//!
+//! The CPU time of a turn is known only after the turn, so the credit may become negative. Further turns then
+//! wait until the credit is positive again. Requests and responses have separate credit. Probes use the
+//! credit for requests, so they are answered even after large responses have used up the credit for
+//! responses.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,7 +15,8 @@ use std::time::{Duration, Instant};
 use crate::credit::Credit;
 use crate::procfs::this_process::thread_cpu_time;
 
-/// The account to which the CPU time of a turn is charged. A turn is one step of one connection.
+/// The two uses of CPU time that have separate limits. A turn is one step of one connection, and its CPU time
+/// is charged to one of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Account {
     /// The CPU time for accepting connections, receiving requests, and answering probes.
@@ -18,8 +25,9 @@ pub enum Account {
     Responses,
 }
 
-/// The fraction of one core for each [`Account`], and how long unused CPU time accumulates. The product,
-/// 100 ms, suffices for 20 MB with gzip.
+/// The limits on CPU time for requests and for responses, in the order of [`Account`]. The first value is a
+/// fraction of one core. The second value is the time for which unused CPU time accumulates. The product of
+/// the two is 100 ms of CPU time, which is enough for a response of 20 MB with gzip.
 const LIMITS: [(f64, Duration); 2] =
     [(0.03, Duration::from_millis(3300)), (0.08, Duration::from_millis(1250))];
 
@@ -51,8 +59,8 @@ impl Throttle {
         self.credits[account as usize].is_left()
     }
 
-    /// Returns how long responses must wait for credit, plus 5 ms, because waking the thread costs more than
-    /// a shorter wait earns.
+    /// Returns how long responses must wait until CPU time may be spent on them. This is 5 ms longer than
+    /// necessary, because waking the thread costs more CPU time than is earned in a shorter wait.
     pub fn pause(&self) -> Duration {
         self.credits[Account::Responses as usize].time_to_next() + Duration::from_millis(5)
     }

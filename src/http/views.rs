@@ -1,7 +1,8 @@
-//! Renders views: the expositions for requests to `/metrics` with parameters.
+//! Renders views, which are the expositions for requests to `/metrics` with parameters.
 //!
-//! The HTTP thread queues a view, and the scrape thread renders it after the next scrape. All views together
-//! may take as much memory as one more exposition.
+//! The HTTP thread parses such a request, and puts its view into a queue. When the next scrape ends, the
+//! scrape thread renders and compresses the view. All views together may take as much memory as one more
+//! exposition. A view counts towards this limit until its response is sent.
 
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,21 +23,23 @@ const MAX_VIEWS: usize = 4;
 /// If sending a view takes longer than this, the memory of the view may be freed to make room for another
 /// view.
 const MAX_SENDING: Duration = Duration::from_secs(5);
-/// How many bytes all views may take per sample of `--max-samples`: enough for one view with labels of 512
-/// bytes in each sample.
+/// All views together may take this number of bytes, multiplied by `--max-samples`, and at least
+/// [`MIN_BYTES`]. This is enough for one view with labels of 512 bytes in each sample, because such a sample
+/// takes 560 bytes.
 const BYTES_PER_SAMPLE: usize = 560;
 const MIN_BYTES: usize = 4 << 20;
 /// How many bytes all views together may take if the number of samples is not limited.
 const BYTES_WITHOUT_LIMIT: usize = 256 << 20;
-/// The fraction of one core that rendering and compressing views may use. Unused CPU time accumulates for
-/// [`CPU_BURST`].
+/// The average fraction of one core that may be used for rendering and compressing views. CPU time that is
+/// not used accumulates, up to the amount that is allowed in `CPU_BURST`.
 const CPU: f64 = 0.08;
 const CPU_BURST: Duration = Duration::from_secs(5);
-/// The compression level. Level 5 shrinks 10 MB of text to a sixteenth in 30 ms, and level 6 in 38 ms.
+/// The compression level. Level 5 makes 10 MB of text 16 times smaller in 30 ms. Level 6 needs 38 ms for the
+/// same size.
 const LEVEL: Compression = Compression::new(5);
 
-/// Parses the parameters of a request. Returns `None` if the usual exposition can be served. Fails with a
-/// one-line message.
+/// A function that parses the parameters of a request. It returns `None` if the parameters change nothing, so
+/// that the usual exposition can be served. The error is a one-line message.
 type Parse = Box<dyn Fn(&[u8]) -> Result<Option<Query>, String> + Send + Sync>;
 
 /// The queue of views, which the HTTP thread and the scrape thread share.
@@ -61,8 +64,8 @@ pub struct View {
 }
 
 enum Answer {
-    /// Rendering waits until more scrapes than this number have succeeded. `None` means that the last scrape
-    /// suffices.
+    /// The view is not rendered yet. Rendering waits until the number of successful scrapes is larger than
+    /// this number. `None` means that rendering need not wait for a further scrape.
     Waiting(Option<u64>),
     /// The view is rendered. The tuple has the bytes of the response and the time of rendering.
     Rendered(Arc<Buffer>, Instant),
@@ -92,8 +95,8 @@ impl Views {
         Self { parse, max_bytes, state: Mutex::new(State { views: Vec::new(), credit }) }
     }
 
-    /// Queues the view for these parameters. Returns `None` if they change nothing. Fails if they are invalid
-    /// or there are too many views.
+    /// Queues the view that these parameters describe. Requests a scrape if the last one is not fresh.
+    /// Returns `None` if the parameters change nothing, so that the usual exposition can be served.
     pub fn request(
         &self,
         parameters: &[u8],
@@ -126,8 +129,8 @@ impl Views {
         Ok(Some(view))
     }
 
-    /// Renders the due views. `render` appends a view to a text, and returns whether the view fits into the
-    /// given number of bytes.
+    /// Renders the views that do not wait for a scrape any more. `render` appends a view to a text, and
+    /// returns whether the view fits into the given number of bytes.
     pub fn render_due(&self, demand: &Demand, mut render: impl FnMut(&Query, &mut Vec<u8>, usize) -> bool) {
         while let Some((view, max_bytes)) = self.next_due(demand) {
             let clock = thread_cpu_time();
@@ -138,8 +141,8 @@ impl Views {
         }
     }
 
-    /// Returns a view to render now, and how many bytes it may take. `None` may also mean that no credit is
-    /// left.
+    /// Returns a view that is to be rendered now, and how many bytes it may take. Returns `None` if no view
+    /// is due, or if no CPU time may be spent on views now.
     fn next_due(&self, demand: &Demand) -> Option<(Arc<View>, usize)> {
         let mut state = lock(&self.state);
         state.credit.earn(Instant::now(), CPU_BURST);
@@ -162,8 +165,8 @@ impl State {
             .sum()
     }
 
-    /// Drops the oldest rendered view if sending it has taken longer than [`MAX_SENDING`]. Returns whether a
-    /// view was dropped.
+    /// Takes the oldest rendered view away from its connections, if sending it has taken too long. Returns
+    /// whether a view was taken away.
     fn take_oldest(&mut self, now: Instant) -> bool {
         let rendered_at = |view: &Arc<View>| match &*lock(&view.answer) {
             Answer::Rendered(_, at) => Some(*at),
@@ -242,11 +245,13 @@ impl View {
         self.is_gzipped
     }
 
-    /// Stops waiting for the next scrape. Returns whether a wait was ended. A view that is shared or needs
-    /// paths continues to wait.
+    /// Stops waiting for the next scrape, so that the view is rendered from the last scrape. Returns whether
+    /// the view has been waiting.
+    ///
+    /// Returns false and changes nothing if another request waits for the same view. A view that needs the
+    /// paths of mappings also continues to wait, because the last scrape may not have read paths.
     pub fn end_wait(self: &Arc<Self>, demand: &Demand) -> bool {
         let is_shared = Arc::strong_count(self) > 2; // the queue holds it, too
-        // The last scrape may not have read paths.
         if is_shared || self.query.needs_paths {
             return false;
         }
@@ -266,8 +271,8 @@ mod tests {
     use super::*;
     use crate::totals::shape::Shape;
 
-    /// Returns an empty queue, a `Demand` after one successful scrape, and the time. The parameter `N`
-    /// requests a view of N KiB.
+    /// Returns an empty queue, a `Demand` after its first successful scrape, and the current time. In this
+    /// queue, the parameter `N` requests a view of N KiB.
     fn queue() -> (Views, Demand, Instant) {
         let parse = |parameters: &[u8]| {
             let number = str::from_utf8(parameters).ok().and_then(|text| text.parse().ok());

@@ -1,12 +1,15 @@
-//! Finds where a process is in the cgroup hierarchies, from `/proc/<pid>/cgroup` (man 7 cgroups). The file
-//! has a line `hierarchy:controllers:path` for each hierarchy. A node has hierarchies of version 1, version
-//! 2, or both.
+//! Finds where a process is in the cgroup hierarchies. The file `/proc/<pid>/cgroup` (man 7 cgroups) has a
+//! line of the form `hierarchy:controllers:path` for each hierarchy. A node has hierarchies of version 1, of
+//! version 2, or of both versions.
 
 /// The paths in the lines of a `cgroup` file.
+///
+/// On version 1, the file has a dozen lines, and most lines have the same path. Keeping that path only once
+/// saves 1 KiB per process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Cgroups {
-    /// The entries, in the order of precedence. Each is a [`Kind`] byte, a path and a newline, which no path
-    /// contains.
+    /// The entries, in the order of precedence. Each entry is a [`Kind`] byte, a path and a newline. The
+    /// kernel allows no newline in the name of a cgroup.
     lines: Vec<u8>,
 }
 
@@ -35,8 +38,6 @@ impl Cgroups {
         }
         memory.into_iter().for_each(|path| push(lines, MEMORY, path));
         systemd.into_iter().for_each(|path| push(lines, SYSTEMD, path));
-        // Version 1 has a dozen lines, mostly with the same path. Keeping that path only once saves 1 KiB per
-        // process.
         for (kind, path) in parse_lines(text) {
             if kind == OTHER && split(lines).all(|(_, known)| known != path) {
                 push(lines, OTHER, path);
@@ -56,8 +57,9 @@ impl Cgroups {
         self.lines.clear();
     }
 
-    /// Returns the paths in the order of precedence: `memory`, `name=systemd`, the other version 1
-    /// hierarchies, and the `0::` line of version 2.
+    /// Returns the paths in the order of precedence. The path of the `memory` controller is the first one.
+    /// The path of `name=systemd` comes next, and then the paths of the other version 1 hierarchies. The path
+    /// in the `0::` line is the last one.
     pub fn paths(&self) -> impl Iterator<Item = &[u8]> {
         split(&self.lines).map(|(_, path)| path)
     }
@@ -68,19 +70,22 @@ impl Cgroups {
         self.first(MEMORY)
     }
 
-    /// Returns the path that locates a process outside containers: the first of `memory`, `name=systemd` and
-    /// `0::` that is not `/`, or else `/`.
+    /// Returns the first path other than `/` in the lines of `memory`, `name=systemd` and `0::`, in this
+    /// order. If each of these paths is `/`, the result is `/`. This path locates a process if no path
+    /// contains a container's id. The `0::` line is ignored if version 1 accounts memory, because it may then
+    /// show the cgroup of the container runtime instead.
+    ///
+    /// The path in `memory` can be `/` for a process in a service, because systemd may be configured not to
+    /// account the memory of the service. The path of `name=systemd` still shows the service.
     pub fn main(&self) -> Option<&[u8]> {
-        // If version 1 accounts memory, the `0::` line may show the cgroup of the container runtime instead.
         let unified = self.first(UNIFIED).filter(|_| self.memory().is_none());
-        // systemd may not account the memory of a service. Then `memory` is `/`, but `name=systemd` shows the
-        // service.
         let paths = || [self.memory(), self.first(SYSTEMD), unified].into_iter().flatten();
         paths().find(|path| *path != b"/").or_else(|| paths().next())
     }
 
-    /// Whether the version 1 paths may be wrong. For a thread that has exited, the kernel prints `/` in all
-    /// of them.
+    /// Whether the version 1 paths may be wrong, because all of them are `/`. Once a thread has exited, the
+    /// kernel prints `/` in every version 1 line of its `cgroup` file, whatever the cgroup of the process is.
+    /// The `0::` line of version 2 stays correct.
     pub fn may_hide(&self) -> bool {
         let mut version_1 = split(&self.lines).filter(|(kind, _)| *kind != UNIFIED);
         let has_main = [MEMORY, SYSTEMD].into_iter().any(|kind| self.first(kind).is_some());
@@ -145,8 +150,8 @@ mod tests {
                 &["/c1", "/c1", "/system.slice/containerd.service"],
                 Some("/c1"),
             ),
-            // With OpenRC there is no line of `name=systemd`, and Docker separates containers only in the
-            // `memory` hierarchy.
+            // A host with OpenRC has no line of `name=systemd`. Docker uses one cgroup for all containers,
+            // except in the `memory` hierarchy. So only the path of `memory` shows the container.
             (
                 "0::/docker\n1:name=openrc:/docker\n2:memory:/docker/a\n",
                 &["/docker/a", "/docker", "/docker"],
@@ -157,7 +162,8 @@ mod tests {
             // There is no line of `memory`, so the path of `name=systemd` comes first.
             ("5:cpu,cpuacct:/cpu\n1:name=systemd:/sys\n0::/v2\n", &["/sys", "/cpu", "/v2"], Some("/sys")),
             ("5:cpu,cpuacct:/cpu\n0::/v2\n", &["/cpu", "/v2"], Some("/v2")),
-            // systemd does not account the memory of this service, so only `name=systemd` shows its cgroup.
+            // systemd does not account the memory of this service, so the service is in the root of `memory`.
+            // Its path in `name=systemd` is used instead.
             ("4:memory:/\n1:name=systemd:/sys\n0::/v2\n", &["/", "/sys", "/v2"], Some("/sys")),
             ("4:memory:/\n0::/v2\n", &["/", "/v2"], Some("/")),
             (

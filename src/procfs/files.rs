@@ -10,9 +10,10 @@ use rustix::path::Arg;
 /// The maximum length of a small file. The kernel prints far less, but a recording may contain anything.
 const MAX_RECORD: usize = 64 << 10;
 
-/// Returns the content of a small file, read into `text`.
+/// Returns the whole content of a small file (`comm`, `cgroup`, `stat`) in `directory`. The file is read into
+/// `text`, which grows as needed.
 ///
-/// Fails with the system's error, or with `EFBIG` if the file exceeds 64 KiB.
+/// Fails with the system's error, or with `EFBIG` if the file is longer than 64 KiB.
 pub(crate) fn read_file<'a>(
     directory: BorrowedFd<'_>,
     name: impl Arg,
@@ -28,15 +29,16 @@ pub(crate) fn read_file<'a>(
             text.resize((2 * filled).max(4096), 0);
         }
         filled += rustix::io::read(&file, &mut text[filled..])?;
-        // The kernel prints a small file in one read (fs/seq_file.c, `single_open`). So a buffer that is not
-        // full has all of it.
+        // The kernel prints a small file in one read (fs/seq_file.c, `single_open`). A read that does not
+        // fill the buffer has therefore reached the end of the file.
         if filled < text.len() {
             return Ok(&text[..filled]);
         }
     }
 }
 
-/// Returns the content of a long file, read into `text`. Reading stops after `max_bytes`.
+/// Reads a long file in `directory` into `text`, and returns its content. If the file is longer than
+/// `max_bytes`, only the beginning of the file is returned.
 ///
 /// Fails with the system's error.
 pub(super) fn read_long<'a>(
@@ -59,8 +61,8 @@ pub(super) fn read_long<'a>(
     }
 }
 
-/// Opens a regular file for reading, without blocking. Fails for anything else, such as a pipe or a device in
-/// a recording.
+/// Opens a regular file for reading. Returns an error for anything else, such as a pipe or a device in a
+/// recording. Opening never blocks.
 pub(crate) fn open_file(directory: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = openat(directory, name, flags, Mode::empty())?;
@@ -98,7 +100,8 @@ impl Default for Entries {
 
 #[cfg(target_os = "linux")]
 impl Entries {
-    /// Calls `each` with the name and the inode number of each entry of `directory`, from the first entry on.
+    /// Calls `each` with the name and the inode number of each entry of `directory`. The listing begins with
+    /// the first entry, even if `directory` was listed before.
     pub fn list(&mut self, directory: BorrowedFd<'_>, mut each: impl FnMut(&[u8], u64)) -> io::Result<()> {
         rustix::fs::seek(directory, rustix::fs::SeekFrom::Start(0))?;
         let mut listing = rustix::fs::RawDir::new(directory, &mut self.0);
@@ -110,8 +113,8 @@ impl Entries {
     }
 }
 
-/// The listing buffer on systems other than Linux. There a listing may allocate memory for each name, because
-/// the program reads only recordings.
+/// Takes the place of the listing buffer on systems other than Linux. There the program only reads
+/// recordings, so a listing may allocate memory for each name.
 #[cfg(not(target_os = "linux"))]
 #[derive(Debug, Default)]
 pub struct Entries;

@@ -1,7 +1,9 @@
-//! Reads `smaps`, `smaps_rollup` and `maps` of one process, completely or not at all.
+//! Reads the memory of one process: `smaps`, `smaps_rollup` and `maps`. Each file is read completely, or the
+//! read fails.
 //!
-//! If the address space disappears (exec, exit), the kernel reports a normal end of file. So the first byte
-//! is read again: if the address space is gone, there is none.
+//! If the address space disappears during a read (exec, exit), the kernel reports a normal end of file, as if
+//! the read were complete. So after a read, the first byte of the file is read again: if the address space is
+//! gone, the file has no first byte.
 
 use std::collections::hash_map::RandomState;
 use std::fmt::Write as _;
@@ -59,8 +61,11 @@ impl Default for MemoryReader {
 }
 
 impl MemoryReader {
-    /// Calls `each` with every mapping, and returns their number. The mappings are valid only if
-    /// [`MemoryReader::ensure_alive`] succeeds afterwards.
+    /// Calls `each` with every mapping of the process. Returns the number of mappings, which is 0 for a
+    /// zombie or a kernel thread.
+    ///
+    /// The mappings are valid only if [`MemoryReader::ensure_alive`] returns `Ok` afterwards. `Ok` means that
+    /// all mappings belong to one address space, and that none is missing.
     pub fn mappings(
         &mut self,
         process: &ProcessDir,
@@ -75,8 +80,9 @@ impl MemoryReader {
         }
     }
 
-    /// Calls `each` with the kernel's sum over all mappings. Returns `false` if there is none: for zombies,
-    /// before Linux 4.14 and in recordings.
+    /// Calls `each` once, with the kernel's own sum over all mappings of the process, as if the sum were one
+    /// mapping. Returns `false` if there is no sum. That is the case on kernels before 4.14, in recordings of
+    /// proc, and for processes without memory.
     pub fn rollup(
         &mut self,
         process: &ProcessDir,
@@ -85,17 +91,23 @@ impl MemoryReader {
         self.last = None;
         let Some(rollup) = open_address_space(process.as_fd(), "smaps_rollup")? else { return Ok(false) };
         match scan(&rollup, &mut self.chunk, Limits::NONE, &mut self.scanner, each) {
-            // The kernel keeps the address space alive while it computes the sum, so the sum is complete.
-            // Without memory, the file is empty.
+            // If the process has memory, `smaps_rollup` has one entry, the sum over all mappings. The sum is
+            // complete even if the process ends meanwhile, because the kernel keeps the address space alive
+            // while it computes the sum. If the process has no memory, the file is empty.
             Ok(n_given) => Ok(n_given > 0),
-            // After the file was opened, the process ended or executed another program. `maps` shows which.
+            // Since the file was opened, the process has ended or has executed another program. If the
+            // process still has mappings in `maps`, it has executed another program.
             Err(ReadError::Gone) => Err(exec_or_gone(process.as_fd(), "maps")),
             Err(error) => Err(error),
         }
     }
 
-    /// Returns the hashes of `smaps_rollup` and `maps`; `None` if a file is missing or empty. They are valid
-    /// only if [`MemoryReader::ensure_alive`] succeeds afterwards.
+    /// Returns the hashes of `smaps_rollup` and `maps`, without reading `smaps`. Returns `None` if the kernel
+    /// has no `smaps_rollup`, and for a process without memory. If a mapping grows during the read, the
+    /// kernel prints the mapping twice. This changes the hash, and as a result the process is read in full.
+    ///
+    /// Afterwards, [`MemoryReader::ensure_alive`] must confirm that both files showed one address space.
+    /// [`MemoryReader::sums`] returns the kernel's sums.
     pub fn hashes(&mut self, process: &ProcessDir) -> Result<Option<Hashes>, ReadError> {
         self.last = None;
         let Some(mut file) = open_address_space(process.as_fd(), "smaps_rollup")? else { return Ok(None) };
@@ -109,8 +121,6 @@ impl MemoryReader {
             Err(error) => return Err(error.into()),
         }
         let Some(mut maps) = open_address_space(process.as_fd(), "maps")? else { return Ok(None) };
-        // The kernel prints a mapping twice if it grows meanwhile. That changes the hash, so the process is
-        // read in full.
         let mut hasher = self.keys.build_hasher();
         loop {
             match maps.read(&mut self.chunk)? {
@@ -131,8 +141,8 @@ impl MemoryReader {
         scanner.next(&self.rollup_text, true).map_or_else(Values::default, |(sum, ..)| *sum.values)
     }
 
-    /// Counts the mappings of the process in `maps`. A mapping that grows meanwhile may be printed twice, but
-    /// is counted once.
+    /// Counts the mappings of the process in `maps`. A mapping that grows during the read may be printed
+    /// twice, but is counted once.
     pub fn count(&mut self, process: &ProcessDir) -> Result<u64, ReadError> {
         let Some(maps) = open_address_space(process.as_fd(), "maps")? else { return Ok(0) };
         let limits = Limits { n_mappings: process.max_mappings, ..Limits::NONE };
@@ -142,8 +152,9 @@ impl MemoryReader {
         }
     }
 
-    /// Fails if the address space of the last read is gone (exec, exit), because the read may then have
-    /// stopped early.
+    /// Checks that the address space from which mappings were read last still exists. If it does not, the
+    /// process has ended or has executed another program. In both cases the read may have stopped early. If
+    /// the process runs another program now, its current name does not belong to the mappings.
     pub fn ensure_alive(&mut self, process: &ProcessDir) -> Result<(), ReadError> {
         self.last.take().map_or(Ok(()), |smaps| ensure_alive(process.as_fd(), "smaps", &smaps))
     }
@@ -193,8 +204,8 @@ impl MemoryReader {
     }
 }
 
-/// Opens a file that shows the address space. Returns `None` without an address space, or if a file other
-/// than `smaps` is missing.
+/// Opens a file that shows the address space of a process. Returns `None` if the process has no address
+/// space, or if there is no such file.
 fn open_address_space(process: BorrowedFd<'_>, name: &str) -> Result<Option<File>, ReadError> {
     match open_file(process, name) {
         Ok(file) => Ok(Some(file.into())),
@@ -206,8 +217,9 @@ fn open_address_space(process: BorrowedFd<'_>, name: &str) -> Result<Option<File
     }
 }
 
-/// Checks that the address space of `file` still exists. Otherwise the file is empty. Reading one byte is
-/// cheap: the kernel prints one mapping.
+/// Checks that the address space of `file` still exists. If it does not, the file is now empty, and an
+/// earlier read may have stopped before the real end of the file. The check is cheap, because the kernel
+/// prints a single mapping for a read of one byte.
 fn ensure_alive(process: BorrowedFd<'_>, name: &str, file: &File) -> Result<(), ReadError> {
     if rustix::io::pread(file, &mut [0; 1], 0).unwrap_or(0) > 0 {
         return Ok(());

@@ -1,7 +1,11 @@
-//! Linux's proc file system, live or recorded.
+//! Linux's proc file system, or a recording of one. This module knows nothing of containers.
 //!
-//! During a read, the process's directory is open, so all files belong to one process. Between scrapes, pid
-//! and start time identify a process. The start time is read only if the directory has a new inode number.
+//! While a process is read, a descriptor of its directory is open. The kernel ties the descriptor to the
+//! process and not to its pid. So all files that are read through the descriptor belong to one process.
+//!
+//! Between scrapes, a process is identified by its pid and start time. The start time is read only if the
+//! inode number of the process's directory is new, because a new process always has a new number. After a
+//! shortage of memory, a process that still runs may get a new number, too.
 
 pub mod cgroup;
 pub mod errors;
@@ -34,11 +38,11 @@ use status::{Status, is_zombie, state_of};
 
 /// The file with vm.max_map_count. The path is relative to proc.
 pub const MAX_MAP_COUNT: &str = "sys/vm/max_map_count";
-/// The kernel's default for vm.max_map_count. A lower value is ignored, because a process may have started
-/// before the value was lowered.
+/// The kernel's default for vm.max_map_count. If vm.max_map_count is now below its default, the default is
+/// the limit, because a process may have started before vm.max_map_count was lowered.
 const DEFAULT_MAX_MAPPINGS: usize = 65_530;
-/// How many mappings are accepted beyond the limit: the kernel's own are not counted, and a process may add
-/// some meanwhile.
+/// The number of mappings that are accepted in addition to vm.max_map_count. The kernel's own mappings do not
+/// count toward that value, and a process may add mappings while it is read.
 const SPARE_MAPPINGS: usize = 4096;
 
 /// A proc file system, or a recording of one.
@@ -46,7 +50,8 @@ const SPARE_MAPPINGS: usize = 4096;
 pub struct Proc {
     path: PathBuf,
     root: OwnedFd,
-    /// A read that finds more mappings fails, because the kernel does not allow a process to have more.
+    /// The maximum number of mappings. A read that finds more mappings fails, because the kernel does not
+    /// allow a process to have more.
     max_mappings: usize,
 }
 
@@ -72,7 +77,7 @@ pub struct Buffers {
 impl Proc {
     /// Opens the proc file system at `path`.
     ///
-    /// Fails with the system's error if `path` cannot be opened as a directory.
+    /// Fails with the system's error if `path` is not a directory, or cannot be opened.
     pub fn open(path: &Path) -> io::Result<Self> {
         let root =
             rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
@@ -136,8 +141,8 @@ impl Proc {
 
     /// Replaces `cgroups` with the cgroups of process `pid` (see [`ProcessDir::cgroups`]).
     pub fn cgroups(&self, pid: u32, buffers: &mut Buffers, cgroups: &mut Cgroups) -> Result<(), ReadError> {
-        // Most processes are outside containers, and only this file of theirs is read. So it is opened by
-        // path, without opening the directory.
+        // Most processes are outside containers, and no other file of these processes is read. So this file
+        // is opened by its path, without opening the directory first.
         if !cgroups.parse(self.file_of(pid, "cgroup", buffers)?) {
             return Err(Errno::INVAL.into());
         }
@@ -153,8 +158,9 @@ impl Proc {
         self.file_of(pid, "status", buffers).is_ok_and(is_zombie)
     }
 
-    /// Returns what the `status` of process `pid` shows. The read cannot block, and does not delay the exit
-    /// of the process.
+    /// Returns what the `status` of process `pid` shows. Reading that file cannot block. The read does not
+    /// delay an exit: if the process ends during the read, the kernel can still free the memory of the
+    /// process.
     pub fn status(&self, pid: u32, buffers: &mut Buffers) -> Result<Status, ReadError> {
         Ok(Status::parse(self.file_of(pid, "status", buffers)?))
     }
@@ -166,8 +172,8 @@ impl Proc {
     }
 }
 
-/// The open directory of a process. All files read through it belong to this process. Once the process has
-/// ended, reads fail.
+/// The open directory of a process. Files that are read through this directory belong to that process. Once
+/// the process has ended, reading its files fails.
 #[derive(Debug)]
 pub struct ProcessDir {
     dir: OwnedFd,
@@ -181,15 +187,16 @@ impl ProcessDir {
         Ok(rustix::fs::fstat(&self.dir)?.st_ino)
     }
 
-    /// Reads the `stat` file, which a recording does not have. The read can block while the process executes
-    /// another program.
+    /// Reads the `stat` file, which a recording does not have. The read may block for any length of time
+    /// while the process executes another program, because the kernel then holds a lock.
     pub fn stat(&self, buffers: &mut Buffers) -> Result<Stat, ReadError> {
         let text = read_file(self.dir.as_fd(), "stat", &mut buffers.text)?;
         Ok(Stat::parse(text).ok_or(Errno::INVAL)?)
     }
 
-    /// Returns the activity of the process; in a recording, the size and times of smaps, or `None` if smaps
-    /// has just changed.
+    /// Returns how active the process has been, according to `stat`. A recording has no `stat`, so the size
+    /// and the times of the smaps file are used instead. Returns `None` if that file was changed in the last
+    /// two seconds. File times may be in whole seconds, so another change in the same second might not show.
     pub fn work(&self, buffers: &mut Buffers) -> Result<Option<Work>, ReadError> {
         match self.stat(buffers) {
             Ok(stat) => return Ok(Some(stat.work)),
@@ -198,7 +205,6 @@ impl ProcessDir {
         }
         let file = File::from(open_file(self.dir.as_fd(), "smaps")?).metadata()?;
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        // File times may be in whole seconds, so another change in the same second might not show.
         let is_settled = [file.mtime(), file.ctime()].iter().all(|&at| at + 1 < now.tv_sec);
         let [modified, changed] = [(file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec())]
             .map(|(seconds, nanoseconds)| [seconds as u64, nanoseconds as u64]);
@@ -212,15 +218,18 @@ impl ProcessDir {
         Ok(without_newline(read_file(self.dir.as_fd(), "comm", &mut buffers.text)?))
     }
 
-    /// Replaces `cgroups` with those of the process, if necessary from a thread other than the first.
+    /// Replaces `cgroups` with the cgroups of the process. If its first thread has exited, the cgroups of
+    /// another thread are used.
     ///
-    /// Fails with [`ReadError::Gone`] if no thread shows them.
+    /// For a thread that has exited, a version 1 hierarchy prints `/` (kernel/cgroup/cgroup.c,
+    /// `proc_cgroup_show`). If that path were used, a container with a zombie as its init process would get
+    /// the memory of the whole node.
+    ///
+    /// Fails with [`ReadError::Gone`] if no thread shows where the process is.
     pub fn cgroups(&self, buffers: &mut Buffers, cgroups: &mut Cgroups) -> Result<(), ReadError> {
         if !cgroups.parse(read_file(self.dir.as_fd(), "cgroup", &mut buffers.text)?) {
             return Err(Errno::INVAL.into());
         }
-        // Version 1 prints `/` for a thread that has exited (kernel/cgroup/cgroup.c, `proc_cgroup_show`). A
-        // container with that path would get the whole node's memory.
         if !cgroups.may_hide() || !self.leader_has_exited(buffers) {
             return Ok(());
         }
@@ -233,13 +242,14 @@ impl ProcessDir {
                 return Ok(());
             }
         }
-        // No thread shows a version 1 path other than `/`, which may be wrong. Any other path is from the
-        // correct `0::` line.
+        // No thread shows a version 1 path other than `/`, and `/` may be wrong. A path other than `/` is
+        // from the `0::` line, which is correct. Without such a path, the cgroup is unknown.
         if cgroups.paths().any(|path| path != b"/") { Ok(()) } else { Err(ReadError::Gone) }
     }
 
-    /// Whether the first thread has exited, so that the cgroup file may be wrong. Recordings have no
-    /// `status`, but their cgroup file is correct.
+    /// Whether the first thread has exited, so that the cgroup file of the process may be wrong. The process
+    /// then continues in other threads, or is a zombie. In a recording, which has no `status`, the result is
+    /// false, because a recorded cgroup file is always correct.
     fn leader_has_exited(&self, buffers: &mut Buffers) -> bool {
         read_file(self.dir.as_fd(), "status", &mut buffers.text)
             .is_ok_and(|text| state_of(text) == Some(b'Z'))
@@ -321,8 +331,8 @@ pub(crate) mod tests {
         impl Sleep {
             pub(crate) fn new() -> Self {
                 let child = Self(Command::new("sleep").arg("1000").spawn().unwrap());
-                // Once the child sleeps, it has its new name and has mapped its libraries. `spawn` may return
-                // before that.
+                // spawn() returns before the child has its new name and has mapped its libraries. Once the
+                // child sleeps, it has both the name and the libraries.
                 let stat = || std::fs::read_to_string(format!("/proc/{}/stat", child.pid())).unwrap();
                 while !stat().contains("(sleep) S ") {
                     std::thread::yield_now();

@@ -7,11 +7,12 @@ use super::errors::ReadError;
 use super::files::{open_file, read_long};
 use super::{Buffers, Proc};
 
-/// At most this many bytes of a `mountinfo` are read. A container has only dozens of mounts, so its file is
-/// far shorter.
+/// At most this many bytes of a process's `mountinfo` are read. The file of a process in a container is far
+/// shorter, because a container has only dozens of mounts.
 const MAX_BYTES: usize = 1 << 20;
-/// The maximum number of mounts kept for a process. An agent that mounts the node's root sees two or three
-/// for each pod.
+/// The maximum number of mounts that are kept for a process. A limit is needed because a workload may mount
+/// any number of file systems. The limit is high enough for an agent that mounts the node's root, and that
+/// sees two or three mounts for each pod.
 const MAX_MOUNTS: usize = 512;
 /// The maximum total length of the paths of these mounts.
 const MAX_PATH_BYTES: usize = 64 << 10;
@@ -24,8 +25,9 @@ pub struct Mounts {
     is_cut: bool,
 }
 
-/// The id of the first mount that a process sees; `None` without `mountinfo`. In one mount namespace, the ids
-/// are equal except after chroot.
+/// The id of the first mount that a process sees. Processes in one mount namespace have the same first mount,
+/// unless a process has changed its root directory with chroot. `None` if `mountinfo` is empty or missing. A
+/// recording has no `mountinfo` of a process that sees no tmpfs.
 pub type FirstMount = Option<u64>;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -48,8 +50,8 @@ impl Mounts {
                     .strip_prefix(&*mount.path)
                     .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        // The mount with the longest path hides the others. Of two mounts with the same path, the later one
-        // hides the earlier one.
+        // If several mounts contain the path, the mount with the longest path hides the others. If two mounts
+        // have the same path, the later mount hides the earlier one.
         self.kept.iter().filter(is_below).max_by_key(|mount| mount.path.len()).is_some_and(|m| m.is_tmpfs)
     }
 
@@ -87,7 +89,8 @@ impl Mount {
     }
 }
 
-/// Replaces the octal escapes of spaces, tabs and backslashes. Newlines stay escaped, as in smaps.
+/// Replaces the octal escapes in a path. In `mountinfo`, spaces, tabs, newlines and backslashes are escaped.
+/// Newlines stay escaped, because smaps escapes them in the same way.
 fn unescaped(path: &[u8]) -> String {
     let text = String::from_utf8_lossy(path);
     [("\\040", " "), ("\\011", "\t"), ("\\134", "\\")]
@@ -112,16 +115,16 @@ impl Proc {
     pub fn first_mount(&self, pid: u32, buffers: &mut Buffers) -> Result<FirstMount, ReadError> {
         let process = self.process(pid, buffers)?;
         let Ok(file) = open_file(process.as_fd(), "mountinfo") else { return Ok(None) };
-        // The id is the first word of the file. With a small buffer, the kernel prints only the first lines,
-        // which saves time.
+        // The id of the first mount is the first word of the file, so a small buffer is enough. It also saves
+        // time, because the kernel then prints only the first lines.
         let mut text = [0; 32];
         let n_bytes = rustix::io::read(&file, &mut text)?;
         let id = text[..n_bytes].split(|&b| b == b' ').next().and_then(|id| std::str::from_utf8(id).ok());
         Ok(id.and_then(|id| id.parse().ok()))
     }
 
-    /// Returns the lines of `mountinfo` that [`Proc::mounts`] needs, for a recording: tmpfs mounts and mounts
-    /// below them.
+    /// Returns the lines of a process's `mountinfo` for tmpfs mounts, and for the mounts below them. A
+    /// recording contains only these lines, because [`Proc::mounts`] needs no others.
     ///
     /// Fails if the process has ended.
     pub fn raw_mounts(&self, pid: u32, buffers: &mut Buffers) -> Result<Vec<u8>, ReadError> {
@@ -133,8 +136,8 @@ impl Proc {
         Ok(lines.filter(|line| mounts.add(line.trim_ascii_end())).flatten().copied().collect())
     }
 
-    /// Returns the number of OOM kills on the node since boot (`/proc/vmstat`, from Linux 4.13 on); `None` if
-    /// it is missing.
+    /// Returns the number of OOM kills on the node since it was booted (`/proc/vmstat`, since Linux 4.13);
+    /// `None` if the file does not contain this number.
     pub fn oom_kills(&self, buffers: &mut Buffers) -> Option<u64> {
         let text = read_long(self.root.as_fd(), "vmstat", MAX_BYTES, &mut buffers.text).ok()?;
         let mut lines = text.split(|&b| b == b'\n');

@@ -9,7 +9,8 @@ use super::{Buffers, Proc};
 
 /// The names of the files that are read. A recording also contains these files.
 pub const FILES: [&str; 3] = ["meminfo", "zoneinfo", "vmstat"];
-/// At most this many bytes of a file are read. The longest, `zoneinfo`, has 2 MB with 4,096 CPUs and 5 zones.
+/// At most this many bytes of a file are read. The longest file is `zoneinfo`, with 100 bytes for each CPU in
+/// each zone. On a machine with 4,096 CPUs and 5 zones, these are 2 MB.
 const MAX_BYTES: usize = 8 << 20;
 
 /// The memory of a node, in bytes. An optional value is `None` if the kernel does not print it.
@@ -76,11 +77,11 @@ impl Proc {
     }
 }
 
-/// Returns the size of a page in bytes. It is computed, because a recording may come from a machine with
-/// another page size.
+/// Returns the size of a page in bytes. The size is computed, because a recording may come from a machine
+/// with another page size than this one. `bytes` and `n_pages` are the free memory in two units, read at
+/// different moments. So the quotient is only nearly right, and the nearest real page size is returned.
 fn page_bytes(bytes: u64, n_pages: u64) -> Option<u64> {
     let size = bytes.checked_div(n_pages)?;
-    // The two numbers were read at different moments, so the quotient is only nearly right.
     [4096, 16 << 10, 64 << 10].into_iter().min_by_key(|page: &u64| page.abs_diff(size))
 }
 

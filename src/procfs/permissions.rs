@@ -17,13 +17,13 @@ pub fn missing() -> String {
     explain(&status, confinement.trim_end_matches(['\n', '\0']))
 }
 
-/// Fails if proc hides other processes from this one. The error is a one-line message.
+/// Returns an error if proc hides other processes from this process. The error is a one-line message. If proc
+/// is mounted with hidepid=4, it shows only processes that this process may trace. `CAP_PERFMON` is enough to
+/// read smaps, but not to see hidden processes (kernel: fs/proc/base.c, `has_pid_permissions`).
 pub fn ensure_visible(proc_path: &Path) -> Result<(), String> {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let path = fs::canonicalize(proc_path).unwrap_or_else(|_| proc_path.to_owned());
     let is_hidden = hides_processes(&read("/proc/self/mountinfo"), &path);
-    // With hidepid=4, proc shows only processes that this process may trace. CAP_PERFMON is not enough
-    // (fs/proc/base.c, `has_pid_permissions`).
     if is_hidden && effective(&read("/proc/self/status")) & 1 << CAP_SYS_PTRACE == 0 {
         return Err(format!(
             "cannot see processes: {proc_path:?} is mounted with hidepid=ptraceable (4), which needs \
@@ -48,8 +48,8 @@ fn effective(status: &str) -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
 }
 
-/// Returns a line that names the missing permission, given the text of a `status` file and the AppArmor
-/// profile (`confinement`).
+/// Returns a line that names the missing permission. `status` is the text of a `status` file, and
+/// `confinement` is the name of the AppArmor profile.
 fn explain(status: &str, confinement: &str) -> String {
     let effective = effective(status);
     let has = |capability: u32| effective & 1 << capability != 0;

@@ -9,8 +9,10 @@ use super::files::open_file;
 use super::{Buffers, ProcessDir};
 
 impl ProcessDir {
-    /// Returns the content of `comm`, `cgroup` and `smaps`, with their names, if necessary from a thread
-    /// other than the first.
+    /// Returns the content of the files `comm`, `cgroup` and `smaps`, with their names.
+    ///
+    /// If the first thread has exited, its `cgroup` and `smaps` do not describe the process. In that case the
+    /// content comes from the files of another thread.
     pub fn raw(&self, buffers: &mut Buffers) -> Result<[(&'static str, Vec<u8>); 3], ReadError> {
         let comm = self.raw_file("comm")?;
         let cgroup = self.raw_cgroup(buffers)?;
@@ -25,7 +27,8 @@ impl ProcessDir {
         Ok([("comm", comm), ("cgroup", cgroup), ("smaps", smaps)])
     }
 
-    /// Returns the content of the file `cgroup`, if necessary from a thread other than the first.
+    /// Returns the content of the file `cgroup`. If the first thread has exited, the content comes from
+    /// another thread.
     pub fn raw_cgroup(&self, buffers: &mut Buffers) -> Result<Vec<u8>, ReadError> {
         let cgroup = self.raw_file("cgroup")?;
         let may_hide = |text: &[u8]| {

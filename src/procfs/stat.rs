@@ -1,26 +1,27 @@
 //! The contents of `/proc/<pid>/stat` (man 5 proc_pid_stat).
 
-/// The activity of a process since it started, from `stat`. A recording has no `stat`, so the fields describe
-/// its smaps file.
+/// The activity of a process since it started, as far as `stat` shows it. A recording has no `stat`. In a
+/// recording, the fields contain the size, the inode number and the times of the smaps file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     /// The numbers of minor and major page faults.
     pub faults: [u64; 2],
-    /// The user and system CPU time, in clock ticks of 10 ms. A run of less than a tick may not show.
+    /// The user and system CPU time, in clock ticks of 10 ms. Equal values do not prove that the process did
+    /// not run, because less than one tick is not visible.
     pub cpu_ticks: [u64; 2],
     /// The size in bytes, and the number of resident pages.
     pub size: [u64; 2],
     /// The start addresses of code and stack. Different programs have different addresses. Forks of one
     /// program have the same addresses.
     pub program: [u64; 2],
-    /// Whether the process is in a recording. The other fields then describe its smaps file, and equal fields
-    /// mean equal mappings.
+    /// Whether the process is in a recording. The other fields then describe the recorded smaps file. As long
+    /// as they stay the same, the mappings in that file are the same, too.
     pub is_recorded: bool,
 }
 
 impl Work {
-    /// Returns the start addresses of code and stack; `None` if the kernel hides them and prints 1 and 0
-    /// (fs/proc/array.c).
+    /// Returns the start addresses of code and stack. Returns `None` if the kernel hides the addresses: a
+    /// reader that may not trace the process sees 1 and 0 (fs/proc/array.c).
     pub fn visible_program(&self) -> Option<[u64; 2]> {
         self.program.iter().all(|&address| address > 1).then_some(self.program)
     }
@@ -44,7 +45,8 @@ impl Stat {
     pub fn parse(text: &[u8]) -> Option<Self> {
         // include/linux/sched.h
         const PF_KTHREAD: u64 = 0x20_0000;
-        // The name is in parentheses, and may contain parentheses. So the last `)` ends the name.
+        // The name is in parentheses. The name may itself contain parentheses, so the last `)` in the text
+        // ends the name. The third field follows the name.
         let name_end = text.iter().rposition(|&b| b == b')')?;
         let mut fields = std::str::from_utf8(&text[name_end + 1..]).ok()?.split_ascii_whitespace();
         let state = fields.next()?;

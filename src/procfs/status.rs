@@ -1,8 +1,8 @@
 //! Parses what the exporter needs from `/proc/<pid>/status` and from the `status` of a thread (man 5
 //! proc_pid_status).
 
-/// Returns the state letter in the text of a `status` file. `Z` is a zombie, and `D` is an uninterruptible
-/// wait.
+/// Returns the state of a process or thread, given the text of its `status` file. `Z` is a zombie, and `D` is
+/// an uninterruptible wait.
 pub fn state_of(status: &[u8]) -> Option<u8> {
     let line = status.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"State:\t"))?;
     line.first().copied()
@@ -13,8 +13,9 @@ pub fn state_of(status: &[u8]) -> Option<u8> {
 pub struct Status {
     /// The name of the process, with `\n` for a newline and `\\` for a backslash.
     pub name: String,
-    /// The resident bytes of anonymous memory, files and shared memory; `None` once they are released. Before
-    /// Linux 4.5, all count as anonymous.
+    /// The resident bytes of anonymous memory, of files, and of shared memory. `None` if the process has
+    /// released its memory. Before Linux 4.5, the kernel prints only the sum. The whole sum is then given as
+    /// anonymous memory.
     pub rss: Option<[u64; 3]>,
     /// Whether the process was sent SIGKILL, but has not ended yet.
     pub is_killed: bool,

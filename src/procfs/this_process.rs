@@ -41,10 +41,10 @@ impl ThisProcess {
     }
 }
 
-/// Raises the soft limit of open files to the hard limit, as Go programs do. Returns the resulting limit;
-/// `None` means no limit.
+/// Raises the soft limit of open files to the hard limit, as Go programs do. Returns the soft limit
+/// afterwards; `None` means no limit. On most nodes the soft limit is 1,024 at first, only because programs
+/// that use `select(2)` cannot handle more.
 pub fn raise_open_file_limit() -> Option<u64> {
-    // On most nodes the soft limit is 1,024, only because programs that use `select(2)` cannot handle more.
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }); // a refusal changes nothing
     getrlimit(Resource::Nofile).current
@@ -63,7 +63,8 @@ pub fn this_thread() -> u32 {
 
 /// Returns the CPU time that a thread of this process has used; `None` if the thread has ended.
 pub fn cpu_time_of_thread(thread: u32) -> Option<Duration> {
-    // The first number is the time on the CPU in ns. The other two are not needed (sched/sched-stats.rst).
+    // The first number is the time on the CPU in ns. It is followed by the time spent waiting for a CPU, and
+    // by the number of time slices (sched/sched-stats.rst).
     let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
     Some(Duration::from_nanos(text.split(' ').next()?.parse().ok()?))
 }
@@ -78,7 +79,8 @@ fn memory() -> Option<(u64, u64)> {
     Some((pages.next()? * page_bytes, pages.next()? * page_bytes))
 }
 
-/// Returns the number of open files of this process.
+/// Returns the number of open files. From Linux 6.2 on, the size of the directory `/proc/self/fd` is that
+/// number. Reading the size takes 2 microseconds, and listing 900 open files takes 0.3 ms.
 fn n_open_files(entries: &mut Entries) -> Option<u64> {
     let directory = File::open("/proc/self/fd").ok()?;
     Some(n_files(&directory, entries)? - 1) // without the descriptor of the directory itself
@@ -86,8 +88,6 @@ fn n_open_files(entries: &mut Entries) -> Option<u64> {
 
 /// Returns the number of descriptors in a directory `fd`.
 fn n_files(directory: &File, entries: &mut Entries) -> Option<u64> {
-    // From Linux 6.2 on, the size is the number of descriptors. Reading it takes 2 us, and listing 900 takes
-    // 0.3 ms.
     match directory.metadata().ok()?.len() {
         0 => n_entries(directory, entries),
         n_files => Some(n_files),

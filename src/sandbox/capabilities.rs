@@ -9,17 +9,17 @@ use rustix::thread::{self, CapabilitySet, CapabilitySets};
 
 use super::Needs;
 
-/// The capabilities that allow reading other users' memory maps. One of them is enough, but CAP_PERFMON only
-/// from Linux 6.15 on.
+/// The capabilities that allow reading the memory maps of other users' processes. One of them is enough.
+/// CAP_PERFMON allows this only from Linux 6.15 on.
 const READING: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::PERFMON);
 
-/// Reduces the capabilities of this thread, and of threads that it starts later, to those that the program
-/// needs.
+/// Reduces the capabilities of this thread, and of the threads that it starts later, to those that the
+/// program needs. No capability is added.
 pub(super) fn reduce(needs: &Needs) -> io::Result<()> {
     let before = thread::capabilities(None)?.permitted;
     let kept = before & needed(needs);
-    // Without CAP_SETPCAP, the bounding set stays as it is. This is harmless: it matters only for exec, which
-    // the sandbox forbids.
+    // Reducing the bounding set needs CAP_SETPCAP. Without this capability, the set may stay as it is,
+    // because the set matters only for executing another program, and the sandbox forbids that.
     if before.contains(CapabilitySet::SETPCAP) {
         for capability in (CapabilitySet::all() - kept).iter() {
             if thread::capability_is_in_bounding_set(capability).unwrap_or(false) {
@@ -34,8 +34,8 @@ pub(super) fn reduce(needs: &Needs) -> io::Result<()> {
 }
 
 fn needed(needs: &Needs) -> CapabilitySet {
-    // As root, the program may need other users' files: the socket of a rootless containerd, or a home
-    // directory for the recording.
+    // When an administrator runs the program as root, it may need other users' files. Examples are the socket
+    // of a rootless containerd, and a home directory in which the recording is created.
     let is_foreign = |path: &Path| {
         std::fs::metadata(path).is_ok_and(|metadata| metadata.uid() != rustix::process::geteuid().as_raw())
     };

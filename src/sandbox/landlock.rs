@@ -1,7 +1,8 @@
-//! Uses Landlock to allow only reading a few directories and connecting to the runtime's sockets.
+//! Uses Landlock to let the program only read a few directories and connect to the runtime's sockets.
 //!
-//! In a Landlock domain, CAP_PERFMON allows reading processes outside, but CAP_SYS_PTRACE does not. A thread
-//! cannot leave a domain, so a trial thread enters first.
+//! A process in a Landlock domain may not access processes outside the domain. CAP_PERFMON overrides this
+//! rule, but CAP_SYS_PTRACE does not. A thread cannot leave a domain. So a trial thread enters the domain
+//! first, and tests whether it can still read processes.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -19,12 +20,12 @@ use super::Needs;
 /// out.
 const KNOWN: ABI = ABI::V10;
 
-/// How many processes are tried until one has readable smaps. The first ones may be kernel threads, which
-/// have no memory.
+/// The maximum number of processes that are tried to find one with readable smaps. The first ones may be
+/// kernel threads, which have no memory to read.
 const MAX_TRIED: usize = 1000;
 
-/// Restricts this thread and threads that it starts later. Restricts nothing and returns false if Landlock
-/// would prevent reading other processes.
+/// Restricts this thread and the threads that it starts later. Restricts nothing and returns false if
+/// Landlock would prevent the program from reading other processes.
 pub(super) fn enter(needs: &Needs) -> Result<bool, String> {
     let Some(readable) = readable_smaps(&needs.proc_path) else { return Ok(false) };
     let ruleset = rules(needs).map_err(|error| error.to_string())?;

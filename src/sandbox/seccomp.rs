@@ -1,7 +1,13 @@
 //! The filter of system calls: calls that the program never makes fail with `EPERM`.
 //!
-//! Unless the program makes a recording, `openat` may not open files for writing, such as `/proc/<pid>/mem`.
-//! `clone` can only create threads, and no memory can be made executable.
+//! `openat` may open files only for reading. So the program cannot write to `/proc/<pid>/mem`, nor to a
+//! container's files below `/proc/<pid>/root`. The program also cannot make memory executable, and `clone`
+//! can only create threads.
+//!
+//! The order of the filter matters for speed, because the kernel compares the number of a call with one
+//! listed number after another. From Linux 5.11 on, the kernel skips the filter for calls that are allowed
+//! with any arguments. Among the other calls, `openat` is the most frequent one in a scrape. So the filter
+//! compares a call with `openat` first.
 
 use std::collections::BTreeMap;
 
@@ -116,7 +122,8 @@ const OPEN_MASK: i32 = libc::O_WRONLY
 /// The `prctl` option that returns what the kernel passed to the program at its start, such as the page size.
 const PR_GET_AUXV: i32 = 0x41555856;
 
-/// Installs the filter in every thread of this process, including threads that already run.
+/// Installs the filter in every thread of this process, including threads that already run. From then on, a
+/// system call fails unless the filter allows it.
 pub(super) fn enter(needs: &Needs) -> Result<(), String> {
     seccompiler::apply_filter_all_threads(&program(needs)?).map_err(|error| error.to_string())
 }
@@ -125,19 +132,17 @@ pub(super) fn enter(needs: &Needs) -> Result<(), String> {
 fn program(needs: &Needs) -> Result<BpfProgram, String> {
     let not_permitted = || SeccompAction::Errno(libc::EPERM as u32);
     let mut others = list(needs);
-    // Calls that are allowed with any arguments bypass the filter from Linux 5.11 on. Of the others, `openat`
-    // is the most frequent.
     let openat = others.remove_entry(&libc::SYS_openat).into_iter().collect();
     let openat = compile(openat, not_permitted(), SeccompAction::Allow)?;
-    // A filter cannot check the arguments of clone3, which are in memory. After ENOSYS, C libraries use
-    // clone, which can be checked.
+    // A filter cannot check the arguments of clone3, because the arguments are in memory. So clone3 fails
+    // with ENOSYS. C libraries then use clone, which the filter can check.
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let clone3 = compile(clone3, not_permitted(), SeccompAction::Errno(libc::ENOSYS as u32))?;
     let others = compile(others, not_permitted(), SeccompAction::Allow)?;
     let mut program = Vec::new();
     for part in [openat, clone3, others] {
-        // Each part ends with an instruction that refuses all other calls. This instruction is removed, so
-        // that the next part can check them.
+        // Each part ends with an instruction that refuses all calls that the part does not list. Before the
+        // next part is added, this instruction is removed, so that the next part checks these calls.
         program.pop();
         program.extend(part);
     }
@@ -154,8 +159,8 @@ fn compile(
         .map_err(|error| error.to_string())
 }
 
-/// Returns the allowed calls. A call with rules must meet at least one rule. A call without rules may have
-/// any arguments.
+/// Returns the allowed calls with their rules. A call with rules must meet at least one of its rules. A call
+/// without rules may have any arguments.
 fn list(needs: &Needs) -> BTreeMap<i64, Vec<SeccompRule>> {
     let mut list: BTreeMap<_, _> =
         [RUNTIME, READING, CONNECTED, OLD].into_iter().flatten().map(|&call| (call, Vec::new())).collect();
@@ -186,8 +191,8 @@ fn list(needs: &Needs) -> BTreeMap<i64, Vec<SeccompRule>> {
         list.insert(libc::SYS_mkdirat, Vec::new());
         #[cfg(target_arch = "x86_64")]
         list.insert(libc::SYS_mkdir, Vec::new());
-        // To create files, the program may open them write-only. O_RDWR stays forbidden, because debuggers
-        // open a process's memory that way.
+        // The program must create files, so it may open a file in write-only mode (O_WRONLY). It may not open
+        // a file for both reading and writing (O_RDWR), because debuggers open a process's memory that way.
         open_mask = libc::O_RDWR;
     }
     list.insert(libc::SYS_openat, vec![masked(2, open_mask as u64, 0)]);

@@ -1,5 +1,5 @@
-//! Restricts nothing on systems other than Linux. There the program reads only recordings, which needs no
-//! special rights.
+//! Takes the place of the sandbox on systems other than Linux, and restricts nothing. There the program reads
+//! only recordings, which needs no special rights.
 
 #[path = "needs.rs"]
 mod needs;

@@ -1,7 +1,8 @@
-//! Decides which thread runs the current pass.
+//! Decides which thread runs the current pass, which is a scrape or a check.
 //!
-//! One thread is active, and another stands by. If a read takes too long, it is detached: the standby thread
-//! becomes active and continues the pass. The thread of the detached read delivers the result later, and
+//! One thread is active and does all the work, while another thread stands by. If a read of the active thread
+//! takes too long, the read is detached: the standby thread becomes the active thread, and continues the pass
+//! with the next process. When the detached read returns, the thread that ran it delivers the result and
 //! ends.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,17 +10,20 @@ use std::time::{Duration, Instant};
 
 use crate::node::reads::detached::MAX_DETACHED as MAX_CHOSEN;
 
-/// How long a read may take before it is detached. The time is long, because normal reads are slow on a busy
-/// node.
+/// How long a read may take before it is detached, which means that the scrape continues without waiting for
+/// the read. The time is long, because normal reads are slow on a busy node. After each detached read, the
+/// time is halved for the rest of the scrape or check, down to [`LEAST_PATIENCE`]. Therefore even 64
+/// processes that block their reads delay a scrape by only 0.6 s in total.
 const PATIENCE: Duration = Duration::from_millis(200);
 const LEAST_PATIENCE: Duration = Duration::from_millis(3);
 
-/// From [`MAX_CHOSEN`] detached reads on, processes that look stuck are skipped. At this higher number, a
-/// scrape even waits for its read.
+/// The maximum number of detached reads, which are reads that the scrape no longer waits for. At this number,
+/// a scrape waits until its current read returns. This rarely happens: when there are [`MAX_CHOSEN`] detached
+/// reads, which is 8 fewer, the exporter already skips processes that look stuck.
 const MAX_DETACHED: usize = MAX_CHOSEN + 8;
 
-/// Passes the work from the active to the standby thread. Threads are numbered from 0, in the order in which
-/// they become active.
+/// Passes the work from the active thread to the standby thread. Threads are numbered from 0 in the order in
+/// which they become active.
 #[derive(Debug, Default)]
 pub struct Handover {
     turns: Mutex<Turns>,
@@ -28,7 +32,7 @@ pub struct Handover {
 }
 
 impl Handover {
-    /// Notes that the active thread begins a scrape or a check.
+    /// Notes that the active thread, which does all the work, begins a scrape or a check.
     pub fn begin_pass(&self) {
         self.turns().begin_pass();
         self.pass_begun.notify_one();
@@ -44,24 +48,26 @@ impl Handover {
         self.turns().activity = Activity::Reading { since: Instant::now() };
     }
 
-    /// Notes that a read by this thread has returned. Returns false if the read was detached, so that another
-    /// thread is active now.
+    /// Notes that a read by this thread has returned. Returns whether this thread is still the active one. If
+    /// not, the read took too long and was detached: another thread has continued the scrape without waiting
+    /// for the read.
     pub fn end_read(&self, thread: usize) -> bool {
         self.turns().end_read(thread)
     }
 
-    /// Notes that the result of a detached read was delivered by the thread that ran the read.
+    /// Notes that the result of a detached read was delivered. A detached read is a read that the scrape no
+    /// longer waits for. The thread that ran the read calls this function, and then ends.
     pub fn deliver(&self) {
         self.turns().n_detached -= 1;
     }
 
-    /// Returns whether any read is detached.
+    /// Returns whether any read is detached. The scrape no longer waits for a detached read.
     pub fn has_detached(&self) -> bool {
         self.turns().n_detached > 0
     }
 
-    /// Blocks until the calling thread becomes the active one, and returns its number. Only one thread may
-    /// stand by at a time.
+    /// Blocks until a read of the active thread takes too long. Then makes the calling thread the active one,
+    /// and returns its number. Only one thread may stand by at a time.
     pub fn stand_by(&self) -> usize {
         let mut turns = self.turns();
         loop {
@@ -87,7 +93,8 @@ struct Turns {
     /// The number of the active thread.
     active: usize,
     activity: Activity,
-    /// The number of detached reads whose result has not been delivered yet.
+    /// The number of detached reads, which the scrape no longer waits for. A detached read is counted until
+    /// its result is delivered.
     n_detached: usize,
     /// How many reads were detached in the current scrape or check.
     n_detached_in_pass: u32,
@@ -130,11 +137,9 @@ impl Turns {
         is_active
     }
 
-    /// Detaches the read of the active thread if it takes too long. Returns what the standby thread does
-    /// next.
+    /// If the read of the active thread takes too long, detaches the read: the scrape no longer waits for it,
+    /// and continues on the standby thread. Returns what the standby thread does next.
     fn stand_by(&mut self, now: Instant) -> Standby {
-        // The time is halved after each detached read. So even 64 stuck reads delay a scrape by only 0.6 s in
-        // total.
         let patience = (PATIENCE / (1 << self.n_detached_in_pass.min(8))).max(LEAST_PATIENCE);
         let left = match self.activity {
             Activity::Idle => return Standby::WaitForPass,

@@ -1,7 +1,9 @@
-//! Runs scrapes and checks.
+//! Runs scrapes. A scrape lists the processes, finds their containers, chooses and reads processes, sums the
+//! readings, and renders the sums.
 //!
-//! A scrape lists the processes, finds their containers, reads processes, sums the readings, and renders the
-//! sums. A check reads only containers close to their limit, for OOM records, and renders nothing.
+//! Between scrapes there are *checks*. A check has the same steps as a scrape, but reads only containers that
+//! come close to their limit, and renders nothing. If the kernel then kills a process in such a container,
+//! the OOM record can show what the container held.
 
 mod checks;
 mod handover;
@@ -82,14 +84,15 @@ impl Scraper {
         }
     }
 
-    /// Waits up to `patience` for the first listing of containers.
+    /// Waits up to `patience` for the first listing of containers, so that the first scrape has containers.
     ///
-    /// Fails with a one-line message if none arrives. Each scrape tries again.
+    /// Fails if there is no listing by then; each scrape tries again. The error is a one-line message.
     pub fn list_first(&mut self, patience: Duration) -> Result<(), String> {
         self.discovery.list_first(Instant::now() + patience)
     }
 
-    /// Makes each scrape read all processes, even unchanged ones. Benchmarks use this to measure reads.
+    /// Makes each scrape read all processes, even processes that look unchanged. Benchmarks use this to
+    /// measure reads.
     pub fn always_read(&mut self) {
         self.reads.always_read();
     }
@@ -104,9 +107,9 @@ impl Scraper {
         self.proc.clone()
     }
 
-    /// Scrapes once, with all reads on the calling thread.
+    /// Scrapes once. Runs all reads on the calling thread.
     ///
-    /// Fails with a one-line message if proc cannot be listed.
+    /// Fails if proc cannot be listed; the last snapshot is then kept. The error is a one-line message.
     pub fn scrape(&mut self, reader: &mut Reader) -> Result<(), String> {
         self.begin(Pass::Scrape, false)?;
         reader.restart_clock();
@@ -121,9 +124,10 @@ impl Scraper {
         Ok(())
     }
 
-    /// Begins a pass. Without `needs_paths`, a scrape may read only the kernel's sums (smaps_rollup).
+    /// Begins a scrape or a check by listing the processes. If `needs_paths` is false, a scrape may read only
+    /// the sums that the kernel computes (smaps_rollup). Otherwise every mapping is read.
     ///
-    /// Fails with a one-line message if proc cannot be listed.
+    /// Fails if proc cannot be listed. The error is a one-line message.
     pub fn begin(&mut self, pass: Pass, needs_paths: bool) -> Result<(), String> {
         let (now, clock) = (Instant::now(), thread_cpu_time());
         if self.proc.is_replaced() {
@@ -136,7 +140,8 @@ impl Scraper {
         discovery.refresh(now);
         let cannot_list = |error| format!("cannot list {:?}: {}", proc.path(), plain(&error));
         processes.list(proc, pass == Pass::Check, now).map_err(cannot_list)?;
-        // A check always reads paths, because an OOM record needs them.
+        // Only a scrape may leave out the paths and read the kernel's sums. A check between scrapes always
+        // reads paths, because an OOM record needs them.
         reads.begin(processes, pass == Pass::Scrape && !needs_paths && views.are_sums());
         match pass {
             Pass::Scrape => budget.begin_scrape(now),
@@ -148,12 +153,13 @@ impl Scraper {
         Ok(())
     }
 
-    /// Returns the pass that is running, if there is one.
+    /// Returns the pass that is running, if there is one. A pass is a scrape or a check.
     pub fn under_way(&self) -> Option<Pass> {
         self.progress.under_way()
     }
 
-    /// Returns the next read for the thread with this number, or `None` if the pass has no further reads.
+    /// Returns the next read for the thread with this number. Returns `None` if the current scrape or check
+    /// has no further reads.
     pub fn next(&mut self, thread: u32) -> Option<Job> {
         if let Some(pass) = self.progress.identifying() {
             let Self { proc, discovery, processes, reads, .. } = self;
@@ -173,13 +179,15 @@ impl Scraper {
             (Node { processes, proc, discovery }, Bounds { budget, time_to_limit: &time_to_limit });
         let next = reads.next(&mut node, &bounds, snapshot, thread);
         if next.is_none() {
-            // The CPU time of this call is usually charged with the read that follows. Here, no read follows.
+            // The CPU time of this call is usually charged together with the read that follows. No read
+            // follows here, so the CPU time is charged separately.
             self.add_overhead_since(clock);
         }
         next
     }
 
-    /// Identifies the processes, finds their containers, and queues the processes that this pass reads.
+    /// Identifies the processes and finds their containers. Then queues the processes that this scrape or
+    /// check reads.
     fn begin_reads(&mut self, pass: Pass) {
         let now = Instant::now();
         let Self { proc, discovery, processes, cgroups, .. } = self;
@@ -201,11 +209,13 @@ impl Scraper {
         }
     }
 
-    /// Applies the result of a read, which may have begun in an earlier pass.
+    /// Applies the result of a read. If the read took so long that the scrape continued without it, the
+    /// result may be applied in a later scrape or check.
     pub fn apply(&mut self, job: &Job, finding: &Finding<'_>) {
         let Self { proc, discovery, processes, reads, snapshot, .. } = self;
         apply_read(reads, &mut Node { processes, proc, discovery }, snapshot, job, finding);
-        // Charged at once, 3,400 reads of `stat` would use up a budget of 0.01. Instead, they delay the next
+        // Reads of `stat` alone are not charged to the CPU budget of this scrape. If they were, 3,400 of them
+        // would use up a budget of 0.01, and no memory would be read. Instead, their CPU time delays the next
         // scrape.
         match job.detail {
             Detail::Stat => self.progress.add_overhead(finding.cost.cpu_time),
@@ -215,18 +225,20 @@ impl Scraper {
         self.progress.note_read();
     }
 
-    /// Detaches the current read, if one is running.
+    /// Detaches the current read, if one is running. The scrape then no longer waits for this read.
     pub fn detach(&mut self) {
         self.reads.detach(&mut self.processes);
     }
 
-    /// Whether all detached reads have returned, except stuck ones.
+    /// Whether all selected processes were read, except processes that cannot be read now. A process cannot
+    /// be read now if it is stuck, if its last read took long and was a short time ago, or if the CPU budget
+    /// is used up.
     pub fn is_complete(&self) -> bool {
         self.processes.is_complete()
     }
 
-    /// Ends the reads of a pass: sums the readings, and reads the cgroups of the containers. Stuck processes
-    /// cannot block this.
+    /// Ends the reads of the scrape or check: sums the readings, and reads the cgroups of the containers. A
+    /// stuck process cannot block these steps.
     pub fn finish(&mut self) {
         let (now, clock) = (Instant::now(), thread_cpu_time());
         let Some((pass, must_sum)) = self.progress.finish(now) else { return };
@@ -252,8 +264,8 @@ impl Scraper {
         self.add_overhead_since(clock);
     }
 
-    /// Charges the CPU time of the pass to the budget, without its reads. Returns the time at which the next
-    /// scrape may begin.
+    /// Charges the CPU time of the scrape or check to the budget, except the time of the reads, which was
+    /// charged before. Returns the time at which the next scrape may begin.
     pub fn end(&mut self, pass: Pass) -> Option<Instant> {
         let overhead = self.progress.take_overhead();
         match pass {
@@ -294,13 +306,15 @@ impl Scraper {
         self.add_overhead_since(clock);
     }
 
-    /// Appends what `query` selects of the last scrape, without charging the budget. Returns whether `text`
-    /// has at most `max_bytes`.
+    /// Appends the view that `query` describes to `text`, with the cgroup families of its containers. The
+    /// values are those of the last scrape. Returns whether the text has at most `max_bytes`. The CPU time is
+    /// not charged to the budget.
     pub fn render_query(&mut self, query: &Query, text: &mut Vec<u8>, max_bytes: usize) -> bool {
         let Some((view, n_samples)) = query.render(text, &self.snapshot, max_bytes) else { return false };
         if let Some(cgroups) = &self.cgroups {
             let selects = |account: &Exported<'_>| query.selects(account.labels, None);
-            // `render` goes through the containers once for each family, so the filters are matched before.
+            // `render` goes through the containers once for each family. They are collected here, so that the
+            // filters of the query are matched only once.
             let selected: Vec<_> = cgroups.exported().filter(selects).collect();
             exposition::cgroups::render(text, cgroups.groups(), selected.iter().copied());
             let pods: Vec<_> = cgroups.exported_pods().filter(|(_, of)| query.selects_any(of)).collect();
@@ -314,8 +328,8 @@ impl Scraper {
         text.len() <= max_bytes
     }
 
-    /// Returns the time at which the oldest exported values were read; without values, the time at which the
-    /// scrape began.
+    /// Returns the time at which the oldest exported values were read. If there are no values, returns the
+    /// time at which the scrape began.
     pub fn oldest_data(&self) -> Option<Instant> {
         self.processes.oldest().or(self.progress.began_at())
     }
@@ -331,8 +345,8 @@ impl Scraper {
         self.discovery.wait_until(deadline, wake);
     }
 
-    /// Returns the time at which the next check is due, if no scrape begins before; `None` if there are no
-    /// checks.
+    /// Returns the time at which the next check is due, if no scrape begins before that time. Returns `None`
+    /// if there are no checks.
     pub fn next_check(&self) -> Option<Instant> {
         let need = match &self.cgroups {
             Some(cgroups) if cgroups.has_due() => Need::Urgent,
@@ -342,8 +356,8 @@ impl Scraper {
         self.checks.next_check(self.budget.next_check(), need)
     }
 
-    /// Starts a thread that wakes the scrape thread at OOM kills, and near a container's limit. Fails with
-    /// the system's error.
+    /// Starts a thread that wakes the scrape thread when there is an OOM kill, or when a container comes
+    /// close to its limit. Fails with the system's error if the thread cannot be started.
     pub fn watch_ooms(&self, demand: Arc<Demand>) -> io::Result<()> {
         match &self.cgroups {
             Some(cgroups) => cgroups.start_watch(demand, self.budget.fraction(), self.proc()),

@@ -22,8 +22,8 @@ const MAX_RECORDS: usize = 64;
 const MAX_OF_ONE: usize = 4;
 /// The maximum size of all OOM records together in bytes. The newest record is kept even if it is larger.
 const MAX_BYTES: usize = 256 << 10;
-/// The shortest time between log lines about one container or pod. Without this limit, 67 kills a second
-/// would log 26 KB a second.
+/// The shortest time between two log lines about the same container or pod. Without this limit, a container
+/// with 67 kills a second would cause 26 KB of log lines a second.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The growth of a path is measured over at least this time, and over less than [`MAX_GROWTH_TIME`].
@@ -37,13 +37,18 @@ pub struct Ooms {
     /// JSON.
     records: VecDeque<(Box<str>, String)>,
     is_new: bool,
-    /// The time of the last log line about each container or pod, and the line that waits. The key is the
-    /// label text.
+    /// The log lines of each container or pod, by its label text. An entry has the time at which the last
+    /// line was logged, and the line that waits to be logged.
     logged: BTreeMap<Box<str>, (Instant, Option<LogLine>)>,
 }
 
 impl Ooms {
-    /// Makes and logs a record of each kill. `snapshot` has the sums that were computed at `summed_at`.
+    /// Makes a record of each kill, and logs the record. If the last log line about the same container is too
+    /// recent, the new line waits.
+    ///
+    /// The record shows the largest paths that the container mapped. If the container was close to its limit,
+    /// these paths were stored before the kill. Otherwise they are computed from `snapshot`, which has the
+    /// sums over the last reads of all processes. `summed_at` is when these sums were computed.
     pub fn record(
         &mut self,
         kills: Vec<Kill>,
@@ -66,7 +71,6 @@ impl Ooms {
         let (mut largest, read_at) = match (content, &kill.found.place) {
             (Some(content), Place::Container(container)) => match &content.last_reading {
                 Some(last) => (last.largest.clone(), last.oldest),
-                // The container was not close to its limit, so no reading was stored before the kill.
                 None => {
                     let (mut summed, key) = (Largest::default(), container.id.key());
                     let is_known = content.is_alone && summed.find(snapshot.table(), key, &mut Vec::new());
@@ -154,8 +158,9 @@ impl Ooms {
     }
 }
 
-/// Sets how much each path grew within a minute before `read_at`. Returns how long the growth was measured;
-/// `None` without earlier sizes.
+/// Sets the growth of each path. The growth is the size of the path at `read_at`, minus its size at an
+/// earlier time in the minute before `read_at`. If there are sizes from several earlier times, the earliest
+/// is used. Returns the time from the earlier sizes to `read_at`, or `None` if there are no earlier sizes.
 fn set_growth(largest: &mut Largest, read_at: Instant, content: &Content) -> Option<Duration> {
     let time_to = |at: Instant| read_at.saturating_duration_since(at);
     let earlier = content

@@ -30,8 +30,9 @@ pub struct Parts {
     pub views: Views,
     /// Renders the families about the exporter itself.
     pub self_metrics: SelfMetrics,
-    /// The shortest time from the start of a pass to the start of the next check; `None` if there are no
-    /// checks.
+    /// The shortest time from the start of a scrape or a check to the start of the next check; `None` if
+    /// there are no checks. A check has the same steps as a scrape, but reads only the processes of
+    /// containers that come close to their memory limit.
     pub check_interval: Option<Duration>,
     /// Whether the program scrapes only once, and records the result.
     pub is_recording: bool,

@@ -1,9 +1,10 @@
-//! Keeps the phase of the current pass. This module does no I/O, and the caller passes the time.
+//! Keeps the phase of the current pass, which is a scrape or a check. This module does no I/O, and the caller
+//! passes the time.
 
 use std::time::{Duration, Instant};
 
-/// How long the first scrape may read. The CPU budget does not limit the first scrape, so that values are
-/// exported soon.
+/// How long the first scrape may take. The CPU budget does not limit the first scrape, so that values are
+/// exported soon. Instead, the first scrape reads no further process after this time.
 const MAX_FIRST_SCRAPE: Duration = Duration::from_secs(5);
 
 /// The two kinds of passes. Each pass lists the processes, and then reads the memory of some of them.
@@ -89,13 +90,14 @@ impl Progress {
         self.has_read = true;
     }
 
-    /// Returns whether the first scrape has run too long and must end now. The second scrape reads the
-    /// remaining processes.
+    /// Returns whether the first scrape is running and has taken too long, so that it must end now. The
+    /// second scrape reads the processes that are left.
     pub fn is_first_too_long(&self, now: Instant) -> bool {
         self.is_first && self.began_at.is_some_and(|began_at| now > began_at + MAX_FIRST_SCRAPE)
     }
 
-    /// Ends the current pass. Returns its kind, and whether the readings must be summed again.
+    /// Ends the current scrape or check. Returns its kind, and whether the sums over all processes must be
+    /// computed again. This is not necessary after a check that has read no process.
     pub fn finish(&mut self, now: Instant) -> Option<(Pass, bool)> {
         let pass = self.under_way()?;
         self.phase = Phase::Idle;

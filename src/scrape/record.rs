@@ -6,9 +6,10 @@ use crate::procfs::Buffers;
 use crate::sources::recording::Writer;
 
 impl Scraper {
-    /// Writes the files that the last scrape read. Returns the number of processes.
+    /// Writes the files that the last scrape read, and the files that show which container each process is
+    /// in. Returns the number of recorded processes. Processes that have ended since the scrape are left out.
     ///
-    /// Fails if nothing can be recorded or written.
+    /// Fails if there is nothing to record, or if a file cannot be written. The error is a one-line message.
     pub fn record(&mut self, writer: &mut Writer) -> Result<usize, String> {
         let n_processes = self.processes.record(&self.proc, writer)?;
         if n_processes == 0 {
@@ -17,8 +18,9 @@ impl Scraper {
         let selected = || self.discovery.containers().filter(|container| container.is_selected);
         let mut buffers = Buffers::default();
         for init_pid in selected().filter_map(|container| container.listed.init_pid) {
-            // Attribution may use the cgroup of a container's init process. So that cgroup is recorded even
-            // if no filter selects the process.
+            // The exporter may find the container of a process by the cgroup of the container's init process.
+            // For this reason, the cgroup of each init process is recorded, even if no filter selects the
+            // init process.
             let init = self.proc.process(init_pid, &mut buffers);
             if let Ok(cgroup) = init.and_then(|init| init.raw_cgroup(&mut buffers)) {
                 writer.file(init_pid, "cgroup", &cgroup)?;

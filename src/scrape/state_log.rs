@@ -12,8 +12,8 @@ pub struct StateLog {
     selection: SelectionLog,
     refusals: Problem,
     over_limit: Problem,
-    /// Whether the program makes a recording. If nothing is recorded, an error message says why, so the log
-    /// says it only at debug level.
+    /// Whether the program makes a recording. Such a program fails with an error message if there is nothing
+    /// to record. The reason is then logged at debug level, not as a warning.
     is_recording: bool,
 }
 
@@ -34,7 +34,8 @@ impl StateLog {
         self.selection != SelectionLog::Selection
     }
 
-    /// Logs once what the filters select, because filters are the usual reason why no process is exported.
+    /// Logs once what the filters select, because filters are the usual reason why no process is exported. If
+    /// there are no containers yet, first logs once that there are none.
     pub fn log_selection(&mut self, selection: &Selection<'_>) {
         if self.selection.advance(selection.n_containers) {
             let level = match selection.n_selected {
@@ -60,8 +61,8 @@ impl StateLog {
         }
     }
 
-    /// Logs once that there are more samples than `max_samples`. This can happen because one command of each
-    /// container is always kept.
+    /// Logs once that there are more samples than `max_samples`, although the smallest series were summed
+    /// into `[other]`. This can happen because at least one command of each container is kept.
     pub fn log_over_limit(&mut self, n_samples: u64, max_samples: u64) {
         let is_over = max_samples > 0 && n_samples > max_samples;
         if is_over && self.over_limit.update(true).is_some() {
@@ -89,8 +90,9 @@ enum SelectionLog {
 }
 
 impl SelectionLog {
-    /// Returns whether a line must be logged now: at the first call, and when there are containers for the
-    /// first time.
+    /// Returns whether a line about the selected containers must be logged now. The first call returns true.
+    /// If there were no containers at that time, the first call with containers also returns true.
+    /// `n_containers` is the current number of containers.
     fn advance(&mut self, n_containers: usize) -> bool {
         let next = if n_containers > 0 { Self::Selection } else { Self::NoContainers };
         let is_news = match self {

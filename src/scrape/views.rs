@@ -11,7 +11,8 @@ use crate::totals::shape::Shape;
 use crate::totals::snapshot::Snapshot;
 use crate::totals::view::View;
 
-/// Renders `/metrics` without parameters, as the program's options describe it.
+/// Renders `/metrics` without parameters. The program's options decide what one series stands for, for
+/// example a path or a process, and which samples each series has.
 #[derive(Debug)]
 pub struct Views {
     main: View,
@@ -44,8 +45,9 @@ impl Views {
         exposition::text::render(text, &self.main, snapshot.summed())
     }
 
-    /// Returns the containers that have folded paths: the label text without its closing brace, and the
-    /// number of these paths.
+    /// Returns the containers that have folded paths in the last exposition. Folded paths are summed into
+    /// `[other]`. Each item has the label text of the container, without its closing brace, and the number of
+    /// its folded paths.
     pub fn folded<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = (&'a str, u64)> {
         self.main.folded(snapshot.summed())
     }
@@ -66,8 +68,8 @@ pub struct Query {
 }
 
 impl Query {
-    /// Appends the view's families to `text`. Returns the view and its number of samples; `None` if view and
-    /// text would exceed `max_bytes`.
+    /// Appends the families `process_smaps_*` of the view to `text`. Returns the view and the number of
+    /// samples. Returns `None` if the view and its text together would take more than `max_bytes`.
     pub fn render(&self, text: &mut Vec<u8>, snapshot: &Snapshot, max_bytes: usize) -> Option<(View, u64)> {
         let mut view = View::new(self.shape);
         view.update(snapshot.summed(), |container, command| self.selects(container, Some(command)));
@@ -85,8 +87,9 @@ impl Query {
         containers.iter().any(|container| self.selects(&container.labels, None))
     }
 
-    /// Whether a filter matches, or there are no filters. `container` is label text, and `command` is
-    /// escaped. Without `command`, only the container must match.
+    /// Whether at least one filter matches this command of this container, or there are no filters.
+    /// `container` is the container's label text, and `command` is the command's escaped name. If `command`
+    /// is `None`, only the container must match.
     pub fn selects(&self, container: &str, command: Option<&str>) -> bool {
         if self.filters.is_empty() {
             return true;

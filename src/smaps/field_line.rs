@@ -7,19 +7,19 @@ use super::lines::{EACH, HIGH};
 pub const KEY_LEN: usize = 16;
 /// The length of the digits and the spaces before them.
 const DIGITS_LEN: usize = 8;
-/// The length of a field line (`%-16s%8lu kB\n`) if its value has at most eight digits.
+/// The length of a field line if its value has at most eight digits.
 pub const LINE_LEN: usize = KEY_LEN + DIGITS_LEN + UNIT.len();
 const UNIT: &[u8; 4] = b" kB\n";
 
-/// Whether `line` is one of the frequent lines that are not exported. No header and no exported field begins
-/// with these eight bytes.
+/// Whether `line` is one of the frequent lines that are not exported. Comparing the first eight bytes is
+/// enough, because all headers and all lines of exported fields begin with other bytes.
 #[inline]
 pub fn is_not_exported(line: &[u8]) -> bool {
     matches!(line.first_chunk(), Some(b"VmFlags:" | b"THPeligi" | b"Protecti"))
 }
 
-/// Maps a key's hash to the position of its field. Other texts may have the same hash, so the whole key is
-/// compared.
+/// For each hash, the position of the field with a key that has this hash. No two keys have the same hash.
+/// Any other text may have the hash of a key, so the whole key must be compared, too.
 const FIELD_BY_HASH: [u8; 64] = {
     let mut fields = [u8::MAX; 64];
     let mut i = 0;
@@ -36,8 +36,8 @@ const fn hash(key: &[u8]) -> usize {
     (2 * key[0] as usize + key[key.len() - 1] as usize + 2 * key.len()) % 64
 }
 
-/// Returns the field that a line names, and its value in kB, at most `u64::MAX`. `None` for other lines and
-/// other units.
+/// Returns the field that a line names, and its value in kB. A value that is too large becomes `u64::MAX`.
+/// Returns `None` for any other line, and for any other unit.
 #[inline]
 pub fn field_of(line: &[u8]) -> Option<(usize, u64)> {
     let colon = line.iter().take(KEY_LEN).position(|&b| b == b':')?;
@@ -76,15 +76,17 @@ pub fn kib_of(line: &[u8; LINE_LEN]) -> Option<u64> {
     if [*u0, *u1, *u2, *u3] != *UNIT {
         return None;
     }
-    // A digit is a byte from 0x30 to 0x39, and a space is 0x20. Setting the bit 0x10 turns spaces into the
-    // digit 0.
+    // The bit 0x10 is set in a digit (0x30 to 0x39), but not in a space (0x20). Setting this bit turns a
+    // space into the digit 0.
     let bit = 0x10 * EACH;
     let values = (text | bit) ^ (0x30 * EACH);
-    // Adding 0x76 sets the high bit of bytes above 9. Only a byte that is refused anyway can carry into the
-    // next.
+    // Adding 0x76 sets the high bit of every byte above 9. If the high bit of a byte was set before, the
+    // addition may carry into the next byte. A byte with its high bit set is no digit, so the text is refused
+    // in any case.
     let no_digits = ((values.wrapping_add(0x76 * EACH)) | values) & HIGH;
-    // `spaces` has 0xff for each space, beginning in the lowest byte. No 0xff may be above a 0, because
-    // digits come last.
+    // A byte of `spaces` is 0xff where the text has a space, and 0 where it has a digit. The first character
+    // of the text is in the lowest byte. Spaces are allowed only before the digits, so all 0xff bytes must be
+    // below all 0 bytes.
     let spaces = ((!text & bit) >> 4).wrapping_mul(0xff);
     let no_run = spaces & spaces.wrapping_add(1);
     let no_last_digit = spaces & 1 << 63;

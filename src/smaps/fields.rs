@@ -1,7 +1,8 @@
-//! The table of smaps fields: the kernel's key, the metric's name and help text, and how values are combined.
-//! The scanner, the exposition, `--fields` and the documentation are made from this table.
+//! The table of smaps fields. For each field it has the kernel's key, the metric's short name, the help text,
+//! and how the values of several mappings become one value.
 //!
-//! Source: Documentation/filesystems/proc.rst, section 1.1, "smaps".
+//! The scanner, the exposition, the option `--fields` and the documentation's list of metrics are made from
+//! this table. The kernel defines the fields in Documentation/filesystems/proc.rst, section 1.1, "smaps".
 
 /// One smaps field.
 #[derive(Debug)]
@@ -46,7 +47,8 @@ pub const ROUNDED: FieldMask = 1 << 2 | 1 << 3 | 1 << 18 | 1 << 19;
 
 /// The position of the resident set size in [`FIELDS`].
 pub const RSS: usize = 1;
-/// The position of the proportional set size in [`FIELDS`].
+/// The position of the proportional set size in [`FIELDS`]. Paths with the smallest proportional set sizes
+/// are the first to be summed as `[other]`.
 pub const PSS: usize = 2;
 /// The position of the field `Anonymous` in [`FIELDS`]. The field counts the resident memory that belongs to
 /// no file.

@@ -1,4 +1,5 @@
-//! Parses header lines of smaps: the first line of each mapping, from its address range to its path.
+//! Parses header lines of smaps. A header is the first line of a mapping. It begins with the address range,
+//! and ends with the path.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -12,11 +13,11 @@ pub enum Next {
     Adjacent,
     /// The next mapping begins at a higher address than the end of this one, or there is no next mapping.
     Above,
-    /// The next mapping begins at the same address: the kernel printed this mapping again after a change. The
-    /// next one replaces this one.
+    /// The next mapping begins at the same address as this one. It is the same mapping, printed again after a
+    /// change, and replaces this one.
     Same,
-    /// The next mapping overlaps this one from another address, or lies below it. So the mappings changed
-    /// during the read.
+    /// The next mapping overlaps this one or has lower addresses, and the two begin at different addresses.
+    /// They cannot have existed at the same time, so the mappings were changed during the read.
     Torn,
 }
 
@@ -52,7 +53,8 @@ const IS_HEX: [bool; 256] = {
 
 /// Returns whether all these bytes are in [`IS_HEX`], testing eight bytes at once.
 fn are_hex(digits: &[u8; 12]) -> bool {
-    // Sets the high bit of each byte that is at least `b`. Bytes below 0x80 never carry into the next byte.
+    // Sets the high bit of each byte that is at least `b`. All bytes are below 0x80, so no sum overflows into
+    // the next byte.
     let at_least = |text: u64, b: u8| text + EACH * u64::from(0x80 - b);
     let word = |at: usize| u64::from_le_bytes(*digits[at..].first_chunk().expect("eight bytes from here"));
     let are_hex = |text: u64| {
@@ -63,8 +65,8 @@ fn are_hex(digits: &[u8; 12]) -> bool {
     are_hex(word(0)) & are_hex(word(4)) == HIGH
 }
 
-/// Returns the length of the `<address>-<address> ` that begins a header, space included; `None` if `bytes`
-/// begins with no header.
+/// Returns the length of the `<address>-<address> ` with which a header begins, including the space. Returns
+/// `None` if `bytes` does not begin with a header.
 #[inline]
 pub fn range_end(bytes: &[u8]) -> Option<usize> {
     // Nearly all addresses of 64-bit processes have twelve digits.
@@ -87,13 +89,15 @@ fn any_range_end(bytes: &[u8]) -> Option<usize> {
     Some(space + 1)
 }
 
-/// Compares the mapping of `header` with the next mapping. `following` begins with the next header. The
-/// lengths of the address ranges come from [`range_end`].
+/// Returns how the next mapping follows the mapping with the header `header` (see [`Next`]). `following`
+/// begins with the header of the next mapping. `range_len` and `next_range_len` are the lengths of the
+/// `<address>-<address> ` at the beginning of both headers, including the space.
 #[inline]
 pub fn next(header: &[u8], following: &[u8], range_len: usize, next_range_len: usize) -> Next {
-    // Nearly all addresses have twelve digits. Their texts have the same order as the numbers, because digits
-    // come before letters in ASCII.
-    let twelve_digits = |text: &[u8; 16]| u128::from_be_bytes(*text) >> 32; // drops the four bytes after them
+    // This fast path is for addresses of twelve digits. Nearly all addresses have twelve digits. They are
+    // compared as text, because `0` to `9` come before `a` to `f` in ASCII, so the texts have the same order
+    // as the numbers. The shift drops the four bytes after the twelve digits.
+    let twelve_digits = |text: &[u8; 16]| u128::from_be_bytes(*text) >> 32;
     if let (Some(range), Some(begin)) = (header.first_chunk::<29>(), following.first_chunk::<16>())
         && (range_len, next_range_len) == (26, 26)
         && (range[12], begin[12]) == (b'-', b'-')
@@ -106,12 +110,12 @@ pub fn next(header: &[u8], following: &[u8], range_len: usize, next_range_len: u
     any_next(header, following)
 }
 
-/// The slow path of [`next`], for addresses of other lengths, and for mappings that begin below the end of
-/// the previous one.
+/// The slow path of [`next`]. It also handles addresses with more or fewer than twelve digits, and mappings
+/// that begin below the end of the previous one.
 #[cold]
 fn any_next(header: &[u8], following: &[u8]) -> Next {
-    // Returns the number of significant digits, and these digits. Such pairs have the same order as the
-    // numbers.
+    // Returns the number of digits without leading zeros, and these digits. If two numbers are compared as
+    // such pairs, the number with more digits is larger.
     fn number(digits: &[u8]) -> (usize, &[u8]) {
         let n_zeros = digits.iter().take_while(|&&b| b == b'0').count();
         (digits.len() - n_zeros, &digits[n_zeros..])
@@ -133,8 +137,8 @@ fn any_next(header: &[u8], following: &[u8]) -> Next {
 pub fn path_of(header: &[u8]) -> &[u8] {
     let mut rest = header.strip_suffix(b"\n").unwrap_or(header);
     let mut n_words = 4;
-    // Permissions have four letters, and nearly every offset has eight digits. If so, both are skipped at
-    // once.
+    // Permissions always have four letters, and nearly every offset has eight digits. If the offset has eight
+    // digits, permissions and offset are skipped at once.
     if let Some((start, more)) = rest.split_first_chunk::<14>()
         && let (Some(begin), Some(end)) = (start.first_chunk(), start.last_chunk())
         && bytes_equal_to(b' ', *begin) == 0x80 << (4 * 8)

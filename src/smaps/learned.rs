@@ -1,5 +1,5 @@
-//! Remembers the lines of the previous mapping. Most lines are the same in the next mapping, because two
-//! thirds of all values are 0, and comparing is faster than parsing.
+//! Remembers the lines of the previous mapping. Most lines are the same in the next mapping, and comparing a
+//! line is faster than parsing it.
 
 use super::field_line::{KEY_LEN, LINE_LEN, field_of, is_not_exported, key, kib_of};
 use super::fields::{FIELDS, Values};
@@ -20,11 +20,11 @@ pub enum Run {
     /// The current mapping has the same fields in the same order. This many bytes need not be parsed any
     /// more.
     Taken(usize),
-    /// The current mapping has other fields, or has them in another order. Its lines must be parsed and
-    /// learned.
+    /// The current mapping has other fields, or has them in another order. Its lines must be parsed. They are
+    /// then compared with the next mapping.
     Unlike,
-    /// The lines cannot be compared, because a value has more than eight digits or some bytes are unread. The
-    /// remembered lines stay valid.
+    /// The current mapping cannot be compared, because a value has more than eight digits, or because some
+    /// bytes are not read yet. The remembered lines can still be used for the next mapping.
     Unfit,
 }
 
@@ -46,8 +46,8 @@ impl Learned {
         self.run.len() * LINE_LEN
     }
 
-    /// Compares the lines at the beginning of `bytes` with the remembered ones. Stores changed values in
-    /// [`values`](Self::values).
+    /// Compares the lines at the beginning of `bytes` with the field lines of the previous mapping. If a
+    /// value has changed, stores the new value in [`values`](Self::values).
     #[inline]
     pub fn take(&mut self, bytes: &[u8]) -> Run {
         let (lines, _) = bytes.as_chunks::<LINE_LEN>();
@@ -73,19 +73,23 @@ impl Learned {
         Run::Taken(n_bytes + if has_tail { self.tail.len() } else { 0 })
     }
 
-    /// Remembers the lines of a mapping after its header, so that [`take`](Self::take) can compare the next
-    /// mapping with them.
+    /// Remembers the lines at the beginning of `bytes`, so that [`take`](Self::take) can compare the next
+    /// mapping with them. `bytes` is the text of one mapping after its header. The lines of fields in
+    /// [`FIELDS`] come first, with 28 bytes each. The lines after them are remembered as one text, because
+    /// they are the same in nearly every mapping.
     pub fn learn(&mut self, bytes: &[u8]) {
         self.run.clear();
         self.values = Values::default();
         let Values { present, bytes: values } = &mut self.values;
         let known = |line: &[u8; LINE_LEN]| {
             let kib = kib_of(line)?;
-            // If a field occurs twice, its last line decides the value. So only the lines before the second
-            // occurrence are remembered.
+            // If a field occurs twice, its last line decides the value. A changed first line must not replace
+            // this value. So only the lines before the second occurrence are remembered, and the others are
+            // parsed in every mapping.
             let (field, _) = field_of(line).filter(|(field, _)| *present & 1 << field == 0)?;
-            // `kib_of` parses the eight bytes before the unit. The bytes before these must be spaces,
-            // otherwise the value has more digits.
+            // `kib_of` parses the eight bytes before the unit. All bytes between the key and these eight
+            // bytes must be spaces. Any other byte means that the value has more than eight digits, or that
+            // `line` is not exactly one line.
             let padding = &key(line)[FIELDS[field].key.len() + 1..];
             if padding.iter().any(|&b| b != b' ') {
                 return None;

@@ -19,8 +19,9 @@ pub fn line_end(bytes: &[u8], at: usize) -> Option<usize> {
     Some(at + words.len() * 8 + i + 1)
 }
 
-/// Marks each byte that equals `b` by its high bit (Alan Mycroft, 1987). Only the lowest mark is always
-/// correct.
+/// Returns a word in which the high bit of each byte that equals `b` is set. The lowest of the set bits is
+/// always correct. Bytes above it may be marked although they differ from `b` (Alan Mycroft's test for a zero
+/// byte, 1987).
 #[inline]
 pub fn bytes_equal_to(b: u8, word: [u8; 8]) -> u64 {
     let differences = u64::from_le_bytes(word) ^ (EACH * u64::from(b));

@@ -34,12 +34,12 @@ pub const NOT_FORKED: u8 = 1 << 3;
 /// flag.
 pub const GUARDED: u8 = 1 << 4;
 
-/// Whether the address is in the area where the kernel itself places mappings. Always false if the kernel
-/// uses 39-bit addresses.
+/// Whether this address is in the area in which the kernel itself chooses addresses for mappings. By default,
+/// this area begins at most 1 TiB (x86_64) or 17 GiB (arm64) below the main thread's stack, and grows
+/// downwards. An arm64 kernel with pages of 16 KiB uses the same addresses as x86_64. If the kernel uses
+/// 39-bit addresses, the result is always false.
 pub fn is_mmap_address(address: u64) -> bool {
-    // By default, the area begins at most 1 TiB (x86_64) or 17 GiB (arm64) below the main thread's stack, and
-    // grows downwards.
-    const X86_64: Range<u64> = 0x7e00_0000_0000..0x8000_0000_0000; // and arm64 with pages of 16 KiB
+    const X86_64: Range<u64> = 0x7e00_0000_0000..0x8000_0000_0000;
     const ARM64: Range<u64> = 0xfe00_0000_0000..0x1_0000_0000_0000;
     X86_64.contains(&address) || ARM64.contains(&address)
 }
@@ -79,8 +79,9 @@ impl Place {
     }
 }
 
-/// The unparsed address range, permissions and flags of a mapping. Most mappings do not need them, and
-/// parsing adds a third to the time.
+/// The text from which the address range, permissions and flags of a mapping are parsed. Parsing them takes a
+/// third as long as parsing the rest of a mapping, and most mappings do not need them. So they are parsed
+/// only when they are needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PlaceText<'a> {
     /// The header line. Its first `range_len` bytes are the address range.
@@ -137,19 +138,20 @@ fn number(digits: &[u8]) -> u64 {
 /// Returns the number that eight hexadecimal digits stand for.
 fn eight(digits: [u8; 8]) -> u64 {
     let text = u64::from_be_bytes(digits);
-    // The low four bits are a digit's value. A letter's value is 9 more, and only letters (0x61 to 0x66) have
-    // the bit 0x40.
+    // A digit is a byte from 0x30 to 0x39, and its low four bits are its value. A letter is a byte from 0x61
+    // to 0x66, and its value is 9 more than its low four bits. Only letters have the bit 0x40.
     let mut value = (text & (0xf * EACH)) + 9 * (text >> 6 & EACH);
     value = (value >> 4 | value) & 0x00ff_00ff_00ff_00ff;
     value = (value >> 8 | value) & 0x0000_ffff_0000_ffff;
     (value >> 16 | value) & 0xffff_ffff
 }
 
-/// Returns the flags in the last line of `lines`, or no flags if that line has another key.
+/// Returns the flags in the last line of `lines`. Returns no flags if the last line is not the one with the
+/// flags.
 #[inline]
 fn flags(lines: &[u8]) -> u8 {
-    // The scanner leaves out lines that are the same as in the previous mapping, so the line of flags is
-    // usually the only one.
+    // The line of flags is usually the only line in `lines`. The scanner leaves out lines that are the same
+    // as in the previous mapping.
     let Some(words) = lines.strip_prefix(KEY).or_else(|| last_line(lines).strip_prefix(KEY)) else {
         return 0;
     };

@@ -10,7 +10,23 @@
 //! VmFlags: rd mr mw me
 //! ```
 //!
-//! Values that are the same as in the previous mapping are not parsed again (see the module `learned`).
+//! The beginning of a line decides what the line is. A header begins with `hex-hex `, in lower case. The
+//! kernel escapes newlines in paths, so text inside a path is never mistaken for a line. A line that is
+//! neither a header nor the value in kB of an exported field is skipped. A mapping ends where the next header
+//! begins, or at the end of the input.
+//!
+//! There are two ways to parse field lines, with the same result. The general way takes one line at a time.
+//! The learned way is faster: it compares each line with the same line of the previous mapping. Most lines
+//! are the same byte for byte, because two thirds of all values are 0. The value of such a line is known
+//! without parsing. In the other lines, the 16 bytes of the key are compared, and the 8 bytes of the digits
+//! are decoded at once. The learned way needs lines as the kernel prints them: `%-16s%8lu kB\n`, 28 bytes, in
+//! an order that does not change until the next boot. A mapping with a value of nine digits, or with its
+//! lines in another order, is parsed in the general way.
+//!
+//! Mappings come in the order of their addresses. Between two `read` calls, the kernel drops the memory-map
+//! lock; then it continues at the end of the last mapping. If that mapping has grown in the meantime, the
+//! kernel prints it again as a whole. Only the next header shows whether this has happened, so a mapping is
+//! returned only after the next header was read. [`Next`] says how the two mappings relate.
 
 use super::field_line::{field_of, is_not_exported};
 use super::fields::Values;
@@ -23,8 +39,8 @@ use super::place::PlaceText;
 /// One smaps entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping<'a> {
-    /// The path as the kernel printed it, with trailing spaces; empty for unnamed anonymous memory. It may
-    /// have any bytes except a newline.
+    /// The path as the kernel printed it, with trailing spaces. The path may have any bytes except a newline.
+    /// It is empty for anonymous memory without a name.
     pub path: &'a [u8],
     /// The values of the mapping's fields.
     pub values: &'a Values,
@@ -34,7 +50,8 @@ pub struct Mapping<'a> {
     pub count: u64,
 }
 
-/// Parses any number of smaps files. What it learns from one file makes parsing the next file faster.
+/// Parses smaps files. One scanner can parse any number of files. What it learns from one file makes parsing
+/// the next file faster.
 #[derive(Debug, Default)]
 pub struct Scanner {
     values: Values,
@@ -52,21 +69,27 @@ impl Scanner {
         Self { only_general: true, ..Self::default() }
     }
 
-    /// Begins another file, whether or not the previous file was parsed to its end.
+    /// Begins another file. The first mapping of a file has no previous mapping. The previous file need not
+    /// have been parsed to its end.
     pub fn begin_file(&mut self) {
         self.is_adjacent = false;
     }
 
-    /// Returns the first mapping, its length in bytes, and what follows it. Returns `None` if `bytes` end in
-    /// the middle of a mapping; the caller then appends more bytes. `at_end`: the file has no more.
+    /// Returns the first whole mapping in `bytes`, the position of its end in `bytes`, and where the next
+    /// mapping begins compared with this one.
+    ///
+    /// Returns `None` if `bytes` does not contain a whole mapping yet. Then read more, and call this again
+    /// with the same bytes followed by the new ones. If `at_end` is true, the file ends where `bytes` ends,
+    /// and `None` means that there are no more mappings.
     pub fn next<'a>(&'a mut self, bytes: &'a [u8], at_end: bool) -> Option<(Mapping<'a>, usize, Next)> {
         let (range, header_end) = find_header(bytes, at_end)?;
         if !at_end && bytes.len() - header_end < self.learned.run_len() {
             return None; // the mapping is most likely incomplete
         }
         let run = if self.only_general { Run::Unfit } else { self.learned.take(&bytes[header_end..]) };
-        // The mapping ends at `end`. Only the lines from `rest` on need parsing, and the line of flags is one
-        // of them.
+        // `end` and `rest` are positions in `bytes`. The mapping ends at `end`. The lines from the header to
+        // `rest` are the same fields as in the previous mapping, and need no parsing. The line of flags is at
+        // `rest` or after it.
         let (values, rest, (end, next_range_len)) = match run {
             Run::Taken(n_bytes) => {
                 let rest = header_end + n_bytes;
@@ -93,8 +116,7 @@ impl Scanner {
         };
         let path = path_of(&bytes[range.end..header_end]);
         let header = &bytes[range.start..header_end];
-        // If a mapping grew between two `read` calls, the kernel prints it again. Only the next header, at
-        // `end`, shows this.
+        // The next mapping begins at `end`, unless the input ends there.
         let next = match end == bytes.len() {
             true => Next::Above,
             false => next(header, &bytes[end..], range.len(), next_range_len),
@@ -109,11 +131,10 @@ impl Scanner {
     }
 }
 
-/// Parses lines one by one from `at`. Returns where the next header begins and the length of its address
-/// range, 0 without a header.
+/// Parses field lines one by one, from `at` to the next header. Returns the position of that header and the
+/// length of its address range. At the end of the input, returns the end and the length 0.
 fn general_lines(values: &mut Values, bytes: &[u8], mut at: usize, at_end: bool) -> Option<(usize, usize)> {
-    // Invariant: a line begins at `at`. No path can contain a line, because the kernel escapes newlines in
-    // paths.
+    // Invariant: a line begins at `at`.
     while at < bytes.len() {
         let is_exported = !is_not_exported(&bytes[at..]);
         if is_exported && let Some(range_len) = range_end(&bytes[at..]) {

@@ -1,7 +1,7 @@
-//! Lists the containers of a runtime over its socket.
+//! Lists the containers of a runtime over its socket. This never delays a scrape.
 //!
-//! A listing is a task that runs while the scrape thread waits, so a runtime that hangs delays no scrape.
-//! Until it answers, the containers of the last listing are read.
+//! A listing is a task that runs only while the scrape thread waits for the next scrape. A runtime that hangs
+//! delays only the listing. Meanwhile, the containers of the last listing are read as often as before.
 
 use std::fs;
 use std::io::{self, ErrorKind::ConnectionRefused, ErrorKind::NotFound};
@@ -49,9 +49,9 @@ enum State {
 type Listed = (Lister, Result<Listing, Error>);
 
 impl Client {
-    /// Creates a client, which connects when the first listing begins.
+    /// Creates a client. The client connects when the first listing begins.
     ///
-    /// Fails if tokio's runtime cannot be created, for example without free file descriptors.
+    /// Fails if tokio's runtime cannot be created, for example because no file descriptor is left.
     pub fn new(lister: Lister) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let (peer, description) = (lister.peer(), lister.describe());
@@ -59,13 +59,14 @@ impl Client {
         Ok(Self { peer, description, socket, listed_at: None, runtime, state: State::Idle(lister) })
     }
 
-    /// Returns the socket's identity if a process listens on the socket. Connects to find out, which never
+    /// Returns the socket's identity, if a process listens on the socket. To find out whether a process
+    /// listens, the exporter connects to the socket, and closes the connection at once. Connecting never
     /// blocks.
     fn live_socket(&self) -> Option<SocketId> {
         match self.runtime.block_on(UnixStream::connect(&self.socket)) {
             Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => None,
-            // Connecting has succeeded, or the queue for connections is full because the runtime hangs. In
-            // both cases, a process listens.
+            // The connection has succeeded, or the queue for connections is full because the runtime hangs.
+            // In both cases, a process listens on the socket.
             _ => id(&self.socket),
         }
     }
@@ -237,8 +238,8 @@ mod tests {
         fs::remove_file(path).unwrap();
     }
 
-    /// Returns a socket with room for two waiting connections: the kernel accepts one more than the backlog
-    /// of 1 (unix(7)).
+    /// Returns a socket on which at most two connections can wait. The kernel refuses a connection if more
+    /// connections than the backlog of 1 already wait (unix(7)).
     fn socket_with_a_queue_of_one(path: &Path) -> OwnedFd {
         let socket = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
         net::bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();

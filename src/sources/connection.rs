@@ -15,8 +15,10 @@ use crate::errors::plain;
 
 /// The maximum time for connecting, which usually takes about a millisecond.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
-/// The maximum size of an answer in bytes. tonic's default of 4 MiB may be too small for a large node.
-pub const MAX_ANSWER: usize = 32 << 20; // containerd sends at most 16 MiB by default
+/// The maximum size of an answer in bytes. A task takes about 300 bytes, and a container's record 10 to 20
+/// KiB, so tonic's default of 4 MiB is too small for a large node. By default, containerd sends at most 16
+/// MiB.
+pub const MAX_ANSWER: usize = 32 << 20;
 
 /// The reason why a listing failed, in one line.
 #[derive(Debug)]
@@ -30,8 +32,8 @@ impl std::fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The address of a runtime's socket. Each listing connects again, because an open connection can break
-/// without being noticed.
+/// The address of a runtime's socket. Each listing opens a new connection to the socket, because a connection
+/// that stays open can break without being noticed.
 #[derive(Debug)]
 pub struct Connection {
     /// The runtime's name in error messages.
@@ -56,8 +58,9 @@ impl Connection {
         }
     }
 
-    /// Waits for the answer to a call, until the deadline. The error message says that `what` could not be
-    /// listed.
+    /// Waits for the answer to a call, until the deadline.
+    ///
+    /// The error is a one-line message, which says that `what` could not be listed.
     pub async fn answer<T>(
         &self,
         what: &str,

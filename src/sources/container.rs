@@ -5,8 +5,8 @@
 pub struct Container {
     /// The id that the runtime has given to the container. Listings are sorted by this id.
     pub id: String,
-    /// The pid of the container's first process in the node's PID namespace, never 0. `None` if the source
-    /// has no pids.
+    /// The pid of the container's first process, in the node's PID namespace. It is never 0. `None` if the
+    /// source has no pids.
     pub init_pid: Option<u32>,
     /// The value of the label `namespace`.
     pub namespace: String,

@@ -1,8 +1,10 @@
-//! Lists containers by the kubelet's links to their logs, without a socket. Only the names of the links in
-//! `/var/log/containers` are read: `<pod>_<namespace>_<container>-<id>.log`.
+//! Lists containers by the names of the links that the kubelet makes for their logs. This needs no socket.
 //!
-//! The kubelet cuts a long name, so the end of the id is missing (pkg/kubelet/kuberuntime/legacy.go,
-//! `logSymlink`).
+//! Each container has a link `<pod>_<namespace>_<container>-<id>.log` in `/var/log/containers`. The link may
+//! exist before the container runs, and after the container has ended; then the container has no process.
+//! Only the names of the links are read, and the links are never followed. The kubelet cuts a long name to
+//! 255 bytes, including `.log` (pkg/kubelet/kuberuntime/legacy.go, `logSymlink`). The end of the id is then
+//! missing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,20 +16,20 @@ use crate::demand::Wake;
 use crate::errors::plain;
 use crate::sources::{Container, Listing, Source};
 
-/// The number of hexadecimal digits in a container's id, in all runtimes. A shorter id could be mistaken for
-/// a cgroup's name.
+/// The number of hexadecimal digits in the id of a container, in all runtimes. If shorter ids were accepted,
+/// the name of a cgroup, such as `system`, could be taken for an id.
 const ID_LEN: usize = 64;
 /// The length of a name that the kubelet has cut, `.log` included.
 const MAX_NAME_LEN: usize = 255;
-/// The minimum number of digits of a cut id, as in the short ids of runtimes. Fewer digits may begin several
-/// ids.
+/// The minimum number of digits of a cut id. Runtimes print short ids with 12 digits. Fewer digits may be the
+/// beginning of several ids.
 const MIN_CUT_LEN: usize = 12;
 
-/// A source that lists containers by the kubelet's links to their logs.
+/// A source that lists containers by the links that the kubelet makes for container logs. The result of the
+/// last listing is stored until the caller takes it.
 #[derive(Debug)]
 pub struct ContainerLogs {
     directory: PathBuf,
-    /// The result of the last listing, until the caller takes it.
     listed: Option<Result<Listing, String>>,
     has_reported: bool,
 }
@@ -109,7 +111,8 @@ impl Source for ContainerLogs {
     }
 }
 
-/// Returns the container of a log link; its id is cut if the link's name is cut. `None` for any other name.
+/// Returns the container that a link stands for. If the name is cut, the id of the container has only its
+/// first digits. Returns `None` if the name is not the name of a log link.
 fn container(file_name: &str) -> Option<Container> {
     let (names, id) = file_name.strip_suffix(".log")?.rsplit_once('-')?;
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);

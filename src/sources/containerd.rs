@@ -31,8 +31,9 @@ const GET_DEADLINE: Duration = Duration::from_secs(5);
 pub struct Containerd {
     connection: Connection,
     namespaces: Vec<String>,
-    /// The last listing's containers by containerd namespace and id; `None` for a sandbox. The next listing
-    /// does not get their labels again.
+    /// The containers of the last listing, by containerd namespace and container id. The value is `None` for
+    /// the sandbox container of a pod. The next listing takes the names and labels from here, because they do
+    /// not change while a task exists.
     known: HashMap<(String, String), Option<Container>>,
     /// Whether the log already says that containers are named by their ids, because containerd knows no
     /// names.
@@ -117,8 +118,11 @@ async fn tasks(connection: &Connection, channel: &Channel, namespace: &str) -> R
     Ok(answer.into_inner().tasks)
 }
 
-/// Calls `Containers.Get`. Returns `None` if the container no longer exists, and no labels if its record is
-/// too large.
+/// Calls `Containers.Get`. Returns `None` if the container no longer exists.
+///
+/// If the record of a container is too large, returns no labels, and the container is named by its id. The
+/// record includes the labels of the image, of which a workload can choose any number. An error here would
+/// stop the listing of all containers.
 async fn labels(
     connection: &Connection,
     channel: &Channel,
@@ -130,8 +134,7 @@ async fn labels(
     let call = async {
         match connection::call(channel, method, request).await {
             Err(status) if status.code() == Code::NotFound => Ok(None),
-            // The record exceeds what containerd sends or this program accepts. An error would let one
-            // workload's image labels stop the whole listing.
+            // The record is larger than containerd may send, or than this program accepts.
             Err(status) if matches!(status.code(), Code::ResourceExhausted | Code::OutOfRange) => {
                 Ok(Some(ContainerRecord::default()))
             }
@@ -142,8 +145,11 @@ async fn labels(
     Ok(container.map(|container| container.labels))
 }
 
-/// `GetContainerResponse` with only the needed labels. For 15 MB of image labels, which workloads choose, the
-/// generated type takes 185 MiB, this one 17.
+/// `GetContainerResponse`, with only those labels that this program uses.
+///
+/// containerd's CRI plugin copies the labels of the container's image into this answer. The workload chooses
+/// the labels of its image. For an answer of 15 MB with 1.5 million labels, the generated type takes 185 MiB,
+/// and this type takes 17 MiB.
 #[derive(prost::Message)]
 struct GetContainerResponse {
     #[prost(message, tag = "1")]
@@ -215,8 +221,8 @@ fn container(namespace: &str, id: &str, mut labels: HashMap<String, String>) -> 
     })
 }
 
-/// Whether containerd knows no name of the container. Docker (29 and older) gives its containers only the
-/// label `com.docker/engine.bundle.path`.
+/// Whether the container is named by its id, because containerd knows no other name. Docker (29 and older
+/// versions) gives its containers only the label `com.docker/engine.bundle.path`.
 fn is_named_by_id(container: &Container) -> bool {
     container.pod.is_empty() && container.name == container.id
 }

@@ -1,7 +1,8 @@
 //! Lists containers with CRI v1, the kubelet's interface to every runtime: CRI-O, cri-dockerd, containerd.
 //!
-//! CRI reports no pids, so processes are attributed by the container ids in the paths of their cgroups. See
-//! <https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto>.
+//! A listing consists of two calls, which the runtime answers from its memory. CRI reports no pids. So a
+//! process is attributed to a container by the container's id, which is in the path of the process's cgroup.
+//! See <https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto>.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -45,8 +46,8 @@ impl Cri {
     /// Lists the running containers. The pods of the containers come from a list of the sandboxes.
     pub async fn list(&self) -> Result<Listing, Error> {
         let channel = self.connection.connect().await?;
-        // Sandboxes are created before their containers. So they are listed last, otherwise the sandbox of a
-        // new container could be missing.
+        // Containers are listed before sandboxes, because a sandbox is created before its containers. In the
+        // other order, the sandbox of a new container could be missing.
         let method = "/runtime.v1.RuntimeService/ListContainers";
         let call = connection::call(&channel, method, Request::new(())); // an empty request has no filter
         let ListContainersResponse { containers } =

@@ -1,10 +1,11 @@
 //! A recorded node: a directory that is read in place of a container runtime and proc.
 //!
 //! ```text
-//! DIR/containers.tsv     a header line, then tab-separated: id  init_pid (or -)  namespace  pod  container
-//! DIR/proc/<pid>/        files of a process, such as smaps, as the kernel printed them
-//! DIR/proc/              files of the whole node, such as meminfo
-//! DIR/cgroup/            files of the cgroup file system
+//! DIR/containers.tsv        a header line, then tab-separated: id  init_pid  namespace  pod  container;
+//!                           init_pid is - if unknown
+//! DIR/proc/<pid>/cgroup     the file as the kernel printed it; comm, smaps and others are beside it
+//! DIR/proc/meminfo          a file of the whole node, beside zoneinfo, vmstat and sys/vm/max_map_count
+//! DIR/cgroup/               the files that were read from the cgroup file system
 //! ```
 
 use std::fs;
@@ -38,8 +39,9 @@ impl Recording {
         Self { path: directory.join("containers.tsv"), parsed: Vec::new(), text: Vec::new() }
     }
 
-    /// Returns the containers, sorted by id, or `None` if the file has not changed. The error names the file,
-    /// and quotes a malformed line.
+    /// Returns the containers, sorted by id. Returns `None` if the file has not changed since the last call.
+    ///
+    /// The error is a one-line message that names the file. It quotes the malformed line, if there is one.
     fn containers(&mut self) -> Result<Option<Vec<Container>>, String> {
         let fail = |cause: String| format!("cannot read {:?}: {cause}", self.path);
         self.text.clear();
@@ -95,9 +97,10 @@ impl Source for Recording {
     }
 }
 
-/// Parses `containers.tsv` into containers sorted by id. Bytes that are not UTF-8 become U+FFFD.
+/// Returns the containers in the text of a `containers.tsv`, sorted by id. Bytes that are not UTF-8 become
+/// U+FFFD.
 ///
-/// Fails on a malformed line, which the error quotes.
+/// The error is a one-line message that quotes the malformed line.
 pub fn parse(text: &[u8]) -> Result<Vec<Container>, String> {
     let text = String::from_utf8_lossy(text);
     let mut lines = text.lines().enumerate();
@@ -132,8 +135,8 @@ pub fn parse(text: &[u8]) -> Result<Vec<Container>, String> {
     Ok(containers)
 }
 
-/// Writes a new recording. The first file creates the directory, so there is no directory if nothing is
-/// recorded.
+/// Writes a new recording. The directory is created when the first file is written. So if there is nothing to
+/// record, there is no directory.
 #[derive(Debug)]
 pub struct Writer {
     directory: PathBuf,

@@ -9,15 +9,15 @@ use crate::sources::Container;
 /// The result of a listing.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// The running containers, sorted by id, without sandboxes. If [`Source::lists_ended_containers`] is
-    /// true, some may have ended.
+    /// The running containers, sorted by id, without sandboxes. If containers are listed by the kubelet's
+    /// links to their logs, some of these containers may have ended.
     pub containers: Vec<Container>,
     /// Whether some container was created but is not running yet. If so, the next listing should come soon.
     pub more_to_come: bool,
     /// Further containers. Their ids are cut, so that only the first digits are in the listing.
     pub cut: Vec<Container>,
-    /// How many of the kubelet's links have names that identify no container. `None` if the source reads no
-    /// links.
+    /// How many of the kubelet's links to container logs have a name that does not identify a container.
+    /// `None` if the source does not list containers by these links.
     pub n_unrecognized: Option<u64>,
 }
 
@@ -29,8 +29,8 @@ pub trait Source: fmt::Debug + Send {
     /// Describes the source of the containers for the log.
     fn describe(&self) -> String;
 
-    /// Whether listings may contain containers that are not running. If so, only those with a process are
-    /// taken as running.
+    /// Whether a listing may contain containers that have ended or have not started. If so, only containers
+    /// that have a process are taken as running.
     fn lists_ended_containers(&self) -> bool {
         false
     }

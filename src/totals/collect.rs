@@ -1,5 +1,5 @@
-//! Collects the commands and rows of a view from the readings and their sums. Afterwards,
-//! [`fold`](super::fold) sums small rows as `[other]`.
+//! Collects the commands and rows of a view from the readings and their sums. A view is one way to show the
+//! readings. Small rows are summed as `[other]` only afterwards, in [`fold`](super::fold).
 
 use std::ops::Range;
 
@@ -14,26 +14,27 @@ use super::table;
 /// Buffers that are reused for each view. Collecting then allocates no memory.
 #[derive(Debug, Default)]
 pub(super) struct Collector {
-    /// The processes in the sums, filled only for `by_pid`: position of the command, [`order_as_text`] of the
-    /// pid, id of the reading.
+    /// The processes that the sums include. The list is filled only if each process has its own series. Each
+    /// entry has three parts: the position of the process's command, a key that sorts pids like their decimal
+    /// texts, and the id of the process's reading.
     processes: Vec<(u32, u64, u32)>,
-    /// For each series of a reading: its position in the sort order, its id, and the position of its totals
-    /// in the reading.
+    /// The series of one reading. Each entry has three parts: the position of the series in the sort order,
+    /// the id of the series, and the position of its totals in the reading.
     entries: Vec<(u32, u32, u32)>,
     /// The totals of one command or process, by kind.
     kinds: [Totals; N_KINDS],
 }
 
-/// The command that is being collected: its position in the view, and that of its row `[other]`, once there
-/// is one.
+/// The command that is being collected. `command` is its position in the view. `other` is the position of its
+/// row `[other]`, once there is such a row.
 struct Current {
     command: usize,
     other: Option<usize>,
 }
 
 impl Collector {
-    /// Fills `rows` with the commands for which `selects` returns true. Its arguments are the container's
-    /// label text and the command's escaped name.
+    /// Fills `rows` with the commands for which `selects` returns true. The arguments of `selects` are
+    /// the container's label text without the closing brace, and the command's escaped name.
     pub(super) fn collect(
         &mut self,
         rows: &mut Rows,
@@ -85,7 +86,8 @@ impl Collector {
         self.entries.shrink_to(1024);
     }
 
-    /// Sorts the processes in the sums by command, and those of one command by pid as text.
+    /// Sorts the processes by command, and the processes of one command by pid as text. Processes that the
+    /// sums do not include are left out.
     fn sort_processes(&mut self, summed: Summed<'_>) {
         self.processes.shrink_to(2 * self.processes.len());
         self.processes.clear();
@@ -211,8 +213,8 @@ impl Collector {
         }
     }
 
-    /// If the number of samples is limited, adds the command `[other]`, in which small commands may later be
-    /// summed.
+    /// If the number of samples is limited, adds the command `[other]` to a container. To stay within the
+    /// limit, small commands of the container may later be summed in that command.
     fn add_other(&mut self, rows: &mut Rows, summed: Summed<'_>, container: u32) {
         if rows.shape.max_samples == 0 {
             return;
@@ -230,8 +232,8 @@ impl Collector {
         end(rows, &mut current);
     }
 
-    /// Adds a row for each kind that has mappings, or for every kind if `all` is true. Then resets all
-    /// totals.
+    /// Adds a row for each kind that has mappings, or for every kind if `all` is true. Then sets the totals
+    /// of all kinds to zero.
     fn add_kinds(&mut self, rows: &mut Rows, command: usize, all: bool) {
         for (kind, totals) in (0..).zip(&mut self.kinds) {
             let (label, len) = (Label::Kind(kind), KIND_LABELS[kind as usize].len());
@@ -264,7 +266,8 @@ fn begin(rows: &mut Rows, container: u32, id: Option<u32>, label_len: usize) -> 
     Current { command, other: None }
 }
 
-/// Adds the row of a path. Before it, adds the row `[other]` if that row is due in the sort order.
+/// Adds the row of a path. If small paths may be summed as `[other]`, also adds the row `[other]` at its
+/// place in the sort order.
 fn add_path(
     rows: &mut Rows,
     summed: Summed<'_>,

@@ -1,8 +1,10 @@
-//! Folds the smallest commands and paths of one container into `[other]`, until its samples are within its
-//! share of `--max-samples`.
+//! Folds commands and paths of one container into `[other]` until its samples are within its share of
+//! `--max-samples`. Folding means that their values are shown only as a part of the sum `[other]`.
 //!
-//! Names of commands come before names of paths: commands are folded only if folding all paths would not be
-//! enough.
+//! The share is first used for the names of commands. The largest commands keep their names, as long as one
+//! series for each of them fits into the share. All other commands are folded into `comm="[other]"`. The rest
+//! of the share goes to the largest paths of the named commands. All other paths of a command are folded into
+//! its `path="[other]"`.
 
 use std::ops::Range;
 
@@ -38,8 +40,9 @@ impl Scratch {
     }
 }
 
-/// Returns the cost in samples if a command's rows are folded as far as possible. Only paths can be folded
-/// into one row.
+/// Returns the lowest cost, in samples, that folding can reach for the rows of a command. In a view by path,
+/// all paths of the command can be folded into one row `[other]`. In any other view, the rows of a command
+/// cannot be folded into each other.
 fn least_cost(rows: &Rows, command: &Command) -> usize {
     if rows.shape.group_by == GroupBy::Path {
         return rows.shape.cost(command.label_len + OTHER_PATH.len(), &command.fold.sum);
@@ -61,7 +64,8 @@ impl ContainerFold {
         }
     }
 
-    /// Folds the smallest commands into `[other]`, until folding paths alone can reach `share` samples.
+    /// Folds the smallest commands into the command `[other]`. Stops as soon as folding paths alone can
+    /// reduce the container to `share` samples. `fold_paths` then folds only as many paths as necessary.
     fn fold_commands(&mut self, rows: &mut Rows, summed: Summed<'_>, share: usize, scratch: &mut Scratch) {
         let Scratch { candidates, n_named } = scratch;
         candidates.clear();
@@ -158,8 +162,8 @@ impl ContainerFold {
         }
     }
 
-    /// If the row `[other]` of a command sums only one path, shows that path by name again, unless that would
-    /// exceed `share`.
+    /// If the row `[other]` of a command sums only one path, shows that path by name again. A long path
+    /// counts as several samples. If the container would therefore exceed its `share`, nothing is changed.
     fn unfold_single(&mut self, rows: &mut Rows, summed: Summed<'_>, position: usize, share: usize) {
         let command = &rows.commands[position];
         let Some(other) = command.other.filter(|_| command.fold.n_paths == 1) else { return };

@@ -1,7 +1,8 @@
 //! Divides a limit among containers. No container can use up the share of another container.
 
-/// A limit that is divided among containers, smallest need first. The rest is always shared equally, so
-/// unused parts go to larger containers.
+/// A limit that is divided among containers, beginning with the container that needs least. What is left of
+/// the limit is always divided equally among the containers that are left. So if a container needs less than
+/// its share, the others get more.
 #[derive(Debug)]
 pub(super) struct FairShare {
     left: usize,
@@ -19,7 +20,8 @@ impl FairShare {
         self.left / self.n_left.max(1)
     }
 
-    /// Subtracts what a container really uses of its share, which [`next`](Self::next) has returned.
+    /// Subtracts `used` from what is left of the limit. `used` is the amount that a container really uses of
+    /// the share that [`next`](Self::next) returned for it.
     pub(super) fn take(&mut self, used: usize) {
         self.left = self.left.saturating_sub(used);
         self.n_left -= 1;

@@ -1,8 +1,8 @@
 //! Folds the smallest paths and commands into `[other]` to stay within `--max-samples`. The sums over all
 //! series stay the same.
 //!
-//! Only containers above their fair share of the samples are folded (see
-//! [`container_fold`](super::container_fold)).
+//! Each container has a fair share of the samples. If a container has more samples than its share, its
+//! commands and paths are folded, see [`container_fold`](super::container_fold).
 
 use std::cmp::Reverse;
 
@@ -15,18 +15,21 @@ use super::table::Table;
 /// Folded paths are reported for at most this many containers.
 const MAX_REPORTED: usize = 100;
 
-/// The result of folding a view, and memory that is reused for the next view.
+/// The result of folding a view, and memory that is reused for the next view. Folding sums small paths and
+/// commands as `[other]`.
 #[derive(Debug, Default)]
 pub(super) struct Folding {
-    /// The reported containers: their ids in the table, and how many of their paths are folded.
+    /// The reported containers. An entry is the id of the container in the table, and how many of its paths
+    /// are summed as `[other]`.
     reported: Vec<(u32, u64)>,
     containers: Vec<ContainerFold>,
     scratch: Scratch,
 }
 
 impl Folding {
-    /// Folds paths and commands if there are more samples than `--max-samples`. The result may still exceed
-    /// that limit.
+    /// If there are more samples than `--max-samples`, sums the smallest paths and commands as `[other]`.
+    /// This is done only in containers with more samples than their fair share. The number of samples may
+    /// still be above the limit afterwards.
     pub(super) fn fold(&mut self, rows: &mut Rows, summed: Summed<'_>) {
         self.containers.clear();
         let limit = rows.shape.max_samples;
@@ -58,8 +61,9 @@ impl Folding {
             }
             let (container, n_processes) = (command.container, command.n_processes);
             let before = &rows.commands[command.first_of_name..position];
-            // The number of processes is one more sample per command name. It is added to the first command
-            // of that name that has processes.
+            // One more sample is exported for each command name: the number of processes with that name. If
+            // several commands have the same name, this sample is added only to the cost of the first one
+            // that has processes.
             let is_first = n_processes > 0 && before.iter().all(|before| before.n_processes == 0);
             let cost = fold.cost + usize::from(is_first);
             match self.containers.last_mut().filter(|last| last.container == container) {
@@ -85,8 +89,8 @@ impl Folding {
                 reported.push((command.container, table.containers.get(command.container).n_folded));
             }
         }
-        // `reported` has the order of the view's commands. `containers` is sorted in the same order, to join
-        // the two by position.
+        // `reported` is in the order of the view's commands. `containers` is sorted in the same order, so
+        // that the two lists can be joined by position.
         containers.sort_unstable_by_key(|container| container.commands.start);
         for (reported, container) in reported.iter_mut().zip(&*containers) {
             reported.1 += container.n_folded;
@@ -100,8 +104,9 @@ impl Folding {
         }
     }
 
-    /// Returns the containers with folded paths, at most [`MAX_REPORTED`]: their label text without closing
-    /// brace, and how many paths are folded.
+    /// Returns the containers in which paths are folded. A folded path is shown only as a part of the sum
+    /// `[other]`. Each item is the label text of a container (without its closing brace) and the number of
+    /// its folded paths. At most 100 containers are returned, namely those with the most folded paths.
     pub(super) fn reported<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = (&'a str, u64)> {
         self.reported.iter().map(|&(id, n_folded)| (&*table.containers.get(id).labels, n_folded))
     }
@@ -201,8 +206,8 @@ mod tests {
         let mappings = [("/big", 900), ("/m", 20), ("/n", 20), ("/o", 30)];
         node.process(0, "a", mappings.iter().map(|&(path, rss)| (path.to_owned(), rss)));
         node.process(0, "b", [("/tiny".to_owned(), 1)].into_iter());
-        // /tiny keeps its name, because `[other]` would contain nothing else. Of equal paths, the first in
-        // the sort order is folded first.
+        // The smallest path, /tiny, would be the only one in `[other]`, so it keeps its name. Of two paths
+        // with the same size, the first one in the sort order is folded first.
         let folded = [
             (r#"{c="0",comm="a",path="/big"}"#, 900),
             (r#"{c="0",comm="a",path="/o"}"#, 30),

@@ -3,8 +3,8 @@
 use super::anon_part::AnonPart;
 use super::other::OTHER;
 
-/// Which memory one series sums up. A command is all processes of one name in a container, or a single
-/// process (`Shape::by_pid`).
+/// Which memory one series sums up. A command is all processes in a container that have the same name. If
+/// each process has its own series, a command is a single process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GroupBy {
     /// One mapped path of one command.
@@ -45,8 +45,9 @@ pub(super) fn kind_position(path: &str) -> u8 {
     KIND_LABELS.iter().position(is_label_of).expect("every kind has a label") as u8
 }
 
-/// Returns the position in [`KIND_LABELS`] at which a view shows a kind. Without `anon_parts`, all kinds of
-/// anonymous memory become `anon`.
+/// Returns the position in [`KIND_LABELS`] of the label that a view shows for a kind. `kind` is also a
+/// position in [`KIND_LABELS`]. Unless `anon_parts` is true, all kinds of anonymous memory are shown as
+/// `anon`.
 pub(super) fn shown_kind(kind: u8, anon_parts: bool) -> usize {
     const ANON: usize = 1;
     match usize::from(kind) {
@@ -55,7 +56,8 @@ pub(super) fn shown_kind(kind: u8, anon_parts: bool) -> usize {
     }
 }
 
-/// Returns the label `kind` of a path, or of a mapping's name. The tests below cite the source of each name.
+/// Returns the value of the label `kind` for a path. A mapping without a file has a name instead of a path.
+/// The tests below cite the source file that defines each of these names.
 pub fn kind(path: &[u8]) -> &'static str {
     let begins = |beginnings: &[&str]| beginnings.iter().any(|b| path.starts_with(b.as_bytes()));
     match path {
@@ -74,8 +76,8 @@ pub fn kind(path: &[u8]) -> &'static str {
     }
 }
 
-/// Returns what anonymous memory is used for, if its name says so. Programs set such names by
-/// PR_SET_VMA_ANON_NAME.
+/// Returns what anonymous memory is used for, according to the name that the program has given to it
+/// (PR_SET_VMA_ANON_NAME). Returns `None` if the name does not show the use.
 fn named_part(path: &[u8]) -> Option<AnonPart> {
     let begins = |beginning: &str| path.starts_with(beginning.as_bytes());
     match path {
@@ -96,13 +98,14 @@ fn named_part(path: &[u8]) -> Option<AnonPart> {
 mod tests {
     use super::*;
 
-    /// Checks the kind of each name that the kernel gives to a mapping. The comments cite source files of
-    /// Linux 6.18.
+    /// Checks the kind of each name that the kernel gives to a mapping. The comments below cite the source
+    /// files of Linux 6.18 that define the names.
     #[test]
     fn every_kernel_name_has_its_kind() {
         for (path, expected) in [
-            // fs/proc/task_mmu.c, get_vma_name. Programs set `[anon:...]` by PR_SET_VMA_ANON_NAME. Up to
-            // Linux 4.4, stacks of other threads have names, too.
+            // fs/proc/task_mmu.c, get_vma_name, prints these names. The empty text stands for anonymous
+            // memory without a name. Programs set other names by PR_SET_VMA_ANON_NAME. The heap and the main
+            // thread's stack have fixed names. Up to Linux 4.4, the stacks of other threads have names, too.
             ("", "anon"),
             ("[anon]", "anon"),
             ("[anon:glibc: malloc]", "anon"),
@@ -129,8 +132,9 @@ mod tests {
             ("[heap]", "heap"),
             ("[stack]", "stack"),
             ("[stack:42]", "stack"),
-            // fs/hugetlbfs/inode.c, hugetlb_file_setup: MAP_ANONYMOUS | MAP_HUGETLB, a System V segment, a
-            // memfd. The fourth path is a file on hugetlbfs.
+            // fs/hugetlbfs/inode.c, hugetlb_file_setup, gives the first three names. The first is for memory
+            // that is mapped with MAP_ANONYMOUS | MAP_HUGETLB, the second for a System V segment, and the
+            // third for a memfd. The fourth path is a file on hugetlbfs.
             ("/anon_hugepage (deleted)", "anon"),
             ("/SYSV0000002a (deleted)", "shm"),
             ("/memfd:x (deleted)", "shm"),
@@ -150,7 +154,8 @@ mod tests {
             // machine.
             ("/secretmem (deleted)", "shm"),
             ("/[kvm-gmem] (deleted)", "shm"),
-            // A tmpfs is recognized at its usual mount point. Elsewhere, its files look like ordinary files.
+            // A tmpfs at the usual mount point can be recognized. The files of a tmpfs at any other mount
+            // point look like ordinary files.
             ("/dev/shm/x", "shm"),
             ("/dev/shm/x (deleted)", "shm"),
             ("/dev/shm", "special"),

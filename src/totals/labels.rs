@@ -1,7 +1,8 @@
 //! Makes label text: the text between the name and the value of a sample.
 //!
-//! Workloads choose some names, so values may have any bytes. `\`, `"` and newline are escaped (Prometheus,
-//! "Exposition formats"), and bytes that are not UTF-8 become U+FFFD.
+//! The text format requires that `\`, `"` and newline in values are escaped (Prometheus, "Exposition
+//! formats"). Workloads choose some of the names, so these names may have any bytes. Bytes that are not UTF-8
+//! become U+FFFD.
 
 use std::fmt::Write as _;
 
@@ -50,8 +51,8 @@ pub fn push(text: &mut String, begin: &str, value: &str) {
     text.push('"');
 }
 
-/// Appends a value without the escapes of [`push`]. A value longer than `max_len` bytes is cut, and ends with
-/// an ellipsis.
+/// Appends a value without the escapes that [`push`] has added. A value longer than `max_len` bytes is cut,
+/// and ends with an ellipsis.
 pub fn push_unescaped(text: &mut String, escaped: &str, max_len: usize) {
     let end = text.len() + max_len;
     let mut chars = escaped.chars();
@@ -85,8 +86,8 @@ pub fn values_of_container(text: &str) -> [String; 3] {
     })
 }
 
-/// Returns `bytes` as text, with U+FFFD in place of bytes that are not UTF-8. Such a text is built in
-/// `scratch`.
+/// Returns `bytes` as text. If some bytes are not UTF-8, the text is built in `scratch`, with U+FFFD in the
+/// place of these bytes.
 pub fn lossy<'a>(bytes: &'a [u8], scratch: &'a mut String) -> &'a str {
     if let Ok(text) = std::str::from_utf8(bytes) {
         return text;

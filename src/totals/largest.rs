@@ -8,8 +8,8 @@ use crate::smaps::fields::PSS;
 
 /// How many of a container's largest paths are kept by name.
 pub const MAX_PATHS: usize = 10;
-/// How many of a container's largest paths are kept as a size and a hash, which is enough to measure their
-/// growth.
+/// How many of a container's largest paths are kept as a size and a hash of the path. The hash is enough to
+/// find the size of the same path in an older list.
 pub const MAX_SIZES: usize = 32;
 /// The maximum length of a name in bytes. Longer names are cut, because OOM records keep names in memory.
 const MAX_NAME_LEN: usize = 256;
@@ -27,8 +27,8 @@ pub struct Largest {
     pub sizes: Sizes,
 }
 
-/// The largest paths, at most [`MAX_SIZES`], in descending order: a hash of command and path, and the
-/// proportional bytes.
+/// The sizes of a container's largest paths, at most [`MAX_SIZES`], in descending order. The first number of
+/// an entry is a hash of the command and the path. The second number is the proportional bytes of the path.
 pub type Sizes = Vec<(u64, u64)>;
 
 /// The memory that the processes of one command map from one path.
@@ -46,8 +46,8 @@ pub struct Part {
 }
 
 impl Largest {
-    /// Sets how much each path has grown since `earlier`. A path that is missing there is assumed to have had
-    /// 0 bytes.
+    /// Sets how much each path has grown since the sizes in `earlier`. A path that is not in `earlier` is
+    /// assumed to have had 0 bytes.
     pub fn compare(&mut self, earlier: &Sizes) {
         for (part, (hash, pss)) in self.paths.iter_mut().zip(&self.sizes) {
             let before = earlier.iter().find(|(other, _)| other == hash).map_or(0, |&(_, pss)| pss);
@@ -55,8 +55,10 @@ impl Largest {
         }
     }
 
-    /// Finds the largest paths of a container in the last sums. Returns false if it has no commands.
-    /// `scratch` is reused memory.
+    /// Finds the largest paths of a container in the last sums. Returns false if the container has no
+    /// commands.
+    ///
+    /// `scratch` is memory that is reused between calls.
     pub fn find(&mut self, table: &Table, container: ContainerKey, scratch: &mut Vec<(u64, u32)>) -> bool {
         scratch.clear();
         self.pss = 0;
@@ -117,8 +119,8 @@ mod tests {
         ContainerKey(container.bytes().fold(0, |key, byte| 256 * key + u32::from(byte)))
     }
 
-    /// Returns a table of these mappings: container, command, path, PSS, and how much of the PSS is
-    /// anonymous.
+    /// Returns a table with these mappings. A mapping is given as container, command, path, PSS, and how much
+    /// of the PSS is anonymous.
     fn table(mapped: &[(&str, &str, &str, u64, u64)]) -> Table {
         let mut table = Table::default();
         for &(container, comm, path, pss, anonymous) in mapped {

@@ -1,12 +1,16 @@
-//! Sums the memory that a container or a process maps from certain files, chosen by their paths.
+//! Sums the memory that a container or a process maps from certain files. The path of a file decides whether
+//! the file is included.
 
 use super::labels::push_unescaped;
 use super::reading::ReadingId;
 use super::snapshot::Snapshot;
 use super::table::{ContainerKey, Table};
 
-/// Returns how many proportional bytes of files a container maps, without privately changed pages. `is_of`
-/// chooses the paths. `None` if files are merged.
+/// Returns how many proportional bytes (PSS) of files a container maps, according to the last sums. A file is
+/// included if `is_of` returns true for its path. File pages that a process has changed in a private mapping
+/// are not included.
+///
+/// Returns `None` if files are merged into `[other]`, because then their paths are unknown.
 pub fn mapped_files(table: &Table, container: ContainerKey, is_of: impl Fn(&str) -> bool) -> Option<u64> {
     let Some(id) = table.container(container) else { return Some(0) };
     if table.containers.get(id).has_unnamed_files {

@@ -1,7 +1,10 @@
-//! Limits the memory of commands, series and readings, so that no workload can use up the exporter's memory.
+//! Limits the memory of commands, series and readings. A reading is the stored result of a process's last
+//! read. No workload can use up the exporter's memory.
 //!
-//! Above the limit, each container has a fair share. If a container exceeds its share, its smallest paths are
-//! merged, and new commands become `comm="[other]"`.
+//! While all containers together are below the limit, everything is kept. Above the limit, each container has
+//! a fair share. If a container exceeds its share, its smallest paths are merged into `[other]`, in the table
+//! and in the readings. Such a container also gets no new commands: processes with a new name are summed as
+//! `comm="[other]"`.
 
 use super::fair_share::FairShare;
 use super::other::{Candidate, OTHER, merge_smallest};
@@ -10,18 +13,20 @@ use super::slab::Slab;
 use super::sums::Totals;
 use super::table::{Command, Series, Table};
 
-/// About how many bytes a series takes in each reading that contains it.
+/// About how many bytes a series takes in each reading that contains it. A reading is the stored result of a
+/// read.
 const READING_BYTES: usize = 24;
 
-/// Whether a new command of `n_bytes` fits: all containers together stay within `max_bytes`, or this
-/// container within its fair share.
+/// Whether a container may use another `n_bytes` for a new command. This is allowed while all containers
+/// together use at most `max_bytes`. Above this limit, it is allowed while the container uses at most its
+/// fair share, which is an equal part of `max_bytes`.
 pub(super) fn has_room(table: &Table, container: u32, n_bytes: usize, max_bytes: usize) -> bool {
     let fair_share = max_bytes / (table.containers.len() + 1);
     table.n_bytes + n_bytes <= max_bytes || table.containers.get(container).n_bytes + n_bytes <= fair_share
 }
 
-/// Whether a path is kept under its name. New paths must be larger than all merged ones, otherwise they would
-/// soon be merged, too.
+/// Whether a path is kept under its name. If paths of the container were merged into `[other]`, a new path is
+/// kept only if it is larger than all merged paths. A smaller path would soon be merged again.
 pub(super) fn admits_path(table: &Table, command: u32, value: &str, totals: &Totals) -> bool {
     let command = table.commands.get(command);
     let largest_merged = table.containers.get(command.container).largest_merged;
@@ -29,10 +34,10 @@ pub(super) fn admits_path(table: &Table, command: u32, value: &str, totals: &Tot
         || command.series.contains_key(value)
 }
 
-/// Lets new paths of any size keep their names again, in containers that use at most half of their fair
-/// share.
+/// Forgets which paths were merged into `[other]`, so that new paths of any size are kept under their names
+/// (see [`admits_path`]). This is done for each container that uses at most half of its fair share of
+/// `max_bytes`. If at least half of `max_bytes` is free, it is done for all containers.
 pub(super) fn forget_merged(table: &mut Table, max_bytes: usize) {
-    // If at least half of `max_bytes` is free, this is done for all containers.
     let share =
         if table.n_bytes <= max_bytes / 2 { max_bytes } else { max_bytes / (table.containers.len() + 1) };
     for container in table.containers.iter_mut().filter(|container| container.n_bytes <= share / 2) {
@@ -40,8 +45,9 @@ pub(super) fn forget_merged(table: &mut Table, max_bytes: usize) {
     }
 }
 
-/// Measures the memory of each container. Above `max_bytes`, merges the smallest paths of containers over
-/// their fair share. The table's sums must be current.
+/// Measures the memory of each container. If all containers together use more than `max_bytes`, each
+/// container that uses more than its fair share is reduced: its smallest paths are merged into `[other]`. The
+/// table must contain the current sums, because the sums show which paths are the smallest.
 pub(super) fn keep_within(table: &mut Table, readings: &mut Slab<Reading>, max_bytes: usize) {
     measure(table, readings);
     if table.n_bytes <= max_bytes {
@@ -81,8 +87,8 @@ pub(super) fn keep_within(table: &mut Table, readings: &mut Slab<Reading>, max_b
     measure(table, readings);
 }
 
-/// Returns all paths except `[other]` with their containers, sorted by container. Any of these paths may be
-/// merged.
+/// Returns all paths that are not `[other]` yet, each with its container. To save memory, any of them may be
+/// merged into `[other]`. The result is sorted by container.
 fn paths_by_container(table: &Table) -> Vec<(u32, Candidate)> {
     let mut paths: Vec<(u32, Candidate)> = Vec::new();
     for id in table.series.ids() {

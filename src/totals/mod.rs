@@ -1,10 +1,10 @@
 //! Sums the mappings of processes into series. Pure: no I/O.
 //!
-//! - [`process_sums`]: the sums of one process, while it is read
-//! - [`snapshot`]: a packed [`reading`] of each process, and their sums in a [`table`]
-//! - [`view`]: one exposition of the table; [`collect`] finds its [`rows`]
-//! - [`memory`], [`fold`], [`other`]: limits of memory and samples
-//! - [`largest`]: the paths that fill a container
+//! [`process_sums`] sums one process while it is read. A [`snapshot`] keeps a packed [`reading`] of each
+//! process, and sums the readings into a [`table`] of containers, commands and paths. A [`view`] turns the
+//! table into one exposition: [`collect`] finds its [`rows`]. [`memory`] limits the memory of the table and
+//! the readings, and [`fold`] limits the samples of a view. For both limits, [`other`] decides what is summed
+//! as `[other]`. [`largest`] finds the paths that fill a container.
 
 pub mod anon_part;
 mod collect;

@@ -1,5 +1,5 @@
-//! Decides what is summed as `[other]`: always the smallest paths and commands, until the rest is within a
-//! limit.
+//! Decides which paths and commands are summed as `[other]`. The smallest ones are always taken first, and
+//! only until the rest is within a limit.
 //!
 //! | limit | what is summed as `[other]` | applied by |
 //! | --- | --- | --- |
@@ -7,7 +7,8 @@
 //! | [`max_bytes`] | paths of a command, commands of a container | [`memory`](super::memory) |
 //! | `--max-samples` | paths of a command, commands of a container | [`fold`](super::fold) |
 //!
-//! If the kernel takes too long to print a process's mappings, only their sum is read, and becomes `[other]`.
+//! There is one other reason for `[other]`. If the kernel takes too long to print the mappings of a process,
+//! only the sum over its mappings is read. All memory of such a process is summed as `[other]`.
 
 use super::sums::Size;
 
@@ -16,11 +17,12 @@ pub const OTHER: &str = "[other]";
 
 /// How many bytes of memory all containers together may use for each sample of `--max-samples`.
 const BYTES_PER_SAMPLE: usize = 128;
-/// The memory limit for `--max-samples` from 1 to 100,000. OOM records and requests may need more paths than
-/// the exposition shows.
+/// The memory limit of commands, series and readings (the stored results of reads) for a `--max-samples`
+/// from 1 to 100,000. The usual exposition then shows few paths, but OOM records and requests to `/metrics`
+/// with parameters may need more.
 const MIN_BYTES: usize = 12_800_000;
-/// The memory limit without a limit of samples: far more than programs need, and far less than hostile paths
-/// could use.
+/// The memory limit of commands, series and readings if `--max-samples` is 0, which means that the number of
+/// samples is not limited. This is far more than programs need, and far less than hostile paths could use.
 const BYTES_WITHOUT_LIMIT: usize = 256 << 20;
 
 /// Returns the memory limit for the commands, series and readings of all containers, given `--max-samples`.
@@ -35,8 +37,9 @@ pub fn max_bytes(max_samples: usize) -> usize {
 /// its id.
 pub(super) type Candidate = ((Size, u32), u32);
 
-/// Merges the smallest candidates until `cost` is at most `limit`, and returns the final cost. `merge`
-/// returns the cost after one merge.
+/// Merges the smallest candidates until the cost is at most `limit`. `cost` is the cost before the first
+/// merge. `merge` gets the id of one candidate and the current cost, and returns the new cost. Returns the
+/// final cost.
 pub(super) fn merge_smallest(
     candidates: &mut [Candidate],
     mut cost: usize,

@@ -1,7 +1,8 @@
-//! Sums what one process maps, while the process is read.
+//! Sums what one process maps, while the process is read. The name and the container of the process are known
+//! only after the read, and are not needed here.
 //!
-//! [`ProcessSums`] has its own hash table, which is reused for every process. The standard library's map
-//! would allocate memory for each path.
+//! [`ProcessSums`] has its own hash table, which keeps all paths in one buffer and is reused for every
+//! process. The standard library's map would allocate memory for each path.
 
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
@@ -18,17 +19,17 @@ pub struct ProcessSums {
     /// The texts of all paths, one after another.
     text: Vec<u8>,
     sums: Vec<Sum>,
-    /// The hash table, with open addressing: positions in `sums` plus one, or 0 if free. At most half is
-    /// used.
+    /// The hash table, with open addressing. A free entry is 0. Any other entry is a position in `sums` plus
+    /// one. The length is a power of two, and at most half of the entries are used.
     table: Vec<u32>,
     hasher: RandomState,
-    /// The position in `sums` of the last path. The next mapping often has the same path, because libraries
-    /// have several segments.
+    /// The position in `sums` of the path that was added last. The next mapping often has the same path,
+    /// because a library is mapped in several segments.
     last: usize,
     /// How many bytes `text` and `sums` may take together.
     max_bytes: usize,
-    /// Hashes of the paths merged into [`OTHER`]. Their further mappings are merged, too, so that no path
-    /// shows only part of its memory.
+    /// Hashes of the paths that were merged into [`OTHER`]. A further mapping of such a path is also added to
+    /// [`OTHER`], so that no path appears with only a part of its memory.
     merged: HashSet<u64>,
     /// The largest number of sums and of text bytes since memory was last freed.
     most: (usize, usize),
@@ -48,7 +49,8 @@ const MIN_TABLE: usize = 64;
 const MIN_MERGED: usize = 1024;
 
 impl ProcessSums {
-    /// Returns empty sums, which may use half of `max_bytes`, the memory limit of the snapshot.
+    /// Returns an empty set of sums. `max_bytes` is the memory limit of the snapshot, which stores the
+    /// values of all processes. The sums of one process may use half of that limit.
     pub fn new(max_bytes: usize) -> Self {
         Self {
             max_bytes: max_bytes / 2,
@@ -98,8 +100,9 @@ impl ProcessSums {
         self.sums.is_empty()
     }
 
-    /// Whether these sums equal `sums`, the kernel's own. Shares of shared memory may differ, because the
-    /// kernel adds them up before rounding.
+    /// Whether these sums equal `sums`, the kernel's own sums over the same mappings. Some fields are shares
+    /// of shared memory. The kernel adds up the shares of all mappings before it rounds, so these fields may
+    /// differ a little.
     pub fn adds_up_to(&self, sums: &Values) -> bool {
         let mut all = Totals::default();
         self.sums.iter().for_each(|sum| all.add(&sum.totals));
@@ -159,9 +162,10 @@ impl ProcessSums {
         self.sums.len() - 1
     }
 
-    /// Returns the position of a path in `sums`, or as an error the free place for it in the hash table.
+    /// Returns the position of a path in `sums`. If the path is not in `sums`, returns the free place for it
+    /// in the hash table.
     fn find(&self, value: &[u8]) -> Result<usize, usize> {
-        let mask = self.table.len() - 1; // the length is a power of two
+        let mask = self.table.len() - 1;
         // The hash has a random key, so a workload cannot choose paths with equal hashes.
         let mut place = self.hasher.hash_one(value) as usize & mask;
         loop {
@@ -318,6 +322,8 @@ mod tests {
         assert!(process_sums.n_bytes() < 2 << 20 && process_sums.n_merged() == 1);
     }
 
+    /// If there is no room for all paths, the smallest paths are merged into `[other]`. The sum of every
+    /// other path includes all mappings of that path.
     #[test]
     fn each_value_is_either_complete_or_merged() {
         let mut process_sums = ProcessSums::new(1 << 20);

@@ -1,4 +1,5 @@
-//! A reading: the totals of each series from the last read of a process, in about 20 bytes per series.
+//! A reading: the result of the last read of a process. It has the totals of each series, in about 20 bytes
+//! per series.
 
 use super::sums::Totals;
 
@@ -25,20 +26,20 @@ pub(super) enum State {
     /// No process refers to this reading any more, so the reading can be removed.
     #[default]
     Unused,
-    /// A process refers to this reading, but the sums leave it out, because the pid may now belong to another
-    /// process.
+    /// A process refers to this reading, but the sums do not include it at the moment, because the pid may
+    /// now belong to another process.
     Kept,
     /// A process refers to this reading, and the reading is added to the sums.
     Counted,
 }
 
-/// smaps prints KiB, so the lowest ten bits of a value are usually 0. Rotating them to the top makes the
-/// packed number shorter.
+/// The values in smaps are in KiB, so the lowest ten bits of a value in bytes are usually 0. Rotating the
+/// value right by ten bits moves these zeros to the top. The number becomes smaller, and no bit is lost.
 const KIB_BITS: u32 = 10;
 
 impl Reading {
-    /// Empties the reading, and assigns it to a process. `n_merged` of its paths were merged into `[other]`
-    /// during the read.
+    /// Removes the old values from the reading, and assigns the reading to a process of this command.
+    /// `n_merged` is how many paths of the process were merged into `[other]` during the read.
     pub(super) fn begin(&mut self, command: u32, pid: u32, n_merged: usize) {
         (self.command, self.pid) = (command, pid);
         self.state = State::Counted;
@@ -103,8 +104,8 @@ impl Reading {
         self.n_merged += n;
     }
 
-    /// Appends a number with seven bits per byte, the lowest first. The high bit means that more bytes follow
-    /// (LEB128).
+    /// Appends a number with seven bits in each byte, the lowest bits first. The high bit of a byte means
+    /// that more bytes follow (LEB128).
     fn put(&mut self, mut number: u64) {
         while number >= 0x80 {
             self.packed.push(number as u8 | 0x80);
@@ -113,8 +114,8 @@ impl Reading {
         self.packed.push(number as u8);
     }
 
-    /// Calls `each` with the position in the reading, the id and the totals of every series. A series may
-    /// come twice.
+    /// Calls `each` for every series, in the order in which the series were pushed. The arguments are the
+    /// position of the series in this reading, the id of the series, and its totals. A series may come twice.
     pub(super) fn for_each(&self, mut each: impl FnMut(u32, u32, &Totals)) {
         let mut packed = &self.packed[..];
         while !packed.is_empty() {

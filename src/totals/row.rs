@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::sums::{Size, Totals};
 use crate::smaps::fields::FieldMask;
 
-/// One series of a view, shown only if it has mappings. A row `[other]` has none until other rows are added
-/// to it.
+/// One series of a view, with its own label text. A row without mappings is not shown. The row `[other]` may
+/// have no mappings at first. It gets mappings when the values of other rows are added to it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
     /// The position, in the list of commands, of the command that the row belongs to.
@@ -41,8 +41,8 @@ pub(super) enum Source {
     /// The totals are in the [`Series`](super::table::Series) with this id. Each total is a sum over all
     /// processes.
     Series(u32),
-    /// The totals are at `at` in the reading `id`, in a packed form. Unpacked, 90,000 totals of 1,500
-    /// processes would take 17 MB.
+    /// The totals are in the reading `id`, at the position `at`. A reading is the stored result of a read of
+    /// one process, in a packed form. Unpacked, the 90,000 totals of 1,500 processes would take 17 MB.
     Reading { id: u32, at: u32 },
     /// The totals are at this position of [`Rows::sums`](super::rows::Rows::sums).
     Sum(u32),
@@ -80,7 +80,8 @@ impl Outline {
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) container: u32,
-    /// The id of the command in the table. `None` for a command `[other]` that the view itself has added.
+    /// The id of the command in the table. `None` if the view itself has added this command as `[other]`, so
+    /// that small commands can be summed in it.
     pub(super) id: Option<u32>,
     /// The label `pid`, as a range of the view's text. It is empty unless each process has its own series.
     pub(super) pid: Range<usize>,
@@ -91,8 +92,8 @@ pub(super) struct Command {
     pub(super) rows: Range<usize>,
     /// The position of the row `[other]`, if small paths may be summed in such a row.
     pub(super) other: Option<usize>,
-    /// The position of the first command with the same name in the container. With `by_pid`, several commands
-    /// can have one name.
+    /// The position of the first command with the same name in the container. If each process has its own
+    /// series, each process is a command, and several commands can have the same name.
     pub(super) first_of_name: usize,
     /// Whether this is the command `[other]`, to which small commands of the container may be added.
     pub(super) is_other: bool,
@@ -101,7 +102,7 @@ pub(super) struct Command {
     pub(super) fold: CommandFold,
 }
 
-/// What folding has to know about a command.
+/// What folding has to know about a command. Folding sums small paths and commands as `[other]`.
 #[derive(Debug, Default)]
 pub(super) struct CommandFold {
     /// How many paths of the command are summed in its row `[other]`.

@@ -1,5 +1,5 @@
-//! The commands of a view and their rows, in the order of their label texts. A row is one series of a
-//! command.
+//! The commands and rows of a view, in the order of their label texts. A command is all processes with one
+//! name in a container, or a single process. A row is one series of a command.
 
 use super::grouping::KIND_LABELS;
 use super::reading::Reading;
@@ -14,7 +14,8 @@ pub(super) const OTHER_COMMAND: &str = r#",comm="[other]""#;
 /// The label of the row in which small paths are summed.
 pub(super) const OTHER_PATH: &str = r#",path="[other]"}"#;
 
-/// The source of all views: the reading of each process, and the sums over these readings by path.
+/// The source of all views: the stored result of each process's last read (its reading), and the sums over
+/// these readings by path.
 #[derive(Clone, Copy, Debug)]
 pub struct Summed<'a> {
     pub(super) table: &'a Table,
@@ -57,7 +58,7 @@ impl Rows {
         !row.is_folded && row.outline.n_mappings > 0
     }
 
-    /// Returns two texts that together are the label text of a command, without the closing brace.
+    /// Returns the label text of a command, in two pieces and without the closing brace.
     pub(super) fn labels_of<'a>(&'a self, table: &'a Table, command: &Command) -> [&'a str; 2] {
         match command.id {
             Some(id) => [&table.commands.get(id).labels, &self.text[command.pid.clone()]],
@@ -65,7 +66,7 @@ impl Rows {
         }
     }
 
-    /// Returns three texts that together are the label text of a row, braces included.
+    /// Returns the label text of a row, in three pieces and with its braces.
     pub(super) fn labels<'a>(&'a self, table: &'a Table, row: &Row) -> [&'a str; 3] {
         let command = &self.commands[row.command as usize];
         let [name, pid] = self.labels_of(table, command);
@@ -97,8 +98,8 @@ impl Rows {
         }
     }
 
-    /// Appends a row to the last command, which is at position `command`. `len` is the length of the row's
-    /// own label.
+    /// Appends a row to the last command. `command` is the position of that command, and `len` is the length
+    /// of the row's own label.
     pub(super) fn push(
         &mut self,
         command: usize,
@@ -140,8 +141,8 @@ impl Rows {
         self.shape.cost(row.label_len as usize, &row.outline)
     }
 
-    /// Returns each command name that is shown, and its number of processes. The two texts together are its
-    /// label text without brace.
+    /// Returns each command name that is shown, as label text in two pieces without the closing brace. Also
+    /// returns the number of processes with this name.
     pub(super) fn processes<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = ([&'a str; 2], u64)> {
         let is_shown = |command: &&Command| command.n_processes > 0 && !command.is_folded;
         let mut commands = self.commands.iter().filter(is_shown).peekable();

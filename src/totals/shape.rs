@@ -4,11 +4,13 @@ use super::grouping::GroupBy;
 use super::row::Outline;
 use crate::smaps::fields::{FieldMask, NOT_IN_ROLLUP};
 
-/// Up to this many bytes of label text count as one sample, up to twice as many as two. So `--max-samples`
-/// limits text, too.
+/// A sample with a label text of up to this many bytes counts as one sample towards `--max-samples`. With up
+/// to twice as many bytes, it counts as two samples, and so on. So all label texts in an exposition take at
+/// most `--max-samples` times this many bytes.
 const LABEL_BYTES_PER_SAMPLE: usize = 512;
 
-/// Which memory one series sums up, and which samples it has.
+/// The shape of a view: which memory one series sums up, such as that of one path or of one process, and
+/// which samples each series has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shape {
     /// What one series stands for: a path, a kind of mapping, or a whole process.
@@ -27,8 +29,8 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Whether smaps_rollup has all values of the view. That file lacks `Size`, `KernelPageSize` and
-    /// `MMUPageSize`.
+    /// Whether all values of the view are in smaps_rollup, the kernel's own sums over the mappings of a
+    /// process. That file lacks `Size`, `KernelPageSize` and `MMUPageSize`.
     pub fn is_rollup(&self) -> bool {
         self.group_by == GroupBy::Process && self.fields & NOT_IN_ROLLUP == 0
     }
@@ -52,8 +54,8 @@ impl Shape {
         }
     }
 
-    /// Returns how many samples `--max-samples` counts for a series. Each of its samples counts several times
-    /// if the label text is long.
+    /// Returns the number of samples that `--max-samples` counts for a series. If the label text, of
+    /// `label_len` bytes, is longer than [`LABEL_BYTES_PER_SAMPLE`], each sample counts several times.
     pub(super) fn cost(&self, label_len: usize, series: &Outline) -> usize {
         self.n_samples(series) * label_len.div_ceil(LABEL_BYTES_PER_SAMPLE)
     }

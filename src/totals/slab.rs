@@ -74,8 +74,8 @@ impl<T> Slab<T> {
         self.slots.truncate(used);
         self.slots.shrink_to(2 * used);
         self.free.clear();
-        // `insert` pops from the end of `free`, so the lowest number comes last. Reusing low slots lets
-        // `retain` free those at the end.
+        // `insert` takes the last number in `free`, so the lowest number comes last. Low slots are then
+        // reused first, so that the slots at the end of the table stay unused and can be freed.
         let ids = self.slots.iter().enumerate().rev();
         self.free.extend(ids.filter(|(_, slot)| slot.is_none()).map(|(id, _)| id as u32));
         self.free.shrink_to(2 * self.free.len());

@@ -1,7 +1,9 @@
-//! Keeps the last [reading](super::reading) of each process, and sums the readings by path.
+//! Keeps the readings of all processes, and sums them by path. A [view](super::view) decides what is exported
+//! of these sums.
 //!
-//! Each scrape computes the sums again from the readings of all processes that exist, including readings from
-//! earlier scrapes.
+//! Each process has the [reading](super::reading) of its last read. Each scrape sums the readings of all
+//! processes that exist. So if a process was not read in this scrape, its last values are included. The
+//! values of a process that has ended are not included. Nothing is ever subtracted.
 //!
 //! While commands and paths stay the same, this allocates no memory.
 
@@ -65,13 +67,14 @@ impl Snapshot {
         self.max_bytes
     }
 
-    /// Registers `key` for the container with these labels, which have the form of [`labels::container`].
-    /// Must be called before the container's processes are recorded.
+    /// Registers `key` for the container with these labels. The labels have the form of
+    /// [`labels::container`]. A container must be registered before its processes are recorded. Registering
+    /// it again costs one look-up.
     pub fn register(&mut self, key: ContainerKey, labels: &str) {
         self.table.register(key, labels);
     }
 
-    /// Stores the reading of a process, in place of its previous one.
+    /// Stores the result of a read of a process, in place of the result of its previous read.
     ///
     /// Panics if the container is not registered.
     pub fn record(&mut self, process: Process<'_>, process_sums: &ProcessSums, id: &mut Option<ReadingId>) {
@@ -122,8 +125,8 @@ impl Snapshot {
         self.reading(id).n_merged() > 0
     }
 
-    /// Sums the readings with the flag true. Keeps the readings with the flag false, and removes those that
-    /// `owned` does not list.
+    /// Sums the readings. `owned` lists the readings of all processes, each with a flag. A reading with the
+    /// flag false is kept, but not added to the sums. Readings that are not listed are removed.
     pub fn sum<'a>(&mut self, owned: impl Iterator<Item = (&'a ReadingId, bool)>) {
         self.readings.iter_mut().for_each(|reading| reading.state = State::Unused);
         for (id, counts) in owned {
@@ -163,8 +166,8 @@ impl Snapshot {
     /// Merges paths until the memory is below `max_bytes`, or nothing is left to merge.
     fn reduce(&mut self, max_bytes: usize) {
         memory::keep_within(&mut self.table, &mut self.readings, max_bytes);
-        // Merging may leave the memory above the limit. Trying again after each reading would use too much
-        // CPU time.
+        // If nothing is left to merge, the memory stays above the limit. Merging is then tried again after a
+        // growth by a quarter of the limit, because trying it after each reading would use too much CPU time.
         self.reduce_above = self.max_bytes.max(self.table.n_bytes + self.max_bytes / 4);
     }
 }
@@ -317,8 +320,8 @@ mod tests {
         assert_eq!(node.series(), [("comm=\"a\u{fffd}\",path=\"/\u{fffd}\"}", 8192, 4)]);
     }
 
-    /// Whatever a container maps, the memory limit holds, sums and the largest paths stay, and other
-    /// containers lose nothing.
+    /// Whatever a container maps, its data in the snapshot stays within the memory limit, its sums do not
+    /// change, and its largest paths keep their names. Other containers lose nothing.
     #[test]
     fn one_container_cannot_use_all_memory() {
         let paths: Vec<Vec<u8>> = (0..400_u64).map(|i| format!("/{i:0>400}").into_bytes()).collect();

@@ -16,8 +16,8 @@ pub struct Totals {
 pub(super) type Size = (u64, u64);
 
 impl Totals {
-    /// Estimates the proportional bytes of files, which the kernel does not print. Assumes that files have
-    /// the same share of PSS as of RSS.
+    /// Returns the proportional bytes that belong to files. The kernel prints only how much of the resident
+    /// memory is anonymous. The proportional bytes are assumed to have the same anonymous fraction.
     pub fn of_files(&self) -> u64 {
         let [rss, pss] = [RSS, PSS].map(|field| self.values.bytes[field]);
         match rss.saturating_sub(self.values.bytes[ANONYMOUS]) {

@@ -1,7 +1,7 @@
 //! The table of containers, their commands, and the series of each command.
 //!
 //! A *command* is one command name in a container. A *series* is one path that the processes of a command
-//! map. Containers, commands and series keep their ids until they are removed.
+//! map. Containers, commands and series have ids, which they keep until they are removed.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,8 @@ pub struct ContainerKey(pub u32);
 pub(super) struct Container {
     /// The beginning of each label text: `{namespace="..",pod="..",container=".."`.
     pub(super) labels: Box<str>,
-    /// The memory of the container's commands, series and readings.
+    /// The memory of the container's commands, series and readings. A reading is the stored result of a
+    /// process's last read.
     pub(super) n_bytes: usize,
     /// How many paths of the container are summed as `[other]`.
     pub(super) n_folded: u64,
@@ -45,7 +46,7 @@ pub(super) struct Command {
     pub(super) position: u32,
     /// The number of the command's processes that are included in the sums.
     pub(super) n_processes: u64,
-    /// How many readings the command has.
+    /// How many readings the command has. A reading is the stored result of a process's last read.
     pub(super) n_readings: u32,
     /// The ids of the command's series. The key is the path that the series stands for.
     pub(super) series: HashMap<Box<str>, u32>,
@@ -55,8 +56,8 @@ pub(super) struct Command {
     pub(super) is_other: bool,
 }
 
-/// A path that the processes of a command map, or `[other]`: the sum of everything in the command without a
-/// series of its own.
+/// A path that the processes of a command map, or `[other]`. The series `[other]` is the sum of everything in
+/// the command that has no series of its own, such as paths that were merged to save memory.
 #[derive(Debug)]
 pub struct Series {
     /// The whole label text, with its braces.
@@ -78,10 +79,11 @@ pub struct Series {
 /// The containers, commands and series. Looking up one of them that is in the table allocates no memory.
 #[derive(Debug, Default)]
 pub struct Table {
-    /// The maximum length of a path in bytes; 0 means no limit. Some stores refuse long labels: Grafana
-    /// Mimir, for example, above 2 KiB.
+    /// The maximum length of a path in bytes; 0 means no limit. Paths are cut, because long-term stores
+    /// refuse samples with longer label values. Grafana Mimir refuses values above 2 KiB.
     max_label_bytes: usize,
-    /// How many bytes the whole table and all readings take.
+    /// How many bytes the whole table and all readings take. A reading is the stored result of a process's
+    /// last read.
     pub(super) n_bytes: usize,
     pub(super) containers: Slab<Container>,
     pub(super) commands: Slab<Command>,
@@ -103,7 +105,8 @@ pub(super) struct Order {
 }
 
 impl Command {
-    /// Returns the escaped name of the command. `container` is the label text of its container.
+    /// Returns the escaped name of the command. `container` is the label text of the command's container,
+    /// with which the label text of the command begins.
     pub(super) fn name(&self, container: &str) -> &str {
         let comm = &self.labels[container.len()..];
         comm.strip_prefix(",comm=\"").and_then(|rest| rest.strip_suffix('"')).unwrap_or_default()
@@ -123,8 +126,8 @@ impl Series {
         label.split_once('"').and_then(|(_, rest)| rest.strip_suffix("\"}")).unwrap_or_default()
     }
 
-    /// Returns how many bytes a series takes in the table. Its label text has `label_len` bytes, and its path
-    /// `value_len` bytes.
+    /// Returns how many bytes a series takes in the table. `label_len` is the length of its label text.
+    /// `value_len` is the length of its path, which is also stored as a key of [`Command::series`].
     pub(super) fn n_bytes(label_len: usize, value_len: usize) -> usize {
         size_of::<Self>() + label_len + value_len + ENTRY_BYTES
     }
@@ -170,8 +173,9 @@ impl Table {
         self.keys.get(&key).copied()
     }
 
-    /// Returns the id of the command with this name. Adds a missing command if `is_allowed` accepts its size
-    /// in bytes, otherwise returns `None`.
+    /// Returns the id of the command with this name. If there is no such command, `is_allowed` gets the
+    /// number of bytes that a new command needs. If `is_allowed` returns true, the command is added.
+    /// Otherwise the result is `None`.
     pub(super) fn command(
         &mut self,
         container: u32,
@@ -191,8 +195,8 @@ impl Table {
         Some(self.insert_command(container, comm == OTHER))
     }
 
-    /// Returns the id of the command `[other]`, which counts the processes whose own command would exceed the
-    /// memory limit.
+    /// Returns the id of the command `[other]` of a container. Processes with a new name are counted in this
+    /// command if a new command would exceed the exporter's memory limit.
     pub(super) fn other_command(&mut self, container: u32) -> u32 {
         self.text.clear();
         labels::command(&mut self.text, &self.containers.get(container).labels, OTHER);
@@ -271,8 +275,8 @@ impl Table {
         }
     }
 
-    /// Removes the commands and series that no reading contains. Keeps the series `[other]` of used commands,
-    /// because paths are usually merged again.
+    /// Removes the commands and series that no reading contains. The series `[other]` stays until its command
+    /// is removed, because paths that were merged are usually merged again.
     pub(super) fn remove_unused(&mut self) {
         let commands = &self.commands;
         let is_used = |series: &Series| {

@@ -1,8 +1,9 @@
-//! One way to show the readings: which memory one series sums up, which samples there are, and what is
-//! folded.
+//! A view: one way to show the readings of all processes. A view decides which memory one series sums up,
+//! which samples there are, and what is folded into `[other]` to stay within `--max-samples`.
 //!
-//! Computing a view changes neither the readings nor the sums. It allocates no memory while commands and
-//! paths stay the same.
+//! A view is computed from the sums by path, or from the readings if each process has its own series. This
+//! changes neither the sums nor the readings. While commands and paths stay the same, computing a view again
+//! allocates no memory.
 
 use super::collect::Collector;
 use super::fold::Folding;
@@ -10,7 +11,8 @@ use super::row::Row;
 use super::rows::{Rows, Summed};
 use super::shape::Shape;
 
-/// How many bytes a sample takes besides its labels: at most 38 for its name, and room for 9 digits.
+/// How many bytes a sample takes in addition to its labels. Its name has at most 38 bytes, and there is room
+/// for 9 digits.
 const SAMPLE_BYTES: usize = 48;
 
 /// The series of one exposition.
@@ -42,15 +44,17 @@ impl View {
         &self.rows.shape
     }
 
-    /// Computes the view of the selected commands. `selects` gets the container's label text without closing
-    /// brace, and the command's escaped name.
+    /// Computes the view from the current sums. If there are more samples than `--max-samples`, the smallest
+    /// paths and commands are summed as `[other]`. Only the commands for which `selects` returns true are
+    /// shown. The arguments of `selects` are the container's label text without the closing brace, and the
+    /// command's escaped name.
     pub fn update(&mut self, summed: Summed<'_>, selects: impl Fn(&str, &str) -> bool) {
         self.collector.collect(&mut self.rows, summed, selects);
         self.folding.fold(&mut self.rows, summed);
     }
 
-    /// Returns the series in the order of their label texts. `summed` must be the one of the last
-    /// [`update`](Self::update).
+    /// Returns the series in the order of their label texts. `summed` must be the value that was passed to
+    /// the last call of [`update`](Self::update).
     pub fn series<'a>(&'a self, summed: Summed<'a>) -> impl Iterator<Item = Series<'a>> {
         let rows = self.rows.rows.iter().filter(|row| self.rows.is_shown(row));
         rows.map(move |row| Series { labels: self.rows.labels(summed.table, row), view: self, summed, row })
@@ -68,8 +72,8 @@ impl View {
         shown.map(move |row| (rows.labels(summed.table, row), rows.value(summed, row, field)))
     }
 
-    /// Returns each command's label text, in two pieces and without closing brace, and its number of
-    /// processes.
+    /// Returns the label text and the number of processes of each command name. The two pieces of the label
+    /// text must be joined. There is no closing brace.
     pub fn processes<'a>(&'a self, summed: Summed<'a>) -> impl Iterator<Item = ([&'a str; 2], u64)> {
         self.rows.processes(summed.table)
     }
@@ -99,8 +103,9 @@ impl View {
         self.rows.n_bytes()
     }
 
-    /// Returns the label text, without closing brace, and the number of paths in `[other]`, for the 100
-    /// containers with the most such paths.
+    /// Returns the containers with paths that are shown only as a part of the sum `[other]`. Each item is the
+    /// label text of a container (without its closing brace) and the number of such paths. If there are more
+    /// than 100 such containers, returns those with the most such paths.
     pub fn folded<'a>(&'a self, summed: Summed<'a>) -> impl Iterator<Item = (&'a str, u64)> {
         self.folding.reported(summed.table)
     }
@@ -112,7 +117,8 @@ impl Series<'_> {
         self.row.outline.n_mappings
     }
 
-    /// Returns the value of the field at this position in the table of fields, or `None` if it has no sample.
+    /// Returns the series' value of a field, given the field's position in the table of fields. Returns
+    /// `None` if the series has no sample of that field.
     pub fn value(&self, field: usize) -> Option<u64> {
         let rows = &self.view.rows;
         let has_sample = rows.shape.has_sample(&self.row.outline, field);

@@ -24,9 +24,9 @@ N_LISTINGS = 300
 
 
 def cpu_seconds(lab: Lab) -> float:
-    """Returns the CPU seconds of all threads of containerd and its shims.
+    """Returns the CPU seconds that all threads of containerd and its shims have used so far.
 
-    Idle threads do not end, so their time stays in the sum.
+    Threads do not end when they become idle, so their CPU time stays in the sum.
     """
     socket = str(lab.socket)
     ours = [

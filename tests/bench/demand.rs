@@ -12,8 +12,8 @@ use crate::table::{cpu_time, full_or_short, heading, median, ratio, single, time
 use crate::workload::{N_MAPPINGS, Workload};
 
 const N_PROCESSES: usize = 50;
-/// The number of scrapes before the measurement. The exporter skips unchanged processes only from its third
-/// scrape on.
+/// The number of scrapes before the measurement. From its third scrape on, the exporter skips a process if
+/// the memory of the process has not changed.
 const N_WARM_UP: u32 = 4;
 
 /// A running exporter that reads the processes of a workload.
@@ -84,8 +84,9 @@ impl Exporter {
         Ok(seconds)
     }
 
-    /// Sends one request per period, and measures the read floor halfway between requests, so that both start
-    /// with equally cold caches.
+    /// Sends one request in each period. Halfway between two requests, measures how much CPU time it takes
+    /// just to read the smaps of every process. The exporter and this measurement both start after a pause,
+    /// so that the caches of the CPU are equally cold.
     fn periods(&self, workload: &Workload, period: Duration, n_periods: u32) -> io::Result<Periods> {
         let began = Instant::now();
         let sleep_until = |at: Instant| thread::sleep(at.saturating_duration_since(Instant::now()));
@@ -115,8 +116,8 @@ impl Drop for Exporter {
     }
 }
 
-/// Measures the exporter's CPU time with requests every 3 s and every second, for busy and quiet processes;
-/// for quiet ones, also without requests.
+/// Measures the CPU time with requests every 3 s, with requests every second, and without requests. Does this
+/// once for processes that touch new pages all the time, and once for processes that only wait.
 pub fn demand() -> io::Result<()> {
     let seconds = |full, short| Duration::from_secs_f64(full_or_short(full, short));
     let (period, n_periods) = (seconds(3.0, 0.1), full_or_short(10, 2));
@@ -150,8 +151,8 @@ pub fn demand() -> io::Result<()> {
 }
 
 impl Workload {
-    /// Reads the smaps of every process once. Returns the CPU seconds, the least that a scrape of all
-    /// processes needs.
+    /// Reads the smaps of every process once, and returns how many seconds of CPU time the reads took. A
+    /// scrape that reads all processes needs at least this time.
     fn read_floor(&self) -> f64 {
         let paths: Vec<String> = self.pids().map(|pid| format!("/proc/{pid}/smaps")).collect();
         let mut buffer = vec![0; 64 * 1024];

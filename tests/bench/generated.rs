@@ -118,8 +118,9 @@ pub struct Size {
     pub n_processes: usize,
     pub n_mappings: usize,
     pub n_paths: usize,
-    /// How many containers have their own smaps files. Others share these, so all texts fit into the CPU's
-    /// cache, as on live nodes.
+    /// The number of containers that have smaps files of their own. The other containers have hard links to
+    /// these files, so that all smaps texts fit into the CPU's cache. On a live node, each text is in the
+    /// cache too, because the kernel has just printed it.
     pub n_distinct: usize,
 }
 

@@ -2,7 +2,7 @@
 //! the same run.
 //!
 //! `cargo bench --bench bench -- scanner budget` runs only these two parts. `-- --short` runs every part once
-//! on little data.
+//! on little data, to show that it works.
 
 mod counting;
 mod demand;
@@ -96,8 +96,8 @@ fn scanner() -> io::Result<()> {
         heading(&format!("scanner: {name}, {:.1} MB", text.len() as f64 / 1e6));
         let mut learned_scanner = Scanner::default();
         let mut general_scanner = Scanner::general();
-        // With these numbers of bytes, each function runs for about 30 ms, so the initial contents of the
-        // CPU's caches do not matter.
+        // With these numbers of bytes, each function below runs for about 30 ms. In this time, what was in
+        // the processor's caches at the beginning does not matter.
         const N_BYTES: [usize; 4] = [300_000_000, 40_000_000, 600_000_000, 8_000_000];
         let n_times = N_BYTES.map(|n_bytes: usize| full_or_short(n_bytes, 1).div_ceil(text.len()));
         let mut seconds = rounds(
@@ -196,8 +196,8 @@ fn scrape() -> io::Result<()> {
     Ok(())
 }
 
-/// Measures scrapes of small processes, with many others outside containers. These show best what a scrape
-/// costs besides reading smaps.
+/// Measures scrapes of small processes when there are many processes outside containers. Such scrapes show
+/// best how much CPU time is used by everything except reading smaps.
 fn small() -> io::Result<()> {
     const N_SELECTED: usize = 200;
     const N_OTHERS: usize = 300;
@@ -321,7 +321,8 @@ fn round(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
 
-/// Measures the CPU time of reads with a budget of a sixth of the time that they need.
+/// Measures the CPU time of reads with `--cpu-budget`. Without a budget, the reads would use six times as
+/// much CPU time as the budget allows.
 fn budget() -> io::Result<()> {
     const NEEDED: f64 = 0.3;
     const FRACTION: f64 = 0.05;
@@ -379,7 +380,8 @@ fn rollup() -> io::Result<()> {
     Ok(())
 }
 
-/// Measures how much CPU time folding into `[other]` takes, and how much memory it saves.
+/// Measures folding, which sums series into `[other]` to stay within the sample limit. Shows how much CPU
+/// time this takes and how much memory it saves.
 fn fold() -> io::Result<()> {
     heading("--max-samples 100000: a recording of 1,000 containers");
     let recording = Recording::generate(Size { n_containers: full_or_short(1000, 10), ..SIZE })?;

@@ -72,8 +72,8 @@ def answers(url: str) -> Callable[[], bool]:
 
 def measure(is_busy: bool, n_periods: int):
     load = Live(Path(tempfile.mkdtemp(prefix="smaps-node-")), N_MAPPINGS, is_busy)
-    # A closed `Exporter` prints the log of its program to stdout. Here, the log goes to stderr, so that
-    # stdout has only results.
+    # When `Exporter` is closed, it prints the log of the program to stdout. Here, the log goes to stderr, so
+    # that stdout has only the results.
     with redirect_stdout(sys.stderr), ExitStack() as stack:
         stack.callback(load.close)
         options = ("--fixture", load.directory, *load.options, *shipped_options())

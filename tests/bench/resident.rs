@@ -11,7 +11,8 @@ use crate::scrapes::Scrapes;
 /// The first argument of a process that only runs scrapes and prints its resident memory.
 pub const ROLE: &str = "scrapes";
 
-/// Starts a process that only scrapes. Returns its resident bytes after each of these numbers of scrapes.
+/// Starts a process that only scrapes. For each number in `n_scrapes`, returns the resident bytes of the
+/// process after that number of scrapes.
 pub fn bytes_after<const N: usize>(
     fixture: &Path,
     options: &[&str],
@@ -25,8 +26,9 @@ pub fn bytes_after<const N: usize>(
     Ok(n_scrapes.map(|_| resident.next().unwrap_or_else(|| panic!("{process:?} has failed: {output:?}"))))
 }
 
-/// Scrapes in the process that [`bytes_after`] starts, with its arguments. Prints the resident bytes after
-/// each of the given numbers of scrapes.
+/// Runs in the process that [`bytes_after`] starts. Prints the resident bytes of the process after each of
+/// the given numbers of scrapes. `args` has these numbers, separated by commas, then the path of the
+/// recording, and then options of the exporter.
 pub fn play(args: &[&str]) -> io::Result<()> {
     let [n_scrapes, fixture, options @ ..] = args else {
         panic!("{args:?}: expected scrapes and a recording")

@@ -14,8 +14,8 @@ pub fn full_or_short<T>(full: T, short: T) -> T {
     if IS_SHORT.load(Ordering::Relaxed) { short } else { full }
 }
 
-/// Runs all parts in turn, `n_rounds` times. Returns the CPU seconds of this thread for each part in each
-/// round.
+/// Runs the parts one after another, and repeats this `n_rounds` times. Returns the CPU seconds, user and
+/// system, that this thread used for each part in each round.
 pub fn rounds<const N: usize>(n_rounds: usize, mut parts: [&mut dyn FnMut(); N]) -> [Vec<f64>; N] {
     let n_rounds = full_or_short(n_rounds, 1);
     let mut seconds = [(); N].map(|()| Vec::with_capacity(n_rounds));
@@ -78,12 +78,14 @@ pub fn rate(what: &str, amount: f64, seconds: &[f64], unit: &str, target: Target
     row(what, amount / min(seconds), amount / median(seconds), unit, target);
 }
 
-/// Prints the shortest and the median time. `a_second` is one second in `unit`, such as 1000 for ms.
+/// Prints the shortest and the median of these times. The times in `seconds` are multiplied by `a_second`,
+/// which is 1000 if `unit` is ms.
 pub fn time(what: &str, seconds: &[f64], a_second: f64, unit: &str, target: Target) {
     row(what, min(seconds) * a_second, median(seconds) * a_second, unit, target);
 }
 
-/// Prints the ratio of `a` to `b` between their best rounds, and the median of the ratios of all rounds.
+/// Prints the ratio of `a` to `b` in two forms: the ratio of their best rounds, and the median of the ratios
+/// in all rounds.
 pub fn ratio(what: &str, a: &[f64], b: &[f64], target: Target) {
     let by_round: Vec<f64> = a.iter().zip(b).map(|(a, b)| a / b).collect();
     row(what, min(a) / min(b), median(&by_round), "times", target);

@@ -30,8 +30,9 @@ const N_FILES: usize = 40;
 /// workload is dropped.
 pub struct Workload {
     children: Vec<Child>,
-    /// The write end of the pipe that all processes read. With one pipe each, the bench's many open files
-    /// would slow its scrapes.
+    /// The write end of the pipe from which all processes read. The processes share one pipe, so that the
+    /// bench has as few open files as the exporter. More open files would make the scrapes of the bench
+    /// slower, because a scrape lists the open files of its own process.
     input: Option<PipeWriter>,
     recording: Recording,
     name: &'static str,
@@ -94,16 +95,17 @@ impl Workload {
         Ok(workload)
     }
 
-    /// Starts `n_selected` small processes in the cgroup of the container, and `n_others` outside containers.
+    /// Starts small processes, which run `cat` and wait for input. `n_selected` of them are in a new cgroup,
+    /// which is the cgroup of the container. `n_others` of them are outside containers.
     ///
-    /// Fails if the caller may not make cgroups.
+    /// Fails if the caller is not allowed to make cgroups, which needs root.
     pub fn in_a_cgroup(n_selected: usize, n_others: usize) -> io::Result<Self> {
         let (stdin, input) = io::pipe()?;
         let mut workload = Self::empty("cat", input)?;
         for _ in 0..n_selected + n_others {
             let mut cat = Command::new("cat");
             // cat reads the files of the locale. Without an environment, its locale is C, so it has a dozen
-            // mappings fewer.
+            // mappings fewer than with most locales.
             cat.env_clear().stdin(stdin.try_clone()?).stdout(Stdio::null());
             let child = cat.spawn()?;
             workload.children.push(child);
@@ -162,8 +164,10 @@ impl Drop for Workload {
     }
 }
 
-/// Returns a command that runs a copy of this program and its libraries. Programs that share libraries with
-/// the workload would change its PSS.
+/// Copies this program and its libraries into a new `directory`. Returns the command that runs the copy.
+///
+/// Like processes in containers, the workload then shares no libraries with programs of the node. With shared
+/// libraries, each program that starts or ends on the node would change the PSS of the workload.
 fn own_copy(directory: &Path) -> io::Result<Vec<OsString>> {
     fs::create_dir_all(directory)?;
     let copy = |from: &Path| {

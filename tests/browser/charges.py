@@ -13,8 +13,9 @@ PARTS = (
     "anon anon_unmapped page_cache shmem hugetlb slab page_tables sec_page_tables kernel_stacks percpu "
     "vmalloc zswap kernel_other sockets remainder"
 ).split()
-# The parts of a container's memory that have one tile each. The other parts are in the tiles of paths and of
-# `Charge.unmapped`.
+# The parts of a container's memory that have one tile each in the treemap. Anonymous memory, page cache and
+# shared memory are not in this list. The treemap shows them in the tiles of the mapped paths, and in the
+# tiles of `Charge.unmapped`.
 TILES = [part for part in PARTS if part not in ("anon", "page_cache", "shmem", "remainder")]
 
 
@@ -30,7 +31,8 @@ class Charge:
     def tiles(self, mapped):
         """Returns {name: bytes} for all tiles of the container, except the tiles of paths.
 
-        `mapped` is the sum of the tiles of paths.
+        `mapped` is the sum of the tiles of paths. If all tiles together are smaller than the container's
+        memory use, the rest has the tile `cgroup_memory_difference`.
         """
         tiles = {f"cgroup_memory_unmapped_{part}": v for part, v in self.unmapped.items() if v > 0}
         tiles |= {f"cgroup_memory_{part}": self.parts[part] for part in TILES if self.parts.get(part, 0) > 0}
@@ -48,9 +50,10 @@ def containers(exposition):
 
 
 def charges_of(exposition):
-    """Returns invented cgroup memory for most containers.
+    """Returns invented cgroup memory for most containers of an exposition.
 
-    Some have no limit or no `unmapped`, and some have more memory in tiles than in use.
+    Some containers have no cgroup metrics, no limit, or no split into mapped and unmapped memory. In some
+    containers, the tiles that the page draws add up to more than the container's memory use.
     """
     out = {}
     for k, (key, pss) in enumerate(sorted(containers(exposition).items())):
@@ -82,9 +85,10 @@ def charges_of(exposition):
 
 @dataclass
 class Ledger:
-    """The memory of a node and its pods, in bytes.
+    """The memory of a node, split into parts, and the memory of each pod on the node.
 
-    The parts of a pod are its memory outside of containers.
+    A pod has its memory use, its limit, and the memory in the pod's cgroup that is outside of containers.
+    The memory outside of containers is split into parts.
     """
 
     parts: dict
@@ -94,7 +98,8 @@ class Ledger:
 def ledger_of(charges, remainder=9 * MIB, unlisted=0):
     """Returns the memory of a node that runs these containers.
 
-    In the pod data/kafka-1, tmpfs of ended containers nearly fills the limit.
+    `charges` has the memory of each container's cgroup. In one pod, tmpfs of ended containers nearly fills
+    the limit.
     """
     inside = {}
     for (namespace, pod, _), charge in charges.items():
@@ -209,21 +214,23 @@ def without_cgroups(text):
 
 
 def charged(page, charges, ooms=None, ledger=None):
-    """Adds cgroup metrics to the page's expositions, and answers the page's requests for /ooms."""
+    """Adds cgroup metrics to the page's expositions, and answers the page's requests for /ooms.
+
+    `charges` has the `Charge` of each container as a dict, or is a function that returns this dict for an
+    `Exposition`. `ooms` is a list of records, or (status, body). `ledger` is a function. Its argument is the
+    dict of charges, and it returns the `Ledger` of the node.
+    """
     page.charges, page.ooms, page.asked, page.ledger = charges, ooms, [], ledger
 
     def metrics(route):
         response = route.fetch()
         text = without_cgroups(response.text())
-        # `charges` is a dict, or a function that returns the dict for an exposition.
         now = page.charges(Exposition(text)) if callable(page.charges) else page.charges
-        # `ledger` is a function that returns the `Ledger` for the dict of charges.
         more = ledger_families(page.ledger(now)) if page.ledger else ""
         route.fulfill(response=response, body=text + families(now) + more)
 
     def answer(route):
         page.asked.append(time.monotonic())
-        # `ooms` is a list of records, or a status and a body.
         status, body = (
             page.ooms if isinstance(page.ooms, tuple) else (200, json.dumps({"records": page.ooms or []}))
         )

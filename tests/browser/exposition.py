@@ -33,9 +33,9 @@ class Exposition:
         return value
 
     def total(self, field, **place):
-        """Returns the sum of a field over the series with these labels.
+        """Returns the sum of a field over the series that have these labels.
 
-        For a page size, returns the maximum instead.
+        If the field is a page size, returns the maximum instead.
         """
         if field == "uss":
             return self.total("private_clean", **place) + self.total("private_dirty", **place)

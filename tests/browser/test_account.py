@@ -117,8 +117,9 @@ def test_the_width_of_a_bar_is_the_limit(busy, page):
         return [bar.className, end, parts[0].width / box.width, mark];
     })""",
     )
-    # Bars of containers with a limit end with a mark at the limit. Other bars are scaled to the largest use
-    # among them.
+    # Each bar shows the memory use of a container. If the container has a limit, the whole bar stands for the
+    # limit and has a mark at its end. The bars of containers without a limit are drawn in proportion to the
+    # largest use among these containers, so the bar with the largest use is full.
     by_class = {}
     for name, end, first_part, mark in shapes:
         by_class.setdefault(name, []).append((end, first_part, mark))
@@ -187,8 +188,8 @@ def test_the_tiles_of_a_container_add_up_to_its_use(busy, page):
         assert parts == charge.tiles(mapped[key])
         if sum(kids.values()) != whole:
             over[key] = sum(kids.values()) - whole
-    # In four containers, the tiles exceed the use by 9 MiB. The page mentions this excess, but does not add
-    # it to the total.
+    # In four containers, the tiles add up to 9 MiB more than the container's memory use. The page mentions
+    # this excess, but does not add it to the total.
     assert len(over) == 4 and set(over.values()) == {9 * MIB}
     assert page.value("#total") == sum(charge.current for charge in charges.values())
     for text in (
@@ -338,7 +339,8 @@ def test_records_are_requested_once_per_scrape_and_failures_are_harmless(busy, p
     start = scrapes()
     until("five scrapes", lambda: scrapes() >= start + 5)
     assert page.tab.is_hidden("#ooms") and page.text("#state") == "Live" and page.tab.is_hidden("#note")
-    # The page pauses longer after each failure in a row, so it sends at most three requests in five scrapes.
+    # The page makes a pause after a failed request. The pause becomes longer with each failure in a row, so
+    # in five scrapes there are at most three requests.
     assert 1 <= len(page.asked) <= 3
     for odd in ((503, ""), (200, "<html>"), (200, "{}"), (200, '{"records":[null,{"time":"x","paths":7}]}')):
         page.ooms = odd

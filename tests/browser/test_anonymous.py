@@ -41,8 +41,8 @@ PARTS = {
     "anon": ("Anonymous", "direct buffers", ["7f5000000000-7f5000100000 rw-p ac"]),
 }
 LIBJVM = b"/usr/lib/jvm/lib/server/libjvm.so"
-# For each tile: its kind, the colour of its lower left corner, where no text is drawn, and the expected
-# colour.
+# For each tile, returns the colour of its lower left corner, where no text is drawn, and the colour that it
+# should have.
 COLOURS = """() => {
     const css = getComputedStyle(document.body), probe = new OffscreenCanvas(1, 1).getContext('2d');
     const expected = kind => {

@@ -24,7 +24,8 @@ def test_search_finds_all_places_below(busy, page):
     before = page.tab.evaluate(corner)
     page.tab.keyboard.press("/")
     page.tab.keyboard.type("LibCrypto")
-    # The table has one row for the path, with the sum over all processes. The map dims the other tiles.
+    # The table has one row for the path, with the sum over all processes that map it. In the map, the other
+    # tiles are dimmed.
     assert page.names() == [CRYPTO] and page.column("pss") == [sum(shared.values())]
     assert f"in {len(shared)} pods" in page.text("#rows th")
     assert page.tab.evaluate(corner) != before
@@ -234,8 +235,9 @@ def test_page_fits_and_is_accessible(busy, browse, width, scheme):
     assert change["x"] >= 0 and change["x"] + change["width"] <= width
     # The page's security policy does not apply to a script that the devtools protocol runs.
     page.tab.evaluate(AXE.read_text() + "; 0")
-    # axe checks only the first two addresses, except at the width 1600, because the others look the same at
-    # each width.
+    # The page must fit the window at each of these addresses. At the width 1600, axe also checks each
+    # address. At the other widths, axe only checks the first two, because the others look the same at each
+    # width.
     addresses = (
         "#/",
         "#/?q=libcrypto",

@@ -16,8 +16,9 @@ import pytest
 from charges import MIB
 from conftest import until
 
-# A program that shares 200 MiB with its child and 20 MiB with the container `sidecar`. It also writes 50 MiB
-# to tmpfs.
+# A program that shares memory with its child: 50 MiB each of anonymous memory, a shared mapping, a memfd and
+# System V shared memory. The program also writes 50 MiB to a file in tmpfs, which no process maps. It shares
+# a memfd of 20 MiB with the container `sidecar` of the same pod.
 HOLDS = """
 import ctypes, mmap, os, sys, time
 SIZE, libc = 50 << 20, ctypes.CDLL(None, use_errno=True)
@@ -153,8 +154,9 @@ def test_predicted_freed_memory_equals_actually_freed_memory(exporter, tmp_path,
         end(pod / "app")
         left = usage(pod)
         print(f"{text}; its end freed {(before - left) / MIB:.1f} MiB")
-        # The container's end frees about 200 MiB, nearly all shared by its two processes. Kernel memory and
-        # Python's page cache may add 4 MiB.
+        # The end of the container frees about 200 MiB. The two processes of the container share nearly all of
+        # it, so little of it is private to one process. The tolerance of 4 MiB covers kernel memory and page
+        # cache of the Python interpreter.
         assert abs(freed - (before - left)) < 4 * MIB and freed > 195 * MIB > 40 * private
         assert abs(stays - 50 * MIB) < MIB
         file.unlink()

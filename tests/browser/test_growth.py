@@ -40,8 +40,8 @@ def test_end_of_a_sharer_is_not_growth_of_the_others(exporter, tmp_path, page):
     one = exporter(write(home, record(home, 3)), "--filter", "*/*/*/*")
     page.open(one, "#/?sort=-change")
     lines = (home / "containers.tsv").read_text().splitlines(keepends=True)
-    # First one of the three processes that share pages ends, then another. In the end, the pages are private
-    # to the third.
+    # One of the three processes that share pages ends, and then a second one. Afterwards the pages are
+    # private to the third process.
     for remaining in (2, 1):
         before = page.tab.evaluate("at(fields.get('pss'), root)")
         rewrite(home, record(home, remaining))
@@ -90,16 +90,17 @@ def test_growth_in_tmpfs_is_named(exporter, tmp_path, page):
         ),
     )
     assert page.names()[0] == "shop/web-1" and page.changes()[0] > 0 == page.changes()[1]
-    # The header of the page names the memory that grows fastest, and links to it.
+    # The header of the page names the memory that grows fastest. This name is a link to the unmapped tmpfs of
+    # the container.
     page.tab.click("#node-grows_fastest a")
     until("the part", lambda: page.crumbs()[-2:] == ["app", "unmapped tmpfs"])
     assert "MiB/min" in page.text("#slope")
 
 
 def test_another_exporter_at_the_same_address_restarts_the_history(exporter, tmp_path, page):
-    """A forwarded port leads to another exporter, with 1 GiB more in a pod of the same name.
+    """If a forwarded port leads to another exporter, the page must not show the difference as growth.
 
-    The page must not show growth.
+    The nodes of the two exporters have a pod with the same name. The pod on the second node has 1 GiB more.
     """
 
     def node(name, heap):
@@ -136,8 +137,8 @@ def test_another_exporter_at_the_same_address_restarts_the_history(exporter, tmp
         page.text("#note"),
     )
     assert "opening" not in page.text("#since") + page.text("#delta")
-    # Now worker-1 answers, so the first reload begins a new history. The second reload keeps it, because
-    # worker-1 still answers.
+    # The page has the history of worker-2, but now worker-1 answers. So the first reload begins a new
+    # history. The second reload keeps the history, because the same exporter still answers.
     served[0] = first
     page.tab.reload()
     page.drawn()

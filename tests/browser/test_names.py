@@ -257,8 +257,8 @@ def test_copied_queries_give_the_displayed_values(request, tmp_path, page, recor
                 break
             rows = [labels for labels, _ in exposition.children("mappings", **place)]
             what = ("namespace", "pod") if not place else (list(rows[0])[-1],)
-            # Samples with the value 0 are not exported (--omit-zero), so the query's result lacks rows
-            # without samples.
+            # With --omit-zero, samples with the value 0 are not exported. A row without samples is not in the
+            # result of the query, so it is left out here too.
             answers = [
                 ({key: labels[key] for key in what}, labels)
                 for labels in rows
@@ -270,11 +270,12 @@ def test_copied_queries_give_the_displayed_values(request, tmp_path, page, recor
             place = exposition.children(field if field in exposition.metrics() else "private_dirty", **place)[
                 -1
             ][0]
-        # The query for one path returns one series. For USS, it has no metric name, because PromQL drops
-        # names when it adds metrics.
+        # The query for one path returns one series with all its labels. For USS, the series has no metric
+        # name, because PromQL drops the names when a query adds two metrics.
         metric = "" if field == "uss" else exposition.metrics()[field]
         questions.append((query, [(metric, place, exposition.total(field, **place))]))
-    # The copied query must return only the paths that contain the search text.
+    # The page now shows the paths of the processes with one name (`comm`), filtered by a search text. The
+    # PromQL query that the page copies must return only the paths that contain the search text.
     command = {k: v for k, v in place.items() if k != "path"}
     word = "TMP" if recorded == "hostile" else "LIB"
     page.go(fragment(command) + f"?field=uss&q={word}")
@@ -294,7 +295,8 @@ def test_copied_queries_give_the_displayed_values(request, tmp_path, page, recor
     questions.append(
         (copied(page), [("", {"path": labels["path"]}, exposition.total("uss", **labels)) for labels in rows])
     )
-    # The page can also show the pods that map a path. This is not tested with hostile names.
+    # The page can also show the pods that map a path. Then the copied query returns these pods. This is not
+    # tested with hostile names.
     if recorded != "hostile":
         page.go("#/" + quote(place["path"], safe="") + "?by=path")
         sharers = exposition.by_pod("pss", place["path"])

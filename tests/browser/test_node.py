@@ -22,7 +22,8 @@ def busy(tmp_path_factory, serve):
 def expected(busy, **more):
     """Returns the parts of the node's memory that the page should show.
 
-    `more` has further arguments of `ledger_of`.
+    They are computed from the same invented cgroup metrics that the page gets. `more` has further arguments
+    of `ledger_of`.
     """
     return ledger_of(charges_of(Exposition(without_cgroups(get(busy.url + "metrics")))), **more)
 
@@ -50,7 +51,8 @@ def test_the_page_opens_with_the_node(busy, page):
         and "/system.slice 410 MiB, /user.slice 38.0 MiB" in label
         and label.endswith("free 1.76 GiB")
     )
-    # One call measures all segments, because the page may replace the segments between two calls.
+    # The bar has a segment for each part that is not 0. One call finds and measures all segments,
+    # because the page may replace the segments between two calls.
     widths = page.tab.evaluate(
         "() => [...document.querySelectorAll('#node-bar i')].map(e => e.getBoundingClientRect().width)"
     )
@@ -81,8 +83,8 @@ def test_the_tiles_add_up_to_memtotal(busy, page):
     assert {
         name.removeprefix("cgroup_memory_node_"): v for name, v in shown.items() if "_node_" in name
     } == others
-    # In four containers, the tiles exceed the cgroup's use by 9 MiB, as when a process maps memory charged to
-    # another container.
+    # In each of four containers, the sum of the tiles is 9 MiB larger than the use of the container's cgroup.
+    # This can happen because a process may map memory that is charged to another container.
     assert sum(
         shown.values()
     ) == total + 36 * MIB and "the tiles of 4 places are 36.0 MiB more than their use" in page.text(
@@ -197,8 +199,8 @@ def test_without_the_families_there_is_no_bar(busy, page):
         and page.text("#total").endswith(" PSS")
     )
     assert page.tab.locator("#field option[value=node_memory]").count() == 0
-    # The page shows the node's bar and treemap only while the exposition has the node's metrics, which come
-    # from `page.ledger`.
+    # The page shows the bar and the treemap of the node only while the exposition has the metrics of the
+    # node. Setting `page.ledger` adds these metrics to the exposition, and None removes them.
     page.ledger = ledger_of
     until("the bar", lambda: page.tab.is_visible("#node") and page.text("#total").endswith(" Node memory"))
     page.ledger = None

@@ -42,7 +42,10 @@ def largest(exposition, depth, field="pss"):
 
 
 def name_of(row):
-    """Returns the name that the page gives to a row: the last label, and for pods also the namespace."""
+    """Returns the name that the page gives to a row.
+
+    For a pod, the name includes the namespace. Otherwise, the name is the last label.
+    """
     *_, last = row
     return f"{row['namespace']}/{row['pod']}" if last == "pod" else row[last]
 
@@ -97,8 +100,9 @@ def test_each_exported_field_can_be_selected_and_has_the_right_total(node, page)
     exposition = node.exposition()
     metrics = exposition.metrics()
     offered = page.tab.eval_on_selector_all("#field option", "all => all.map(o => [o.value, o.title])")
-    # Page sizes have no sum, and processes cannot be split between mappings, so the page offers neither. It
-    # adds computed fields (`DERIVED`).
+    # The page offers each exported field, with two exceptions. A sum of page sizes has no meaning, and the
+    # number of processes cannot be split between mappings. The page also offers fields that it computes
+    # (`DERIVED`). It offers charged memory if the exposition has cgroup metrics.
     charged = {CHARGED} if "cgroup_memory_account_bytes" in exposition.families else set()
     assert {name for name, _ in offered} == {name for name in metrics if not name.endswith("page_size")} - {
         "processes"

@@ -86,8 +86,9 @@ def test_page_refreshes_once_per_scrape(exporter, tmp_path, page):
     until("six scrapes", seen, 30)
     times = sorted(map(float, stamps))
     assert all(later - earlier < 3 for earlier, later in zip(times, times[1:])), "the page skipped a scrape"
-    # The page needs a second request if the first comes just before the scrape. It learns the interval during
-    # the first two scrapes.
+    # Once the page knows the interval between scrapes, it sends at most two requests per scrape. It needs the
+    # second request if the first one comes just before the scrape. The page measures the interval during the
+    # first two scrapes, and may send more requests then, so these scrapes are not counted.
     assert sum(stamps[stamp] for stamp in list(stamps)[2:]) <= 2 * (len(stamps) - 2), stamps
 
 
@@ -364,9 +365,9 @@ def measured(page):
 
 
 def first_draw(page):
-    """Returns how many ms the page takes to draw the first response, the shortest of three measurements.
+    """Returns how many ms the page takes to draw the first response, as the shortest of three measurements.
 
-    This includes building the tree.
+    The time includes building the whole tree.
     """
     times = [measured(page)]
     for _ in range(2):
@@ -382,8 +383,8 @@ def report(what, page, first, frame):
         f"{what}: response to drawn {first:.0f} ms, refreshed {refreshed:.0f} ms; "
         f"longest frame while hovering {frame:.0f} ms"
     )
-    # The goals are 500 ms and 200 ms. A busy machine may be much slower, so 20 s only detects that the page
-    # hangs.
+    # The goals are 500 ms for drawing the first response, and 200 ms for a refresh. A busy machine may be
+    # much slower, so the bound of 20 s only detects that the page hangs.
     assert first < 20_000 and refreshed < 20_000
 
 
@@ -486,9 +487,10 @@ def test_ended_processes_are_dropped_from_memory(node, page):
     altered(page, churn)
     page.open(node, "#/n/p/c/d/1")
     started = page.value("#total")
-    # The total is the PSS of process 1, which grows by 4 KiB in each scrape.
+    # The total is the PSS of process 1, which grows by 4 KiB in each scrape. In each scrape, 1,000 of the
+    # 1,500 other processes are replaced by new ones. The page must remove the ended processes from its tree,
+    # which has two nodes for each process. Six scrapes are enough for several removals.
     until("six scrapes", lambda: page.value("#total") >= started + 6 * 4096, 40)
-    # Each process has two nodes in the tree. The 1,000 processes that end in each scrape must not stay in it.
     assert page.tab.evaluate("nodes.length") < 3 * 2 * 1500 + 2500
     assert float(page.tab.locator("#delta").get_attribute("data-value")) == page.value("#total") - started
 

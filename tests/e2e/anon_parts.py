@@ -45,18 +45,21 @@ def resident_by(node: Node, comm: str, *arguments: str, label: str = "kind") -> 
 
 
 def assert_close(part: float, reported: float, recall: float, least: float | None = None):
-    """Asserts that a part is about as large as the program reports.
+    """Asserts that the exporter finds about as many bytes for a part as the program itself reports.
 
-    `least` is the part of `reported` that is certainly resident.
+    `part` may exceed `reported` by 5% or by 2 MiB, whichever is more. `part` must be at least `recall` times
+    `reported`. If the program also reports memory that may not be resident, `least` replaces `reported` in
+    the second condition.
     """
     assert part <= max(1.05 * reported, reported + 2 * MIB), (part, reported)
     assert part >= recall * (reported if least is None else least), (part, reported, least)
 
 
 def jcmd(process: subprocess.Popen, command: str) -> str:
-    """Runs a jcmd command in a JVM, and returns its output.
+    """Runs a jcmd command in a JVM and returns the output of the command.
 
-    A JRE lacks jcmd, so this uses its protocol (hotspot/os/posix/attachListener_posix.cpp).
+    A JRE lacks the program jcmd, so this function uses the protocol of jcmd
+    (hotspot/os/posix/attachListener_posix.cpp).
     """
     temporary = Path(f"/proc/{process.pid}/root/tmp")
     listener = temporary / f".java_pid{process.pid}"
@@ -95,11 +98,12 @@ class JavaMemory:
     def assert_matches(self, found: dict[str, float], stacks: float = 0.99, classes: float = 0.75):
         """Compares the exporter's parts with the JVM's figures.
 
-        `stacks` and `classes` are the minimum shares that the exporter must find.
+        The exporter must find at least the share `stacks` of the memory that the JVM reports for thread
+        stacks. It must find at least the share `classes` of the memory that the JVM reports for classes.
         """
         assert_close(found["anon_java_heap"], self.heap, 0.99)
-        # Guard areas of thread stacks are never resident. The JVM's figure includes them, but `least_stacks`
-        # does not.
+        # The JVM's figure includes a guard area of at least 16 KiB for each stack. Guard areas are never
+        # resident, so `least_stacks` does not include them.
         guard = max(16 << 10, 3 * os.sysconf("SC_PAGE_SIZE"))
         least_stacks = self.stacks - self.n_threads * guard
         assert_close(found.get("anon_thread_stack", 0), self.stacks, stacks, least_stacks)

@@ -27,7 +27,8 @@ STAT_KEYS = (
     "inactive_file active_anon active_file unevictable slab_reclaimable slab_unreclaimable slab"
 )
 REFAULTS = ("workingset_refault_anon", "workingset_refault_file")
-# For each metric: the file, the key in the file, and the divisor of its value.
+# For each metric: the file and the key that its value is read from, and the number that the value is divided
+# by.
 V2 = {
     **{
         f"memory_{name}_bytes": (f"memory.{name.replace('swap_', 'swap.')}", None, 1)
@@ -164,9 +165,9 @@ def path_of(pid: int) -> str:
 
 
 def exported(text: str, *container: str) -> dict[str, float]:
-    """Returns the cgroup_* values of a container.
+    """Returns the cgroup_* values of a container, except values with the label `part`.
 
-    Values with the label `part` are left out, because the exporter computes them.
+    The exporter computes the values with this label from other values, so no file contains them.
     """
     found = {}
     for name, family in Exposition(text).items():
@@ -184,10 +185,13 @@ def scrape(lab: Lab) -> str:
 
 
 def assert_same(lab: Lab, cgroup: Cgroup, *container: str):
-    """Asserts that the exported values equal the values in the cgroup's files. Returns the values."""
-    # Only this container, because reading a whole node on an emulated CPU takes longer than two seconds.
+    """Asserts that the exported values equal the values in the cgroup's files. Returns the values.
+
+    Every two seconds, the kernel updates the statistics of a cgroup, even if the cgroup is frozen. So the
+    comparison is repeated until the files are the same before and after the scrape. The filter selects only
+    this container, because reading a whole node on an emulated CPU takes longer than two seconds.
+    """
     filters = ("--filter", "/".join((*container, "*")), *EVERY_GROUP)
-    # Compares again, because the kernel updates the statistics even of a frozen cgroup every two seconds.
     for _ in range(20):
         before = cgroup.values()
         text = once("--once", "--containerd-sock", lab.socket, *filters)

@@ -35,9 +35,10 @@ def running(arguments: list[str], peer: tuple[str, int]):
 
 
 def free_port() -> int:
-    """Returns a free port of 127.0.0.1.
+    """Returns a free port of 127.0.0.1 for a server that is started soon.
 
-    The port is below net.ipv4.ip_local_port_range, so no client can take it before a server listens.
+    The port is below the range from which the kernel gives ports to clients (net.ipv4.ip_local_port_range
+    begins at 32768). So no client can take the port before the server listens.
     """
     while True:
         port = random.randrange(10_000, 32_000)

@@ -41,9 +41,10 @@ class Client:
         return body
 
     def _texts(self):
-        """Yields the text after each scrape that ends after this call.
+        """Yields the text of the exposition after each scrape that ends after this call.
 
-        Parses only its time, because parsing everything would use much CPU time.
+        To find out whether a text is new, this function reads only one value: the time at which the scrape
+        ended. Parsing the whole text would use much CPU time.
         """
         last = ended_at(self._text())
         while True:
@@ -61,9 +62,9 @@ class Client:
         return map(Exposition, self._texts())
 
     def after(self, n_scrapes: int = 2) -> Exposition:
-        """Returns the exposition after the `n_scrapes`-th scrape that ends from now on.
+        """Returns the exposition after the `n_scrapes`-th scrape that ends after this call.
 
-        Only the second scrape certainly begins after this call.
+        The first such scrape may have begun before this call. The second one certainly begins after it.
         """
         return Exposition(next(itertools.islice(self._texts(), n_scrapes - 1, None)))
 

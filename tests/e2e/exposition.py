@@ -83,6 +83,7 @@ def errors(exposition: Exposition) -> dict[str, int]:
 def errors_without_gone(exposition: Exposition) -> dict[str, int]:
     """Returns the number of failed reads for each reason other than "gone".
 
-    Any process may end during a read, which tests cannot prevent.
+    A read fails with the reason "gone" if the process has ended. Tests cannot prevent such failures, because
+    the exporter reads a file of each process on the machine, and any process may end meanwhile.
     """
     return {reason: n for reason, n in errors(exposition).items() if n and reason != "gone"}

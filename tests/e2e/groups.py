@@ -30,7 +30,8 @@ OUT = HERE.parents[1] / "target/e2e"
 
 class Group(NamedTuple):
     is_waiting: bool
-    # Names of modules and functions. A function that a group lists is not run with its module.
+    # Names of modules and of single functions. If one group lists a function and another group lists the
+    # module of the function, the function belongs to the group that lists the function.
     tests: tuple[str, ...]
 
 
@@ -194,9 +195,10 @@ class Run:
 
 
 def names_of(words: list[str]) -> list[str] | None:
-    """Returns the names of the groups that the words (groups or kinds) select.
+    """Returns the names of the groups that the words select.
 
-    Returns None if there is any other word.
+    A word is the name of a group, or one of the kinds of groups, "waiting" and "alone" (see the top of this
+    file). Returns None if there is any other word.
     """
     kind_of = {name: "waiting" if group.is_waiting else "alone" for name, group in GROUPS.items()}
     if not set(words) <= {*GROUPS, *kind_of.values()}:

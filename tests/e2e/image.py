@@ -45,7 +45,7 @@ def busybox_layer(out: Path, busybox: Path):
 def busybox_archive(directory: Path, busybox: Path, entrypoints: dict[str, list[str]]) -> Path:
     """Returns an archive with images that share one layer with busybox.
 
-    Tests that run at the same time use the same archive.
+    Each directory has only one archive, even if several tests need it at the same time.
     """
     inputs = (Path(__file__).read_bytes(), busybox.read_bytes(), repr(entrypoints).encode())
     archive = directory / f"busybox-{hashlib.sha256(b''.join(inputs)).hexdigest()[:12]}.tar"

@@ -107,9 +107,10 @@ def rollup_rss(pid: int) -> int:
 
 
 def page_mapcount() -> str:
-    """Returns, as text, whether this kernel counts how often each page is mapped.
+    """Returns a text that says whether this kernel counts how often each page is mapped.
 
-    Kernels since 6.15 may only estimate PSS, so reads may differ.
+    Since Linux 6.15, kernels can be built without these counts. The PSS and the shared bytes of large folios
+    are then estimates, and two reads may give different estimates.
     """
     for path, read in (
         (Path("/proc/config.gz"), gzip.open),

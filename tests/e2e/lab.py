@@ -40,9 +40,9 @@ CONTAINER, POD, NODE = cri.CONTAINER, cri.POD, cri.NODE
 
 @dataclass
 class Container:
-    """The configuration of a container, and its id once it is started.
+    """The configuration of a container. `id` is empty until the container is started.
 
-    An empty command means the entry point of the image.
+    If the command is empty, the entry point of the image is run.
     """
 
     name: str
@@ -302,9 +302,9 @@ class Lab:
         return done.stdout.decode()
 
     def exec(self, container: Container, command: list[str]):
-        """Starts a command in a container, without waiting for its end.
+        """Starts a command in a container, and does not wait for its end.
 
-        The parent of the process is the shim, not the container's init process.
+        The parent of the new process is the shim, not the init process of the container.
         """
         request = cri.ExecSyncRequest(container_id=container.id, cmd=command)
         self._execs.append(self.cri.ExecSync.future(request))  # dropping the future would cancel the call

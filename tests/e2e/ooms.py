@@ -53,7 +53,8 @@ def is_leaking(lab: Lab, container: Container) -> bool:
 def leak(mounts, start: int = 70, rate: int = 5, limit: int = LIMIT, delay: int = 0) -> Container:
     """Returns a container with a child process that leaks.
 
-    The first process stays, so that the cgroup and its count of kills stay.
+    The first process of the container does not end. If it ended, the runtime would remove the cgroup, and
+    the kernel's counter of kills would be lost.
     """
     script = f"sleep {delay}; /programs/leak heap {start} {rate} 1000; sleep {FOREVER}"
     return Container("app", ["sh", "-c", script], memory_limit_bytes=limit, mounts=mounts)
@@ -71,7 +72,8 @@ def assert_leaked(
 ):
     """Checks the record of a leak.
 
-    Its reading must be at most `seconds` old, with at least `share` of the limit.
+    The exporter must have read the container at most `seconds` before the kill, when the container had at
+    least this share of its limit. The exporter must have recorded the kill at most `seconds` after it.
     """
     labels = ("namespace", "pod", "container", "command")
     assert [record[label] for label in labels] == ["accounts", name, "app", "leak"]
@@ -136,9 +138,10 @@ class Instance:
             process.wait(60)
 
     def remove(self, delay: float = 0):
-        """Kills the processes of the cgroup, and removes the cgroup `delay` seconds later.
+        """Kills the processes of the cgroup, waits `delay` seconds after their end, and removes the cgroup.
 
-        A container runtime removes a cgroup after about 20 ms.
+        A container runtime removes a cgroup about 20 ms after its last process has ended, so a test that
+        imitates a runtime sets `delay` to 0.02.
         """
         directories = [*below(self.directory), self.directory]
         for directory in directories:
@@ -212,9 +215,10 @@ def pods_of(links: Path, programs: Path):
 
 
 class Leaks:
-    """Runs programs that leak until an OOM kill, and counts the exporter's records.
+    """Runs programs that leak until an OOM kill, and counts what the exporter records of these kills.
 
-    Nothing requests metrics from the exporter.
+    Each program stays at 70% of its memory limit for three seconds, and then grows. Nothing requests metrics
+    from the exporter.
     """
 
     def __init__(self, pods: Pods, exporter: Exporter):
@@ -226,7 +230,6 @@ class Leaks:
         """Runs leaking programs at the same time. A pair in `leaks` is (MiB per second, limit in MiB)."""
         instances = []
         for i, (rate, limit) in enumerate(leaks):
-            # The program stays at 70% of its memory limit for three seconds, and then grows.
             leak = f"{self.pods.programs}/leak heap {limit * 7 // 10} {rate} {2 * limit} 3"
             script = f"read line; {leak}; sleep {FOREVER}"
             instances.append(self.pods.start(self.pods.pod(f"{name}-{i}"), "s-app", script, limit * MIB))
@@ -262,9 +265,10 @@ class Leaks:
 
 
 def second_victims(pods: Pods, name: str, n: int, exporter: Client | None = None, interval: float = 1) -> int:
-    """Returns how many of `n` leaking containers have more than one OOM kill.
+    """Runs `n` leaking containers. Returns the number of containers with more than one OOM kill.
 
-    The second victim may be a small process that keeps allocating.
+    One process of each container grows by 200 MB/s to a limit of 256 MB. A small process of the container
+    allocates and frees 2 MiB all the time. If there is an exporter, it is scraped every `interval` seconds.
     """
     n_second = 0
     pod = pods.pod(name)
@@ -298,9 +302,9 @@ def wait_until_listed(exporter: Client, *names: str):
 
 
 def wait_for(exporter: Client, expected: dict[str, int]):
-    """Waits until these kills are exported, and checks that they stay for two scrapes.
+    """Waits until these kills are exported, and checks that they are still exported two scrapes later.
 
-    A container that is not exported counts as 0.
+    A container that has ended without a kill is not exported. Its number of kills is taken as 0.
     """
 
     def seen():

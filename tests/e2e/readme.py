@@ -22,7 +22,8 @@ def blocks(page: Path, language: str) -> list[str]:
 def scrape_jobs() -> list[dict]:
     """Returns the documented scrape jobs for Prometheus.
 
-    The first scrapes all pods by kind of memory, the second one namespace by path.
+    The first job scrapes all pods, grouped by the kind of memory. The second job scrapes one namespace,
+    grouped by the path of the mapped files.
     """
     texts = [block for page in (FRONT_PAGE, KUBERNETES_PAGE) for block in blocks(page, "yaml")]
     documents = [yaml.safe_load(text) for text in texts if text.startswith("scrape_configs:")]
@@ -39,9 +40,10 @@ def queries() -> list[tuple[str, str]]:
 
 
 def without_thresholds(query: str) -> str:
-    """Returns the query with lower thresholds and a shorter range.
+    """Returns the query with lower thresholds and a shorter time range.
 
-    Otherwise it would have no result in a test of a few seconds.
+    The unchanged query would have no result in a test. A test takes only a few seconds, and its containers
+    are not nearly full.
     """
     return query.replace("/ 0.9", "/ 0").replace("[1d:1m]", "[1h:1s]")
 

@@ -1,8 +1,10 @@
 #!/bin/sh
-# `setup.sh [SUITE...]` installs what the end-to-end tests need on a bare Debian 12, except Rust.
+# setup.sh [SUITE...]: installs what the end-to-end tests need on a bare Debian 12, except Rust. If everything
+# is already installed, it does nothing.
 #
-# containerd and other services are only unpacked into .debs/SUITE, so that they never start and the host's
-# containerd stays as it is. The suite sid has containerd 2.x.
+# containerd, runc, prometheus, busybox, nginx, haproxy and other clients are unpacked into .debs/SUITE
+# instead of installed. So their services never start, and a containerd of the host is not changed. Several
+# releases can be used side by side. The suite sid has containerd 2.x.
 set -eu
 cd "$(dirname "$0")"
 mkdir -p .debs
@@ -15,8 +17,8 @@ install() {
         { apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }
 }
 
-# `unpack NAME SUITE PACKAGE...` unpacks packages from the host's mirror into .debs/NAME. Its package lists
-# are separate from the host's.
+# unpack NAME SUITE PACKAGE...: unpacks packages into .debs/NAME. The packages come from the mirror of the
+# host, but the package lists are separate from those of the host.
 unpack() {
     dir=$PWD/.debs/$1
     suite=$2

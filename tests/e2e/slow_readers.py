@@ -26,7 +26,7 @@ def node(directory, n_megabytes: int):
 def memory_cgroup(n_bytes: int):
     """Makes a cgroup with this memory limit.
 
-    Yields a prefix for commands that run in the cgroup, and its directory.
+    Yields a prefix that makes a command run in the cgroup, and the directory of the cgroup.
     """
     root = Path("/sys/fs/cgroup" if IS_V2 else "/sys/fs/cgroup/memory")
     directory = root / f"large-answers-{os.getpid()}"
@@ -50,10 +50,9 @@ def connect_slowly(target, request: bytes) -> socket.socket:
 
 
 def hold_many_expositions(directory: Path, n_megabytes: int, n_generations: int, limit: int):
-    """Makes slow readers hold several expositions.
+    """Makes slow readers hold several expositions. Asserts that memory stays within the documented bound.
 
-    Asserts that the exporter uses at most the memory that the documentation says, and its cgroup no more than
-    `limit`.
+    The memory of the exporter's cgroup must also stay within the limit of the cgroup.
     """
     recording = node(directory, n_megabytes)
     with memory_cgroup(limit) as (prefix, cgroup), Target(recording, *ALL, prefix=prefix) as target:
@@ -76,6 +75,6 @@ def hold_many_expositions(directory: Path, n_megabytes: int, n_generations: int,
         f"peak of the cgroup {counted / MIB:.1f} MiB"
     )
     assert peak < 8 * MIB + 2.2 * n_bytes
-    # The kernel holds up to 128 KiB per connection. Only with version 2, the peak of the cgroup includes
-    # these bytes.
+    # The kernel holds up to 128 KiB for each connection. With version 2, the peak of the cgroup includes
+    # these bytes. With version 1, the test adds them.
     assert (counted if IS_V2 else peak + len(readers) * MIB // 8) < limit

@@ -22,7 +22,8 @@ Private_Hugetlb Swap SwapPss Locked""".split()
 def record(directory: Path, n_containers: int, n_mappings: int, suffix: str = "") -> Path:
     """Generates a recording with one process in each container.
 
-    Each mapping adds 4 kB to the exposition, plus 22 bytes per character of `suffix`.
+    The name of each pod ends with `suffix`. Each mapping adds 4 kB to the exposition if `suffix` is empty.
+    Each character of `suffix` adds 22 bytes per mapping.
     """
     chance = random.Random(7)
     rows = ["id\tinit_pid\tnamespace\tpod\tcontainer"]

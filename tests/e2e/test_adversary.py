@@ -27,7 +27,8 @@ INTERVAL = 1.0
 class Node:
     """A recording of live processes.
 
-    The namespace `adversary` has hostile processes. The values of the namespace `bystander` must stay exact.
+    The containers in the namespace `adversary` have hostile processes. The containers in the namespace
+    `bystander` have ordinary processes, and their values must stay exact.
     """
 
     def __init__(self, directory: Path, programs: Path, n_adversaries: int = 1, n_bystanders: int = 1):
@@ -50,7 +51,8 @@ class Node:
 
     @contextmanager
     def exporter(self, *arguments, prefix=("env", "MALLOC_ARENA_MAX=1")):
-        # With one malloc arena, glibc uses as much memory as musl, to which the static binary is linked.
+        # The tests measure the exporter's memory. MALLOC_ARENA_MAX=1 lets glibc use only one malloc arena.
+        # The exporter then uses as much memory as the static binary does, which is linked to musl.
         with Exporter("--fixture", self.directory, *EVERYTHING, *arguments, prefix=prefix) as exporter:
             yield exporter
 
@@ -86,9 +88,10 @@ def bystanders_rss(node: Node) -> dict[tuple[str, str], int]:
 
 
 def scrape_with_exact_bystanders(node: Node, exporter: Exporter) -> Exposition:
-    """Scrapes, and asserts that bystanders' values are exact.
+    """Returns an exposition with the exact values of the containers in the namespace `bystander`.
 
-    Repeats this, because the kernel may reclaim pages of libraries, which changes the values.
+    The kernel may reclaim pages of libraries, which changes the expected values. So the comparison is
+    repeated. A fault of the exporter would appear in each repetition.
     """
     for _ in range(10):
         before = bystanders_rss(node)
@@ -101,9 +104,10 @@ def scrape_with_exact_bystanders(node: Node, exporter: Exporter) -> Exposition:
     return exposition
 
 def observe(node: Node, exporter: Exporter, seconds: float) -> tuple[float, int, float]:
-    """Scrapes every second, and checks the bystanders.
+    """Scrapes every second, and asserts that the values of the namespace `bystander` are exact.
 
-    Returns the greatest age in seconds, the greatest RSS in bytes, and the average number of cores.
+    Returns the greatest age of data in seconds, the greatest RSS in bytes, and how many cores the exporter
+    used on average.
     """
     pid = exporter.process.pid
     started_at, cpu = time.monotonic(), cpu_seconds(pid)
@@ -237,9 +241,9 @@ def test_cpu_budget_holds_with_3400_idle_processes(node):
 
 
 def test_process_without_first_thread_is_found_after_moving_cgroup(node, programs, tmp_path):
-    """A process moves into a container after its first thread has ended.
+    """The first thread of a process ends, and then the process moves into a container.
 
-    A recording must contain it, too.
+    Afterwards the test makes a recording, which must contain the process.
     """
     mapped = tmp_path / "mapped"
     mapped.write_bytes(bytes(4096))
@@ -318,8 +322,9 @@ def test_all_attacks_together_stay_within_the_limits(tmp_path, programs):
         with node.exporter(prefix=limited(own.path)) as exporter:
             exporter.after(1)
             _, peaks, shares = zip(*(observe(node, exporter, SOAK_SECONDS / 2) for _ in range(2)))
-            # The first reads may take ten seconds of CPU time, which later scrapes make up for. So only the
-            # average is checked.
+            # The exporter may exceed the CPU budget at first, because the first reads of all processes may
+            # take ten seconds of CPU time. Later, the exporter uses less than the budget to make up for this.
+            # So only the average over both halves of the test is checked.
             assert sum(shares) / 2 < 0.25 * 1.1 + 0.1, "110% of the budget, and 0.1 cores for responses"
             assert max(peaks) < 256 * MIB and peaks[1] < peaks[0] + 4 * MIB
     finally:

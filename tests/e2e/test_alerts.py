@@ -28,7 +28,8 @@ def test_prometheus_accepts_the_rules(tmp_path):
 def test_alerts_fire_only_when_they_should(tmp_path, path):
     """Runs `promtool test rules` with each file in the directory `alerts`.
 
-    The files omit descriptions and runbook URLs, which are copied from the rules.
+    These files omit the description and the runbook URL of each expected alert. The test copies both from the
+    alert rule, because they do not depend on the series.
     """
     document = yaml.safe_load(path.read_text())
     # Only rules that have a test in the YAML file are loaded, which makes promtool three times as fast.
@@ -61,7 +62,7 @@ def answers(tmp_path: Path, query: str, series: dict[str, int], expected: dict[s
 def test_memory_by_deployment(tmp_path):
     """During a rollout, a Deployment has pods of two ReplicaSets, here on two nodes.
 
-    The namespace batch has a Deployment of the same name.
+    Another namespace has a Deployment of the same name. The pod of a StatefulSet is in no Deployment.
     """
     pods = [
         # node, namespace, pod, uid, kind, owner

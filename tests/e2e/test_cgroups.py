@@ -211,8 +211,11 @@ def test_other_metrics_work_without_a_cgroup_file_system(node, tmp_path):
 
 
 def test_metrics_are_read_from_inside_a_cgroup_namespace(tmp_path):
-    """In its cgroup namespace, a pod sees the paths of other cgroups relative to its own cgroup."""
-    # On a node with version 1, this is the node's version 2 hierarchy, which has no memory controller.
+    """With version 2, a pod with a cgroup namespace sees other cgroups by paths relative to its own cgroup.
+
+    On a node with version 1, the test uses the version 2 hierarchy of that node, which has no memory
+    controller.
+    """
     [top] = [
         Path(root)
         for _, root, kind, *_ in mounts()

@@ -126,7 +126,11 @@ def start_container(containerd, cgroups, id: str):
 
 
 def assert_known_containers_are_read(exporter, cgroups, n_errors: int):
-    """Asserts that scrapes stay on time and show a new process, until `n_errors` listings have failed."""
+    """Asserts that scrapes stay on time while containerd fails to list the containers.
+
+    Scrapes must also show a new process in a container that the exporter has listed before. The function
+    waits until `n_errors` listings have failed.
+    """
     cgroups["a"].run("/bin/sleep", "1000000")
     exporter.after()
     deadline = time.monotonic() + 60
@@ -185,7 +189,11 @@ def test_container_with_a_too_large_record_is_named_by_its_id(containerd, cgroup
 
 
 def test_docker_containers_without_names_are_logged(containerd, cgroups):
-    """Containerd has no names of Docker's containers, so the exporter reports their ids as names."""
+    """In containerd, a container of Docker has no name, only a label with the path of its bundle.
+
+    So the exporter reports the id of the container as its name. One log line says that `docker ps` shows the
+    names.
+    """
     bundle = {"com.docker/engine.bundle.path": "/var/run/docker/containerd/1a"}
     record = messages.Container(labels=bundle)
     containerd.record = messages.GetContainerResponse(container=record).SerializeToString()
@@ -259,8 +267,8 @@ def container_record(labels: int = 0, spec: int = 0) -> bytes:
     """Returns an answer to Containers.Get with this number of labels, and an OCI spec of `spec` bytes."""
     named = {"io.kubernetes.pod.name": "pod", "io.kubernetes.container.name": "app"}
     record = messages.Container(labels=named, spec=messages.Any(value=bytes(spec))).SerializeToString()
-    # These bytes are written without the Python library protobuf, which would take ten seconds for 1.5
-    # million labels.
+    # The Python library protobuf would take ten seconds to encode 1.5 million labels. So the code below
+    # writes the bytes of the labels without the library.
     tag = messages.Container.DESCRIPTOR.fields_by_name["labels"].number << 3 | 2
     keys = (b"%x" % i for i in range(labels))
     record += b"".join(b"%c%c\n%c%b\x12\0" % (tag, len(key) + 4, len(key), key) for key in keys)

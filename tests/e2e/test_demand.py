@@ -15,15 +15,19 @@ from prometheus import Prometheus
 SCRAPES = "smaps_exporter_scrapes_total"
 OLDEST_DATA = "smaps_exporter_oldest_data_seconds"  # computed for each response
 ENDED = "smaps_exporter_last_scrape_timestamp_seconds"
-# Prometheus's scrape interval in seconds. It is longer than the second for which the exporter reuses an
-# exposition.
+# Prometheus's scrape interval in seconds. The exporter reuses an exposition for at most one second, so two
+# requests of one Prometheus server never get the same exposition.
 INTERVAL = 2
 N_SCRAPES = 12
 
 
 @pytest.fixture(scope="module")
 def stored(node, tmp_path_factory):
-    """The samples that Prometheus servers stored, by the number of servers that scrape the same exporter."""
+    """The samples that Prometheus stored in a dozen scrapes.
+
+    One server scrapes the first exporter. Two servers scrape the second exporter. For each server, there are
+    the samples of each family, and the times of the requests.
+    """
     directory = tmp_path_factory.mktemp("prometheus")
     with ExitStack() as stack:
         servers = []
@@ -66,7 +70,8 @@ def assert_fresh(stored, n_servers: int):
         f"{n_made:.0f} scrapes for {n_requests} requests of each of {n_servers} servers; "
         f"ages {[f'{age * 1000:.0f} ms' for age in ages]}"
     )
-    # Between the first and the last request of one server, the other server may send one request more.
+    # The scrapes are counted between the first and the last request of one Prometheus server. A second server
+    # may send one request more than the first server in this time.
     assert n_made <= n_servers * n_requests + (n_servers - 1), "a scrape is made only for a request"
     assert max(ages) < 1, "a result is fresh for one second"
 
@@ -77,9 +82,10 @@ MAX_IDLE = {"none": 0.0002, "memory": 0.01}
 
 @pytest.fixture(scope="module")
 def idle(node):
-    """Exporters that get no request for WATCH_SECONDS.
+    """Exporters that get no request for WATCH_SECONDS. They run at the same time.
 
-    Each comes with the number of its earlier scrapes, and with its CPU seconds in this time.
+    Each exporter comes with the number of its scrapes before that time, and with the CPU seconds that it used
+    in that time.
     """
     with ExitStack() as stack:
         exporters = {

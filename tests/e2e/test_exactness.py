@@ -78,7 +78,7 @@ class Pair:
     def step(self, chance) -> tuple:
         """Makes one of the programs do a random operation.
 
-        Returns the pid and the operation, and "refused" if the kernel refused it.
+        Returns the pid and the name of the operation, and "refused" if the kernel refused the operation.
         """
         if chance.random() < 0.1:
             self.shapes.reverse()
@@ -100,8 +100,8 @@ def test_skipped_reads_change_no_value(any_node, programs, tmp_path):
             steps = [pair.step(chance) for pair in pairs]
             for _, name, *is_refused in steps:
                 (refused if is_refused else done)[name] += 1
-            # The comparison is repeated, because other processes may briefly map the same files. A wrong
-            # value stays wrong, because the programs are paused.
+            # The comparison is repeated, because other processes may map the same files for a moment. The
+            # programs are paused meanwhile, so a value that is wrong stays wrong in each comparison.
             for _ in range(10):
                 moment = time.time()
                 pids = any_node.cgroup.pids()

@@ -23,13 +23,15 @@ DASHBOARD = (REPOSITORY / "src/http/dashboard.json").read_text()
 
 @pytest.fixture(scope="module", params=["path", "kind"])
 def fleet(request, node, tmp_path_factory):
-    """A Prometheus server that scrapes five exporters on four nodes, and the first of these exporters."""
+    """Five exporters on four nodes.
+
+    Nodes a and b have the same pods. On node c, one exporter is replaced by another, so two exporters have
+    the same series. The pod on node d has a limit.
+    """
     live = ("--containerd-sock", node.socket, *EVERYTHING, "--group-by", request.param)
     recorded = ("--fixture", REPOSITORY / "fixtures/node", *EVERYTHING, "--group-by", request.param)
     limited = ("--fixture", REPOSITORY / "fixtures/cgroups/v2", *EVERYTHING, "--group-by", request.param)
     with ExitStack() as stack:
-        # Nodes a and b have the same pods. On node c, the exporter `new` replaces `old`, so both have the
-        # same series.
         a, b, old, new, d = (
             stack.enter_context(Exporter(*of)) for of in (live, live, recorded, recorded, limited)
         )
@@ -189,7 +191,10 @@ def lost(before, after, place: str = "") -> list[str]:
 
 
 def test_the_dashboard_fits_grafanas_schema(fleet):
-    """The Grafana SDK drops fields that are not in Grafana's schema. The dashboard must have none of them."""
+    """No field is lost when the Grafana SDK reads the dashboard and writes it again.
+
+    The SDK drops every field that is not in Grafana's schema.
+    """
     _, exporter = fleet
     register_default_plugins()
     dashboard = json.loads(DASHBOARD)

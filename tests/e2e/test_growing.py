@@ -18,8 +18,9 @@ from lab import HERE, until
 from live_node import MIB
 
 N_READS = 300
-# In layout N, N more mappings precede the heap. A read(2) returns about five mappings, so it ends with the
-# heap in one layout.
+# One read(2) of smaps returns about five mappings. In layout N, the process has N additional mappings before
+# its heap. Each additional mapping moves the heap one place on in the result of a read(2). So in one of the
+# five layouts, the heap is in the last place.
 N_LAYOUTS = 5
 
 
@@ -39,9 +40,11 @@ class Growing:
         return {line.partition("-")[0] for line in Path(f"/proc/{self.pid}/maps").read_text().splitlines()}
 
     def resident(self) -> int:
-        """Returns the resident memory of the process in bytes."""
-        # The kernel counts no page twice here, even if a mapping grows meanwhile (show_smaps_rollup in
-        # fs/proc/task_mmu.c).
+        """Returns the resident memory of the process, from smaps_rollup.
+
+        The kernel counts no page twice there, even if a mapping grows during the read (fs/proc/task_mmu.c,
+        show_smaps_rollup).
+        """
         for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Rss:"):
                 return int(line.split()[1]) * 1024
@@ -94,11 +97,13 @@ def test_growing_mapping_counts_once(any_node, programs, dynamic, kind):
 
 
 class Replaceable:
-    """A process that executes another program or changes its name when a test orders this."""
+    """A process that executes another program or changes its name when a test orders this.
+
+    A read of the process takes long, because it has 1 GiB in pages of 4 KiB. So the exporter reuses each
+    reading for several seconds.
+    """
 
     def __init__(self, node, programs: Path):
-        # A read of 1 GiB in pages of 4 KiB takes long, so the exporter reuses each reading for several
-        # seconds.
         self.process = node.cgroup.run_ready(programs / "replaced", "1024", stdin=subprocess.PIPE)
         self.pid = str(self.process.pid)
 
@@ -124,7 +129,10 @@ def kept(any_node, programs):
 
 @pytest.mark.parametrize("name", ["another", "replaced"])
 def test_exec_drops_kept_values(kept, tmp_path, programs, name):
-    """If the new program has the same name, the addresses in /proc/<pid>/stat reveal the exec."""
+    """The new program may have the same name as the old one.
+
+    The exporter then recognizes the exec by the memory addresses in /proc/<pid>/stat.
+    """
     process, exporter = kept
     assert sum(process.values(exporter).values()) > 1000 * MIB
     shutil.copy(programs / "replaced", tmp_path / name)

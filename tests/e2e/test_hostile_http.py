@@ -29,8 +29,8 @@ def big_node(tmp_path_factory):
     return record(tmp_path_factory.mktemp("big"), n_containers=40, n_mappings=65)
 
 
-# Six attacks, each of which stops a server built with tiny_http. Each function returns the connections that
-# it keeps open.
+# The six functions below attack the exporter. Each attack stops a server built with tiny_http. Each function
+# returns the connections that it keeps open.
 
 
 def declare_terabytes(target):
@@ -64,7 +64,11 @@ def reset(target):
 
 
 def send_without_end(target):
-    """Three clients send endless headers, single bytes, and requests whose responses they do not read."""
+    """Three clients send without end.
+
+    One client sends a request with endless headers. The second client sends single bytes slowly. The third
+    client sends requests but does not read the responses.
+    """
     clients = [target.connect(b"GET / HTTP/1.1\r\n"), target.connect(), target.connect()]
 
     def send(client, piece, pause):
@@ -92,8 +96,8 @@ def test_one_client_harms_no_other(big_node, attack):
         seconds, body = target.scrape()
         assert seconds < 1
         assert len(body) > 10 * 10**6
-        # The exporter waits up to 30 s for clients that do not read. The test disconnects them, so that it
-        # need not wait.
+        # The exporter waits up to 30 s for a client that does not read its response. These clients disconnect
+        # here, so that the test need not wait.
         if attack in (stop_reading, send_without_end):
             for client in clients:
                 client.close()
@@ -108,9 +112,12 @@ def test_one_client_harms_no_other(big_node, attack):
 
 
 def swarm(peer, stop):
-    """Keeps 651 clients connected that never complete a request or never read the response."""
-    # b"" stands for clients that stop after the request line, and None for a client that sends headers
-    # without end.
+    """Connects 651 clients that never complete a request or never read the response.
+
+    500 clients stop after the request line, and 100 clients stop in the middle of a header. 50 clients do not
+    read the response. One client sends headers without end. When the exporter closes the connection of a
+    client, this client connects again within a second.
+    """
     kinds = [b""] * 500 + [b"GET /metrics HTTP/1.1\r\nHost:"] * 100 + [GET] * 50 + [None]
     random.Random(7).shuffle(kinds)
     clients = [None] * len(kinds)
@@ -153,8 +160,8 @@ def swarm(peer, stop):
                 except OSError:
                     drop(key.data)
         for i, kind in enumerate(kinds):
-            # The selector does not watch these clients. The first byte of TCP_INFO is 1 (TCP_ESTABLISHED)
-            # only while the connection is open.
+            # The selector does not watch clients that send the complete request GET. The first byte of
+            # TCP_INFO is 1 (TCP_ESTABLISHED) only while their connection is open.
             if kind == GET and clients[i].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != b"\x01":
                 clients[i].close()
                 clients[i] = None
@@ -191,8 +198,8 @@ def test_700_hostile_clients_do_not_delay_scrapes(big_node):
         )
         assert peak - steady <= 16 * MIB
         until(lambda: target.n_open()[1] <= n_fds, 10, "the swarm's connections are closed")
-        # The next scrape frees the outdated expositions that were kept for slow clients. The exporter scrapes
-        # only on request.
+        # Clients that did not read kept an outdated exposition in memory. The next scrape frees this memory.
+        # The exporter scrapes only on request, so the test requests scrapes until the memory is free.
         until(lambda: target.scrape() and target.memory("VmRSS") <= steady + 4 * MIB, 10, "memory is freed")
 
 

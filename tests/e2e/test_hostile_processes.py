@@ -26,8 +26,8 @@ from live_node import MIB, Node, resident, roots
 
 @pytest.fixture(params=sorted(roots()))
 def node(request, tmp_path):
-    # With the memory controller in version 1, the exporter ignores version 2 cgroups whose paths have no
-    # container id (64 hexadecimal digits).
+    # If the memory controller is in cgroup version 1, the exporter uses a version 2 cgroup only if its path
+    # has the id of a container. So this cgroup is named like a container, with 64 hexadecimal digits.
     node = Node(
         tmp_path,
         roots()[request.param],
@@ -37,7 +37,8 @@ def node(request, tmp_path):
     node.cgroup.close()
 
 
-# The seconds that each test with short-lived processes takes.
+# How many seconds each test with short-lived processes takes. These tests make hundreds of calls of exec,
+# exit, fork, vfork and posix_spawn a second.
 
 CHURN_SECONDS = float(os.environ.get("CHURN_SECONDS", 10))
 
@@ -125,7 +126,8 @@ def test_short_lived_processes_are_reported_correctly(any_node, programs, tmp_pa
         assert errors(exposition)["gone"] + errors(exposition)["exec"] > 0, (
             f"no process ended during its read: {figures}"
         )
-        # A process that forks may be counted twice, which adds series, so 1 MiB of growth is allowed.
+        # The exporter must use at most 1 MiB more than after the warm-up. It may use a little more, because a
+        # process that forks may be counted twice, which adds series.
         assert max(sizes[len(sizes) // 2 :]) < warm + MIB
         assert exporter.unusual_log_lines() == []
         assert comms(exporter.after()) == {}, "a process of the churn is still reported"
@@ -178,9 +180,10 @@ def test_zombies_are_not_counted(node, programs):
 
 
 def test_zombie_init_process_gets_no_other_processes(node, programs):
-    """With version 1, the kernel shows a zombie in the root cgroup.
+    """With cgroup version 1, the kernel shows a zombie in the root cgroup.
 
-    The exporter must not attribute the node's processes to the zombie's container.
+    If the zombie is the init process of a container, the exporter must not take the root cgroup for the
+    cgroup of this container. Otherwise, it would report all processes of the node in this container.
     """
     with node.exporter() as exporter:
         node.cgroup.run_ready(programs / "hostile", "left-over")
@@ -198,7 +201,10 @@ def test_zombie_init_process_gets_no_other_processes(node, programs):
 
 
 def test_changed_inode_numbers_of_proc_lose_no_values(any_node, programs):
-    """When memory is short, the kernel drops inodes of /proc, and processes get new inode numbers."""
+    """When memory is short, the kernel drops the inodes of /proc, so processes get new inode numbers.
+
+    The exporter must keep the values of processes that are not due to be read.
+    """
     for _ in range(20):
         any_node.cgroup.run_ready(programs / "hostile", "busy")
     with any_node.exporter("--scrape-interval", "200ms", "--cpu-budget", "0.005") as exporter:
@@ -207,8 +213,8 @@ def test_changed_inode_numbers_of_proc_lose_no_values(any_node, programs):
         before = os.stat(f"/proc/{pid}").st_ino
 
         def has_another():
-            # drop_caches cannot drop the inode while the exporter has the directory open, which it does for a
-            # moment in each scrape.
+            # drop_caches cannot drop the inode of /proc/<pid> while the exporter has this directory open.
+            # The exporter opens it for a moment in each scrape, so the test may need several attempts.
             Path("/proc/sys/vm/drop_caches").write_text("2")
             return os.stat(f"/proc/{pid}").st_ino != before
 
@@ -331,8 +337,9 @@ def test_missing_permission_is_counted_and_logged_once(any_node, programs, tmp_p
         assert comms(exposition) == {} and not [
             name for name in exposition if name.startswith("process_smaps_")
         ]
-        # After each refusal, the exporter waits for twice as many scrapes. In ten scrapes, it tries each
-        # process at least three times.
+        # The kernel does not let the exporter read the two processes of the container. After each refusal,
+        # the exporter waits for twice as many scrapes as before. In ten scrapes, it tries to read each of the
+        # two processes at least three times.
         assert errors(exposition)["denied"] >= 6 and exposition.value("smaps_exporter_processes") == 0
         warnings = [line for line in exporter.log().splitlines() if "WARN" in line]
         assert len(warnings) == 1 and "CAP_SYS_PTRACE is missing" in warnings[0], warnings
@@ -363,7 +370,8 @@ def test_65000_mappings_use_no_more_memory(any_node, programs):
     with any_node.exporter("--cpu-budget", "0") as exporter:
         before = resident(exporter.process.pid)
         process = any_node.cgroup.run_ready(programs / "hostile", "many", "65000")
-        # Reading 65,000 mappings may take longer than a scrape. A later scrape then has the values.
+        # Reading 65,000 mappings may take so long that a scrape ends without the values of this process. A
+        # later scrape then has these values.
         mapped = lambda exposition: exposition.by("process_smaps_mappings", "comm", "path").get(
             ("hostile", "[anon]"), 0
         )
@@ -380,8 +388,8 @@ def test_65000_mappings_use_no_more_memory(any_node, programs):
 
 
 def test_memory_with_5000_processes_is_bounded(any_node, programs):
-    # The released binary does not use glibc. With glibc, each thread for a slow read would keep freed memory
-    # in its own malloc arena.
+    # The exporter starts a thread for each slow read. By default, glibc gives each thread a malloc arena of
+    # its own, which keeps freed memory. The released binary does not use glibc, so the test allows one arena.
     with any_node.exporter(prefix=("env", "MALLOC_ARENA_MAX=1")) as exporter:
         before, first_peak = resident(exporter.process.pid), 0
         for _ in range(2):  # the second time shows whether memory grows
@@ -406,17 +414,18 @@ def test_memory_with_5000_processes_is_bounded(any_node, programs):
                 f"5,000 processes: RSS {before >> 10} KiB before, {peak >> 10} KiB with them, "
                 f"{after >> 10} KiB after; scrapes every {intervals} s"
             )
-            # glibc cannot return freed memory if memory above it is in use. So it may stay, but the second
-            # 5,000 processes must reuse it.
+            # glibc cannot return freed memory to the kernel if memory above it is in use. So the exporter may
+            # keep the memory for the first 5,000 processes, but must reuse it for the next 5,000 processes.
             first_peak = first_peak or peak
             assert peak < before + 6 * MIB and max(peak, after) < first_peak + MIB
         assert exporter.get("/healthz")[0] == 200
 
 
 def test_endless_smaps_does_not_block_the_exporter(any_node, programs):
-    """A process keeps mapping memory ahead of the reader of its smaps.
+    """A process keeps mapping memory ahead of the reader of its smaps, so that a read could take hours.
 
-    A faster reader succeeds. A slower reader fails after too many mappings.
+    The machine decides whether the reader or the process is faster. If the reader reaches the last mapping,
+    the read succeeds. If there are more mappings than a process can have, the read ends with an error.
     """
     with any_node.exporter() as exporter:
         process = any_node.cgroup.run_ready(programs / "hostile", "leapfrog")

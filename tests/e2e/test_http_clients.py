@@ -152,7 +152,7 @@ def test_clients_above_the_connection_limit_get_status_503(target, tmp_path, pro
 
 
 def http_cpu(target) -> float:
-    """Returns the CPU seconds of the thread that answers requests."""
+    """Returns the CPU seconds that the thread that answers requests has used."""
     (thread,) = [task for task in (target.proc / "task").iterdir() if (task / "comm").read_text() == "http\n"]
     fields = (thread / "stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -167,8 +167,8 @@ def test_answering_requests_uses_a_tenth_of_a_core(small_node, tmp_path, kind):
         clients = subprocess.Popen(command("wrk", *arguments), stdout=subprocess.PIPE, text=True)
         waited = []
         while clients.poll() is None:
-            # The request of a client at another address must be answered before those on the 32 connections
-            # of wrk.
+            # Every second, a client at another address sends a request. The exporter must answer this request
+            # before those that wait on the 32 connections of wrk.
             connection = http.client.HTTPConnection(*target.peer, timeout=10, source_address=("127.0.0.2", 0))
             sent_at = time.monotonic()
             connection.request("GET", "/healthz")
@@ -212,8 +212,11 @@ def test_foreign_host_headers_are_refused_on_loopback(small_node):
 
 
 def test_own_address_of_the_machine_counts_as_local(small_node):
-    """Requests from any address of this machine need an allowed Host. Requests from elsewhere do not."""
-    # This network namespace stands for another machine, such as that of Prometheus.
+    """A request from any address of the machine itself needs an allowed Host.
+
+    A request from another machine, such as the machine of Prometheus, may have any Host. In this test, a
+    network namespace stands for the other machine.
+    """
     name, address = f"smaps{os.getpid()}", "198.51.100.1"
     for arguments in (
         f"netns add {name}",

@@ -48,7 +48,8 @@ def test_kernel_buffers_less_than_128_kib_per_connection(node_16):
         time.sleep(0.5)
         list_sockets = ["ss", "-tmnH", "sport", "=", str(target.peer[1])]
         listed = subprocess.run(list_sockets, capture_output=True, text=True, check=True).stdout
-        # The number after w is the size of the send queue in bytes, including the kernel's packet structures.
+        # In the output of ss, the number after w is the size of the send queue in bytes. The size includes
+        # the kernel's packet structures.
         queued = [int(number) for number in re.findall(r"skmem:\([^)]*\bw(\d+)", listed)]
         print(f"send queues of {len(queued)} connections: at most {max(queued) / 1024:.0f} KiB")
         assert len(queued) >= 10 and max(queued) < 128 << 10

@@ -35,7 +35,10 @@ def mounts(programs):
 
 
 def test_what_an_ended_container_left_fills_its_pod(node, mounts):
-    """A container ends but leaves 90 MiB of tmpfs in its pod of 100 MiB. Then another container leaks."""
+    """A container has ended, but 90 MiB of its tmpfs remain in the pod, whose limit is 100 MiB.
+
+    Then another container of the pod leaks.
+    """
     fills = Container("fills", ["dd", "if=/dev/zero", "of=/cache/x", "bs=1M", "count=90"], mounts=mounts)
     with pod(node, "full-0", Container("idle", ["sleep", FOREVER]), fills) as made:
         node.limit_pod(made, LIMIT)

@@ -40,7 +40,10 @@ def printed(what: str, *arguments: str) -> list[dict]:
 
 
 def chosen_lines(tmp_path: Path, wanted: tuple[str, ...]) -> Path:
-    """Returns a copy of the manifests. Its kustomization.yaml has the entries `wanted` uncommented."""
+    """Copies the Kubernetes manifests, and returns the directory of the copies.
+
+    In the copy of kustomization.yaml, the entries with the names in `wanted` are no longer commented out.
+    """
     copy = tmp_path / "kubernetes"
     shutil.copytree(readme.KUBERNETES, copy)
     file = copy / "kustomization.yaml"
@@ -111,9 +114,11 @@ def test_the_program_prints_what_kustomize_builds(tmp_path, what, chosen):
 
 
 def made(what: str, image: str) -> str:
-    """Returns what `make` prints if a user calls it."""
-    # With the variables of an outer make, the inner make would print more lines, such as "Entering
-    # directory".
+    """Returns what `make` prints if a user calls it.
+
+    The test itself may be run by make. The variables of that outer make are removed, because with them the
+    inner make would print further lines, such as "Entering directory".
+    """
     environment = {name: value for name, value in os.environ.items() if not re.match("MAKE|MFLAGS", name)}
     command = ["make", what, f"IMAGE={image}"]
     done = subprocess.run(
@@ -143,7 +148,10 @@ def test_make_prints_what_the_program_prints():
 
 
 def test_the_pages_commands_print_what_is_installed():
-    """Each `docker run IMAGE --print ...` in the documents prints what this version of the program prints."""
+    """Runs the program with the arguments of each `docker run IMAGE --print ...` in the documents.
+
+    The output must be the manifest or the PodMonitor of this version, with the name of the image in it.
+    """
     image = "registry.example/x:1"
     expected = {what: program("--print", what, "--image", image) for what in ("manifest", "podmonitor")}
     for page in (readme.FRONT_PAGE, readme.KUBERNETES_PAGE):
@@ -251,7 +259,11 @@ def test_an_unknown_field_is_rejected():
 
 
 def test_the_examples_of_the_page_work(tmp_path):
-    """Tests the examples in src/kubernetes/README.md: a user's kustomization.yaml and a ResourceQuota."""
+    """Tests two examples in src/kubernetes/README.md.
+
+    One is the kustomization.yaml of a user, which refers to a copy of src/kubernetes in a directory beside
+    the file. The other is a ResourceQuota.
+    """
     page = readme.KUBERNETES_PAGE.read_text()
     blocks = re.findall(r"^ *```yaml\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL)
     examples = [example for example in map(yaml.safe_load, blocks) if "kind" in example]

@@ -85,7 +85,8 @@ def test_ten_kills_at_once_are_recorded(node, mounts):
         containers = [leak(mounts, 60, 4 + i % 3, 80 * MIB, delay=3) for i in range(10)]
         pods = [node.run_pod("accounts", f"leak-{i}", [container]) for i, container in enumerate(containers)]
         try:
-            # On a busy machine, the first container may be killed before the last one has started.
+            # Waits only for the records, and not until all leaks run at the same time. On a busy machine, the
+            # first container may be killed before the last container has started.
             until(lambda: len(records(exporter)) == 10, 120, "all are recorded")
         finally:
             for made in pods:
@@ -148,7 +149,10 @@ def test_frequent_scrapes_do_not_change_the_record_of_a_kill(node, mounts):
 
 
 def test_each_part_of_the_account_has_its_size(node, mounts, tmp_path):
-    """A container has 20 MiB of tmpfs, 30 MiB of page cache and 10 MiB of heap."""
+    """A container has 20 MiB of tmpfs, 30 MiB of page cache and 10 MiB of heap.
+
+    Then it maps a file of 8 MiB that is in another tmpfs.
+    """
     work = (
         "dd if=/dev/zero of=/dev/shm/x bs=1M count=20; dd if=/dev/zero of=/tmp/x bs=1M count=30;"
         "cat /tmp/x > /dev/null;"
@@ -173,8 +177,9 @@ def test_each_part_of_the_account_has_its_size(node, mounts, tmp_path):
         cgroup = Cgroup(node, app)
         with cgroup.frozen():
             time.sleep(2)  # until the kernel has updated its counters
-            # The container has just grown fast. The exporter does not read its processes while such growth
-            # could reach the limit during the read.
+            # The container has just grown fast. The exporter does not read the processes of a container if
+            # such growth could reach the limit during the read. So the test waits until the exporter
+            # considers the growth over and reads the processes.
             account, unmapped, mapped = until(
                 lambda: (found := parts(exporter))[1] and found, 20, "its processes are read"
             )
@@ -276,7 +281,10 @@ def test_successive_kills_have_separate_records(node, mounts):
 
 
 def test_a_loop_of_kills_does_not_crowd_out_other_records_and_log_lines(programs, tmp_path):
-    """A container has at most four OOM records, and at most one log line in ten seconds."""
+    """The exporter keeps at most four OOM records of one container.
+
+    It logs the kills in one container at most once in ten seconds.
+    """
     with pods_of(tmp_path / "links", programs) as pods, pods.exporter() as exporter:
         idle = f"exec sleep {FOREVER}"
         other, loop = (pods.start(pods.pod(name), "s-app", idle, 8 * MIB) for name in ("other", "loop"))
@@ -296,7 +304,8 @@ def test_a_loop_of_kills_does_not_crowd_out_other_records_and_log_lines(programs
             return [int(re.search(r" kills=(\d+) ", line)[1]) for line in lines]
 
         until(lambda: sum(logged()) == loop.n_kills(), 30, "all are logged")
-        # The exporter logs the first kill at once. The test allows one line more.
+        # The exporter logs the first kill at once, and then at most one line per ten seconds. The test allows
+        # one line more.
         assert len(logged()) <= 2 + (time.monotonic() - began) / 10, logged()
 
 
@@ -350,15 +359,14 @@ def test_a_container_full_of_page_cache_is_not_read(programs, tmp_path):
             reads = exporter.metrics().by("smaps_exporter_reads_total", "kind")
             return sum(reads[kind,] for kind in ("smaps", "rollup", "unchanged"))
 
-        # Without a request, the exporter must read no process. Two reads may come from the scrape of the last
-        # request.
+        # During five seconds without a request, the exporter must read no process. Two reads are allowed for
+        # the scrape that the last request causes.
         before = n_reads()
         time.sleep(5)
         assert n_reads() - before <= 2
     file.unlink()
 
 
-# How many containers run with an exporter, and how many without. `make night` sets 40.
 HARM_TRIALS = int(os.environ.get("HARM_TRIALS") or 4)
 
 
@@ -371,7 +379,10 @@ def n_without(programs, tmp_path_factory) -> int:
 
 @pytest.mark.parametrize("interval", [0.05, 1])
 def test_reading_causes_no_second_oom_kill(programs, tmp_path, n_without, interval):
-    """Compares OOM kills in containers with and without an exporter that reads their processes."""
+    """Compares OOM kills with and without an exporter that reads the processes of the container.
+
+    `make night` compares 40 containers with an exporter and 40 without.
+    """
     with pods_of(tmp_path / "links", programs) as pods:
         with pods.exporter("--scrape-interval", f"{interval}s") as exporter:
             n_with = second_victims(pods, "with", HARM_TRIALS, exporter, interval)
@@ -381,7 +392,11 @@ def test_reading_causes_no_second_oom_kill(programs, tmp_path, n_without, interv
 
 @pytest.mark.skipif(IS_V2, reason="version 2 reports events")
 def test_version_1_counts_kills_of_full_containers_within_the_budget(programs, tmp_path):
-    """Checks of many full containers stay within the CPU budget, and miss no kill on a busy machine."""
+    """OOM kills are counted in many containers that have nearly reached their memory limits.
+
+    Between scrapes, the exporter checks the memory use of these containers within the CPU budget. It counts
+    each kill even while twelve processes outside of the containers use all CPU time.
+    """
     with pods_of(tmp_path / "links", programs) as pods, ExitStack() as loops:
         work = f"{programs}/leak heap 1 1 1 & read line; {programs}/leak heap 16 1 16; wait"
         full = [pods.start(pods.pod(f"full-{i}"), "s-app", work) for i in range(N_FULL)]
@@ -394,7 +409,6 @@ def test_version_1_counts_kills_of_full_containers_within_the_budget(programs, t
             began, cpu = time.monotonic(), cpu_seconds(exporter.process.pid)
             time.sleep(10)
             share = (cpu_seconds(exporter.process.pid) - cpu) / (time.monotonic() - began)
-            # These processes outside of the containers use all CPU time.
             for _ in range(12):
                 loop = loops.enter_context(subprocess.Popen(["sh", "-c", "while :; do :; done"]))
                 loops.callback(loop.kill)

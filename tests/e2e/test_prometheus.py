@@ -31,7 +31,11 @@ def test_promql_sum_equals_the_sum_of_the_exposition(node, exporter, tmp_path):
 
 
 def test_jobs_by_kind_and_by_path_share_an_exporter(tmp_path):
-    """Tests the documented scrape jobs: one for all pods by kind, and one for a namespace by path."""
+    """Tests the two scrape jobs that README.md and src/kubernetes/README.md contain.
+
+    Both jobs scrape one exporter. One job gets the series of all pods by kind. The other job gets the series
+    of one namespace by path.
+    """
     recorded = ("--fixture", REPOSITORY / "fixtures/node")
     jobs = readme.scrape_jobs()
     with Exporter(*recorded, *EVERYTHING, "--group-by", "kind", "--fields", "rss,pss") as exporter:

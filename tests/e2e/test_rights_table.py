@@ -20,8 +20,8 @@ from sandbox import AT_FDCWD, EACCES, EPERM, KERNEL, NUMBERS, O_RDONLY, O_WRONLY
 
 TABLE = readme.KUBERNETES_PAGE.read_text().partition("<!-- rights -->")[2].partition("<!-- end -->")[0]
 LINES = [re.sub(r"[*`]", "", line) for line in TABLE.splitlines() if line.startswith("|") and "`" in line]
-# The columns are the source of containers, the capability, the Linux version that it needs, and what an
-# attacker can do.
+# Each row has four columns. They say where the exporter finds containers, which capability it has, which
+# Linux version this capability needs, and what an attacker can do.
 ROWS = [line.strip("| ").split(" | ") for line in LINES]
 AF_UNIX, SOCK_STREAM = 1, 1
 

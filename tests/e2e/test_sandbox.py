@@ -38,7 +38,7 @@ def victim():
 def live(tmp_path, victim):
     """A directory like a recording, with a link to the live /proc.
 
-    Its container has only the process of the fixture `victim`.
+    The only container has one process, the sleep process of the fixture `victim`.
     """
     (tmp_path / "node").mkdir()
     (tmp_path / "node/containers.tsv").write_text(
@@ -74,7 +74,8 @@ def test_seccomp_filter_applies_to_each_thread(live, victim, inject, tmp_path):
                 "getpid is allowed, so injected calls do run"
             )
         assert is_read(exporter), "the exporter no longer scrapes"
-        # Because `inject` uses ptrace to stop a thread for a moment, the log may report a stuck read.
+        # `inject` uses ptrace, which stops a thread of the exporter for a moment. A read by a stopped thread
+        # may look stuck. So the log may report a stuck read, but nothing else.
         assert "not permitted" not in exporter.log() and "cannot" not in exporter.log()
     assert file.read_text() == "text" and [path.name for path in tmp_path.iterdir() if path.is_file()] == [
         "file"
@@ -107,7 +108,11 @@ def test_the_same_calls_succeed_without_the_sandbox(live, victim, inject, tmp_pa
     KERNEL < (6, 15) or os.uname().machine != "x86_64", reason="CAP_PERFMON reads smaps from Linux 6.15 on"
 )
 def test_landlock_allows_only_proc_with_cap_perfmon(live, inject, tmp_path):
-    """The kernel refuses files below /proc/<pid>/root. Landlock refuses files outside a few directories."""
+    """With CAP_PERFMON, two checks confine the exporter.
+
+    The kernel refuses access to files below /proc/<pid>/root. Landlock refuses access to all files outside a
+    few directories.
+    """
     secret = tmp_path / "secret"
     secret.write_text("secret")
     with Exporter("--fixture", live, *EVERYTHING, "--log-level", "debug", prefix=PERFMON) as exporter:

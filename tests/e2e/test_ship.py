@@ -58,8 +58,8 @@ def ship_lab(request, built):
     subprocess.run(["mount", "--make-shared", state], check=True)
     with Lab(directory, request.param) as lab:
         lab.import_image(built[1])
-        # The shell grows by 20 kB every half second for 12 minutes, longer than the tests run. It executes no
-        # other program.
+        # A shell command that grows by 20 kB every half second, 1500 times. These 12 minutes are longer than
+        # the tests run, so the command grows during all tests. It executes no other program.
         step = 'x="$x$(printf %20000s)"; read -t 0.5 y <&3'
         grow = f"mkfifo /pipe; exec 3<>/pipe; for i in $(seq 1500); do {step}; done; read y <&3"
         lab.run_pod(
@@ -251,8 +251,8 @@ def test_perfmon_suffices_from_the_documented_kernel_on(ship_lab):
 def test_queries_for_growth_find_the_growing_container(ship_lab, tmp_path, group_by):
     [growth] = [query for _, query in readme.queries() if "deriv(process" in query]
     [leak] = [rule["expr"].strip() for rule in readme.rules() if rule["alert"] == "MemoryLeak"]
-    # The test cannot wait for an hour, so it removes the offset and the threshold of 1 GB a day from the
-    # alert.
+    # The alert MemoryLeak fires for processes that are an hour old and grow by more than 1 GB a day. The test
+    # cannot wait for an hour, so it removes the offset and the threshold from the expression.
     any_growth = re.sub(r"\s+offset 55m", "", leak.removesuffix(" * 86400 > 1e9"))
     assert len(leak) - len(any_growth) > len("offset 55m * 86400 > 1e9")
     with (

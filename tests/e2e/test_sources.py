@@ -59,10 +59,10 @@ def test_all_sources_give_the_same_exposition(node, tmp_path):
         ("--container-logs", tmp_path / "containers"),
     ]
     with kernel.stopped(node):
-        # The metrics of the node are left out, because they change all the time.
+        # Pods share pages with processes of the host, so values may change between two scrapes. In this case,
+        # both scrapes are repeated. The metrics of the node are left out, because they change all the time.
         options = ("--once", *EVERYTHING, "--cgroup-metrics", "memory,pod")
         for source in sources[1:]:
-            # Pods share pages with processes of the host, so values may change between two scrapes.
             text = until(
                 lambda: (text := once(*source, *options)) == once(*sources[0], *options) and text,
                 60,
@@ -109,7 +109,10 @@ def test_new_pods_appear_and_removed_pods_disappear(node, tmp_path, source):
 
 
 class Crio:
-    """A server that answers CRI calls as CRI-O does. Its containers are only cgroups."""
+    """A server that answers CRI calls as CRI-O does.
+
+    A container of this server is a cgroup. For each container there is also a monitor process.
+    """
 
     def __init__(self, path: Path, root: Path, driver: str):
         self.path, self.root, self.driver = path, root, driver
@@ -152,7 +155,11 @@ class Crio:
         return cri.ListContainersResponse(containers=self.containers)
 
     def run_pod(self, namespace: str, name: str, containers: list[str]):
-        """Makes the slice of a pod with scopes for its containers, an infra container, and their monitors."""
+        """Makes the slice of a pod, and in it the scopes of the containers.
+
+        There is also an infra container. Each container has a further scope for conmon, the process with
+        which CRI-O monitors the container.
+        """
         sandbox, uid = secrets.token_hex(32), secrets.token_hex(16)
         metadata = cri.PodSandboxMetadata(name=name, uid=uid, namespace=namespace)
         self.sandboxes.append(
@@ -218,8 +225,9 @@ def test_containers_of_cri_o_are_listed(tmp_path, kind, driver):
                 ("shop", "web-0", "proxy"): 1,
                 ("default", "web-0", "app"): 1,
             }
-            # CRI-O's infra container, its conmon processes, and a process directly in the pod's cgroup must
-            # not be exported.
+            # A pod also has processes that are in none of its containers. They must not be exported. CRI-O
+            # runs an infra container in each pod, and a monitor, conmon, for each container. One more process
+            # is directly in the cgroup of the pod.
             assert exporter.after().by("process_smaps_processes", "namespace", "pod", "container") == expected
             assert exporter.metrics().value("smaps_exporter_containers") == 3
             runtime.run_pod("batch", "job-0", ["worker"])
@@ -228,8 +236,8 @@ def test_containers_of_cri_o_are_listed(tmp_path, kind, driver):
                 exporter.metrics().by("process_smaps_processes", "namespace", "pod", "container") == expected
             )
             until(found, 10, "the new pod is reported")
-            # A listing calls ListContainers and ListPodSandbox once each. One of the calls may not have been
-            # made yet.
+            # To list the containers, the exporter calls ListContainers and ListPodSandbox once each. At this
+            # moment, it may have made only one of these calls. So the test waits until the numbers are equal.
             calls = runtime.calls
             until(
                 lambda: calls.count("ListContainers") == calls.count("ListPodSandbox"),

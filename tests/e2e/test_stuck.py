@@ -65,7 +65,10 @@ def n_stuck(exposition) -> float:
 
 
 def observe(exporter, growth: Growth, seconds: float, check=lambda exposition: None):
-    """Asserts for `seconds` that responses are fast and that the values of healthy processes are fresh."""
+    """Asserts for some time that each response takes less than a second.
+
+    Also asserts that the values of processes that are not stuck stay fresh.
+    """
     slowest = 0.0
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -141,12 +144,14 @@ def test_process_stuck_before_the_start_does_not_affect_others(any_node, program
 
 
 def test_exec_beside_a_stuck_process_does_not_affect_others(any_node, programs, growth, tmp_path):
-    """A second process shares memory with a stuck process, as after vfork, and calls exec."""
+    """A second process shares memory with a stuck process, as after vfork, and calls exec.
+
+    On Linux 6.18.44, reading the `stat` of the second process or opening its `smaps` then blocks.
+    """
     with any_node.exporter(*OFTEN) as exporter:
         growth.start(exporter.after(2))
         with Stuck(any_node, programs, tmp_path / "fs", 50, "exec") as stuck:
             observe(exporter, growth, WATCHED)
-            # On Linux 6.18.44, reading the `stat` or opening the `smaps` of the second process blocks, too.
             assert n_stuck(exporter.metrics()) == 2
 
             def are_absent(exposition):

@@ -1,5 +1,5 @@
-//! The exporter's modules that do no I/O, as a crate that builds in seconds because it lacks the client of
-//! containerd.
+//! A crate of the exporter's modules that do no I/O. Because the client of containerd is not included, a fuzz
+//! target is built in seconds.
 #![allow(dead_code, unused_imports)]
 
 #[path = "../../src/cgroupfs/field.rs"]

@@ -37,7 +37,8 @@ def main(fixtures: Path, corpus: Path):
     paths = [line.split(":", 2)[2] for text in cgroups for line in text.splitlines()]
     claims = "\n".join(sorted({path for path in paths} | {"/", "/..", "/kubepods"}))
     seeds = {
-        # The first byte says where the text is split, and the text is the first 4 KiB of a file.
+        # The first byte says where the text is split. The text is the first 4 KiB of a file, with only a few
+        # mappings.
         "scanner": [bytes([i * 37 % 256]) + path.read_bytes()[:4096] for i, path in enumerate(smaps)],
         "cgroup": [f"{text}\0{claims}".encode() for text in cgroups],
         "cgroup_fields": [

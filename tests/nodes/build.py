@@ -40,8 +40,8 @@ StandardOutput=tty
 StandardError=tty
 TTYPath=/dev/ttyS0
 """
-# Package scripts of another architecture cannot run here and set up systemd. So its root file system has
-# busybox instead.
+# Package scripts of another architecture cannot run on this machine, so they cannot set up systemd. For other
+# architectures, the root file system has busybox instead of systemd.
 BARE_PACKAGES = ("containerd", "runc", "python3", "libstdc++6", "busybox-static", "mount", "kmod", "tar")
 BARE_APPLETS = (
     "sh cat chmod cp cut dmesg grep id ls ln mkdir mkswap rm sed sleep stat swapon sync tee tr true umount "
@@ -264,7 +264,12 @@ def finish(system: Path, *platforms: str):
 
 
 def kernel(release: str, flavour: str, containerd: str, runc: str) -> Path:
-    """Returns a directory with a kernel, containerd and runc, each from the given Debian release."""
+    """Returns a directory with the kernel of a Debian release.
+
+    The directory also has the programs containerd and runc. The parameters `containerd` and `runc` are the
+    Debian releases that these programs come from. A program from bookworm is left out, because the root file
+    system already has it.
+    """
     path = NODES_DIR / f"kernel-{release}-{flavour}-{key(containerd, runc)}"
     return build_once(path, lambda out: _make_kernel(out, release, flavour, containerd, runc))
 
@@ -291,7 +296,6 @@ def _make_kernel(out: Path, release: str, flavour: str, containerd: str, runc: s
         (node / "modules").mkdir()
         shutil.move(modules, node / "modules" / modules.name)
         initrd(node / "modules" / modules.name, out / "initrd", architecture)
-        # The root file system already has the programs of bookworm.
         if containerd != "bookworm":
             Apt(containerd, architecture).unpack(node / "containerd", "containerd")
         if runc != "bookworm":
@@ -344,12 +348,15 @@ def initrd(modules: Path, out: Path, architecture: str):
 
 
 def with_dependencies(modules: Path) -> list[Path]:
-    """Returns the files of MODULES and their dependencies, each after the modules that it depends on."""
+    """Returns the files of MODULES, and the files of the modules that MODULES depend on.
+
+    A module comes after the modules that it depends on.
+    """
     with tempfile.TemporaryDirectory(dir=NODES_DIR) as directory:  # depmod searches in lib/modules
         (Path(directory) / "lib").mkdir()
         (Path(directory) / "lib/modules").symlink_to(modules.parent)
-        # In an unpacked package, the link `depmod` may have no target. So this runs kmod under the name
-        # `depmod`.
+        # `depmod` is a link to kmod. In an unpacked package, the link points to the place of an installed
+        # kmod. So this runs the kmod on the PATH under the name `depmod`.
         run("depmod", "-b", directory, modules.name, executable=shutil.which("kmod"))
     needs = dict(line.split(":", 1) for line in (modules / "modules.dep").read_text().splitlines())
     found = []

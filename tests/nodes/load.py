@@ -31,8 +31,8 @@ N_PODS, N_CONTAINERS = 110, 250
 # 400,000 mappings.
 N_MAPPINGS = (40, 80, 120, 200, 360, 800)
 INTERVAL_SECONDS = 15
-# The memory that a process and a mapping of `Live` need. The kernel describes each mapping in about 300
-# bytes.
+# The bytes of memory that each process and each mapping of `Live` needs. A mapping needs one page, and the
+# memory in which the kernel describes the mapping.
 PROCESS_BYTES, MAPPING_BYTES = 200_000, 4096 + 300
 
 
@@ -114,8 +114,8 @@ class Live:
             for _, root, kind, options, *_ in mounts()
             if kind == "cgroup2" or kind == "cgroup" and has_containers(options)
         ]
-        # The processes map copies of libraries, because the PSS of the originals changes when other programs
-        # start or end.
+        # The processes map copies of the libraries. Otherwise, the PSS of their mappings would change when
+        # another program that uses a library starts or ends.
         libraries = sorted(Path("/usr/lib").glob("*/lib*.so.*"))[:30]
         files = [shutil.copy(library, directory) for library in libraries]
         os.sync()  # otherwise, the kernel would write the new files after 30 s, and so change the mappings

@@ -48,13 +48,14 @@ MACHINES = [
     Machine("trixie", "trixie", containerd="trixie"),
     Machine("sid", "sid", containerd="sid"),
     Machine("bookworm-cgroup-1", "bookworm", cgroup=1),
-    # bookworm's runc would give the containers of this hybrid node version 2 cgroups of their own, which they
-    # must not have.
+    # The containers of this hybrid node must not have version 2 cgroups of their own. The node has bullseye's
+    # runc, because bookworm's runc would make such cgroups.
     Machine("bookworm-hybrid", "bookworm", cgroup=1, is_hybrid=True, runc="bullseye"),
     Machine("trixie-vsyscall", "trixie", containerd="trixie", arguments="vsyscall=xonly"),
 ]
 
-# These machines run only if they are named as arguments, because nodes.py tests a binary of one architecture.
+# Machines that run only if their names are arguments of nodes.py. By default, nodes.py runs only machines of
+# one architecture, because it tests one binary, which is built for one architecture.
 ARM64 = [
     Machine("arm64", "trixie", architecture="arm64", flavour="cloud-arm64"),
     Machine("arm64-16k", "trixie", architecture="arm64", flavour="arm64-16k"),

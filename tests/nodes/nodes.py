@@ -30,8 +30,8 @@ from machines import ARM64, MACHINES, Machine
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECORDS = os.environ.get("NODES_RECORDS", "")
 SHORT = os.environ.get("NODES_SHORT", "")
-# The time limit for a machine, in minutes. Two machines at once on two cores take nine minutes if nothing
-# else runs.
+# The time limit for a machine, in minutes. If two machines run at the same time on two cores, they take nine
+# minutes. They take longer if the browser tests run, too.
 MINUTES = 240 if RECORDS else 30
 AT_ONCE = 2  # the tests in one machine mostly use one core
 RUNTIMES = ("openjdk-17-jre-headless", "nodejs")

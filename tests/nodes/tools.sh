@@ -1,5 +1,8 @@
 # Scripts source this file. `tools PACKAGE...` puts the programs of Debian packages on the PATH, and makes a
-# Python environment in $NODES_DIR/venv.
+# Python environment with pip in $NODES_DIR/venv.
+#
+# Missing packages are only unpacked, below $NODES_DIR. Installing a package could remove another package from
+# the machine. For example, bookworm's qemu-system-x86 conflicts with the qemu-utils of bookworm-backports.
 tools() {
     dir=$NODES_DIR/tools-$(echo "$*" | sha256sum | cut -c1-12)
     if [ ! -e "$dir/complete" ]; then
@@ -9,8 +12,6 @@ tools() {
         get="apt-get install -y -qq --no-install-recommends --download-only"
         get="$get -o Dir::Cache::archives=$dir/archives -o APT::Sandbox::User=root"
         $get "$@" >/dev/null 2>&1 || { apt-get update -qq && $get "$@" >/dev/null; }
-        # Packages are not installed, because this could remove others: bookworm's qemu-system-x86 conflicts
-        # with the qemu-utils of bookworm-backports.
         for deb in "$dir"/archives/*.deb; do
             [ ! -e "$deb" ] || dpkg-deb -x "$deb" "$dir"
         done

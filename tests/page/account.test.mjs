@@ -1,5 +1,5 @@
-// Tests how the page shows the memory of cgroups: parser, treemap of charged memory, bars of containers, and
-// OOM records.
+// Tests how the page shows the memory of cgroups: the parser of these metrics, the treemap of charged memory,
+// the bars of containers, and the records of OOM kills.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -81,8 +81,8 @@ test('containers without an account are left out, those without a process are sh
 	assert.equal(page.at(charged(page), page.root), 250);
 	assert.deepEqual(page.containersOf(page.root).map(n => n.full).sort(), ['shop/web-1 › app',
 		'shop/web-2 › app', 'shop/web-3 › app']);
-	// Now the page shows PSS, which has no tiles such as slab. The pod web-3 is not shown, because it has no
-	// process.
+	// Now the page shows PSS instead of charged memory. PSS comes from smaps, so there are no tiles such as
+	// slab. The pod web-3 is not shown, because it has no process.
 	page.setLayer('');
 	assert.deepEqual(page.insideOf(page.root).map(n => n.full), ['shop/web-1', 'shop/web-2']);
 	assert.deepEqual(page.kidsOf(find(page, 'shop', 'web-1', 'app')).map(n => n.name), ['java']);
@@ -166,7 +166,8 @@ test('the width of a bar is the limit or, without one, the largest use', () => {
 	// 100.
 	assert.deepEqual([barOf({ ...a, current: 3000 }, 1).width, barOf({ ...a, current: 3000 }, 1).used],
 		[1, 1.5]);
-	// A negative remainder has no width. The other parts are scaled down to the width of the memory use.
+	// A negative remainder has no width. The other parts are scaled down, so that together they are as wide as
+	// the memory use.
 	near(sum(barOf({ ...a, parts: { anon: 1100, remainder: -100 } }, 1)), .5);
 	assert.deepEqual(barOf({ ...a, parts: {} }, 1).parts, [['in use', 1000, 'all', .5]]);
 	for (const odd of [{ current: 0, limit: NaN, parts: {} }, { current: NaN, limit: NaN, parts: {} }])

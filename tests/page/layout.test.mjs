@@ -18,7 +18,8 @@ test('areas are proportional within a pixel, and tiles neither overlap nor excee
 			unit = (width * height) / total,
 			taken = new Uint8Array(width * height);
 		for (const n of list) {
-			// Rounding moves each edge by at most half a pixel, so the area changes by at most w + h + 1.
+			// Rounding moves each of the four edges by at most half a pixel. So it changes the width and the
+			// height by at most 1, and the area by at most w + h + 1.
 			assert.ok(Math.abs(n.w * n.h - n.v * unit) <= n.w + n.h + 1, JSON.stringify(n));
 			assert.ok(n.x >= 0 && n.y >= 0 && n.x + n.w <= width && n.y + n.h <= height, JSON.stringify(n));
 			for (let y = n.y; y < n.y + n.h; y++) {
@@ -93,7 +94,8 @@ test('a place is laid out in nested boxes', async () => {
 	const { groups } = page.layOut(page.root, 1200, 600, 'pss', 2);
 	const named = groups.filter(g => g.names && g.n.level === 'pod').map(g => g.names.join(' › '));
 	assert.ok(named.includes('pod-0 › app › java') && named.includes('pod-1 › app'), named.join('; '));
-	// A click in a pod's box enters the pod. A click elsewhere in the namespace's box enters the namespace.
+	// A click inside the box of a pod enters the pod. A click at another point of the namespace's box enters
+	// the namespace.
 	const box = groups.find(g => g.n.level === 'namespace').n,
 		inner = groups.find(g => g.n.up === box).n;
 	assert.equal(page.hitIn(page.root, box.x + 20, box.y + 3, 2).enter, box);

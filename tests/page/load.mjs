@@ -1,5 +1,5 @@
-// Loads the parts of the page's script that need no document, in the order of mod.rs. Each `load` returns a
-// new copy.
+// Loads the parts of the page's script that work without a browser's document. The parts are joined in the
+// order of mod.rs. Each call of `load` returns a new copy.
 
 import { readFileSync } from 'node:fs';
 

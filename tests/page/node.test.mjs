@@ -98,7 +98,8 @@ test('tiles add up to MemTotal, from the node down to paths and what no process 
 	assert.equal(page.at(memory(page), page.root), total);
 	assert.equal(sum(leaves(page)), total);
 	assert.deepEqual(page.excesses(), []);
-	// A click on a pod opens its container if the pod has no other part.
+	// A click on a pod opens the pod if it has more than one part. If the pod consists of one container, the
+	// click opens the container.
 	assert.equal(page.entered(find(page, 'shop', 'web-1')).name, 'web-1');
 	assert.equal(page.entered(find(page, 'data', 'db-0')).name, 'db');
 	// The treemap colours each part of the node by its kind.
@@ -214,8 +215,8 @@ test("the bar of a pod has its containers' parts, and what is outside them", asy
 			['remainder', 20, 'difference'],
 		],
 	);
-	// The exporter reads a container after its pod. So the container's use may have grown beyond that of the
-	// pod.
+	// The exporter reads a container a moment after the container's pod. In this moment, the use of the
+	// container may become larger than the use that was read for the pod.
 	const skewed = await opened(PSS + CONTAINERS + pod(APP, 340, 1000, { remainder: -10 }) + node(NODE));
 	assert.equal(sum(Object.values(skewed.accountOf(find(skewed, 'shop', 'web-1')).parts)), 340);
 });

@@ -1,4 +1,5 @@
-// Tests the page's trees from namespaces to paths, searches in them, and how names and numbers are displayed.
+// Tests the page's trees of namespaces, pods, containers, processes and paths, and searches in them. Also
+// tests how the page displays names and numbers.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';

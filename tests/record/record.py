@@ -81,7 +81,8 @@ def main(exporter: Path, out: Path, rootfs: Path | None = None):
         archive = lab.directory / "debian.tar"
         image.pack(archive, rootfs, {IMAGE: []})
         lab.import_image(archive)
-        # On most nodes, the page cache of images is clean, so the unpacked files are written to disk here.
+        # The files of the image were just unpacked, so their page cache is dirty. On most nodes, images were
+        # unpacked long ago, and their page cache is clean. So the dirty pages are written to disk here.
         os.sync()
 
         shop_postgres(lab)
@@ -106,7 +107,10 @@ def main(exporter: Path, out: Path, rootfs: Path | None = None):
 
 
 def shop_postgres(lab: Lab):
-    """Runs a database with data and two clients, which are started as by kubectl exec and stay connected."""
+    """Runs a database with data and two clients.
+
+    The clients are started in the container in the way of kubectl exec. Each keeps a connection open.
+    """
     pod = lab.run_pod("shop", "postgres-0", [container("postgres", POSTGRES, 256)])
     lab.limit_pod(pod, 256 * MIB)
     postgres = pod["postgres"]

@@ -64,7 +64,8 @@ pgfault 3729
 pgmajfault 0
 ";
 
-/// `memory.stat` of version 1, as Linux 6.18 prints it. Only the lines with `total_` include child cgroups.
+/// `memory.stat` of cgroup version 1, as Linux 6.18 prints it. Only the lines that begin with `total_`
+/// include the memory of child cgroups.
 const STAT_V1: &str = "cache 10108928
 rss 5439488
 rss_huge 0

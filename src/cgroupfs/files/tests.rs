@@ -146,6 +146,7 @@ fn removed_cgroups_are_absent_and_recreated_ones_are_read() {
     );
 }
 
+/// Files that rarely change, such as `memory.min`, are read in every tenth read of a cgroup.
 /// `memory.events.local` is also read when `memory.events` has changed.
 #[test]
 fn slow_files_are_read_in_a_tenth_of_the_reads() {

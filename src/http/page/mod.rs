@@ -67,8 +67,8 @@ impl File {
             ("Content-Type", self.content_type),
             ("Content-Security-Policy", POLICY),
             ("Referrer-Policy", "no-referrer"),
-            // A browser must ask each time, because another version of the exporter serves another page at
-            // this address.
+            // A browser must ask for a newer version each time, because another version of the exporter
+            // serves another page at the same address.
             ("Cache-Control", "no-cache"),
             ("ETag", self.tag()),
             ("Vary", "Accept, Accept-Encoding"),
@@ -81,10 +81,11 @@ impl File {
     }
 }
 
-/// Returns whether the client has this version of the file (RFC 9110, section 13.1.2).
+/// Returns whether the client has this version of the file (RFC 9110, section 13.1.2). The request lists tags
+/// of versions with commas between them. The tags of this program contain no comma, so the list is split at
+/// every comma.
 fn has_tag(request: &Head<'_>, tag: &str) -> bool {
     let opaque = |tag: &[u8]| tag.strip_prefix(b"W/").unwrap_or(tag).to_vec();
-    // The list can be split at every comma, because the tags of this program contain none.
     request
         .if_none_match
         .split(|&b| b == b',')
@@ -119,7 +120,8 @@ static SCRIPT: File = File::new(
     ),
 );
 
-/// Returns the file at a path. At `/`, only browsers get the page.
+/// Returns the file at a path. At `/`, only browsers get the page; other clients get `/metrics` instead. The
+/// page refers to its style and its script by relative addresses.
 pub fn file(path: &[u8], is_browser: bool) -> Option<&'static File> {
     match path {
         b"/" if is_browser => Some(&PAGE),

@@ -17,14 +17,16 @@ use crate::node::processes::table::ProcessTable;
 use crate::procfs::cgroup::Cgroups;
 use crate::totals::snapshot::Snapshot;
 
-/// From this many thousandths of its limit on, a container's largest mapped paths are kept for an OOM record.
+/// If a container uses at least this many thousandths of its limit, a list of its largest mapped paths is
+/// kept for an OOM record.
 const CLOSE: u64 = 850;
-/// From this many thousandths of the limit on, the sizes of these paths are stored every [`STEP`], to show
-/// how they have grown.
+/// If a container uses at least this many thousandths of its limit, the sizes of its largest mapped paths are
+/// stored every [`STEP`]. An OOM record can then show how these sizes have grown.
 const HALF: u64 = 500;
-/// How often these sizes are stored.
+/// The time between two times at which the sizes of the largest mapped paths are stored.
 const STEP: Duration = Duration::from_secs(15);
-/// How long stored sizes are kept: a little longer than the minute of growth that an OOM record can show.
+/// How long the stored sizes of the largest mapped paths are kept. This is a little longer than the minute
+/// over which an OOM record can show how these sizes have grown.
 const MAX_AGE: Duration = Duration::from_secs(75);
 
 /// A container, its cgroup, and the memory that is charged to that cgroup.
@@ -81,8 +83,8 @@ impl Account {
         &self.container
     }
 
-    /// Whether a filter can select a process of the container. Other containers' kills are counted, too, or
-    /// they would be attributed to pods.
+    /// Whether a filter can select a process of the container. OOM kills are counted even in a container that
+    /// no filter selects, because they would otherwise be attributed to its pod.
     pub fn is_selected(&self) -> bool {
         self.container.is_selected
     }
@@ -127,8 +129,8 @@ impl Account {
         self.shares_labels = shares_labels;
     }
 
-    /// Notes that this process is in the container. Until the container's cgroup is known, searches the
-    /// cgroup paths of the process for it.
+    /// Notes that this process is in the container. Until the container's cgroup is known, this function also
+    /// searches for that cgroup in the cgroup paths of the process.
     pub fn see(&mut self, process: &Process, index: &CgroupIndex) {
         if !std::mem::replace(&mut self.is_seen, true) {
             (self.pid, self.has_unselected) = (process.pid(), false);
@@ -154,8 +156,10 @@ impl Account {
         std::mem::take(&mut self.is_seen)
     }
 
-    /// Finds the start time of the init process, and the cgroup in which it was first seen. Returns whether
-    /// the time has changed.
+    /// Searches for the container's cgroup in the cgroup paths that the container's init process had when it
+    /// was first seen. A path that is found there replaces the path that [`Account::see`] has found.
+    ///
+    /// Also updates the start time of the init process. Returns whether the start time has changed.
     pub fn locate(&mut self, discovery: &Discovery, processes: &ProcessTable) -> bool {
         let tracked = discovery.find(&self.container);
         if !self.is_located() {
@@ -187,8 +191,15 @@ impl Account {
         Paths { memory, others }
     }
 
-    /// Finds the memory cgroup if its path lacks the container's id, as on ECS with version 1. Returns `None`
-    /// if other processes share it.
+    /// Finds the memory cgroup of a container if the path of that cgroup does not contain the container's id.
+    /// On version 1 this happens on ECS, where only the paths of other controllers contain the id.
+    ///
+    /// `first` has the cgroups in which the container's init process was first seen. The result is the memory
+    /// cgroup in `first`. If there is no `first`, the result is the outermost memory cgroup of the
+    /// container's processes.
+    ///
+    /// Returns `None` if that cgroup is the root, or if a process outside the container is in it. Without
+    /// `first`, also returns `None` if a process of the container is outside that cgroup.
     fn unnamed_memory<'a>(
         &self,
         first: Option<&'a Cgroups>,
@@ -254,8 +265,12 @@ impl Account {
         &mut self.shmem
     }
 
-    /// Keeps the largest mapped paths for an OOM record (see [`CLOSE`] and [`HALF`]). `permille` is the
-    /// memory use in thousandths of the limit.
+    /// Stores the largest mapped paths of the container, for a later OOM record. `permille` is the memory use
+    /// in thousandths of the limit.
+    ///
+    /// From [`HALF`] of the limit on, the sizes of these paths are stored every [`STEP`], because an OOM
+    /// record shows how the sizes have grown. From [`CLOSE`] on, each call stores the latest paths and the
+    /// latest values of the cgroup. Nothing is stored while another running container has the same labels.
     pub fn keep_reading(
         &mut self,
         permille: u64,
@@ -288,7 +303,8 @@ impl Account {
         }
     }
 
-    /// Notes when one of the container's processes was read. The oldest of these times is kept.
+    /// Updates the time of the oldest reading of a process in the container. `read_at` is the time at which
+    /// one of the processes was read.
     pub fn note_read_at(&mut self, read_at: Instant) {
         if let Some(last) = &mut self.last_reading {
             last.oldest = last.oldest.into_iter().chain([read_at]).min();

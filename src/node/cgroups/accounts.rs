@@ -1,4 +1,5 @@
-//! Keeps the accounts of all containers that have a process.
+//! Keeps an account of each container that has a process. An account is the container's cgroup, and the
+//! memory that is charged to that cgroup.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -26,23 +27,24 @@ pub struct Accounts {
     table: Vec<Account>,
     /// The positions of the exported accounts in `table`, sorted by label text.
     order: Vec<usize>,
-    /// The accounts of containers without processes, each with the time at which it was moved here. A kill
-    /// may be found later.
+    /// The accounts of containers in which no process is left, each with the time at which it was moved here.
+    /// They are kept for [`GONE_AGE`], because a kill may be found after the last process has ended.
     gone: Vec<(Instant, Account)>,
     /// The containers that are read although no filter selects them, because their memory is subtracted from
     /// the memory of their pods.
     read_for_pods: BTreeSet<ContainerId>,
-    /// A number that increases when a container is added or removed, or when its cgroup or start time
-    /// changes.
+    /// A number that increases when a container is added or removed, and when the cgroup or the start time of
+    /// a container becomes known or changes.
     generation: u64,
     /// How many containers had a known cgroup at the last update.
     n_located: usize,
-    /// How many containers keep their directories open. Each needs up to four descriptors, so an eighth of
-    /// the descriptor limit uses at most half.
+    /// The maximum number of containers with directories that stay open between scrapes: an eighth of the
+    /// allowed descriptors. Each container needs up to four descriptors. As a result, these directories use
+    /// at most half of the allowed descriptors.
     pub(super) max_open: usize,
     has_logged_limit: bool,
-    /// The log level of the message that no container has a cgroup; `None` after it was logged or a cgroup
-    /// was found.
+    /// The log level of the message that no container has a cgroup. `None` if the message is no longer
+    /// needed, because it was logged or a cgroup was found.
     missing_cgroup_log_level: Option<Level>,
 }
 
@@ -64,8 +66,8 @@ impl Accounts {
         }
     }
 
-    /// Finds the containers that have a process, and their cgroups. Returns the containers that have lost
-    /// their last process.
+    /// Updates the list of containers that have a process, and finds their cgroups. Returns the ids of
+    /// containers in which no process is left.
     pub fn update(
         &mut self,
         processes: &ProcessTable,
@@ -131,14 +133,14 @@ impl Accounts {
         self.table.iter()
     }
 
-    /// Returns a number that increases when a container is added or removed, or when its cgroup or start time
-    /// changes.
+    /// Returns a number that increases when a container is added or removed, and when the cgroup or the start
+    /// time of a container becomes known or changes.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Sets the unselected containers that are read, too, because their memory is subtracted from the memory
-    /// of their pods.
+    /// Stores the containers that are read although no filter selects them. They are read because the memory
+    /// of each container is subtracted from the memory of its pod.
     pub fn set_read_for_pods(&mut self, ids: BTreeSet<ContainerId>) {
         self.read_for_pods = ids;
     }
@@ -148,7 +150,8 @@ impl Accounts {
         self.table.iter_mut()
     }
 
-    /// Returns the account of a container, until ten seconds after its last process has ended.
+    /// Returns a mutable reference to the account of a container. The account can be found until ten seconds
+    /// after the container's last process has ended.
     pub fn find_recent(&mut self, id: ContainerId) -> Option<&mut Account> {
         match self.position(id) {
             Ok(i) => Some(&mut self.table[i]),
@@ -187,8 +190,8 @@ impl Accounts {
         self.log_limit();
     }
 
-    /// Sorts the exported accounts by label text. If containers share their labels, only the one that started
-    /// last is exported.
+    /// Sorts the accounts by label text. If several containers have the same labels, only the container that
+    /// started last is exported. If the start times are unknown, the container with the last id is exported.
     fn sort(&mut self) {
         self.generation += 1;
         let Self { table, order, .. } = self;
@@ -219,8 +222,8 @@ impl Accounts {
         }
     }
 
-    /// Logs once that no container has a cgroup. Usually the node's cgroup file system is not mounted in the
-    /// exporter's container.
+    /// Logs once that no container has a cgroup. The usual reason is that the node's cgroup file system is
+    /// not mounted in the exporter's container. The exporter then sees only its own cgroup.
     pub fn log_missing(&mut self, fs: &CgroupFs) {
         if self.n_selected() == 0 {
             return;

@@ -1,5 +1,5 @@
-//! Reads the counters of memory events of all listed containers and of the cgroups above them. The files stay
-//! open.
+//! Reads the counters of memory events for all listed containers and for the cgroups above them. The files
+//! stay open between reads.
 //!
 //! The counter of a pod is always read before the counters of its containers (see [`KillCounts::settle`]).
 
@@ -15,8 +15,8 @@ use crate::node::containers::table::{Container, ContainerId};
 
 /// The time between two reads of a file if its counters may change soon.
 const READ_INTERVAL: Duration = Duration::from_millis(2);
-/// How long new kills are collected before they are returned together, so that a loop of kills makes only a
-/// few records.
+/// The time between the first new kill and the call that returns it. All kills in this time are returned
+/// together. As a result, a loop of kills makes only a few records.
 const SETTLE: Duration = Duration::from_millis(100);
 
 /// A container in which OOM kills are to be counted.
@@ -47,8 +47,8 @@ struct Held {
     which: Which,
     files: Arc<EventFiles>,
     pace: Pace,
-    /// Whether nothing is left in the cgroup. The kernel does not report its removal, so the file is read
-    /// until reading fails.
+    /// Whether the cgroup may be removed soon, because no process is left in the container, or no container
+    /// is left in the pod. The kernel does not report the removal, so the file is read until reading fails.
     is_ending: bool,
 }
 
@@ -60,14 +60,15 @@ pub struct Counters {
     containers: Vec<Held>,
     /// Whether the kernel reports events. On version 1 it reports them only to a process with write access.
     has_events: bool,
-    /// The maximum number of open descriptors. Kills in further containers are attributed to their pods.
+    /// The maximum number of open descriptors. Once it is reached, the files of further containers are not
+    /// opened, and kills in those containers are attributed to their pods.
     max_held: usize,
     settle_at: Option<Instant>,
     found: Vec<FoundKill>,
-    /// The cgroups that reached a limit since the last [`Counters::take_at_limit`]: their own limit, or that
-    /// of a cgroup below.
+    /// The cgroups in which a limit was reached since the last call of [`Counters::take_at_limit`]. It may be
+    /// the limit of the cgroup itself, or of a cgroup below it.
     at_limit: Vec<Which>,
-    /// One container of each pod whose cgroup was removed.
+    /// The pods with a cgroup that was removed. Each pod is represented by one of its containers.
     gone_pods: Vec<Arc<Container>>,
     /// Whether a container was added or a cgroup was removed since the last search for pods without
     /// containers.
@@ -92,8 +93,8 @@ impl Counters {
         }
     }
 
-    /// Opens the counters of a container, its pod and the cgroups above. Returns whether those of the
-    /// container and of the pod are open.
+    /// Opens the counters of a container, of its pod and of the cgroups above the pod. Returns whether the
+    /// counters of the container are open, and whether the counters of the pod are open.
     pub fn add(&mut self, fs: &CgroupFs, new: &NewContainer<'_>, now: Instant) -> (bool, bool) {
         let NewContainer { container, place, is_new, is_new_pod } = *new;
         let pod = place.pod.as_deref().filter(|_| !container.listed.pod.is_empty());
@@ -112,8 +113,9 @@ impl Counters {
             return (false, has_pod);
         }
         let Some((files, counts)) = open(fs, &place.path) else { return (false, has_pod) };
-        // Kills before this read count only if the container and its pod are new, and the pod's counters have
-        // not already included them.
+        // The first read may already show kills. They are counted only if they are new: the container and its
+        // pod have started after the exporter, and the pod's counters, which would include the same kills,
+        // were not open before.
         let is_whole = is_new && (pod.is_none() || is_new_pod && !had_pod);
         let before = if is_whole { EventCounts::default() } else { counts };
         self.counts.add_container(container, pod.filter(|_| has_pod), before);
@@ -155,8 +157,8 @@ impl Counters {
         held.filter_map(step).chain(self.settle_at).min()
     }
 
-    /// Reads the files that had an event or may change soon. [`SETTLE`] after the first new kill, makes the
-    /// kills available to [`Counters::take`].
+    /// Reads the files that had an event, and the files with counters that may change soon. If [`SETTLE`] has
+    /// passed since the first new kill, also moves the new kills to the list that [`Counters::take`] returns.
     pub fn step(&mut self, woken: &[&Arc<EventFiles>], now: Instant) {
         for held in self.above.iter_mut().chain(&mut self.containers) {
             if woken.iter().any(|files| Arc::ptr_eq(files, &held.files)) {
@@ -166,8 +168,9 @@ impl Counters {
         }
         self.read(now, |held, _| held.pace.is_read());
         if self.settle_at.is_some_and(|at| now >= at) {
-            // The cgroups above containers are read first. A container is then read only if its pod has
-            // counted more kills.
+            // The cgroups above containers are read first, unless their files are polled. If the counter of
+            // a pod's cgroup then shows kills that the counters of its containers do not show, these
+            // containers are read, too.
             self.read(now, |held, counts| match &held.which {
                 Which::Above(_) => !held.pace.is_polled(),
                 Which::Container(id) => counts.pod(*id).is_some_and(|pod| counts.has_unexplained(pod)),
@@ -242,8 +245,8 @@ impl Counters {
         self.counts.begin_pass();
     }
 
-    /// Reads all counters. Returns the containers that still have a cgroup, and have had no kill since
-    /// [`Counters::begin_pass`].
+    /// Reads all counters. Returns the containers that still have a cgroup, and in which no process was
+    /// killed since the last call of [`Counters::begin_pass`].
     pub fn intact(&mut self, now: Instant) -> BTreeSet<ContainerId> {
         self.read(now, |_, _| true);
         let id = |held: &Held| match held.which {
@@ -253,15 +256,15 @@ impl Counters {
         self.containers.iter().filter_map(id).filter(|&id| self.counts.is_intact(id)).collect()
     }
 
-    /// Reads the counters of a container. Returns whether it has a kill that [`Counters::take`] does not
-    /// return yet.
+    /// Reads the counters of a container. Returns whether the container has a kill that is so recent that
+    /// [`Counters::take`] does not return it yet.
     pub fn has_kill(&mut self, id: ContainerId, now: Instant) -> bool {
         self.read(now, |held, _| held.which == Which::Container(id));
         self.counts.has_new(id)
     }
 
-    /// Returns the cgroups that reached a limit since the last call: their own limit, or that of a cgroup
-    /// below.
+    /// Returns the cgroups in which a limit was reached since the last call. It may be the limit of the
+    /// cgroup itself, or of a cgroup below it.
     pub fn take_at_limit(&mut self) -> Vec<Which> {
         std::mem::take(&mut self.at_limit)
     }
@@ -271,13 +274,15 @@ impl Counters {
         std::mem::take(&mut self.found)
     }
 
-    /// Returns one container of each pod whose cgroup was removed since the last call.
+    /// Returns the pods with a cgroup that was removed since the last call, so that the caller can drop their
+    /// kill counts. Each pod is represented by one of its containers.
     pub fn take_gone_pods(&mut self) -> Vec<Arc<Container>> {
         std::mem::take(&mut self.gone_pods)
     }
 
-    /// Reads the counters of empty cgroups, which will be removed. A counter that cannot be read is dropped,
-    /// because its cgroup was removed.
+    /// Drops the counters of removed cgroups. The kernel does not report the removal of a cgroup. So this
+    /// function reads the counters of each container without processes and of each pod without containers,
+    /// and drops the counters if the read fails.
     pub fn drop_gone(&mut self, now: Instant) {
         self.read(now, |held, _| held.is_ending);
         self.counts.forget(now);

@@ -1,29 +1,35 @@
-//! Decides from the growth of a cgroup's memory use when to measure it and when to read its processes. Does
-//! no I/O.
+//! Measures how fast the memory use of a cgroup grows toward its limit. From the growth, this module decides
+//! when to measure again and when to read the processes in the cgroup. It does no I/O: the time is passed in.
 //!
-//! Reads must come before the limit. If a process is killed during a read, its memory stays charged, and a
-//! second process died in 11 of 12 trials.
+//! The processes have to be read before their container reaches its limit. If the kernel kills a process
+//! while its smaps are read, the memory of that process stays charged until the read ends, so the kernel may
+//! kill a second process. A second process was killed in 11 of 12 trials with a limit of 256 MiB. There is
+//! little time: in a container with a limit of 64 MB, a leak of 50 MB/s needs 0.2 s from 86% of the limit to
+//! the limit.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// The processes are read at this many thousandths of the limit. OOM records should show 85% as mapped: with
-/// 850, 6 of 86 fell short.
+/// The processes are read when the memory use reaches this many thousandths of the limit, and again after
+/// each further [`STEP`] of memory use. The number is 860, and not 850, because an OOM record should show
+/// mapped memory of at least 85% of the limit, and a container maps a little less memory than it uses. With
+/// 850, 6 of 86 records showed just under 85%.
 const CLOSE: u64 = 860;
-/// The processes are read again after each further increase by this many thousandths of the limit.
 const STEP: u64 = 50;
-/// The processes are read at [`CLOSE`] again only after a fall below this many thousandths. Otherwise a
-/// varying use would cause many reads.
+/// After the processes were read at [`CLOSE`], the memory use must fall below this many thousandths of the
+/// limit before they are read at [`CLOSE`] again. Otherwise a memory use that varies around [`CLOSE`] would
+/// cause many reads.
 const FAR: u64 = 800;
 /// How long a measured growth rate is kept. The growth rate of a cgroup is the highest rate that is kept.
 const WINDOW: Duration = Duration::from_secs(5);
-/// A huge page: the most that the kernel charges at once. A growing cgroup this close to its limit counts as
-/// having reached it.
+/// The size of a huge page in bytes, which is the largest piece of memory that the kernel charges at once. A
+/// growing cgroup that is at most this far below its limit is treated as if it had reached the limit. The
+/// reason is that a measurement rarely shows a memory use exactly at the limit: with a limit of 256 MB and a
+/// leak of 1 MB/s, no measurement in a test did.
 const PIECE: u64 = 2 << 20;
 /// The longest time between two measurements.
 pub const MAX_INTERVAL: Duration = Duration::from_secs(1);
-/// The shortest time between two measurements. A leak of 50 MB/s needs 0.2 s from [`CLOSE`] to a limit of
-/// 64 MB.
+/// The shortest time between two measurements.
 pub const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// One measurement of a cgroup's memory use.
@@ -56,8 +62,9 @@ impl Measurement {
 pub struct Growth {
     limit: Option<u64>,
     last: Option<(Instant, Measurement)>,
-    /// The growth rates in bytes per second, each with its time. A rate is dropped once a later one is at
-    /// least as high.
+    /// The growth rates, in bytes per second, each with the time when it was measured. Only rates that can
+    /// still be the highest are kept: a rate is dropped after [`WINDOW`], or when a later rate is at least as
+    /// high.
     rates: VecDeque<(Instant, u64)>,
     /// The memory use in bytes when the processes were last due to be read. `None` if it has been below
     /// [`FAR`] since then.
@@ -67,7 +74,8 @@ pub struct Growth {
 }
 
 impl Growth {
-    /// Creates the state of a new cgroup, as if it had used 0 bytes a second ago.
+    /// Creates the state of a cgroup that was created within the last second. The growth is measured as if
+    /// the cgroup had used 0 bytes a second ago.
     pub fn of_new(now: Instant) -> Self {
         let before = now.checked_sub(MAX_INTERVAL);
         let empty = Measurement { current: 0, inactive: Some(0) };
@@ -88,8 +96,8 @@ impl Growth {
         self.limit.is_some()
     }
 
-    /// Whether the inactive page cache has to be read, too. This takes seven times as long as reading the
-    /// memory use.
+    /// Whether the memory use is so close to the limit that the inactive page cache has to be known. Reading
+    /// the page cache takes seven times as long as reading the memory use.
     pub fn needs_inactive(&self, current: u64) -> bool {
         self.limit.is_some_and(|limit| current >= part_of(limit, CLOSE))
     }
@@ -136,8 +144,8 @@ impl Growth {
         self.read_at.map_or(part_of(limit, CLOSE), |read_at| read_at + part_of(limit, STEP))
     }
 
-    /// Whether the cgroup is close to its limit: from when [`Growth::add`] returns true until the use falls
-    /// below [`FAR`].
+    /// Whether the cgroup is close to its limit. This is the case from the time at which [`Growth::add`]
+    /// returns true, until a measurement shows a memory use below [`FAR`].
     pub fn is_close(&self) -> bool {
         self.read_at.is_some()
     }
@@ -147,8 +155,9 @@ impl Growth {
         self.hit_at = Some(now);
     }
 
-    /// Returns how long the cgroup takes to reach its limit: 0 for a second after [`Growth::note_hit`],
-    /// `None` without limit or growth.
+    /// Returns how long the cgroup takes to reach its limit if it keeps growing. For one second after
+    /// [`Growth::note_hit`], the result is 0. The result is `None` if the cgroup has no limit or did not
+    /// grow.
     pub fn time_to_limit(&self, now: Instant) -> Option<Duration> {
         if self.hit_at.is_some_and(|hit_at| now < hit_at + MAX_INTERVAL) {
             return Some(Duration::ZERO);
@@ -161,7 +170,6 @@ impl Growth {
     /// Whether the cgroup may reach its limit before the next measurement.
     pub fn may_reach_limit(&self, now: Instant) -> bool {
         let (Some(limit), Some((_, measurement))) = (self.limit, self.last) else { return false };
-        // Measurements rarely show a full cgroup: none did in a test with 256 MB and a leak of 1 MB/s.
         let is_near = measurement.used() + PIECE.min(part_of(limit, STEP)) >= limit;
         self.time_to_limit(now).is_some_and(|time| time < MIN_INTERVAL || is_near)
     }
@@ -219,8 +227,9 @@ mod tests {
             self.growth.add(Measurement { current: (mb * MB as f64) as u64, inactive: None }, self.now)
         }
 
-        /// Simulates this many seconds. `of` returns the memory use in MB. Returns the uses at which the
-        /// processes are due to be read.
+        /// Simulates this many seconds. `of` returns the memory use in MB at a given second. The memory use
+        /// is measured whenever a measurement is due. Returns the memory use at each time when the processes
+        /// are due to be read.
         fn run(&mut self, seconds: f64, of: impl Fn(f64) -> f64) -> Vec<f64> {
             let (start, mut read) = (self.now, Vec::new());
             loop {
@@ -237,8 +246,8 @@ mod tests {
         }
     }
 
-    /// The memory use grows from 70% after three seconds. Reads must be late enough to show most of this
-    /// growth.
+    /// The memory use stays at 70% of the limit for three seconds, and then grows up to the limit. The
+    /// processes must be read late enough that an OOM record shows most of this growth.
     #[test]
     fn a_leak_is_read_between_86_percent_and_the_limit() {
         for limit in [64.0, 256.0, 1000.0] {
@@ -248,7 +257,8 @@ mod tests {
                 leak.growth.set_limit(Some(limit as u64 * MB));
                 let of = |second: f64| limit * 0.7 + rate * (second - 3.0).max(0.0);
                 let read = leak.run(3.0 + 0.3 * limit / rate, of);
-                // Reads begin at 86%. Between two measurements, the fastest leak grows by 8% of the limit.
+                // Reads begin at 86% of the limit. Between two measurements, the fastest leak grows by 8% of
+                // the limit. So the first read sees less than 94%.
                 assert!((0.86..0.94).contains(&(read[0] / limit)), "{rate} MB/s of {limit}: {read:?}");
                 let is_last = *read.last().unwrap() >= 0.93 * limit || rate / limit > 0.7;
                 assert!(is_last && read.len() <= 3, "{rate} MB/s of {limit}: {read:?}");

@@ -1,7 +1,11 @@
-//! Finds OOM kills in the kernel's counters, and the container or at least the pod of each. Does no I/O.
+//! Derives OOM kills from the kernel's counters. For each kill, this module finds the container, or if the
+//! container is unknown, the pod. This module does no I/O.
 //!
-//! A cgroup also counts the kills in cgroups below it. Kills that only a pod has counted were in a container
-//! that was not listed, or removed too early.
+//! The kernel counts a kill in the cgroup of the killed process and in every cgroup above it. It counts the
+//! event `oom` only in the cgroup that has reached its limit, and in the cgroups above that one. So a pod's
+//! cgroup also counts the kills in each of the pod's containers. If the pod's cgroup has counted more kills
+//! than the cgroups of these containers together, the other kills happened in a container that was removed
+//! before its counters were read, or that was not listed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,11 +15,12 @@ use crate::cgroupfs::events::EventCounts;
 use crate::node::cgroups::pace::Moved;
 use crate::node::containers::table::{Container, ContainerId};
 
-/// The longest time between a kill and the `oom` event that belongs to it. Between the two, the kernel prints
-/// a report to the console (mm/oom_kill.c), which takes seconds on a serial line.
+/// The longest time between a kill and the `oom` event of the limit that was hit. Between the two, the kernel
+/// prints a report to the console (mm/oom_kill.c), which takes seconds if the console is a serial line.
 const NEARBY: Duration = Duration::from_secs(5);
-/// How long a removed container is kept, because a kill that only its pod has counted may have happened in
-/// it.
+/// How long a removed container is kept. A kill that only the cgroup of a pod has counted may have happened
+/// in a container that was removed meanwhile. So the OOM record names the containers of the pod that were
+/// removed within this time.
 const CANDIDATE: Duration = Duration::from_secs(10);
 
 /// The cgroup with the limit that made the kernel kill a process.
@@ -36,13 +41,13 @@ pub enum Limit {
 pub enum Place {
     /// A container that a filter selects.
     Container(Arc<Container>),
-    /// A pod with a selected container. Only the pod's cgroup has counted the kills, so their container is
-    /// unknown.
+    /// A pod with a container that a filter selects. The container of the killed processes is unknown,
+    /// because only the cgroup of the pod has counted the kills.
     Pod {
         /// One of the pod's containers. The namespace and the name of the pod are taken from it.
         of: Arc<Container>,
-        /// The pod's selected containers that were removed in the ten seconds before the kill, which may have
-        /// happened in one of them.
+        /// The names of the selected containers of the pod that were removed in the ten seconds before the
+        /// kill. The kill may have happened in one of them.
         candidates: Vec<String>,
         /// Whether the pod also has containers that no filter selects. The kill may have happened in one of
         /// them, too.
@@ -59,7 +64,8 @@ pub struct FoundKill {
     pub n_kills: u64,
     /// The limit that was hit; `None` if the kernel does not show it, as on version 1.
     pub limit: Option<Limit>,
-    /// The path of the cgroup with that limit, if it is a pod's cgroup or above pods.
+    /// The path of the cgroup with the limit that was hit, if this is the cgroup of a pod or a cgroup above
+    /// pods.
     pub limited: Option<Box<[u8]>>,
 }
 
@@ -80,7 +86,8 @@ impl Counter {
         Self { last, kill_at: None, own_oom_at: None, oom_at: None }
     }
 
-    /// Returns the time of the last `oom` event in this cgroup or below it.
+    /// Returns the time of the last `oom` event that was caused by the limit of this cgroup or of a cgroup
+    /// below this cgroup.
     fn oom_or_own(&self) -> Option<Instant> {
         self.oom_at.max(self.own_oom_at)
     }
@@ -115,8 +122,8 @@ struct InContainer {
     pod: Option<Box<[u8]>>,
     /// The number of kills that [`KillCounts::settle`] has not returned yet.
     n_new: u64,
-    /// Whether a kill was counted in this pass, or was not yet returned by [`KillCounts::settle`] when the
-    /// pass began.
+    /// Whether the container has had a kill since the current scrape or check began. Also true if
+    /// [`KillCounts::settle`] had not yet returned an earlier kill at that time.
     has_kill_in_pass: bool,
     gone_at: Option<Instant>,
 }
@@ -140,13 +147,14 @@ struct Above {
 }
 
 impl Above {
-    /// Returns the number of kills that no container's cgroup has counted, and that no earlier
-    /// [`KillCounts::settle`] has included.
+    /// Returns how many of the `n_kills` no container's cgroup has counted, without those that an earlier
+    /// call of [`KillCounts::settle`] has included.
     fn n_unexplained(&self) -> u64 {
         self.n_kills.saturating_sub(self.n_in_containers + self.n_returned)
     }
 
-    /// Returns a container of the pod; `None` if this is not the cgroup of a single pod.
+    /// Returns a container of the pod that this cgroup belongs to. Returns `None` if this is not the cgroup
+    /// of a single pod.
     fn pod(&self) -> Option<&Arc<Container>> {
         self.pod_of.as_ref().filter(|_| !self.is_shared)
     }
@@ -163,7 +171,8 @@ pub struct KillCounts {
 }
 
 impl KillCounts {
-    /// Creates an empty table. If `knows_limits` is false, [`FoundKill::limit`] is always `None`.
+    /// Creates an empty table. If `knows_limits` is false, the limit that was hit is unknown: the field
+    /// `limit` of each [`FoundKill`] is `None`.
     pub fn new(knows_limits: bool) -> Self {
         Self { containers: BTreeMap::new(), above: BTreeMap::new(), knows_limits }
     }
@@ -195,13 +204,14 @@ impl KillCounts {
         self.containers.get(&id).is_some_and(|known| known.n_new > 0)
     }
 
-    /// Notes that a pass begins. From now on, [`KillCounts::is_intact`] refers to this pass.
+    /// Notes that a scrape or a check begins. After this call, [`KillCounts::is_intact`] returns false for
+    /// each container in which a kill is counted during the scrape or check.
     pub fn begin_pass(&mut self) {
         self.containers.values_mut().for_each(|known| known.has_kill_in_pass = known.n_new > 0);
     }
 
-    /// Whether the container was added, its cgroup still exists, and it has had no kill since
-    /// [`KillCounts::begin_pass`].
+    /// Whether the cgroup of the container still exists, and no kill in it was counted since the last call of
+    /// [`KillCounts::begin_pass`]. If the container was not added, returns false.
     pub fn is_intact(&self, id: ContainerId) -> bool {
         self.containers.get(&id).is_some_and(|known| known.gone_at.is_none() && !known.has_kill_in_pass)
     }
@@ -225,8 +235,8 @@ impl KillCounts {
         self.above.insert(path.into(), above);
     }
 
-    /// Adds a container, with the path of its pod's cgroup, and with its counts now. Only later kills are
-    /// counted.
+    /// Adds a container. `pod` is the path of the cgroup of its pod, if there is one. `counts` are the counts
+    /// of the container's cgroup now. Only kills after this call are counted for the container.
     pub fn add_container(&mut self, container: &Arc<Container>, pod: Option<&[u8]>, counts: EventCounts) {
         if let Some(above) = pod.and_then(|pod| self.above.get_mut(pod)) {
             above.has_unselected |= !container.is_selected;
@@ -275,14 +285,15 @@ impl KillCounts {
         moved
     }
 
-    /// Drops a removed cgroup. If it was a pod's, returns one of the pod's containers, because the caller
-    /// needs the pod's name.
+    /// Drops a cgroup above containers, because it was removed. If it was the cgroup of a pod, returns a
+    /// container of the pod, from which the caller takes the name of the pod.
     pub fn end_above(&mut self, path: &[u8]) -> Option<Arc<Container>> {
         self.above.remove(path)?.pod().cloned()
     }
 
-    /// Adds all new kills to `found`. Read pods before containers, because a kill between the reads would
-    /// otherwise be attributed to the pod.
+    /// Adds to `found` all kills since the last call. The counts of pods must be read before the counts of
+    /// their containers. Otherwise a kill between the two reads would look like a kill that only the pod has
+    /// counted.
     pub fn settle(&mut self, found: &mut Vec<FoundKill>) {
         for known in self.containers.values().filter(|known| known.n_new > 0 && known.container.is_selected) {
             let oom_at = known.counter.oom_or_own();
@@ -324,10 +335,16 @@ impl KillCounts {
         names
     }
 
-    /// Returns the limit with the `oom` event that is closest in time to the kill, or [`Limit::Node`] if none
-    /// is within [`NEARBY`].
+    /// Returns the limit that was hit. If the limit is that of a pod or of a cgroup above pods, also returns
+    /// the path of the cgroup.
     ///
-    /// `oom_at` is the time of the last such event at a container's limit.
+    /// The kernel counts an `oom` event in the cgroup that has reached its limit. So this function looks for
+    /// the `oom` event that is closest in time to the kill, in the container, in its pod, and in the cgroups
+    /// above the pod. If no event is closer than [`NEARBY`], the node had no memory left.
+    ///
+    /// `counter` is the counter that has counted the kill, and `pod` is the path of the pod's cgroup.
+    /// `oom_at` is the time of the last `oom` event that was caused by the container's limit. If the
+    /// container is unknown, `oom_at` is the time of the last such event in any container of the pod.
     fn limit(
         &self,
         counter: &Counter,

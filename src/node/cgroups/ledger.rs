@@ -10,11 +10,13 @@ use crate::procfs::{Buffers, Proc, node_memory};
 use crate::sources::recording::Writer;
 use crate::totals::labels;
 
-/// The names of the cgroup of all pods: the first with the kubelet's cgroup driver `systemd`, the second with
-/// `cgroupfs`.
+/// The names of the top-level cgroup that contains all pods. The kubelet uses the first name with the cgroup
+/// driver `systemd`, and the second name with the cgroup driver `cgroupfs`.
 const KUBEPODS: [&[u8]; 2] = [b"kubepods.slice", b"kubepods"];
-/// How many top-level cgroups, in alphabetical order, are parts of their own; the rest are in
-/// `other_cgroups`. A node has about a dozen.
+/// The maximum number of top-level cgroups that are exported as separate parts. A node has about a dozen
+/// top-level cgroups, unless a program makes one for each of its jobs. If there are more, the first ones in
+/// alphabetical order are separate parts. The part `other_cgroups` contains the others, and all cgroups with
+/// a name that is not UTF-8.
 const MAX_PARTS: usize = 64;
 
 /// A part of the node's memory.
@@ -34,7 +36,8 @@ enum Part {
     Remainder,
 }
 
-/// A cgroup that is read, and its memory use, which is 0 after the cgroup was removed.
+/// A cgroup that is read, and its memory use. The use is 0 if the cgroup was removed after the cgroups were
+/// listed.
 #[derive(Debug)]
 struct Counted {
     path: Vec<u8>,
@@ -85,8 +88,9 @@ impl Ledger {
         }
     }
 
-    /// Reads the node's memory. At most `max_open` top-level cgroups and as many pods stay open. `known`
-    /// returns the use of pods already read.
+    /// Reads the node's memory. `known` returns the memory use of a pod, given the path of the pod's cgroup,
+    /// or `None` if the caller has not just read that pod. The files of at most `max_open` top-level cgroups
+    /// and of at most `max_open` pods stay open.
     pub fn read(&mut self, proc: &Proc, max_open: usize, known: impl Fn(&[u8]) -> Option<u64>) {
         self.bytes.clear();
         if self.is_stale || self.directories.iter().any(Directory::has_changed) {
@@ -161,8 +165,8 @@ impl Ledger {
             for path in children_of(kubepods) {
                 match uid_of(&path) {
                     Some(_) => pod_paths.push(path),
-                    // This is the cgroup of a quality-of-service class, such as `burstable`. The cgroups of
-                    // pods are below it.
+                    // A cgroup without a pod's uid in its name is that of a quality-of-service class, such as
+                    // `burstable`. The cgroups of pods are below it.
                     None => {
                         pod_paths.extend(children_of(&path).into_iter().filter(|path| uid_of(path).is_some()))
                     }
@@ -173,8 +177,8 @@ impl Ledger {
         let open = |fs: &mut MemoryFs, path, keeps_open| Counted::new(path).filter_read(fs, keeps_open);
         let top_paths = top_paths.into_iter().enumerate();
         tops.extend(top_paths.filter_map(|(i, path)| open(tops_fs, path, i < max_open)));
-        // Pods stay closed here, because the caller of [`Ledger::read`] has usually read their memory use
-        // already.
+        // The files of pods are not kept open here. If pods are exported, [`Ledger::read`] does not need the
+        // files of most pods, because its caller has already read the memory use of these pods.
         pods.extend(pod_paths.into_iter().filter_map(|path| open(pods_fs, path, false)));
         self.name_parts();
     }
@@ -214,14 +218,14 @@ impl Ledger {
         }
     }
 
-    /// Returns the label text and the size in bytes of each part; nothing if the memory of the node is
-    /// unknown.
+    /// Returns the label text and the size in bytes of each part of the node's memory. The iterator is empty
+    /// if the memory of the node is unknown.
     pub fn exported(&self) -> impl Iterator<Item = (&str, i64)> + Clone {
         let parts = self.parts.iter().zip(&self.bytes);
         parts.filter_map(|((_, labels), bytes)| Some((labels.as_str(), (*bytes)?)))
     }
 
-    /// Records the files from which the node's memory is computed.
+    /// Writes the files from which the node's memory is computed to the recording `to`.
     ///
     /// Fails with a one-line message if a file cannot be written.
     pub fn record(&mut self, proc: &Proc, to: &mut Writer) -> Result<(), String> {
@@ -248,8 +252,9 @@ impl Counted {
         KUBEPODS.contains(&self.path.as_slice())
     }
 
-    /// Returns the name if the cgroup is a separate part. Names that are not UTF-8 share a part, because two
-    /// could become one label.
+    /// Returns the name under which the top-level cgroup at position `i` is exported as a separate part.
+    /// Returns `None` if the cgroup is not such a part. Names that are not UTF-8 are left out, because two of
+    /// them could become the same label.
     fn name(&self, i: usize) -> Option<&str> {
         let name = std::str::from_utf8(&self.path).ok()?;
         (i < MAX_PARTS && !self.is_kubepods()).then_some(name)

@@ -1,7 +1,10 @@
-//! Measures containers and pods that have a limit: once a second, and ten times a second close to the limit.
+//! Measures the memory use of containers and pods that have a limit, to notice in time when a container or a
+//! pod comes close to its limit.
 //!
-//! Limits are read after a write, and all of them every ten seconds. Reading them each time would take two
-//! thirds of the measuring time.
+//! Each cgroup is measured once a second, and ten times a second if the cgroup may soon be close to its
+//! limit. Reading the memory use takes 2.4 microseconds on a busy machine. A limit is read when the kernel
+//! reports that it was written, and all limits are read every ten seconds. If each measurement also read the
+//! limits of 250 containers and their pods, reading the limits would take two thirds of the measuring time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -18,10 +21,12 @@ const N_FILES: usize = 3;
 /// The fraction of the CPU budget that measurements may use. If measurements take more CPU time, the pauses
 /// between them become longer.
 const MAX_SHARE: f64 = 0.25;
-/// How often all limits are read. In between, a limit is read when the kernel reports a write to its file.
+/// The time between two reads of all limits. Between these reads, a limit is read when the kernel reports a
+/// write to its file. If a limit has changed without such a report, the kernel does not report writes, so all
+/// limits are read once a second from then on.
 const ALL_LIMITS: Duration = Duration::from_secs(10);
-/// How long checks stay frequent after a new cgroup, because its container is found only after its first
-/// process has started.
+/// How long the checks between scrapes stay frequent after a cgroup was created. The cgroup may belong to a
+/// new container, and a check can find the container only after its first process has started.
 const CALMING: Duration = Duration::from_secs(10);
 
 /// A cgroup that may have a limit: the cgroup of a container or of a pod.
@@ -61,13 +66,15 @@ pub struct Measured {
     pub at_limit: Vec<ContainerId>,
 }
 
-/// Measures the memory use of the selected containers and of their pods.
+/// Holds the cgroups of the containers that a filter selects, and the cgroups of their pods. Measures how
+/// much memory these cgroups use.
 #[derive(Debug)]
 pub struct LimitWatch {
     levels: BTreeMap<Box<[u8]>, Level>,
     containers: BTreeMap<ContainerId, Levels>,
     changes: Changes,
-    /// The containers with processes that are due to be read.
+    /// The containers with processes that are due to be read, because the container or its pod comes close to
+    /// its limit.
     due: BTreeSet<ContainerId>,
     /// The maximum number of cgroups with files that stay open.
     max_held: usize,
@@ -104,14 +111,16 @@ impl LimitWatch {
         }
     }
 
-    /// Limits the CPU time of measurements to a quarter of `cpu_budget`, a fraction of one core; 0 means no
-    /// limit.
+    /// Limits the CPU time of measurements to a quarter of `cpu_budget`, which is a fraction of one core. If
+    /// `cpu_budget` is 0, there is no limit.
     pub fn limit_cpu_time(&mut self, cpu_budget: f64) {
         self.cpu_budget = cpu_budget;
     }
 
-    /// Adds and measures the cgroups of a container and its pod. The memory use of a new cgroup counts as
-    /// growth from 0.
+    /// Adds the cgroups of a container and of its pod, and measures them. `is_new` says whether the cgroup of
+    /// the container is new, and `is_new_pod` whether the cgroup of the pod is new. The memory use of a new
+    /// cgroup is treated as if it had grown from 0 bytes within a second. If one of the two cgroups is close
+    /// to its limit already, the container is due to be read.
     pub fn add(
         &mut self,
         fs: &CgroupFs,
@@ -211,8 +220,8 @@ impl LimitWatch {
         Measured { is_due: !close.is_empty(), has_new, at_limit }
     }
 
-    /// Reads the limits that were written, and all limits every ten seconds. Returns whether a cgroup may
-    /// have been created since the last call.
+    /// Reads the limits that were written since the last call, and all limits every ten seconds. Returns
+    /// whether a cgroup may have been created since the last call.
     fn take_changes(&mut self, now: Instant) -> bool {
         let Self { levels, changes, limits_at, .. } = self;
         let mut differing = Vec::new();
@@ -221,11 +230,11 @@ impl LimitWatch {
             let has_changed = |level: &mut Level| level.read_limit().then_some(level.limit_file);
             differing.extend(levels.values_mut().filter_map(has_changed));
         }
-        // Reports of writes are taken after the limits were read, so they include each change. If one is
-        // missing, the watch is useless.
+        // The kernel's reports of writes are taken after the limits were read, so the reports include every
+        // write that has changed these limits. If a report is missing, the kernel does not report writes to
+        // these files. The watch is then useless, so it is stopped.
         let changed = changes.take();
         if differing.iter().any(|&file| !changed.includes(file)) {
-            // Without a watch, `includes` is true for every limit, so all are read once a second.
             changes.stop();
         }
         for level in levels.values_mut().filter(|level| changed.includes(level.limit_file)) {
@@ -237,15 +246,16 @@ impl LimitWatch {
         changed.has_new()
     }
 
-    /// Adds `cost` to the CPU time. Delays the next measurement to keep measurements within [`MAX_SHARE`] of
-    /// the CPU budget.
+    /// Adds `cost` to the CPU time of the measurements. Delays the next measurement for so long that
+    /// measurements use at most the fraction [`MAX_SHARE`] of the CPU budget.
     pub fn charge(&mut self, cost: Duration, now: Instant) {
         self.cpu_time += cost;
         let earliest = now + self.pause(cost);
         self.next_at = self.next_at.map(|next_at| next_at.max(earliest));
     }
 
-    /// Returns the pause after this CPU time that keeps measurements within [`MAX_SHARE`] of the CPU budget.
+    /// Returns how long to wait after using this CPU time, so that measurements use at most the fraction
+    /// [`MAX_SHARE`] of the CPU budget.
     fn pause(&self, cost: Duration) -> Duration {
         match self.cpu_budget {
             0.0 => Duration::ZERO,
@@ -282,13 +292,14 @@ impl LimitWatch {
         std::mem::take(&mut self.cpu_time)
     }
 
-    /// Returns how soon a container reaches its limit or its pod's limit; `None` without growth or without a
-    /// limit.
+    /// Returns how long a container takes to reach its limit or its pod's limit if its memory use keeps
+    /// growing; `None` if the memory use does not grow, or if there is no limit.
     pub fn time_to_limit(&self, id: ContainerId, now: Instant) -> Option<Duration> {
         self.growths(id).filter_map(|growth| growth.time_to_limit(now)).min()
     }
 
-    /// Returns the memory use of a container or of its pod, in thousandths of the limit: the higher number.
+    /// Returns the memory use of a container in thousandths of its limit, or the memory use of its pod in
+    /// thousandths of the pod's limit, whichever number is higher.
     pub fn permille(&self, id: ContainerId) -> Option<u64> {
         self.growths(id).filter_map(Growth::permille).max()
     }
@@ -312,7 +323,8 @@ impl LimitWatch {
         self.containers.get(&id).map(|of| self.use_of(&of.own)).unwrap_or_default()
     }
 
-    /// Notes that a container has reached a limit. For a second, [`LimitWatch::time_to_limit`] is then 0.
+    /// Notes that a container has reached its limit or its pod's limit. For a second after this call,
+    /// [`LimitWatch::time_to_limit`] returns 0 for the container.
     pub fn note_hit(&mut self, id: ContainerId, now: Instant) {
         if let Some(level) = self.containers.get(&id).and_then(|of| self.levels.get_mut(&of.own)) {
             level.growth.note_hit(now);

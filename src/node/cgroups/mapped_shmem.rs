@@ -1,7 +1,8 @@
 //! Finds out how much tmpfs and shared memory the processes of a container map.
 //!
-//! Mount namespaces decide which paths are on tmpfs. If all processes share one, each path is looked up once
-//! for the container, otherwise once for each process.
+//! The mount namespace of a process decides which paths lie on tmpfs. In most containers, all processes have
+//! the same mount namespace. In this case, the memory of all processes is summed by path first, and each path
+//! is looked up once. Otherwise the paths of each process are looked up in the namespace of that process.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,8 @@ use crate::totals::table::ContainerKey;
 
 /// Mounts and namespaces are read again after this time.
 const MAX_AGE: Duration = Duration::from_secs(60);
-/// The maximum number of mount namespaces per container, because a workload may create many. Beyond it, the
-/// mapped tmpfs is unknown.
+/// The maximum number of mount namespaces that are kept for one container, because a workload may create any
+/// number of them. If there are more, the mapped tmpfs of the container is unknown.
 const MAX_NAMESPACES: usize = 8;
 
 /// The tmpfs and shared memory that the processes of a container map.
@@ -92,8 +93,8 @@ impl MappedShmem {
         }
     }
 
-    /// Returns the position of a process's mount namespace; `None` if the process has ended or there are too
-    /// many namespaces.
+    /// Returns the position of a process's mount namespace in the list of namespaces. Returns `None` if the
+    /// process has ended, or if there are too many namespaces.
     fn namespace_of(&mut self, pid: u32, proc: &Proc, buffers: &mut Buffers) -> Option<usize> {
         let first = proc.first_mount(pid, buffers).ok()?;
         if let Some(known) = self.namespaces.iter().position(|namespace| namespace.first == first) {
@@ -109,8 +110,12 @@ impl MappedShmem {
         Some(self.namespaces.len() - 1)
     }
 
-    /// Computes the sum after all calls of [`MappedShmem::see`]. Returns true if mount namespaces differ. In
-    /// that case, call [`MappedShmem::add`] for each process.
+    /// Computes how much tmpfs and shared memory the container's processes map. The computation uses the
+    /// bytes that `snapshot` has for each path in the container. Before this call, [`MappedShmem::see`] must
+    /// be called for all processes of the container.
+    ///
+    /// Returns true if the processes are in several mount namespaces. One path may then be on tmpfs in only
+    /// some of the namespaces, so the caller must call [`MappedShmem::add`] for each process.
     pub fn sum(&mut self, snapshot: &Snapshot, container: ContainerKey) -> bool {
         self.members.retain(|member| member.is_seen);
         self.members.shrink_to(2 * self.members.len());
@@ -126,8 +131,8 @@ impl MappedShmem {
         has_many && self.bytes.is_some()
     }
 
-    /// Adds what one process maps, if the container's mount namespaces differ. Otherwise [`MappedShmem::sum`]
-    /// has already counted it.
+    /// Adds the tmpfs and shared memory that a process maps. Does nothing if all processes of the container
+    /// have the same mount namespace, because [`MappedShmem::sum`] has already counted their memory.
     pub fn add(&mut self, process: &Process, snapshot: &Snapshot) {
         let Self { bytes: Some(bytes), members, namespaces, path, .. } = self else { return };
         let Some(reading) = process.last().reading().filter(|_| process.is_selected()) else { return };
@@ -135,8 +140,8 @@ impl MappedShmem {
             return;
         }
         let member = members.binary_search_by_key(&process.pid(), |member| member.process.pid);
-        // If a process ended after its read, its namespace is unknown. Most likely it was that of the init
-        // process, the first one.
+        // If a process ended after it was read, its mount namespace is unknown. The process was most likely
+        // in the mount namespace of the init process, which is the first one in the list.
         let namespace = &namespaces[member.map_or(0, |i| members[i].namespace)];
         *bytes += mapped_files_of(snapshot, reading, |path| is_shmem(path, Some(&namespace.mounts)), path);
     }

@@ -1,5 +1,5 @@
-//! The memory charged to the cgroups of containers, pods and the node, and the kernel's OOM kills in these
-//! cgroups.
+//! The memory that is charged to the cgroups of containers, of pods and of the node, and the kernel's OOM
+//! kills in these cgroups.
 
 mod account;
 mod accounts;

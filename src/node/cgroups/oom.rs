@@ -8,8 +8,8 @@ use super::moment::End;
 use crate::cgroupfs::fields::Values;
 use crate::totals::largest::{Largest, Sizes};
 
-/// The maximum number of kill counts for ended containers and pods. Above it, the count with the
-/// alphabetically first labels is dropped.
+/// The maximum number of kill counts that are kept for containers and pods that have ended. If there are more
+/// counts, some are dropped, in the alphabetical order of their labels.
 const MAX_GONE: usize = 1000;
 
 /// The last reading of a container that was close to its limit.
@@ -41,8 +41,8 @@ pub struct Content {
     pub is_alone: bool,
     /// The last reading of the container, if the container was close to its limit at that time.
     pub last_reading: Option<LastReading>,
-    /// The sizes of the container's largest paths at earlier times, oldest first. Stored only while the
-    /// container uses at least half of its limit.
+    /// The sizes of the container's largest paths at earlier times, the oldest first. Sizes are stored only
+    /// while the container uses at least half of its limit.
     pub earlier: VecDeque<Earlier>,
 }
 
@@ -53,11 +53,11 @@ pub struct Kill {
     pub found: FoundKill,
     /// What was read about the container or the pod at the time of the kills.
     pub end: End,
-    /// What the container held before. `None` for a pod, or if the container's last process ended more than
-    /// ten seconds ago.
+    /// What is stored about the memory of the container. `None` for a pod. Also `None` if the last process of
+    /// the container ended more than ten seconds ago, because the stored values are dropped then.
     pub content: Option<Content>,
-    /// The bytes charged to the pod but to none of its running containers; `None` if unknown, or if another
-    /// limit was hit.
+    /// How many bytes are charged to the pod but to none of its running containers; `None` if the pod's limit
+    /// was not hit, or if the number is unknown.
     pub outside_containers: Option<u64>,
 }
 
@@ -67,8 +67,8 @@ struct Total {
     is_gone: bool,
 }
 
-/// The number of kills since the exporter started, by label text, for every container and pod that runs or
-/// has had kills.
+/// The number of kills since the exporter started, by label text. There is a count for every container and
+/// pod that runs or has had kills.
 #[derive(Debug, Default)]
 pub struct KillTotals {
     totals: BTreeMap<Box<str>, Total>,
@@ -83,8 +83,9 @@ impl KillTotals {
     pub fn update_node(&mut self, n_on_node: Option<u64>) -> bool {
         let n_before = std::mem::replace(&mut self.n_on_node, n_on_node);
         let has_changed = n_on_node.is_none() || n_on_node != n_before;
-        // The kernel counts a kill for the node first, then in the cgroups. So the cgroups are read once more
-        // at the next update.
+        // The kernel counts a kill first for the node, and then in the cgroups. If the cgroups are read
+        // between these two steps, their counters do not show the kill yet. So after a change of the node's
+        // count, the cgroups are read twice: after this update, and again after the next update.
         std::mem::replace(&mut self.has_changed, has_changed) || has_changed
     }
 
@@ -101,8 +102,8 @@ impl KillTotals {
         }
     }
 
-    /// Notes that a container or pod has ended. A count of 0 is dropped, and at most 1,000 other counts are
-    /// kept.
+    /// Drops the count of a container or pod that has ended, unless it had kills. At most 1,000 counts of
+    /// containers and pods that have ended are kept.
     pub fn forget(&mut self, labels: &str) {
         match self.totals.get_mut(labels) {
             Some(Total { n_kills: 0, .. }) => _ = self.totals.remove(labels),

@@ -1,5 +1,13 @@
-//! Watches the cgroups of all listed containers, and the cgroups above them, in one thread. Their event
-//! counters show OOM kills, and their memory use shows early that a container comes close to its limit.
+//! Watches the cgroups of all listed containers and the cgroups above them. The counters of memory events in
+//! these cgroups show OOM kills. The memory use of these cgroups shows early that a container comes close to
+//! its limit.
+//!
+//! One thread reads the counters and the memory use. When a container has reached its limit, this thread
+//! reads the `status` files of the container's processes, but not smaps. A read of smaps can take so long
+//! that the cgroup is removed before its counters can show a kill.
+//!
+//! On version 2, the thread polls the counters. Version 1 reports events only to a process with write access.
+//! So on version 1, the counters are read when the kernel's count of OOM kills on the whole node has changed.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -23,8 +31,15 @@ use crate::procfs::this_process::thread_cpu_time;
 
 /// The stack size of the watching thread, which needs only a small stack.
 const STACK: usize = 64 << 10;
-/// From this memory use on, in thousandths of the limit, no smaps is read. Cgroup version 1 does not report
-/// that the limit was reached.
+/// On cgroup version 1, the kernel does not report that a container has reached its limit. Instead, a
+/// container is treated as if it had reached its limit when it uses at least this many thousandths of the
+/// limit, and contains little page cache that the kernel can reclaim. From then on, the smaps of its
+/// processes are not read, because a process that is killed during such a read keeps its memory until the
+/// read ends.
+///
+/// A lower number would stop the reads of smaps too early. In a test with a lower number, they stopped at 91%
+/// of the limit, more than a second before the limit was reached. The containers in this test had a limit of
+/// 80 MB, began with 60 MB and leaked 5 MB/s.
 const HIT: u64 = 980;
 
 /// The watched cgroups. The watching thread and the scraping thread share them.
@@ -52,8 +67,9 @@ impl State {
     /// something to do.
     fn step(&mut self, woken: &[&Arc<EventFiles>], now: Instant) -> bool {
         self.counters.step(woken, now);
-        // Kills are taken first, because `read_moments` replaces the readings that still include the killed
-        // processes.
+        // Kills are taken before `read_moments` reads the containers, because a new reading of a container
+        // replaces its previous reading. The record of a kill needs the previous reading, which includes the
+        // killed process.
         self.take_kills();
         let measured = self.limit_watch.measure(now);
         let clock = thread_cpu_time();
@@ -62,7 +78,9 @@ impl State {
         measured.is_due || measured.has_new || !self.found.is_empty()
     }
 
-    /// Reads the containers that have reached a limit, or may reach it before the next measurement.
+    /// Reads the containers that have reached a limit, or may reach it before the next measurement. A
+    /// container with a kill that is not recorded yet is skipped. The record of that kill needs the previous
+    /// reading, which still includes the killed process.
     fn read_moments(&mut self, at_limit: Vec<ContainerId>, now: Instant) {
         let mut reported = BTreeSet::new();
         for which in self.counters.take_at_limit() {
@@ -73,15 +91,10 @@ impl State {
         }
         let ids: BTreeSet<_> = at_limit.into_iter().chain(reported.iter().copied()).collect();
         for id in ids {
-            // The record of this kill needs the previous reading, which still includes the killed process.
             if self.counters.has_kill(id, now) {
                 continue;
             }
-            // This thread does not read smaps. During a long read, the cgroup could be removed before its
-            // counters show a kill.
             self.moments.read(id, &self.limit_watch, now);
-            // In a test (limit 80 MB, leak 5 MB/s), a lower `HIT` stopped the reads of smaps more than a
-            // second too early.
             let is_hit = reported.contains(&id) || self.limit_watch.permille(id) >= Some(HIT);
             if is_hit && self.moments.is_full(id) {
                 self.limit_watch.note_hit(id, now);
@@ -103,17 +116,18 @@ impl OomWatch {
     /// Creates a watch without cgroups. Fails with the system's error if no descriptor is left.
     pub fn new(fs: &CgroupFs) -> io::Result<Self> {
         let max_descriptors = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize);
-        // Version 1 reports events only to writers, so its counters are read when the node's count of OOM
-        // kills has changed.
         let counters = Counters::new(fs.has_events(), max_descriptors / 8);
         let limit_watch = LimitWatch::new(max_descriptors);
         let state = State { counters, limit_watch, moments: Moments::default(), found: Vec::new() };
         Ok(Self(Arc::new(Shared { state: Mutex::new(state), changed: Wake::new()? })))
     }
 
-    /// Starts the thread. Measurements use at most a quarter of `cpu_budget` (in cores; 0 means no limit).
+    /// Starts the watching thread. This thread wakes the scraping thread when there are kills to report, or
+    /// processes to read. `cpu_budget` is the CPU time that the exporter may use, as a fraction of one core.
+    /// Measuring the memory use of cgroups may take a quarter of that CPU time. If `cpu_budget` is 0, the CPU
+    /// time of these measurements is not limited.
     ///
-    /// Fails if no thread can be started.
+    /// Fails with the system's error if no thread can be started.
     pub fn start(&self, demand: Arc<Demand>, cpu_budget: f64, proc: Arc<Proc>) -> io::Result<()> {
         let mut state = self.0.lock();
         state.limit_watch.limit_cpu_time(cpu_budget);
@@ -125,8 +139,8 @@ impl OomWatch {
         Ok(())
     }
 
-    /// Watches a container, its pod and the cgroups above. Returns whether the counters of the container and
-    /// of the pod are open.
+    /// Watches a container, its pod and the cgroups above the pod. Returns whether the counters of the
+    /// container are open, and whether the counters of the pod are open.
     pub fn add(&self, fs: &CgroupFs, new: &NewContainer<'_>) -> (bool, bool) {
         let now = Instant::now();
         let mut state = self.0.lock();
@@ -145,7 +159,8 @@ impl OomWatch {
         self.0.lock().counters.end(id);
     }
 
-    /// Replaces the list of processes, and leaves the previous list in `processes` for reuse.
+    /// Replaces the list of processes by `processes`. The caller gets the previous list back in `processes`,
+    /// to reuse its buffer.
     pub fn set_processes(&self, processes: &mut Vec<(ContainerId, u32)>, now: Instant) {
         self.0.lock().moments.set_processes(processes, now);
     }
@@ -166,8 +181,8 @@ impl OomWatch {
         self.0.lock().counters.begin_pass();
     }
 
-    /// Reads all counters. Returns the containers that have a cgroup, but no kill since the last
-    /// [`OomWatch::begin_pass`].
+    /// Reads all counters. Returns the containers that still have a cgroup, and in which no process was
+    /// killed since the last call of [`OomWatch::begin_pass`].
     pub fn intact(&self) -> BTreeSet<ContainerId> {
         let intact = self.0.lock().counters.intact(Instant::now());
         self.0.changed.wake(); // The thread has to return the kills that were found now.
@@ -194,7 +209,7 @@ impl OomWatch {
         self.0.lock().limit_watch.has_due()
     }
 
-    /// Whether cgroups are watched, and no container or pod was created in the last ten seconds.
+    /// Whether no container and no pod was created in the last ten seconds.
     pub fn is_calm(&self) -> bool {
         self.0.lock().limit_watch.is_calm(Instant::now())
     }
@@ -209,13 +224,14 @@ impl OomWatch {
         self.0.lock().limit_watch.take_cpu_time()
     }
 
-    /// Returns the time until a container reaches its limit or its pod's limit at its present growth; `None`
-    /// without growth or limit.
+    /// Returns how long a container takes to reach its limit or its pod's limit if its memory use keeps
+    /// growing; `None` if the memory use does not grow, or if there is no limit.
     pub fn time_to_limit(&self, id: ContainerId) -> Option<Duration> {
         self.0.lock().limit_watch.time_to_limit(id, Instant::now())
     }
 
-    /// Returns the use of a container's limit or of its pod's limit, whichever is higher, in thousandths.
+    /// Returns the memory use of a container in thousandths of its limit, or the memory use of its pod in
+    /// thousandths of the pod's limit, whichever number is higher.
     pub fn permille(&self, id: ContainerId) -> Option<u64> {
         self.0.lock().limit_watch.permille(id)
     }
@@ -231,8 +247,8 @@ impl OomWatch {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A poisoned lock is used as well. A panic ends the process (or the test), so nothing sees a
-        // half-changed state.
+        // The lock is taken even if it is poisoned. A panic ends the process (or the test), so the state is
+        // never half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,5 +1,5 @@
-//! The memory charged to each pod with a running container, and the part that is charged to none of its
-//! running containers.
+//! The memory of the pods that have a running container: how much memory is charged to each pod, and how much
+//! of this memory is charged to none of the pod's running containers.
 
 use std::sync::Arc;
 
@@ -45,8 +45,8 @@ impl Pods {
         Self { fs, table: Vec::new(), order: Vec::new(), generation: None }
     }
 
-    /// Finds the pods of the containers. Also marks the unselected containers of selected pods, because they
-    /// must be read too.
+    /// Finds the pods of the containers. Also finds unselected containers that must be read because another
+    /// container of the same pod is selected.
     pub fn update(&mut self, accounts: &mut Accounts, fs: &mut CgroupFs) {
         let generation = Some(accounts.generation());
         if self.generation == generation {
@@ -100,8 +100,8 @@ impl Pods {
     /// `max_open` pods stay open.
     pub fn read(&mut self, accounts: &Accounts, max_open: usize) {
         let Self { fs, table, .. } = self;
-        // Pods below the same cgroup follow each other in the table, so the limit of that cgroup is read
-        // once.
+        // The pods are sorted by path, so pods below the same cgroup follow each other. The limit of that
+        // cgroup is read once for all of them.
         let mut last: Option<(usize, Option<u64>)> = None;
         for i in 0..table.len() {
             let limit = match last {
@@ -117,8 +117,9 @@ impl Pods {
         }
     }
 
-    /// Reads the memory now charged to a container's pod, but to none of the pod's running containers. Such
-    /// memory stays charged after a kill.
+    /// Reads how much memory is now charged to the pod of a container, but to none of the pod's running
+    /// containers. Part of it can be memory that containers left behind when they ended. This memory can be
+    /// read even after a kill, because it stays charged.
     pub fn outside_now(&self, of: &Container, accounts: &Accounts, fs: &mut CgroupFs) -> Option<u64> {
         let labels = labels::pod(&of.listed.namespace, &of.listed.pod);
         let pod = self.table.iter().find(|pod| pod.labels == labels)?;
@@ -146,7 +147,7 @@ impl Pods {
         })
     }
 
-    /// Calls `each` with every pod's cgroup path and the file system to read it from.
+    /// Calls `each` for every pod, with the path of its cgroup and the file system to read it from.
     ///
     /// Fails if `each` fails.
     pub fn record(
@@ -183,8 +184,8 @@ impl Pod {
 
     fn read(&mut self, fs: &mut MemoryFs, limit_above: Option<u64>) {
         self.values = None;
-        // If a read fails, the cgroup may have been removed and made again, so its files are opened once
-        // more.
+        // If reading fails, the open files may belong to a removed cgroup, and a new cgroup may have the same
+        // path. So the files are opened once more.
         for _ in 0..2 {
             let files = self.files.take().or_else(|| fs.open(&self.path));
             let values = files.as_ref().and_then(|files| fs.read(files, limit_above));

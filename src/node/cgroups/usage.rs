@@ -1,5 +1,9 @@
-//! The memory use of containers, pods and the node, read from cgroups once per scrape. Containers close to a
-//! limit are also found between scrapes (see [`super::oom_watch`]), and their processes are read then.
+//! The memory use of containers, which is read from their cgroups once per scrape.
+//!
+//! When a container is close to its limit or to its pod's limit, the kernel may kill a process in it. Between
+//! scrapes, a thread looks for such containers, and their processes are read (see [`super::oom_watch`]). If a
+//! container uses 85% of its limit or more, its last reading is kept, because an OOM record shows this
+//! reading.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -58,9 +62,10 @@ pub struct CgroupUsage {
 }
 
 impl CgroupUsage {
-    /// Creates a `CgroupUsage` that reads from `fs`. Logs at `level` if no container's cgroup is found.
+    /// Creates a `CgroupUsage` without containers. Cgroups are read from `fs`. If no container's cgroup is
+    /// found, a message is logged at `level`.
     ///
-    /// Fails if no descriptor is left.
+    /// Fails with the system's error if no descriptor is left.
     pub fn new(fs: CgroupFs, level: Level) -> io::Result<Self> {
         Ok(Self {
             accounts: Accounts::new(level),
@@ -77,7 +82,9 @@ impl CgroupUsage {
         })
     }
 
-    /// Starts the watching thread (see [`OomWatch::start`]).
+    /// Starts the thread that looks for containers close to their limit. If the kernel reports OOM kills, the
+    /// thread also looks for kills. When it has found a container or a kill, it wakes the scraping thread.
+    /// `cpu_budget` is a fraction of one core, and the thread's measurements use at most a quarter of it.
     ///
     /// Fails with the system's error if no thread can be started.
     pub fn start_watch(&self, demand: Arc<Demand>, cpu_budget: f64, proc: Arc<Proc>) -> io::Result<()> {
@@ -89,7 +96,8 @@ impl CgroupUsage {
         self.watch.take_cpu_time()
     }
 
-    /// Updates the containers that have a process, and the counts of their OOM kills.
+    /// Updates the list of containers that have a process, and begins to count their OOM kills. If the node's
+    /// count of kills has changed, the counters of all cgroups are read.
     pub fn update(&mut self, processes: &ProcessTable, discovery: &Discovery, proc: &Proc, now: Instant) {
         for id in self.accounts.update(processes, discovery, now) {
             self.watch.end(id);
@@ -113,8 +121,8 @@ impl CgroupUsage {
         }
     }
 
-    /// Drops the kill count of an ended container, unless it had kills or another container with its labels
-    /// runs.
+    /// Drops the kill count with these labels if it is 0 and no container with these labels has a process. A
+    /// count above 0 is kept after its container has ended.
     fn forget(&mut self, labels: &str) {
         if !self.accounts.containers().any(|container| container.labels == labels) {
             self.totals.forget(labels);
@@ -163,8 +171,10 @@ impl CgroupUsage {
         pods.iter_mut().for_each(|pods| pods.update(accounts, fs));
         accounts.read(fs, |_| true);
         accounts.log_missing(fs);
-        // `max_open` is 1/64 of the allowed open files. On version 2, a pod keeps five open, and a top-level
-        // cgroup two.
+        // At most 7/64 of the allowed open files stay open here. `max_open` is 1/64 of the allowed open
+        // files, because `accounts.max_open` is 1/8. On version 2, each of up to `max_open` pods keeps five
+        // files open: four in `pods`, and one in `ledger`. Each of up to `max_open` top-level cgroups keeps
+        // two files open.
         let max_open = accounts.max_open / 8;
         pods.iter_mut().for_each(|pods| pods.read(accounts, max_open));
         if let Some(ledger) = ledger {
@@ -177,41 +187,43 @@ impl CgroupUsage {
         self.watch.has_due()
     }
 
-    /// Whether cgroups are watched, and no container or pod was created in the last ten seconds.
+    /// Whether no container and no pod was created in the last ten seconds. If so, the exporter may look less
+    /// often for new containers between scrapes.
     pub fn is_calm(&self) -> bool {
         self.watch.is_calm()
     }
 
-    /// Begins the reads of a pass with the cgroups of the containers that come close to a limit.
+    /// Begins the reads of a scrape or a check. The cgroups of containers that come close to a limit are read
+    /// first.
     pub fn begin_reads(&mut self) {
         self.due = self.watch.take_due();
         let due = &self.due;
         self.accounts.read(&mut self.fs, |id| due.contains(&id));
     }
 
-    /// Whether the process is in a container that comes close to a limit, and is therefore read even between
-    /// scrapes.
+    /// Whether the process is in a container that comes close to a limit, so that the process is read even
+    /// between scrapes.
     pub fn is_due(&self, process: &Process) -> bool {
         process.container().is_some_and(|container| self.due.contains(&container.id))
     }
 
-    /// Returns the time until a container reaches a limit at its present growth (see
-    /// [`OomWatch::time_to_limit`]).
+    /// Returns how long a container takes to reach its limit or its pod's limit if its memory use keeps
+    /// growing; `None` if the memory use does not grow, or if there is no limit.
     pub fn time_to_limit(&self, id: ContainerId) -> Option<Duration> {
         self.watch.time_to_limit(id)
     }
 
-    /// Stores each container's sums of this pass: the tmpfs that it maps and, close to its limit, its largest
-    /// mapped paths.
+    /// Stores what a scrape or a check has summed up for each container: the tmpfs that the container maps,
+    /// and its largest mapped paths if the container is close to its limit.
     pub fn join(&mut self, snapshot: &Snapshot, processes: &ProcessTable, proc: &Proc, now: Instant) {
         let Self { accounts, watch, totals, buffers, order, .. } = self;
         find_mapped_shmem(accounts, (snapshot, processes), (proc, buffers), now);
-        // The new sums lack the memory of processes killed during this pass. So the containers of these
-        // processes keep their previous readings.
+        // If a process was killed during this scrape or check, the new sums lack its memory. So the container
+        // of that process keeps its previous reading. All other containers still get a new reading, because
+        // there is a kill during most checks when ten containers reach their limits at once.
         let has_kills = totals.n_on_node() != proc.oom_kills(buffers);
         let intact = has_kills.then(|| watch.intact());
         let is_intact = |id: ContainerId| intact.as_ref().is_none_or(|intact| intact.contains(&id));
-        // The other containers get new readings: with ten containers at their limits, most checks see a kill.
         for account in accounts.iter_mut().filter(|account| is_intact(account.container().id)) {
             let permille = watch.permille(account.container().id).unwrap_or(0);
             account.keep_reading(permille, snapshot, order, now);
@@ -231,8 +243,9 @@ impl CgroupUsage {
         let Self { fs, accounts, pods, watch, totals, .. } = self;
         let with_content = |(found, end): (FoundKill, End)| {
             let (Place::Container(of) | Place::Pod { of, .. }) = &found.place;
-            // Ended containers may have left memory that filled the pod. On version 1, it is unknown which
-            // limit was hit.
+            // Memory that ended containers have left behind in the pod can be the reason that the pod's limit
+            // was hit and a process was killed. So this memory is read if the limit that was hit is the
+            // pod's, or is unknown, as on version 1.
             let may_be_pods = matches!(found.limit, Some(Limit::Pod) | None);
             let pods = pods.as_ref().filter(|_| may_be_pods);
             let outside_containers = pods.and_then(|pods| pods.outside_now(of, accounts, fs));
@@ -277,9 +290,9 @@ impl CgroupUsage {
         self.totals.iter()
     }
 
-    /// Records the cgroup files of containers and pods, and the files about the node, into `to`.
+    /// Records the cgroup files of all containers and pods, and the files about the node's memory, into `to`.
     ///
-    /// Fails if a file cannot be written.
+    /// Fails with a one-line message if a file cannot be written.
     pub fn record(&mut self, proc: &Proc, to: &mut Writer) -> Result<(), String> {
         let Self { fs, accounts, pods, ledger, .. } = self;
         accounts.record(fs, to)?;
@@ -290,8 +303,8 @@ impl CgroupUsage {
     }
 }
 
-/// Returns the [`Ledger`]; `None` if the node's memory is not exported, or if the cgroup file system lacks
-/// part of the node.
+/// Returns the [`Ledger`], which divides the node's memory into parts. Returns `None` if the node's memory is
+/// not exported, or if the cgroup file system does not show the whole node.
 fn ledger(fs: &CgroupFs) -> Option<Ledger> {
     let tops = fs.memory(Reads::Tops).filter(|tops| fs.groups() & NODE != 0 && tops.is_of_node())?;
     Some(Ledger::new([tops, fs.memory(Reads::Use)?]))

@@ -1,7 +1,14 @@
-//! Finds a process's container from its cgroup paths.
+//! Finds the container of a process from the cgroup paths of the process. The PID namespace is not used.
 //!
-//! A container owns the cgroup named by its id, and all cgroups below it. If no path contains the id, the
-//! container owns the cgroup in which its init process was first seen.
+//! If a component of a path is a container's id, the cgroup at this component and all cgroups below it belong
+//! to the container. It does not matter where the init process is now: systemd and Docker move init into a
+//! child cgroup. If no path contains the id, the cgroup in which the container's init process was first seen
+//! belongs to the container, with all cgroups below it. The root belongs to no container, because the whole
+//! node would be in it. In a cgroup namespace, `/` is the exporter's own cgroup, and the node's root has a
+//! path such as `/../..`.
+//!
+//! If a path contains the ids of two containers, the first id usually counts, because a workload may name one
+//! of its own cgroups after another container. `is_placed_at` decides when the second id counts.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,13 +26,13 @@ pub struct CgroupIndex {
     placed: HashSet<Box<[u8]>>,
     /// Whether the exporter sees processes from inside a cgroup namespace.
     is_inside: bool,
-    /// Whether listings may name ended containers. A workload could give such a container's id to its own
-    /// cgroup.
+    /// Whether a listing may name containers that have ended. A workload could give the id of an ended
+    /// container to a cgroup of its own, and would then be mistaken for that container.
     includes_ended: bool,
 }
 
-/// The containers that are found by the first cgroup of their init process; `None` if containers of different
-/// pods share that cgroup.
+/// The containers that cannot be found by an id in a cgroup path. The key is the cgroup in which the init
+/// process was first seen. The value is `None` if containers of different pods share that cgroup.
 type ByPath = HashMap<Box<[u8]>, Option<Arc<Container>>>;
 
 /// A listed container, and the cgroups in which its init process was first seen, if it was seen.
@@ -58,8 +65,9 @@ impl CgroupIndex {
         Self { includes_ended, ..Self::default() }
     }
 
-    /// Learns from the processes whether the exporter is in a cgroup namespace, and which containers are not
-    /// inside others. Returns whether anything has changed.
+    /// Looks through the cgroup paths of all processes. They show whether the exporter is in a cgroup
+    /// namespace, and which containers have a cgroup that is not inside another container's cgroup. Returns
+    /// true if either fact was unknown before. Processes may then have to be attributed to other containers.
     pub fn observe<'a>(&mut self, processes: impl Iterator<Item = &'a Cgroups>) -> bool {
         let Self { by_id, by_path, placed, .. } = self;
         let needs_placing = by_id.values().any(|listed| listed.first.is_none());
@@ -78,8 +86,8 @@ impl CgroupIndex {
         is_new | (std::mem::replace(&mut self.is_inside, is_inside) != is_inside)
     }
 
-    /// Returns the first listed id in each process's cgroup paths. Further ids do not count, because a
-    /// workload may have chosen them.
+    /// Returns the ids of listed containers in the cgroup paths of these processes. In each path, only the
+    /// first id counts, because a workload may have made the cgroups below it.
     pub fn ids_of<'p>(&self, processes: impl Iterator<Item = &'p Cgroups>) -> HashSet<&'p [u8]> {
         let is_listed = |id: &[u8]| self.by_id.contains_key(id);
         let paths = processes.flat_map(Cgroups::paths);
@@ -98,8 +106,11 @@ impl CgroupIndex {
         placed.retain(|id| by_id.contains_key(id));
     }
 
-    /// Adds a container. Its processes are attributed to `pod`, if given. Returns whether different pods
-    /// share the init process's first cgroup, `first`.
+    /// Adds a container, to be found by its id. `first` has the cgroups in which its init process was first
+    /// seen. If no path in `first` contains the id, the path from [`Cgroups::main`] also finds the container.
+    ///
+    /// If `pod` is given, the container's processes are attributed to that pod. Returns true if the main path
+    /// is already that of a container in another pod. The cgroup at this path then belongs to neither pod.
     pub fn insert(
         &mut self,
         container: &Arc<Container>,
@@ -117,20 +128,17 @@ impl CgroupIndex {
             return false;
         };
         let Some(path) = first.main() else { return false };
-        // The node's root belongs to no container. In a cgroup namespace, `/` is the exporter's own cgroup
-        // instead of the root.
         let is_root = path.split(|&b| b == b'/').all(|component| [&b""[..], b".."].contains(&component));
         if is_root && !(self.is_inside && path == b"/") {
             return false;
         }
         let known = self.by_path.entry(path.into()).or_insert_with(|| Some(pod_or_container.clone()));
-        // A cgroup that different pods share belongs to none of them.
         known.take_if(|known| known.id != pod_or_container.id);
         known.is_none()
     }
 
-    /// Returns the container of a process: by the first path with a listed id, otherwise by the path from
-    /// [`Cgroups::main`].
+    /// Returns the container of a process in these cgroups. The first path with a listed id is used, in any
+    /// hierarchy. If no path contains a listed id, the path from [`Cgroups::main`] is used.
     pub fn container_of<'a, 'p>(&'a self, cgroups: &'p Cgroups) -> Option<Place<'a, 'p>> {
         let by_id = cgroups.paths().find_map(|path| match self.find(path) {
             (place, true) => Some(place),
@@ -144,12 +152,12 @@ impl CgroupIndex {
         self.find(path).0
     }
 
-    /// Returns the container that the cgroup at `path` belongs to, and whether `path` contains a listed id.
+    /// Returns the container that the cgroup at `path` belongs to, and whether `path` contains a listed id. A
+    /// container that is found before a `..` is dropped, because `..` leads out of that container's cgroup.
     fn find<'a, 'p>(&'a self, path: &'p [u8]) -> (Option<Place<'a, 'p>>, bool) {
         let (mut place, mut has_id) = (None::<Place<'a, 'p>>, false);
         for (component, above) in components(path) {
             if component == b".." {
-                // `..` leads out of the container that was found so far.
                 place = None;
                 continue;
             }
@@ -159,8 +167,6 @@ impl CgroupIndex {
             let Some(listed) = self.by_id.get(id_of(component)) else { continue };
             has_id = true;
             let is_same = |place: &Place| place.container.id == listed.pod_or_container().id;
-            // A workload may name its cgroups after other containers. So an id below another container needs
-            // `is_placed_at`.
             if place.is_none() || (self.is_placed_at(listed, above) && !place.as_ref().is_some_and(is_same)) {
                 place = Some(Place { container: listed.pod_or_container(), cgroup: key(above) });
             }
@@ -168,8 +174,9 @@ impl CgroupIndex {
         (place, has_id)
     }
 
-    /// Whether the cgroup at `path`, inside another container, is the listed container's own, rather than one
-    /// that a workload named after it.
+    /// Whether the listed container owns the cgroup at `path`, which is inside another container's cgroup.
+    /// The cgroup in which its init process was first seen decides. If the runtime lists no init process, the
+    /// container must have no cgroup outside the other container.
     fn is_placed_at(&self, listed: &Listed, path: &[u8]) -> bool {
         let id = listed.container.listed.id.as_bytes();
         match &listed.first {

@@ -15,30 +15,35 @@ pub fn key(path: &[u8]) -> &[u8] {
     if path.is_empty() { b"/" } else { path }
 }
 
-/// Returns `path` up to the first component with this container id: the cgroup with the container's limits.
-/// Returns `None` without such a component.
+/// Returns the path of a container's own cgroup, given the container's id and the cgroup path of one of its
+/// processes. The result is `path` up to the first component with this id. The container's limits are set on
+/// that cgroup, even if the container has made cgroups below it. Returns `None` if no component has this id.
 pub fn named_cgroup<'a>(id: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
     let found = components(path).find(|(component, _)| !id.is_empty() && id_of(component) == id);
     found.map(|(_, above)| above)
 }
 
-/// Returns the container id in a path component such as `cri-containerd-<id>.scope`, or the whole component
-/// if it has another form.
+/// Returns the container id in a component of a cgroup path, or the whole component if it contains no id. The
+/// function recognizes the forms `<id>`, `cri-containerd-<id>.scope`, `crio-<id>` from CRI-O's cgroupfs
+/// driver, and `<slice>:cri-containerd:<id>`. runc makes the last form when the kubelet uses the systemd
+/// driver and containerd does not.
+///
+/// Other forms are not recognized, because the cgroup may not belong to the container. For example,
+/// `crio-conmon-<id>.scope` from CRI-O is the cgroup of the container's monitor.
 pub fn id_of(component: &[u8]) -> &[u8] {
     const RUNTIMES: [&[u8]; 5] = [b"cri-containerd-", b"crio-", b"docker-", b"nerdctl-", b"libpod-"];
-    // runc makes `<slice>:cri-containerd:<id>` if the kubelet uses the systemd driver and containerd does
-    // not.
     if let Some(colon) = component.iter().rposition(|&b| b == b':') {
         return &component[colon + 1..];
     }
     let name = component.strip_suffix(b".scope").unwrap_or(component);
-    // In `crio-conmon-<id>.scope`, the cgroup of CRI-O's monitor, this finds `conmon-<id>`, which is no
-    // container's id.
     RUNTIMES.iter().find_map(|runtime| name.strip_prefix(*runtime)).unwrap_or(component)
 }
 
-/// Returns the first listed id in `path`; `None` if the id is inside another container's cgroup, which
-/// `is_first` recognizes without an id.
+/// Returns the first id of a listed container in `path`. `is_listed` says whether an id is listed.
+///
+/// `is_first` says whether the cgroup at a path belongs to a container although the path does not contain the
+/// container's id. If such a cgroup comes before the first id, returns `None`, because the id is then only
+/// the name of a cgroup inside that container.
 pub fn outermost_id(
     path: &[u8],
     is_listed: impl Fn(&[u8]) -> bool,

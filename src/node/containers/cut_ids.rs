@@ -1,6 +1,7 @@
-//! Completes container ids that were cut off. The kubelet cuts the names of its links, which end with the id,
-//! at 255 bytes. The missing digits are found if exactly one id in the cgroup paths begins with the same
-//! digits.
+//! Completes container ids that were cut off. The kubelet cuts the names of its links at 255 bytes. The
+//! container id is at the end of a name, so a link with a long name has only the first digits of the id. The
+//! missing digits are found in the cgroup paths of processes, if exactly one id in these paths begins with
+//! the same digits.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -16,8 +17,8 @@ const ID_LEN: usize = 64;
 /// The containers of a listing. Some of them may have a cut id, which has only the first digits.
 #[derive(Debug, Default)]
 pub struct CutIds {
-    /// The containers that were listed with a complete id, sorted by id. The list stays empty if no id is
-    /// cut.
+    /// The containers that were listed with a complete id, sorted by id. The list is used only to complete
+    /// cut ids. So if no container has a cut id, the list stays empty.
     listed: Vec<Container>,
     /// The containers that were listed with a cut id, sorted by this id.
     cut: Vec<Container>,
@@ -28,8 +29,10 @@ pub struct CutIds {
 }
 
 impl CutIds {
-    /// Replaces the containers. Returns `listed`, and the containers of `cut` whose ids were completed after
-    /// an earlier listing, sorted by id.
+    /// Replaces the containers by those of a new listing. The containers in `listed` have complete ids. The
+    /// containers in `cut` have only the first digits of their ids. Returns the containers in `listed`, and
+    /// those in `cut` for which the complete id was already found after an earlier listing. The result is
+    /// sorted by id.
     pub fn take(&mut self, listed: Vec<Container>, mut cut: Vec<Container>) -> Vec<Container> {
         if cut.is_empty() {
             *self = Self { has_reported: self.has_reported, ..Self::default() };
@@ -45,8 +48,8 @@ impl CutIds {
         self.containers()
     }
 
-    /// Completes cut ids from the cgroup paths of all processes. Returns the containers with a complete id,
-    /// sorted by id; `None` if unchanged.
+    /// Finds the missing digits of cut ids in the cgroup paths of all processes. Returns the containers with
+    /// a complete id, sorted by id. Returns `None` if these containers are the same as before.
     pub fn complete<'a>(&mut self, processes: impl Iterator<Item = &'a Cgroups>) -> Option<Vec<Container>> {
         if self.cut.is_empty() {
             return None;
@@ -62,8 +65,9 @@ impl CutIds {
         (std::mem::replace(&mut self.whole, whole) != self.whole).then(|| self.containers())
     }
 
-    /// Returns the number of cut ids that match several ids in cgroup paths, or the same id as another cut
-    /// id.
+    /// Returns the number of containers with an ambiguous id. Only the first digits of such an id are listed,
+    /// and they do not identify the container. Either several ids in the cgroup paths begin with these
+    /// digits, or one id in the cgroup paths begins with the listed digits of several containers.
     pub fn n_ambiguous(&self) -> u64 {
         self.n_ambiguous
     }
@@ -140,8 +144,8 @@ mod tests {
     #[test]
     fn cut_id_is_completed_if_exactly_one_id_matches() {
         let (listed, a, b) = (id("1", '1'), id("aaaaaaaaaaaa", '0'), id("aaaaaaaaaaaa", '1'));
-        // Each case: the cut ids, the cgroup paths of the processes, the names of completed containers, and
-        // the number of ambiguous ids.
+        // Each case has four parts: the cut ids that are listed, the cgroup paths of the processes, the names
+        // of the containers with ids that can be completed, and the number of ambiguous ids.
         type Case<'a> = (&'a [&'a str], Vec<String>, &'a [&'a str], u64);
         let cases: [Case; 9] = [
             (&["aaaaaaaaaaaa"], vec![], &[], 0),
@@ -156,11 +160,12 @@ mod tests {
                 0,
             ),
             (&["aaaaaaaaaaaa"], vec![format!("/pod1/{a}"), format!("/pod2/{b}")], &[], 1),
-            // Both cut ids match the same id in a cgroup path. First they are equal, then they differ in
-            // length.
+            // Both cut ids are the beginning of the same id in a cgroup path. They are equal in the first
+            // case, and differ in length in the second case.
             (&["aaaaaaaaaaaa", "aaaaaaaaaaaa"], vec![format!("/pod1/{a}")], &[], 2),
             (&["aaaaaaaaaaaa", "aaaaaaaaaaaa0"], vec![format!("/pod1/{a}"), format!("/pod2/{b}")], &[], 2),
-            // An id inside another container's cgroup is ignored, because the workload may have invented it.
+            // The workload chooses the names of cgroups inside its container's cgroup. So an id in these
+            // names is ignored, because the workload may have invented it.
             (
                 &["aaaaaaaaaaaa", "bbbbbbbbbbbb"],
                 vec![

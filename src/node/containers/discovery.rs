@@ -1,7 +1,8 @@
-//! Finds out which containers run, and which cgroups belong to them.
+//! Discovery finds out which containers run, and which cgroups belong to them.
 //!
-//! Proc shows nearly every change of containers. A listing costs 0.6 ms of the runtime's CPU time per task,
-//! so containers are listed only after a change, and once a minute.
+//! Proc shows nearly every change: a process in an unknown cgroup means a new container, and an init process
+//! that disappears means that a container has ended. A listing takes 0.6 ms of the runtime's CPU time per
+//! task, so containers are listed only after a change, and once a minute in case proc has not shown one.
 
 use std::time::Instant;
 
@@ -32,8 +33,8 @@ pub struct Discovery {
     /// Whether the log already has the warning that containers of different pods share a cgroup.
     has_reported_sharing: bool,
     unknown_cgroups: UnknownCgroups,
-    /// How many names in the kubelet's directory of log links do not have a link's form; `None` if another
-    /// source lists containers.
+    /// How many names in the kubelet's directory of links to log files do not have the form of such a link;
+    /// `None` if containers are not listed by links.
     n_unrecognized: Option<u64>,
     /// The label text of each namespace, and the number of containers in it.
     namespaces: Vec<(String, u64)>,
@@ -72,8 +73,8 @@ impl Discovery {
         container.is_selected && self.filters.iter().any(|filter| filter.matches(namespace, pod, name, comm))
     }
 
-    /// Counts the processes and containers that the filters select. `processes` has each process's container,
-    /// and whether a filter selects the process.
+    /// Counts the processes and containers that the filters select. `processes` has the container of each
+    /// process, and whether a filter selects the process.
     pub fn selection<'a>(&self, processes: impl Iterator<Item = (&'a Container, bool)>) -> Selection<'_> {
         let mut selection = Selection::of(&self.filters, processes);
         selection.n_listed = self.containers.count() + self.cut_ids.n_incomplete();
@@ -93,13 +94,14 @@ impl Discovery {
         self.listings.has_listed()
     }
 
-    /// Returns how many of the kubelet's links do not match exactly one container; `None` if containers are
-    /// not listed by links.
+    /// Returns how many of the kubelet's links to log files do not match exactly one container. Returns
+    /// `None` if containers are not listed by links.
     pub fn n_unmatched_links(&self) -> Option<u64> {
         Some(self.n_unrecognized? + self.cut_ids.n_ambiguous())
     }
 
-    /// Returns the first 100 namespaces by name: the label text of each, and the number of containers in it.
+    /// Returns the label text of each namespace and the number of containers in it. Only the first 100
+    /// namespaces by name are included.
     pub fn namespaces(&self) -> &[(String, u64)] {
         &self.namespaces
     }
@@ -121,7 +123,7 @@ impl Discovery {
 
     /// Waits for the first listing, so that the first scrape has containers.
     ///
-    /// Fails if no listing has succeeded by `deadline`.
+    /// Fails with a one-line message if no listing has succeeded by `deadline`.
     pub fn list_first(&mut self, deadline: Instant) -> Result<(), String> {
         self.listings.begin_first(deadline);
         if let Some(listing) = self.listings.take(Instant::now())? {
@@ -179,10 +181,11 @@ impl Discovery {
         self.has_changed = true;
     }
 
-    /// Finds the init processes, and begins a listing if one is due. Returns whether a process may now be in
-    /// another container.
+    /// Finds the init processes among the processes of the node, and begins a listing if one is due. Returns
+    /// whether `index` has changed. If so, a process may be in another container than before.
+    ///
+    /// `processes` is an iterator, because a slice would have to be allocated in each scrape.
     pub fn observe<'a>(&mut self, processes: impl Iterator<Item = Seen<'a>> + Clone, now: Instant) -> bool {
-        // `processes` is an iterator, because a slice would be allocated in each scrape.
         self.learn(processes.clone());
         let cgroups = processes.clone().map(|process| process.cgroups);
         let misses_init = self.containers.misses_init();

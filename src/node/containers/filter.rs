@@ -1,5 +1,8 @@
 //! Filters select the processes to read. A filter has the form `<namespace>/<pod>/<container>/<command>`,
-//! with `*` anywhere in it. The command is the label `comm`.
+//! with `*` anywhere in it.
+//!
+//! The four parts of a filter are compared with the labels `namespace`, `pod`, `container` and `comm` of a
+//! process.
 
 use std::fmt;
 
@@ -36,19 +39,21 @@ impl Filter {
         self.matches_container(namespace, pod, container) && glob(&self.comm, comm)
     }
 
-    /// Whether a process in this container can be selected. Otherwise the names of its processes need not be
-    /// read.
+    /// Whether a filter can select a process in this container. If not, the command names of the processes in
+    /// the container need not be read.
     pub fn matches_container(&self, namespace: &str, pod: &str, container: &str) -> bool {
         glob(&self.namespace, namespace) && glob(&self.pod, pod) && glob(&self.container, container)
     }
 }
 
-/// Whether `pattern` matches the whole of `text`, in linear time.
+/// Whether `pattern` matches the whole of `text`.
+///
+/// Each piece between two stars is matched at its leftmost place. That leaves the most room for the later
+/// pieces, so no match is ever undone, and the time is linear for every pattern.
 fn glob(pattern: &str, text: &str) -> bool {
     let Some((first, pattern)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut rest) = text.strip_prefix(first) else { return false };
     let (middle, last) = pattern.rsplit_once('*').unwrap_or(("", pattern));
-    // The leftmost place leaves the most room for the later pieces, so no match is ever undone.
     for piece in middle.split('*') {
         match rest.split_once(piece) {
             Some((_, after)) => rest = after,
@@ -105,7 +110,8 @@ mod tests {
         }
     }
 
-    /// Compares `glob` with the definition of `*`, for every pattern and text of up to five letters.
+    /// Matches every pattern of up to five letters with every text of up to five letters. The result must be
+    /// what the definition of `*` says.
     #[test]
     fn matching_equals_the_definition_of_star() {
         fn by_definition(pattern: &[u8], text: &[u8]) -> bool {

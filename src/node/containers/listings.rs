@@ -8,11 +8,12 @@ use super::schedule::Schedule;
 use crate::demand::Wake;
 use crate::sources::{Listing, Source};
 
-/// The runtime counts as down if a listing takes longer than this. With 1,000 containers, a listing takes
-/// under a second.
+/// If a listing takes longer than this, the runtime is considered down. Even on a node with 1,000 containers,
+/// a listing takes under a second.
 const LATE: Duration = Duration::from_secs(5);
 
-/// The longest wait of a scrape for a listing, after a change. A listing of 50 pods takes 30 ms.
+/// If a container seems to have started or ended since the last listing, the scrape begins a new listing and
+/// waits for it at most this long. With 50 pods, a listing takes 30 ms.
 const PATIENCE: Duration = Duration::from_millis(300);
 
 /// The source that lists the containers, and the results of its listings so far.
@@ -60,8 +61,8 @@ impl Listings {
         self.n_errors
     }
 
-    /// Whether the container runtime is up; `None` for recorded files. While a listing is late, the runtime
-    /// counts as down.
+    /// Whether the container runtime is up; `None` if recorded files are read instead of a live node. While a
+    /// listing is late, the runtime counts as down.
     pub fn is_runtime_up(&self, now: Instant) -> Option<bool> {
         self.source.lister()?;
         let is_late = self.schedule.began_at().is_some_and(|began| now > began + LATE);
@@ -83,8 +84,9 @@ impl Listings {
         }
     }
 
-    /// Begins a listing if one is due. If proc shows a change (`is_unexplained`), waits a moment for the
-    /// result. Returns whether it waited.
+    /// Begins a listing if one is due. `is_unexplained` says that a container seems to have started or ended
+    /// since the last listing, for example because a process is in an unknown cgroup. If `is_unexplained` is
+    /// true, the call waits a moment for the listing that it has begun. Returns whether the call has waited.
     pub fn begin_if_due(&mut self, is_unexplained: bool, now: Instant) -> bool {
         if is_unexplained {
             self.schedule.see_unexplained(now);
@@ -94,8 +96,9 @@ impl Listings {
         }
         self.schedule.begin(now);
         self.source.begin_listing();
-        // Without waiting, a new container would appear only in the next scrape. A runtime that is down may
-        // never answer.
+        // The scrape waits for the listing, because otherwise a new container would appear only in the next
+        // scrape, which may be minutes away. If the runtime is down, the scrape does not wait, because the
+        // runtime may never answer.
         let is_awaited = is_unexplained && self.is_up;
         if is_awaited {
             self.source.wait_for_listing(now + PATIENCE);
@@ -103,9 +106,9 @@ impl Listings {
         is_awaited
     }
 
-    /// Returns the listing that has ended since the last call, without waiting.
+    /// Returns the listing that has ended since the last call, if there is one. This call never waits.
     ///
-    /// Fails if the listing failed.
+    /// Fails with a one-line message if the listing failed.
     pub fn take(&mut self, now: Instant) -> Result<Option<Listing>, String> {
         let taken = match self.source.take_listing() {
             None => Ok(None),

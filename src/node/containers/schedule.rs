@@ -2,21 +2,23 @@
 
 use std::time::{Duration, Instant};
 
-/// Listings repeat for this long after an unexplained change in proc, because they may still lack a container
-/// that already has a process.
+/// Proc may show a change that the listed containers do not explain, such as a process in an unknown cgroup.
+/// The containers are then listed repeatedly for this long. A listing within this time may still lack a new
+/// container, although the container's first process already exists.
 const LAG: Duration = Duration::from_secs(2);
 /// The longest time between two listings.
 const MAX_AGE: Duration = Duration::from_secs(60);
-/// The shortest time between two listings. The pause doubles with each failed listing, up to the longest
-/// pause.
+/// The shortest time between two listings, and the first pause after a failed listing. The pause doubles with
+/// each failure, up to the longest pause.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
 /// When the next listing is due.
 #[derive(Debug, Default)]
 pub struct Schedule {
-    /// When a listing was last needed: proc showed a change that no listed container explains, or a listed
-    /// container had not started yet.
+    /// The last time at which something showed that the containers must be listed again. Either proc showed a
+    /// change that the listed containers do not explain, such as a process in an unknown cgroup. Or a listing
+    /// had a container that had not started yet.
     unexplained_since: Option<Instant>,
     /// When the last successful listing began.
     listed_at: Option<Instant>,

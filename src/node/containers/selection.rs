@@ -1,5 +1,5 @@
-//! Describes for the log which processes the filters select. If no memory is exported, the usual reason is a
-//! filter that matches no process.
+//! Describes for the log which processes the filters select. The description helps if the exporter exports no
+//! memory, because the usual reason is a filter that matches no process.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -32,8 +32,8 @@ pub struct Selection<'a> {
 }
 
 impl<'a> Selection<'a> {
-    /// Counts the processes and containers that the filters select. `processes` has each process's container,
-    /// and whether the process is selected.
+    /// Counts the processes and containers that the filters select. `processes` has a pair for each process
+    /// in a container: the container, and whether a filter selects the process.
     pub fn of<'c>(filters: &'a [Filter], processes: impl Iterator<Item = (&'c Container, bool)>) -> Self {
         let mut selection = Self { filters, ..Self::default() };
         let (mut selected, mut known) = (HashSet::new(), HashSet::new());

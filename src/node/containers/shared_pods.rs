@@ -1,6 +1,7 @@
-//! Finds pods with containers that share a process or a cgroup, as in gVisor and Kata Containers. Nothing
-//! shows which container uses the memory, so the memory is attributed to the pod, with an empty label
-//! `container`.
+//! Finds pods with containers that share a process or a cgroup. gVisor and Kata Containers run all containers
+//! of a pod in one sandbox. The processes of the sandbox are in one cgroup, and the runtime lists the same
+//! pid for each container. Nothing shows which container uses the memory of these processes. So their memory
+//! is attributed to the pod, and the label `container` is empty.
 
 use std::sync::Arc;
 
@@ -12,15 +13,17 @@ use super::table::{Container, ContainerId, Containers};
 use crate::procfs::cgroup::Cgroups;
 use crate::sources;
 
-/// What containers of a pod can share: their init process's pid, or a cgroup with no container id in its
-/// path.
+/// What several containers of a pod can share: the pid of their init process, or a cgroup with a path that
+/// contains no container's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Shared<'a> {
     Pid(u32),
     Cgroup(&'a [u8]),
 }
 
-/// Sets the pod of the containers that share a pid or a cgroup with another container of the same pod.
+/// Sets the pod of each container that shares a pid or a cgroup with another container of the same pod. The
+/// memory of the shared processes is then attributed to the pod, because nothing shows which container uses
+/// this memory. For all other containers, no pod is set.
 pub fn find(containers: &mut Containers, filters: &[Filter]) {
     let mut is_sharing = sharing(containers).into_iter();
     let mut pods: Vec<Arc<Container>> = containers.iter().filter_map(|known| known.pod.clone()).collect();

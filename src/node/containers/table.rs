@@ -15,8 +15,9 @@ use crate::totals::table::ContainerKey;
 /// At most this many namespaces are exported. A cluster has dozens, and each name takes memory.
 const MAX_NAMESPACES: usize = 100;
 
-/// Identifies a container for as long as its listing entry is unchanged, including its init process and name.
-/// Ids are not reused.
+/// Identifies a container for as long as its entry in the listing stays the same. If the runtime lists the
+/// container with another init process or under another name, the container gets a new id. No id is used
+/// twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContainerId(pub u32);
 
@@ -47,8 +48,8 @@ impl Container {
         Self { id, listed, labels, is_selected }
     }
 
-    /// Whether `self` and `other` are the same container, even if the runtime has listed it again with
-    /// another init process.
+    /// Whether `self` and `other` are the same container of the runtime, even if the runtime has listed the
+    /// container again with another init process.
     pub fn is_same(&self, other: &Self) -> bool {
         self.id == other.id || self.listed.id == other.listed.id && self.labels == other.labels
     }
@@ -70,8 +71,9 @@ pub struct Seen<'a> {
 pub struct Tracked {
     /// The container.
     pub container: Arc<Container>,
-    /// The pod that the container's processes are attributed to, if several containers share them (gVisor,
-    /// Kata Containers). Stored as a [`Container`] without a name.
+    /// The container's pod, if the container's processes are attributed to the pod. This is the case with
+    /// gVisor and Kata Containers, because the containers of a pod share their processes there. The pod is
+    /// stored as a [`Container`] with an empty name.
     pub pod: Option<Arc<Container>>,
     /// The cgroups in which the init process was first seen.
     pub first_cgroups: Option<Cgroups>,
@@ -124,8 +126,9 @@ impl Containers {
         self.tracked.binary_search_by(|known| known.container.listed.id.as_str().cmp(id)).ok()
     }
 
-    /// Replaces the containers by those of a new listing, but keeps unchanged ones. With `includes_ended`,
-    /// the listed containers may have ended.
+    /// Replaces the containers with the containers of a new listing. What is stored about a container is kept
+    /// if the container is unchanged. `includes_ended` says that the listing may name containers that have
+    /// ended.
     pub fn replace_listing(
         &mut self,
         listed: Vec<sources::Container>,
@@ -159,8 +162,8 @@ impl Containers {
         self.inits.sort_unstable();
     }
 
-    /// Stores which init processes exist, and their first cgroups. Returns whether an init process was seen
-    /// for the first time.
+    /// Stores which init processes exist, and the cgroups in which each init process was first seen. Returns
+    /// whether an init process was seen for the first time.
     pub fn see_inits<'a>(&mut self, processes: impl Iterator<Item = Seen<'a>>) -> bool {
         let mut has_news = false;
         self.tracked.iter_mut().for_each(|tracked| tracked.init_is_there = false);
@@ -183,14 +186,15 @@ impl Containers {
         has_news
     }
 
-    /// Rejects init pids of processes outside the container. Such a pid was reused, or is from another PID
-    /// namespace. Returns whether a pid was rejected.
+    /// Rejects the listed init pid of a container if the process with this pid is not in the container. The
+    /// process is not in the container if its cgroup paths lack the container's id, and the cgroup paths of
+    /// another process contain that id. Either the pid was reused, or it is a pid of another PID namespace,
+    /// as in kind (Kubernetes in Docker). Returns whether a pid was rejected.
     pub fn reject_foreign_inits(&mut self, is_in_paths: impl Fn(&[u8]) -> bool) -> bool {
         let mut has_news = false;
         for tracked in &mut self.tracked {
             let id = tracked.container.listed.id.as_bytes();
             let Some(first) = &tracked.first_cgroups else { continue };
-            // Another process has the container's id in its cgroup paths, but this process does not.
             if first.paths().all(|path| named_cgroup(id, path).is_none()) && is_in_paths(id) {
                 log_change("the listed init pid belongs to another process", &tracked.container);
                 (tracked.first_cgroups, tracked.init_start_time) = (None, None);
@@ -200,8 +204,10 @@ impl Containers {
         has_news
     }
 
-    /// Stores the pod that `pod_of` returns for each container. A new pod uses the number passed to `pod_of`,
-    /// which then increases the number.
+    /// Calls `pod_of` for each container, in the order of [`Containers::iter`], and stores the returned pod.
+    /// A pod is represented by a [`Container`] with an empty name. The second argument of `pod_of` is the
+    /// next unused [`ContainerId`] number. If `pod_of` creates a pod with this number, it must increase the
+    /// number.
     pub fn set_pods(&mut self, mut pod_of: impl FnMut(&Container, &mut u32) -> Option<Arc<Container>>) {
         for tracked in &mut self.tracked {
             tracked.pod = pod_of(&tracked.container, &mut self.n_ids);
@@ -237,8 +243,8 @@ impl Containers {
         self.tracked.iter().filter(|tracked| tracked.is_running).map(|tracked| &*tracked.container)
     }
 
-    /// Returns the first 100 namespaces by name: the label text of each, and the number of running containers
-    /// in it.
+    /// Returns the label text of each namespace and the number of running containers in it. Only the first
+    /// 100 namespaces by name are included.
     pub fn count_by_namespace(&self) -> Vec<(String, u64)> {
         let mut counts = BTreeMap::new();
         for container in self.running() {

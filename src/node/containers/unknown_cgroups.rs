@@ -1,5 +1,5 @@
-//! The cgroups of processes outside containers. A new cgroup may belong to a container that is not listed
-//! yet.
+//! The cgroups of processes outside containers. If one of these cgroups is new, it may belong to a container
+//! that is not listed yet.
 
 use std::collections::HashMap;
 
@@ -15,8 +15,9 @@ pub struct UnknownCgroups {
 }
 
 impl UnknownCgroups {
-    /// Stores the cgroups of processes outside containers. Returns whether one is new. `has_changed` says
-    /// that `index` has changed since the last scrape.
+    /// Stores the cgroups of the processes that are in no container. Returns whether one of these cgroups was
+    /// not seen before. `has_changed` says that `index` has changed since the last scrape. If so, a stored
+    /// cgroup that belongs to a container by now is dropped.
     pub fn see<'a>(
         &mut self,
         processes: impl Iterator<Item = &'a Cgroups>,

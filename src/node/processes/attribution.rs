@@ -23,8 +23,8 @@ pub struct Attribution {
     is_selected: bool,
     /// Whether the log already says why no filter selects the process.
     is_logged: bool,
-    /// The name of the process, without the final newline. Kept up to date only while the process is
-    /// selected.
+    /// The name of the process as the kernel printed it, without the newline at the end. It is kept up to
+    /// date only while the process is selected.
     comm: Vec<u8>,
 }
 
@@ -90,8 +90,8 @@ impl Attribution {
         }
     }
 
-    /// Looks up the container of the process. Returns whether the container has changed. The process is then
-    /// not selected until [`select`](Self::select).
+    /// Looks up the container of the process. Returns whether the process is now in another container. Such a
+    /// process counts as not selected until [`select`](Self::select) compares it with the filters.
     pub fn look_up(&mut self, index: &CgroupIndex) -> bool {
         self.is_outdated = false;
         let container = index.container_of(&self.cgroups).map(|place| place.container);

@@ -1,8 +1,15 @@
-//! Decides whether a process must be read again, because its values may have changed. This module does no
-//! I/O.
+//! The change check decides whether a process must be read again. It does no I/O.
 //!
-//! - `stat` shows whether the process was active.
-//! - If not, the hashes of `smaps_rollup` and `maps` show whether other processes have changed its memory.
+//! A process is read in full only if its values may have changed:
+//! 1. `stat` shows whether the process was active. If its page faults, CPU time, size or resident pages have
+//!    changed, the process is read.
+//! 2. If the process was not active, other processes may still have changed its memory. `smaps_rollup` shows
+//!    the sums over its mappings, and `maps` lists the mappings. If both files are the same as before, the
+//!    values of the last read are still correct, so the process is not read. Otherwise the process is read.
+//!
+//! `smaps_rollup` and `maps` are hashed just before a full read. The hashes are kept only if the values of
+//! the full read add up to the values in `smaps_rollup`, because otherwise the memory has changed in between.
+//! No value is ever estimated, and every process is read in full at least every five minutes.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +19,17 @@ use crate::procfs::stat::Work;
 /// A process is read in full at least this often, even if every check confirms its values.
 pub const MAX_CONFIRMED: Duration = Duration::from_secs(300);
 
-/// After activity at this many checks in a row, [`N_UNCHECKED`] scrapes omit the check, which costs a twelfth
-/// of a small read.
+/// If this many checks in a row found that a process was active, the next [`N_UNCHECKED`] scrapes read the
+/// process in full without a check. A check of an active process saves nothing, because the process is read
+/// in full anyway. Such a check adds about a twelfth to the CPU time of reading a small process.
 const MIN_BUSY: u32 = 3;
 const N_UNCHECKED: u32 = 15;
 
-/// After this many confirming checks, checks stop for [`MAX_CONFIRMED`] if the cheapest took over three
-/// quarters of a full read's CPU time.
+/// The CPU time of the checks is judged after this many checks have confirmed the values of a process. If
+/// even the cheapest check took more than three quarters of the CPU time of a full read, the process is read
+/// without checks for [`MAX_CONFIRMED`]. The cheapest check is used, because other work on the CPU makes a
+/// check take up to three times as long. An earlier version judged each check alone, and read 50 of 50 quiet
+/// processes in full on a busy machine.
 const MIN_COSTLY: u32 = 3;
 
 /// What the kernel showed about a process just before its last read.
@@ -26,8 +37,8 @@ const MIN_COSTLY: u32 = 3;
 pub struct Fingerprint {
     /// The activity of the process since it started.
     pub work: Work,
-    /// The hashes of `smaps_rollup` and `maps`. `None` if the process was active, or if its memory changed
-    /// during the read.
+    /// The hashes of `smaps_rollup` and `maps`. `None` if the files were not hashed, because the process was
+    /// active. Also `None` if the memory has changed between the hashing and the end of the read.
     pub hashes: Option<Hashes>,
 }
 
@@ -36,8 +47,8 @@ pub struct Fingerprint {
 pub enum Check {
     /// No check is made: the process is read in full.
     ReadAll,
-    /// The process is read in full unless its new fingerprint equals this one, which is from the last full
-    /// read.
+    /// The read takes a new fingerprint. If it equals the fingerprint of the last full read, which is stored
+    /// here, the process is not read in full. `None` if there is no earlier fingerprint.
     CompareWith(Option<Fingerprint>),
 }
 
@@ -54,13 +65,14 @@ pub struct ChangeCheck {
     busy_streak: u32,
     /// How many of the next scrapes read the process in full, without a change check.
     n_unchecked_left: u32,
-    /// How many checks have confirmed the values since the process was last active. Activity may change the
-    /// cost of a check.
+    /// How many checks have confirmed the values since the process was last active. Earlier checks do not
+    /// count, because activity may change the size of the memory, and thus the cost of a check.
     n_confirmed: u32,
     /// The CPU time of the cheapest check that confirmed the values since the process was last active.
     cheapest: Duration,
-    /// Until this time, the process is read without checks, because a check costs nearly as much as a full
-    /// read.
+    /// Until this time, the process is read in full without a change check, because a check takes nearly as
+    /// much CPU time as a full read. That is the case if the process has few mappings, or large ones. After
+    /// this time, checks are made again, and their CPU time is measured again.
     costly_until: Option<Instant>,
 }
 
@@ -71,8 +83,6 @@ impl ChangeCheck {
         if is_old || self.costly_until.is_some_and(|until| now >= until) {
             *self = Self { busy_streak: self.busy_streak, ..Self::default() };
         }
-        // Other work on the CPU can triple the cost of a check. Without the minimum, 50 of 50 quiet processes
-        // were read in full.
         if self.n_confirmed >= MIN_COSTLY && 4 * self.cheapest > 3 * self.read_cost {
             self.n_confirmed = 0;
             self.costly_until = Some(now + MAX_CONFIRMED);
@@ -87,8 +97,8 @@ impl ChangeCheck {
         Check::CompareWith(self.fingerprint)
     }
 
-    /// Notes that a check with this CPU time (`cost`) confirmed the last values, so that the process was not
-    /// read in full.
+    /// Notes that a check confirmed the values of the last read, so that the process was not read in full.
+    /// `cost` is the CPU time of the check.
     pub fn note_confirmed(&mut self, cost: Duration) {
         self.busy_streak = 0;
         self.cheapest = if self.n_confirmed == 0 { cost } else { cost.min(self.cheapest) };
@@ -106,8 +116,8 @@ impl ChangeCheck {
         self.read_at = Some(now);
         let has_compared = matches!(check, Check::CompareWith(Some(_)));
         if fingerprint.is_none_or(|fingerprint| fingerprint.hashes.is_none()) {
-            // The process was probably active, so its files were not hashed, and `cost` is that of the full
-            // read alone.
+            // Usually there are no hashes because the process was active, so its files were not hashed. In
+            // that case, `cost` includes no hashing, and is the CPU time of the full read alone.
             self.read_cost = cost;
             self.n_confirmed = 0;
             if has_compared {
@@ -185,16 +195,16 @@ mod tests {
         }
     }
 
-    /// Returns the state after a full read and three confirming checks, which took `read` and `check`
-    /// microseconds of CPU time each.
+    /// Returns the state after a full read, and after three checks that confirmed its values. The full read
+    /// took `read` microseconds of CPU time, and each of the checks took `check` microseconds.
     fn confirmed(read: u64, check: u64, now: Instant) -> ChangeCheck {
         let mut quiet = ChangeCheck::default();
         become_quiet(&mut quiet, Check::CompareWith(None), read, check, now);
         quiet
     }
 
-    /// Notes two full reads, first of an active and then of a quiet process, and three checks that confirm
-    /// the values.
+    /// Notes a full read of an active process, which followed the check `first`. Then notes another full
+    /// read, which found that the process is quiet, and three checks that confirm the values of that read.
     fn become_quiet(quiet: &mut ChangeCheck, first: Check, read: u64, check: u64, now: Instant) {
         quiet.note_read(first, AT_WORK, us(read), now);
         let next = quiet.next(now);

@@ -7,8 +7,8 @@ use crate::procfs::stat::Stat;
 #[derive(Clone, Copy, Debug)]
 pub struct Identity {
     entry: Entry,
-    /// The start time in clock ticks since boot; `None` until `stat` is read. In a recording, the inode
-    /// number of the directory.
+    /// The start time in the kernel's clock ticks since boot. `None` until `stat` is read. In a recording,
+    /// the inode number of the directory `<pid>` is used instead.
     start_time: Option<u64>,
     /// Whether the process is a kernel thread. A kernel thread has no memory of its own and never changes its
     /// cgroup.
@@ -56,8 +56,8 @@ impl Identity {
         self.note_zombie(stat);
     }
 
-    /// Sets the inode number of the directory in proc, which may change after a shortage of memory while the
-    /// process runs.
+    /// Sets the inode number of the process's directory in proc. After a shortage of memory, the kernel may
+    /// give the directory a new inode number while the process still runs.
     pub fn set_inode(&mut self, inode: u64) {
         self.entry.inode = inode;
     }

@@ -11,16 +11,16 @@ pub struct Job {
     pub inode: u64,
     /// What to read.
     pub detail: Detail,
-    /// Whether to read `stat` as well, so that a later scrape can find out whether the process has executed
-    /// another program.
+    /// Whether to read `stat` as well. A later scrape that keeps the values needs `stat`, to find out whether
+    /// the process has executed another program since.
     pub with_stat: bool,
 }
 
 /// What to read of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
-    /// Only `stat`. It shows the start time of a new process, and whether a process that keeps its values
-    /// runs another program.
+    /// Only `stat`. For a new process, `stat` shows the start time. If the process is not read in full, and
+    /// the values of an earlier read are kept, `stat` shows whether the process still runs the same program.
     Stat,
     /// Every mapping, from smaps. The mappings are not read if the change check shows that nothing has
     /// changed.
@@ -30,10 +30,11 @@ pub enum Detail {
         /// The number of mappings, if it is known and need not be counted.
         known_count: Option<u64>,
     },
-    /// Only the kernel's sum over all mappings, exported as `[other]`, because the kernel takes too long to
-    /// print the mappings.
+    /// Only the kernel's sum over all mappings, which is exported as `[other]`. The sum is read instead of
+    /// the mappings if the kernel takes too long to print the mappings.
     Other {
-        /// The number of mappings printed before the slow read was cancelled, which is a lower bound.
+        /// The number of mappings that the kernel had printed when the slow read was cancelled. The process
+        /// has at least this many mappings.
         n_printed: u64,
     },
 }

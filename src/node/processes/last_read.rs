@@ -8,12 +8,13 @@ use super::job::Detail;
 use super::read_state::Pause;
 use crate::totals::reading::ReadingId;
 
-/// The pause after a long read, in multiples of the read's duration. The memory-map lock is thus held at most
-/// 1% of the time.
+/// After a long read, the process is not read for this many times the duration of the read. As a result, its
+/// memory-map lock is held at most 1% of the time.
 const REST: u32 = 100;
 
-/// How many further reads of `smaps_rollup` use a count of mappings. Counting the mappings makes a read take
-/// 50% longer.
+/// After the mappings of a process were counted, this many further reads of `smaps_rollup` use the same
+/// count. `smaps_rollup` does not show the number of mappings, and counting them makes a read take 50%
+/// longer.
 const MAX_COUNT_USES: u32 = 9;
 
 /// A program, identified by the start addresses of its code and its stack, as `stat` shows them.
@@ -52,18 +53,20 @@ pub struct MemoryRead {
     pub n_mappings: u64,
     /// The fingerprint that the change check took before the read, if it took one.
     pub fingerprint: Option<Fingerprint>,
-    /// The program that the process ran during the read. `None` if `stat` was not read or did not identify
-    /// the program.
+    /// The program that the process ran during the read. `None` if `stat` was not read, or did not show the
+    /// addresses that identify a program.
     pub program: Option<Program>,
 }
 
-/// What the last reads of a process have found, and what the next read must read.
+/// What the last reads of a process have found: its current memory values, when they were read, how long that
+/// took, and what the next read must read.
 #[derive(Debug, Default)]
 pub struct LastRead {
-    /// When the last read began, not counting reads that found overlapping mappings. If that read succeeded,
-    /// it returned or confirmed the values.
+    /// When the last read began. Reads that found overlapping mappings do not count. If the last read
+    /// succeeded, it returned or confirmed the current values.
     at: Option<Instant>,
-    /// When the last read that found overlapping mappings began. Such a read leaves the previous values.
+    /// The beginning of the last read that found overlapping mappings. Such a read returns no values, so the
+    /// process keeps its previous values.
     torn_at: Option<Instant>,
     /// How long the read that returned the values took.
     took: Duration,
@@ -71,16 +74,18 @@ pub struct LastRead {
     reading: Option<ReadingId>,
     /// Whether the last read found that the process maps nothing.
     maps_nothing: bool,
-    /// The program that the process ran when its values were read (see [`MemoryRead::program`]).
+    /// The program that the process ran when its values were read. `None` if `stat` was not read, or did not
+    /// show the addresses that identify a program.
     program: Option<Program>,
-    /// Set if the kernel took too long to print the mappings: until when only their sum is read, and their
-    /// minimum number.
+    /// Set after the kernel took too long to print the mappings. The first value is the time until which only
+    /// their sum is read (from `smaps_rollup`). The second value is a lower bound of the number of mappings.
     summed_until: Option<(Instant, u64)>,
     count: MappingCount,
     check: ChangeCheck,
 }
 
-/// The last count of the mappings, and how many more reads of `smaps_rollup` may use it.
+/// The number of mappings when they were last counted, and how many more reads of `smaps_rollup` may use that
+/// number until the mappings are counted again.
 #[derive(Clone, Copy, Debug, Default)]
 struct MappingCount {
     n_mappings: u64,
@@ -124,7 +129,8 @@ impl LastRead {
         &mut self.reading
     }
 
-    /// Returns the program that the process ran when its values were read (see [`MemoryRead::program`]).
+    /// Returns the program that the process ran when its values were read. `None` if `stat` was not read, or
+    /// did not show the addresses that identify a program.
     pub fn program(&self) -> Option<Program> {
         self.program
     }
@@ -135,7 +141,8 @@ impl LastRead {
         self.summed_until.is_some()
     }
 
-    /// Returns the time at which the last read began, including reads that found overlapping mappings.
+    /// Returns the time at which the last read of the process began. A read that found overlapping mappings
+    /// also counts, although it returned no values.
     pub fn due_since(&self) -> Option<Instant> {
         self.at.max(self.torn_at)
     }
@@ -201,8 +208,8 @@ impl LastRead {
         (self.reading, self.maps_nothing) = (None, false);
     }
 
-    /// Drops the values of a process that is no longer selected. If a filter selects the process again, it
-    /// counts as new.
+    /// Drops the values of a process that is no longer selected. If a filter selects the process again later,
+    /// the process counts as new.
     pub fn forget(&mut self) {
         (self.at, self.torn_at) = (None, None);
         self.forget_values();
@@ -215,8 +222,8 @@ impl LastRead {
     }
 }
 
-/// Returns a pause of [`REST`] times the read's duration if the read used over a hundredth of `interval` in
-/// CPU time.
+/// Returns the pause after a read. If the read used more CPU time than a hundredth of `interval`, the pause
+/// is [`REST`] times as long as the read took. Otherwise there is no pause.
 fn rest_after(cost: &Cost, interval: Duration) -> Pause {
     let is_long = REST * cost.cpu_time > interval;
     if is_long { Pause::Resting { until: end_of_rest(cost) } } else { Pause::None }

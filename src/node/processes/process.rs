@@ -22,8 +22,9 @@ use crate::totals::reading::ReadingId;
 #[derive(Debug)]
 pub struct Process {
     identity: Identity,
-    /// The last process with this pid. It is kept until the start time shows whether this is the same
-    /// process.
+    /// The process that had this pid before, while the start time of this process is still unknown. Equal
+    /// start times show that both are the same process. After a shortage of memory, the kernel may give a new
+    /// inode number to the directory of a process that still runs.
     previous: Option<Box<Process>>,
     attribution: Attribution,
     state: ReadState,
@@ -37,7 +38,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Creates a process; `None` if no file shows its cgroups, because it is a zombie or has ended.
+    /// Creates a process that a listing of proc shows for the first time. Returns `None` if no file shows the
+    /// cgroups of the process, because it is a zombie or has already ended.
     pub fn find(entry: Entry, proc: &Proc, buffers: &mut Buffers, scratch: &mut Cgroups) -> Option<Self> {
         proc.cgroups(entry.pid, buffers, scratch).ok()?;
         Some(Self::new(entry, scratch.clone()))
@@ -117,8 +119,8 @@ impl Process {
         &self.last
     }
 
-    /// Returns the time at which the current values were read; `None` without values, or if the process is
-    /// not selected.
+    /// Returns the time at which the values of the process were read; `None` if the process has no values or
+    /// is not selected.
     pub fn values_read_at(&self) -> Option<Instant> {
         self.last.at().filter(|_| self.is_selected() && self.last.has_values())
     }
@@ -128,11 +130,12 @@ impl Process {
         self.found_at
     }
 
-    /// Returns the ids of the readings that must be kept, and whether each counts in the sums over all
-    /// processes.
+    /// Returns the ids of the readings that must be kept. A reading is the stored result of a read. The flag
+    /// says whether the sums over all processes include the reading.
+    ///
+    /// If there is an older entry for the same pid, its reading is also kept until `stat` shows whether both
+    /// entries are the same process. The sums do not include the reading of the older entry.
     pub fn readings(&self) -> impl Iterator<Item = (&ReadingId, bool)> {
-        // The values of a `previous` process are kept, but not summed, until `stat` shows whether it is the
-        // same process.
         let entries = std::iter::successors(Some((self, true)), |(process, _)| {
             Some((process.previous.as_deref()?, false))
         });
@@ -144,8 +147,8 @@ impl Process {
         self.attribution.describe(self.pid())
     }
 
-    /// Stores the start time from `stat`. If the previous process with this pid has the same start time, its
-    /// state is kept.
+    /// Stores the start time that `stat` shows. If the process that had this pid before has the same start
+    /// time, both are the same process. In that case, everything that was stored for the process is kept.
     pub fn identify(&mut self, stat: Option<Stat>) {
         self.identity.learn(stat);
         let start_time = self.identity.start_time();
@@ -173,8 +176,8 @@ impl Process {
         }
     }
 
-    /// Decides whether a filter selects the process under this name. A new name drops the values, because the
-    /// program may have changed.
+    /// Decides whether a filter selects the process under this name. If the name is new, the memory values of
+    /// the last read are dropped, because the process may run another program.
     pub fn select(&mut self, comm: &[u8], discovery: &Discovery, scratch: &mut String) {
         match self.attribution.select(comm, discovery, scratch) {
             Change::None => {}
@@ -199,8 +202,8 @@ impl Process {
         matches!((self.last.program(), program), (Some(before), Some(now)) if before != now)
     }
 
-    /// Drops the results of earlier reads and ends the pause after a long read, because the process has
-    /// executed another program.
+    /// Drops the results of earlier reads, because the process has executed another program. Also ends the
+    /// pause after a long read, if there is one.
     pub fn start_over(&mut self) {
         self.last.start_over();
         self.pause.end_rest();
@@ -242,8 +245,9 @@ impl Process {
         Job { pid, inode, detail: Detail::Stat, with_stat: true }
     }
 
-    /// Skips the process, because a read would probably not return. Returns true when a process in a selected
-    /// container begins to count as stuck.
+    /// Skips the process, because a read of its memory would probably not return. Returns whether the process
+    /// counts as stuck from now on. A process outside the selected containers, such as a kernel thread, never
+    /// counts as stuck.
     pub fn skip(&mut self, now: Instant) -> bool {
         self.state.skip(now) && self.attribution.can_be_selected() && self.report_stuck()
     }
@@ -255,7 +259,7 @@ impl Process {
         }
     }
 
-    /// Notes that a read of the process is now detached.
+    /// Notes that a read of the process is now detached, which means that the scrape no longer waits for it.
     pub fn detach_read(&mut self) {
         self.state = ReadState::Detached;
     }
@@ -273,7 +277,8 @@ impl Process {
         is_new
     }
 
-    /// Notes that a read of the process has returned. `is_detached` says that another read is still detached.
+    /// Notes that a read of the process has returned. `is_detached` says that another read of the process is
+    /// still detached: it has not returned, and the scrape no longer waits for it.
     pub fn end_read(&mut self, is_detached: bool) {
         let was_stuck = self.state.is_stuck();
         self.state.end_read(is_detached);
@@ -282,11 +287,11 @@ impl Process {
         }
     }
 
-    /// Returns whether a read must be repeated, once, because a new name may mean that the process executed a
-    /// program meanwhile.
+    /// Returns whether a read must be repeated because the process has a new name. A new name may mean that
+    /// the process has executed a program during the read. A process that was created by vfork uses the
+    /// memory of its parent before it executes a program, so the read may have returned the parent's memory.
+    /// A repeated read is not repeated again.
     pub fn repeats_for_name(&mut self, is_renamed: bool) -> bool {
-        // A process that vfork has made shares its parent's memory until it executes a program. The read may
-        // have returned that memory.
         self.has_new_name = is_renamed && !self.has_new_name;
         self.has_new_name
     }

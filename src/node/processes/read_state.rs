@@ -1,15 +1,17 @@
-//! The state of a process's reads: whether the current read is stuck, and when the next may begin. This
-//! module does no I/O.
+//! The state of a process's reads: whether the current read is stuck, and when the next read may begin. A
+//! stuck read does not return, because it waits for a lock. This module does no I/O.
 
 use std::time::{Duration, Instant};
 
-/// A read that uses almost no CPU time for this long is stuck. So is a process that is skipped for this long.
+/// A read is stuck if it has used almost no CPU time for this long. A process that was skipped for this long
+/// also counts as stuck (see [`ReadState::Skipped`]).
 pub const STUCK_AFTER: Duration = Duration::from_secs(2);
 
 /// The state of the current read of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReadState {
-    /// The process can be read. No read of the process is detached.
+    /// The process can be read. No read of the process is detached. A detached read is a read that has not
+    /// returned, and that the scrape no longer waits for.
     #[default]
     Idle,
     /// The process is not read, because a read would probably not return. After [`STUCK_AFTER`], the process
@@ -20,9 +22,9 @@ pub enum ReadState {
         /// Whether the process was reported as stuck, after it was skipped for [`STUCK_AFTER`].
         is_reported: bool,
     },
-    /// A read of the process is detached.
+    /// A read of the process is detached: it has not returned, and the scrape no longer waits for it.
     Detached,
-    /// A read of the process is detached and stuck.
+    /// A read of the process is detached, and is stuck: it waits for a lock and does not return.
     Stuck,
 }
 
@@ -32,7 +34,7 @@ impl ReadState {
         matches!(self, Self::Stuck | Self::Skipped { is_reported: true, .. })
     }
 
-    /// Whether a read of the process is detached.
+    /// Whether a read of the process is detached, which means that the scrape no longer waits for it.
     pub fn is_detached(self) -> bool {
         matches!(self, Self::Detached | Self::Stuck)
     }
@@ -68,7 +70,8 @@ impl ReadState {
         true
     }
 
-    /// Notes that a read of the process has returned. `is_detached` says that another read is still detached.
+    /// Notes that a read of the process has returned. `is_detached` says that another read of the process is
+    /// still detached: it has not returned, and the scrape no longer waits for it.
     pub fn end_read(&mut self, is_detached: bool) {
         *self = if is_detached { Self::Detached } else { Self::Idle };
     }
@@ -85,8 +88,9 @@ pub enum Pause {
         /// When the next read may begin.
         until: Instant,
     },
-    /// The kernel refused the last reads. The distance between reads doubles up to 64 scrapes, because a
-    /// refused read may cause audit records.
+    /// The kernel refused the last reads. The process is read 1 scrape after the first refused read, 2
+    /// scrapes after the second, then 4, and so on, up to 64. The distance grows, because each refused read
+    /// may cause an audit record.
     Refused {
         /// How many reads in a row the kernel has refused.
         n_in_a_row: u32,
@@ -96,8 +100,8 @@ pub enum Pause {
 }
 
 impl Pause {
-    /// Whether the process may be read in this scrape. Call this once per scrape, because the pause after a
-    /// refused read counts the calls.
+    /// Whether the pause has ended, so that the process may be read in this scrape. This must be called once
+    /// per scrape, because a pause after a refused read is counted in scrapes, and each call counts one.
     pub fn ends(&mut self, now: Instant) -> bool {
         match self {
             Self::None | Self::Refused { n_scrapes_left: 0, .. } => true,

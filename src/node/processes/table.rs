@@ -1,8 +1,11 @@
 //! The table of the node's processes.
 //!
-//! The name and cgroups of a selected process are read with its memory, not when proc is listed. This saves
-//! 4 us per process, 4% of a scrape with 25 mappings each. Without a read, [`ProcessTable::refresh`] reads
-//! them.
+//! The name and the cgroups of a selected process are read together with its memory, not when proc is listed.
+//! That saves 4 us for each process, which is 4% of a scrape of processes with 25 mappings. If a scrape does
+//! not read the memory, [`ProcessTable::refresh`] reads the name and the cgroups.
+//!
+//! The cgroups of processes that are not selected are read when proc is listed, because the cgroups show in
+//! which container a process is. If a filter matches that container, the name is read, too.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -18,16 +21,17 @@ use crate::sources::recording::Writer;
 use crate::totals::reading::ReadingId;
 use crate::totals::snapshot::Snapshot;
 
-/// A first read is estimated as this for each GiB of resident memory, plus [`READ_OF_MAPPINGS`]. Counting the
-/// mappings would take the memory-map lock.
+/// The duration of a process's first read is estimated as [`READ_OF_GIB`] for each GiB of resident memory,
+/// plus [`READ_OF_MAPPINGS`], which is 5 us for each of 200 mappings. The real number of mappings is not
+/// used, because counting them would take the memory-map lock.
 const READ_OF_GIB: Duration = Duration::from_millis(15);
 const READ_OF_MAPPINGS: Duration = Duration::from_micros(5 * 200);
 
-/// Checks read the cgroups of unselected processes found less than this long ago, because a new process soon
-/// leaves its first cgroup.
+/// Checks of memory use between scrapes also read the cgroups of processes that are not selected. Each check
+/// includes the processes that were found less than this long ago, because a new process soon leaves the
+/// cgroup in which it was forked. Any other process is included in one of [`N_CHECKS`] checks. Reading the
+/// cgroups of 120 processes in every check took a third of the check's time.
 const SETTLING: Duration = Duration::from_secs(10);
-/// Of the other unselected processes, each check reads one in this many. Reading all 120 took a third of a
-/// check's time.
 const N_CHECKS: u32 = 8;
 
 /// The processes of the node, sorted by pid.
@@ -55,7 +59,9 @@ pub struct ProcessTable {
 }
 
 impl ProcessTable {
-    /// Lists proc, and reads the cgroups of unselected processes, or of some of them if `is_check`.
+    /// Lists proc. Processes that have ended are dropped together with their values, and new processes are
+    /// added. The cgroups of processes that are not selected are read again. A check of memory use between
+    /// scrapes (`is_check`) reads only some of these cgroups, to save CPU time.
     ///
     /// Fails if the directory cannot be read.
     pub fn list(&mut self, proc: &Proc, is_check: bool, now: Instant) -> io::Result<()> {
@@ -93,8 +99,8 @@ impl ProcessTable {
                     Box::new(process)
                 }),
             };
-            // On cgroup version 1, `process` is `None` for a zombie, because no file shows a zombie's
-            // cgroups.
+            // With cgroup version 1, no file shows the cgroups of a zombie, so `process` is `None` for a
+            // zombie. The zombie is added only to the list of zombies.
             if process.is_none() && proc.is_zombie(entry.pid, buffers) {
                 zombies.push(entry);
             }
@@ -108,8 +114,8 @@ impl ProcessTable {
         Ok(())
     }
 
-    /// Decides the container of each process, and which processes are selected. `has_changed` says that the
-    /// index of cgroups has changed.
+    /// Decides which container each process is in, and which processes are selected. `has_changed` says that
+    /// the index of the cgroups has changed. If so, the container of every process is looked up again.
     pub fn identify(&mut self, proc: &Proc, discovery: &Discovery, has_changed: bool) {
         for process in &mut self.table {
             if has_changed || process.attribution().is_outdated() {
@@ -155,15 +161,17 @@ impl ProcessTable {
         }
     }
 
-    /// Reads the name and cgroups of a process that is not read in this scrape. Drops values that no longer
-    /// apply.
+    /// Reads the name and the cgroups of a process that is not read in this scrape. Drops its values if the
+    /// process is in another container, or if no filter selects its new name.
+    ///
+    /// If a filter selects the new name, the values are kept until `stat` shows whether the process runs
+    /// another program. Otherwise a process could hide its memory by renaming itself. `stat` is not read
+    /// here, because reading it can block.
     pub fn refresh_kept(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
         let Self { table, buffers, cgroups, lossy, .. } = self;
         let process = &mut table[i];
         let has_stayed = locate(process, proc, buffers, cgroups) && !process.attribution().is_outdated();
         let comm = proc.comm(process.pid(), buffers).unwrap_or_default();
-        // If only the name is new, `stat` decides later. Otherwise a process could hide its memory by
-        // renaming itself. Reading `stat` can block.
         let waits_for_stat = process.is_selected()
             && process.last().program().is_some()
             && process.attribution().would_be_selected(comm, discovery, lossy);
@@ -172,8 +180,8 @@ impl ProcessTable {
         }
     }
 
-    /// Takes over the name and the cgroups (`None` if unknown) that a read has returned. Returns whether the
-    /// name has changed.
+    /// Takes over the name and the cgroups that a read of the process has returned. `cgroups` is `None` if
+    /// they are unknown. Returns whether the name has changed.
     pub fn relocate(
         &mut self,
         i: usize,
@@ -193,15 +201,15 @@ impl ProcessTable {
         is_renamed
     }
 
-    /// Whether a thread of the process is in state D (uninterruptible), as while it waits for a memory-map
-    /// lock.
+    /// Whether a thread of the process is in an uninterruptible wait (state D). A thread that waits for a
+    /// memory-map lock is in that state.
     pub fn has_waiting_thread(&mut self, i: usize, proc: &Proc) -> bool {
         let dir = proc.process(self.table[i].pid(), &mut self.buffers);
         dir.is_ok_and(|dir| dir.has_waiting_thread(&mut self.buffers))
     }
 
-    /// Returns the duration of the last read of the process or, before the first, an estimate from its
-    /// resident memory.
+    /// Returns how long a read of the process will probably take: as long as its last read. If the process
+    /// was never read, the time is estimated from its resident memory.
     pub fn expected_read(&mut self, i: usize, proc: &Proc) -> Duration {
         let Self { table, buffers, .. } = self;
         let process = &table[i];
@@ -212,7 +220,8 @@ impl ProcessTable {
         READ_OF_MAPPINGS + READ_OF_GIB.mul_f64(resident as f64 / f64::from(1 << 30))
     }
 
-    /// Records the selected processes that can be read into `to`. Returns their number.
+    /// Writes the files of the selected processes to the recording `to`. Returns how many processes were
+    /// recorded. Processes that cannot be read are skipped.
     ///
     /// Fails with a one-line message if a file cannot be written.
     pub fn record(&mut self, proc: &Proc, to: &mut Writer) -> Result<usize, String> {
@@ -285,8 +294,8 @@ impl ProcessTable {
         self.iter().flat_map(Process::readings)
     }
 
-    /// Registers in `snapshot` the containers of processes with values, because a new listing may have
-    /// replaced a container under the same labels.
+    /// Registers in `snapshot` the container of each process that has values. A new listing may have replaced
+    /// a container by another one with the same labels, which `snapshot` does not contain yet.
     pub fn register_containers(&self, snapshot: &mut Snapshot) {
         let mut last = None;
         for process in self.iter().filter(|process| process.last().has_values()) {
@@ -303,7 +312,8 @@ impl ProcessTable {
         self.iter().filter(|process| process.state().is_stuck()).count()
     }
 
-    /// Whether all detached reads have returned, except stuck ones, which would bring no more values.
+    /// Whether all detached reads have returned, except stuck ones. A detached read is a read that the scrape
+    /// no longer waits for. A stuck read does not return, so waiting for it would bring no more values.
     pub fn is_complete(&self) -> bool {
         self.iter().all(|process| process.state().is_stuck() || !process.state().is_detached())
     }
@@ -327,8 +337,8 @@ impl ProcessTable {
         with_values.filter_map(|process| process.last().at()).min()
     }
 
-    /// Creates a table from processes sorted by pid, each with pid, start time, and `cgroup` file (a path
-    /// alone means version 2).
+    /// Creates a table of processes, which must be sorted by pid. Each process has a pid, a start time, and
+    /// the text of its `cgroup` file. The text of a version 2 file may be only the path.
     #[cfg(test)]
     pub(crate) fn of(processes: &[(u32, u64, &str)]) -> Self {
         let process = |&(pid, start_time, text): &(u32, u64, &str)| {

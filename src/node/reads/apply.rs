@@ -1,5 +1,5 @@
-//! Applies the result of a read: stores the values, counts the read, and decides when and how the process is
-//! read next.
+//! Applies the result of a read: stores the new values of the process, decides when and how the process is
+//! read next, and counts the read.
 
 use log::debug;
 
@@ -14,7 +14,8 @@ use crate::procfs::Entry;
 use crate::procfs::errors::ReadError;
 use crate::totals::snapshot::{self, Snapshot};
 
-/// Applies the result of a read, which may have begun in an earlier scrape.
+/// Applies the result of a read. The result of a detached read, which the scrape no longer waited for, is
+/// applied in a later scrape.
 pub fn apply_read(
     reads: &mut Reads,
     node: &mut Node<'_>,
@@ -49,7 +50,8 @@ pub fn apply_read(
     }
 }
 
-/// Applies an outcome to the process. Returns the memory that was read, if its values must be stored.
+/// Applies an outcome to the process. Returns the result of the read if its values must be stored as the new
+/// values of the process.
 fn apply_outcome<'f>(
     reads: &mut Reads,
     node: &mut Node<'_>,
@@ -105,20 +107,22 @@ fn apply_outcome<'f>(
     None
 }
 
-/// Takes over the name and the cgroups that a read has returned. Returns whether the read must be repeated.
+/// Takes over the name and the cgroups that a read of the process has returned. Returns whether the read must
+/// be repeated. It must be repeated if the process has a new name. It must also be repeated if it found that
+/// the old values are still correct, but they have just been dropped, for example because the process has
+/// moved to another container.
 fn is_repeated(node: &mut Node<'_>, i: usize, memory: &Memory<'_>) -> bool {
     let is_renamed = node.processes.relocate(i, memory.comm, memory.cgroups, node.discovery);
     let process = node.processes.at(i);
     if !process.is_selected() {
         return false;
     }
-    // The read confirmed the old values, but they were dropped, for example because the process moved to
-    // another container.
     let has_lost_values = memory.read.content == Content::Unchanged && !process.last().has_values();
     process.repeats_for_name(is_renamed) || has_lost_values
 }
 
-/// Stores the values that a read has returned. If nothing has changed, the process keeps its values.
+/// Stores the result of a read. If the read returned values, they replace the values of the process. If the
+/// read found that nothing has changed, the process keeps its values.
 fn keep_values(
     reads: &mut Reads,
     process: &mut Process,
@@ -277,7 +281,8 @@ mod tests {
         assert_eq!(node.reads.errors(), ReadErrors::default());
     }
 
-    /// The read is expected to take 2.3 ms: 1.3 ms for 90 MiB of resident memory, and 1 ms for mappings.
+    /// The process was never read. Its first read is expected to take 2.3 ms: 1.3 ms for 90 MiB of resident
+    /// memory, and 1 ms for its mappings.
     #[test]
     fn read_is_deferred_if_the_limit_may_be_reached_before_it_ends() {
         let mut node = Recorded::new("deferred");

@@ -15,8 +15,8 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// Returns what the next attempt must read, or `error` after the last one. The failed attempt has read
-    /// `n_mappings` mappings.
+    /// Returns what the next attempt must read, or the error if the failed attempt was the last one.
+    /// `n_mappings` is the number of mappings that the failed attempt has read.
     pub fn next(&mut self, detail: Detail, error: ReadError, n_mappings: u64) -> Result<Detail, ReadError> {
         match error {
             // The process now runs another program, so its memory is read again immediately.

@@ -1,23 +1,25 @@
-//! Limits the CPU time of scrapes and checks to a fraction of a core. If a scrape uses more, later scrapes
-//! use less.
+//! Limits the CPU time of scrapes and checks to a fraction of one core. If a scrape uses more than that,
+//! later scrapes use less.
 //!
-//! If everything except reads needs more than half of the budget, scrapes begin less often, so that half
-//! remains for reads.
+//! The CPU time includes everything: listing proc, reading, summing and rendering. If everything except the
+//! reads would take more than half of the budget, the time between scrapes is made longer, so that half of
+//! the budget remains for reads.
 
 use std::time::{Duration, Instant};
 
 use crate::credit::Credit;
 
-/// Credit is collected for at most this long. Otherwise a scrape after an idle hour could use up an hour's
-/// credit.
+/// Credit is the CPU time that scrapes and checks may spend. It grows with the time since the last scrape,
+/// but time beyond this limit adds no credit. So with a budget of a quarter of a core, a scrape takes at most
+/// 15 s of CPU time, even after an idle hour.
 const MAX_ELAPSED: Duration = Duration::from_secs(60);
 
 /// The CPU time that scrapes and checks may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
     credit: Credit,
-    /// The CPU time of the last scrape in seconds, without its reads. The next scrape reserves as much before
-    /// it reads.
+    /// The CPU time of the last scrape in seconds, not including its reads. The next scrape reserves the same
+    /// CPU time before it reads.
     overhead_seconds: f64,
     began_at: Option<Instant>,
     /// The CPU time of the last check in seconds, not including its reads.
@@ -43,12 +45,17 @@ impl Budget {
         self.credit.fraction()
     }
 
-    /// Begins a scrape, and reserves the CPU time that the previous scrape used without its reads.
+    /// Begins a scrape.
+    ///
+    /// Subtracts the overhead of the previous scrape from the credit, as an estimate of the overhead of this
+    /// scrape. The overhead is the CPU time of a scrape without its reads of processes.
+    ///
+    /// The credit is capped at what was earned since the previous scrape began, so that an idle hour does not
+    /// allow a long burst.
     pub fn begin_scrape(&mut self, now: Instant) {
         let before = self.began_at.replace(now);
         self.credit.earn(now, self.longest());
         if let Some(before) = before {
-            // Credit from before the previous scrape is dropped, so that it does not allow a long burst.
             self.credit.cap(now.saturating_duration_since(before).min(self.longest()));
             self.credit.spend(self.overhead_seconds);
         }
@@ -60,21 +67,24 @@ impl Budget {
         self.credit.earn(now, self.longest());
     }
 
-    /// Ends a check. `overhead` is the CPU time of the check without its reads, for which
-    /// [`spend`](Self::spend) is called.
+    /// Ends a check, and subtracts `overhead` from the credit. `overhead` is the CPU time of the check
+    /// without its reads of processes. The CPU time of each read is subtracted by [`spend`](Self::spend).
     pub fn end_check(&mut self, overhead: Duration) {
         self.check_seconds = overhead.as_secs_f64();
         self.credit.spend(self.check_seconds);
     }
 
-    /// Returns the time at which the next check may begin. Checks may use a quarter of the budget, not
-    /// counting their reads.
+    /// Returns the time at which the next check between two scrapes may begin. Checks may use a quarter of
+    /// the budget. If a check reads processes, the CPU time of these reads does not count towards that
+    /// quarter.
     pub fn next_check(&self) -> Option<Instant> {
         Some(self.checked_at? + self.credit.time_to_earn(4.0 * self.check_seconds))
     }
 
-    /// Returns the longest time for which credit is collected: [`MAX_ELAPSED`], or the time between two
-    /// scrapes if that is longer.
+    /// Returns the longest time for which credit is collected. Credit is the CPU time that may still be used.
+    /// The result is usually [`MAX_ELAPSED`]. If the time between two scrapes must be longer than
+    /// [`MAX_ELAPSED`], the result is the time between two scrapes, because a scrape needs the credit of all
+    /// that time.
     fn longest(&self) -> Duration {
         MAX_ELAPSED.max(self.least_distance())
     }
@@ -89,10 +99,11 @@ impl Budget {
         self.credit.spend(cpu.as_secs_f64());
     }
 
-    /// Ends a scrape. `overhead` is its CPU time without its reads of processes.
+    /// Ends a scrape. `overhead` is the CPU time of the scrape without its reads of processes.
+    /// [`begin_scrape`](Self::begin_scrape) has already subtracted an estimate of `overhead` from the credit,
+    /// so only the difference is subtracted here.
     pub fn end_scrape(&mut self, overhead: Duration) {
         let before = std::mem::replace(&mut self.overhead_seconds, overhead.as_secs_f64());
-        // `begin_scrape` has already subtracted `before`.
         self.credit.spend(self.overhead_seconds - before);
     }
 
@@ -108,8 +119,9 @@ impl Budget {
         Some(self.began_at? + self.least_distance())
     }
 
-    /// Returns the shortest time between the beginnings of two scrapes. It is so long that half of the budget
-    /// remains for reads.
+    /// Returns the shortest time between the beginnings of two scrapes. In that time, the budget must allow
+    /// twice the CPU time that the last scrape used without its reads of processes. So half of the budget
+    /// remains for the reads.
     fn least_distance(&self) -> Duration {
         self.credit.time_to_earn(2.0 * self.overhead_seconds)
     }
@@ -119,8 +131,8 @@ impl Budget {
 mod tests {
     use super::*;
 
-    /// Runs one scrape per second. `costs` are the milliseconds that reading each process takes. Returns how
-    /// often each process was read.
+    /// Runs scrapes one second apart. `costs` has the CPU time of reading each process, in milliseconds.
+    /// Returns how often each process was read.
     fn run(fraction: f64, n_scrapes: usize, costs: &[u64]) -> Vec<usize> {
         let mut budget = Budget::new(fraction);
         let mut n_reads = vec![0; costs.len()];
@@ -241,8 +253,8 @@ mod tests {
         assert!(budget.allows());
     }
 
-    /// `overhead_ms` is the CPU time of a scrape without its reads. Reads must get at least a third of the
-    /// total.
+    /// In each case, a scrape takes `overhead_ms` of CPU time, not including its reads. The CPU time of all
+    /// scrapes must stay within the budget. Reads must get at least half as much CPU time as everything else.
     #[test]
     fn total_stays_within_the_budget() {
         for overhead_ms in [0, 1, 20, 25, 80, 5000] {

@@ -1,7 +1,8 @@
-//! The list of detached reads, and which of them are stuck. This module does no I/O.
+//! Detached reads are reads that the scrape no longer waits for, because they are slow or do not return. This
+//! module does no I/O.
 //!
-//! A slow read uses CPU time, because the kernel walks page tables or prints names. A stuck read waits for a
-//! lock and uses almost none.
+//! A read that is slow uses CPU time, because the kernel walks page tables or prints names. A read that waits
+//! for a lock uses almost none: it is stuck.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,9 @@ use crate::node::processes::job::Job;
 use crate::node::processes::read_state::STUCK_AFTER;
 use crate::procfs::Entry;
 
-/// From this number of detached reads on, processes with a thread in uninterruptible wait (state D) are
-/// skipped, because reading them might block.
+/// The maximum number of detached reads. Each of them occupies a thread. While this many reads are detached,
+/// a process is skipped if one of its threads is in an uninterruptible wait (state D). Such a thread may be
+/// waiting for the memory-map lock, and then a read of the process would wait for that lock, too.
 pub const MAX_DETACHED: usize = 64;
 
 /// The detached reads.
@@ -47,13 +49,15 @@ impl DetachedReads {
         jobs.filter(move |job| (job.pid, job.inode) == (process.pid, process.inode))
     }
 
-    /// Returns a read that has become stuck. Call this until it returns `None`. `cpu_time_of` returns the CPU
-    /// time of a thread.
+    /// Returns a read that has become stuck, if there is one. Each stuck read is returned only once. Several
+    /// reads may have become stuck, so this must be called until it returns `None`. `cpu_time_of` returns the
+    /// CPU time of a thread.
     pub fn next_stuck(&mut self, now: Instant, cpu_time_of: impl Fn(u32) -> Option<Duration>) -> Option<Job> {
         for read in self.0.iter_mut().filter(|read| !read.is_stuck) {
             let cpu_time = cpu_time_of(read.thread).unwrap_or(read.cpu_time);
             let waited = now.saturating_duration_since(read.ran_at);
-            // Even on a busy machine, a read that walks page tables runs for at least a tenth of the time.
+            // Waiting for a lock uses almost no CPU time. A read that walks page tables uses at least a tenth
+            // of the elapsed time, even on a busy machine.
             if cpu_time.saturating_sub(read.cpu_time) > waited / 10 {
                 (read.ran_at, read.cpu_time) = (now, cpu_time);
             } else if waited >= STUCK_AFTER {
@@ -80,8 +84,8 @@ mod tests {
         Job { pid, inode: 7, detail: Detail::Mappings(Check::ReadAll), with_stat: false }
     }
 
-    /// Returns the pids of the reads that are newly stuck after `ms` milliseconds, when threads 0 and 1 have
-    /// used `cpu_ms`.
+    /// Returns the pids of the processes with newly stuck reads, `ms` milliseconds after `start`. `cpu_ms` is
+    /// the CPU time that thread 0 and thread 1 have used by then, in milliseconds.
     fn stuck(reads: &mut DetachedReads, start: Instant, ms: u64, cpu_ms: [u64; 2]) -> Vec<u32> {
         let cpu_time = |thread: u32| Some(Duration::from_millis(cpu_ms[thread as usize]));
         let now = start + Duration::from_millis(ms);
@@ -101,7 +105,8 @@ mod tests {
             "a tenth of the time is not more than a tenth"
         );
         assert_eq!(stuck(&mut reads, start, 3000, [300, 6500]), [], "it is returned once");
-        // From now on, the read of process 2 waits for a lock. It counts as stuck 2 s later, at 5000 ms.
+        // Until now, the read of process 2 used CPU time, so it was slow but not stuck. From now on it uses
+        // almost no CPU time, because it waits for a lock. It counts as stuck 2 seconds later, at 5000 ms.
         assert_eq!(stuck(&mut reads, start, 4999, [300, 6600]), []);
         assert_eq!(stuck(&mut reads, start, 5000, [300, 6600]), [2]);
         assert_eq!(reads.count(), 2);

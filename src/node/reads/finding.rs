@@ -24,7 +24,8 @@ pub struct Finding<'a> {
 pub struct Found<'a> {
     /// The inode number of the directory through which the process was read.
     pub inode: u64,
-    /// The `stat` file; `None` if it was not needed, or cannot be read, as in a recording.
+    /// The `stat` file. It is read if the job required it, if the process maps nothing, or if the process's
+    /// directory has another inode number than in the job. A recording has no `stat`.
     pub stat: Option<Stat>,
     /// The memory, unless only `stat` was read.
     pub memory: Option<Memory<'a>>,

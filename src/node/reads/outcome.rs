@@ -18,8 +18,8 @@ pub enum Outcome {
     Replaced,
     /// The `stat` of a new process was read.
     Identified,
-    /// Only `stat` was read, to find out whether the kept values still belong to the program that the process
-    /// runs.
+    /// The process kept its values in this scrape, because its memory was not read. Its `stat` was read
+    /// instead, to find out whether the values still belong to the program that the process runs.
     Checked {
         /// Whether the process has executed another program since the values were read.
         has_executed: bool,
@@ -30,16 +30,17 @@ pub enum Outcome {
     Read {
         /// Whether the process has executed another program since the previous read.
         has_executed: bool,
-        /// Whether the mappings must be read, too. Only their sum was read, because the mappings of the
-        /// previous program took too long.
+        /// Whether the process must be read again, to get each of its mappings. This read returned only their
+        /// sum, because the kernel took too long to print the mappings of an earlier program. The mappings of
+        /// the program that the process runs now may take less time.
         needs_mappings: bool,
     },
 }
 
 /// Returns what the result of a read means. `process` is in the state before the result is applied.
 pub fn outcome(job: &Job, finding: &Finding<'_>, process: &Process) -> Outcome {
-    // A read that used CPU time for at least a tenth of its duration was stuck only briefly, so its values
-    // are used.
+    // A stuck read uses almost no CPU time. If this read used CPU time for at least a tenth of its duration,
+    // it was stuck only briefly, and its values are used.
     if process.state().is_stuck() && finding.cost.cpu_time * 10 < finding.cost.elapsed {
         return Outcome::Outdated;
     }
@@ -50,7 +51,8 @@ pub fn outcome(job: &Job, finding: &Finding<'_>, process: &Process) -> Outcome {
     };
     let identity = process.identity();
     let is_new = job.detail == Detail::Stat && identity.start_time().is_none();
-    // After a shortage of memory, a process may get a new inode number. Its start time stays the same.
+    // After a shortage of memory, the kernel may give a new inode number to the directory of a process that
+    // still runs. An unchanged start time shows that it is still the same process.
     let is_same = || found.stat.is_some_and(|stat| Some(stat.start_time) == identity.start_time());
     if found.inode != identity.entry().inode && !is_new && !is_same() {
         return Outcome::Replaced;

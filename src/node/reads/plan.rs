@@ -1,7 +1,11 @@
-//! Decides the order of reads. This module does no I/O.
+//! Decides the order in which processes are read. This module does no I/O.
 //!
-//! Containers get equal shares of the read time (start-time fair queueing). New processes of a container get
-//! at most half of its share while others wait, so that constant forking cannot starve the others.
+//! All containers with processes to read get equal shares of the read time (start-time fair queueing), so
+//! that no container can starve another. Some processes of a container were read before, and some were not.
+//! While processes of both kinds wait, each kind gets half of the container's share. Otherwise a workload
+//! that forks faster than the budget allows could use up the share with its new processes, and the processes
+//! that were read before would never be read again. Of two processes of the same kind in a container, the
+//! process that has waited longer is read first.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -28,8 +32,9 @@ pub struct Due {
 pub struct Plan {
     due: Vec<Due>,
     groups: Vec<Group>,
-    /// The containers that still have processes to read, each as its [`Share::tag`] and its position in
-    /// `groups`. The lowest tag comes first.
+    /// The containers that still have processes to read. Each entry consists of the container's
+    /// [`Share::tag`] and its position in `groups`. The heap returns the container with the lowest `tag`
+    /// first.
     waiting: BinaryHeap<Reverse<(Duration, usize)>>,
     /// The position in `groups` of the group from which [`pop`](Self::pop) last took a process.
     served: Option<usize>,
@@ -39,8 +44,8 @@ pub struct Plan {
     clock: Duration,
 }
 
-/// The processes of one container, as ranges in [`Plan::due`]: processes that were read before (`old`), and
-/// the others (`new`).
+/// The processes of one container, as two ranges in the list of all processes to read: processes that were
+/// read before (`old`), and processes that were not read before (`new`).
 #[derive(Debug)]
 struct Group {
     container: ContainerId,
@@ -51,10 +56,12 @@ struct Group {
 /// How much read time a container has used.
 #[derive(Debug, Default)]
 struct Share {
-    /// Grows by the CPU time of each read of the container's processes. The container with the lowest `tag`
-    /// is served next.
+    /// Each read of one of the container's processes adds the CPU time of the read to `tag`. The container
+    /// with the lowest `tag` is served next.
     tag: Duration,
-    /// The CPU time spent on processes that were read before (`old`), and on the others (`new`).
+    /// The CPU time spent on processes that were read before (`old`), and on processes that were not read
+    /// before (`new`). Only the difference matters, so each scrape subtracts the smaller of `old` and `new`
+    /// from both.
     old: Duration,
     new: Duration,
     is_due: bool,
@@ -78,7 +85,6 @@ impl Plan {
             let share = shares.entry(container).or_default();
             share.is_due = true;
             share.tag = share.tag.max(self.clock);
-            // Only the difference of the two matters.
             let both = share.old.min(share.new);
             (share.old, share.new) = (share.old - both, share.new - both);
             waiting.push(Reverse((share.tag, groups.len())));
@@ -94,8 +100,8 @@ impl Plan {
         self.repeated = Some(position as u32);
     }
 
-    /// Charges the CPU time of a read to the container of the process. `is_new` says that this was the
-    /// process's first read.
+    /// Charges the CPU time of a read to `container`, the container of the process that was read. `is_new`
+    /// says that this was the first read of the process.
     pub fn charge(&mut self, container: ContainerId, is_new: bool, cost: Duration) {
         if let Some(share) = self.shares.get_mut(&container) {
             share.tag += cost;
@@ -138,7 +144,8 @@ mod tests {
     struct Process {
         container: ContainerId,
         cost: Duration,
-        /// Whether the process is new in every scrape, as if it had always just executed another program.
+        /// Whether every scrape counts the process as new. Such a process executes another program, or is
+        /// replaced by another process, before each scrape.
         is_new: bool,
         read_at: Option<Instant>,
         n_reads: u32,
@@ -154,8 +161,8 @@ mod tests {
         }
     }
 
-    /// Runs one scrape per second with this budget. Returns, for each process, the largest number of scrapes
-    /// between two reads.
+    /// Runs one scrape per second. Each scrape spends `budget` on reads. Returns, for each process, the
+    /// largest number of scrapes between two reads.
     fn run(processes: &mut [Process], budget: Duration, n_scrapes: u32) -> Vec<u32> {
         let (mut plan, start) = (Plan::default(), Instant::now());
         let (mut waits, mut read_in) = (vec![0; processes.len()], vec![0; processes.len()]);
@@ -201,8 +208,9 @@ mod tests {
         assert_eq!(plan.pop(), None);
     }
 
-    /// Each read in the first container takes 200 ms. Even so, the 400 processes of 40 others are read at
-    /// least every four scrapes.
+    /// In the first container, four processes are new in every scrape, and reading each of them takes 200 ms.
+    /// In each of 40 other containers, there are ten processes, and reading each of them takes 1 ms. Those
+    /// 400 processes must each be read at least every four scrapes.
     #[test]
     fn containers_have_equal_shares() {
         let mut processes = vec![Process { is_new: true, ..process(0, 200) }; 4];
@@ -211,8 +219,9 @@ mod tests {
         assert!(waits[4..].iter().all(|&wait| wait <= 4), "{:?}", waits[4..].iter().max());
         let share = spent(&processes, 0).as_secs_f64() / (0.25 * 200.0);
         assert!(share < 0.3, "{share}");
-        // The two containers need 100 ms and 500 ms per scrape. Only 100 ms are allowed, so each must get
-        // half of that.
+        // Each of two containers has ten processes. Reading all ten takes 100 ms of CPU time in one
+        // container, and 500 ms in the other. A scrape may spend only 100 ms, so each container must get half
+        // of that time.
         let mut processes: Vec<Process> = (0..20).map(|i| process(i % 2, [10, 50][i as usize % 2])).collect();
         run(&mut processes, ms(100), 1000);
         let ratio = spent(&processes, 0).as_secs_f64() / spent(&processes, 1).as_secs_f64();

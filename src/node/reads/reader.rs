@@ -1,13 +1,15 @@
-//! Reads one process: first its memory, and then its name and cgroups.
+//! Reads one process: first its memory, and then its name and cgroups, which belong to that memory.
 //!
-//! Some files can block their reader forever. These files are opened only here, so that a scrape can go on
-//! while a read does not return:
+//! A read depends only on its job, and returns what it has found. The module `outcome` decides what that
+//! means for the process. Some files of a process can block their reader forever. These files are opened only
+//! here, so that a scrape can go on while a read does not return:
 //!
-//! - `smaps`, `smaps_rollup` and `maps` can block on the memory-map lock, and on `exec_update_lock`, which
-//!   the kernel holds during exec.
-//! - `stat` can block on `exec_update_lock` (Linux 6.18).
-//! - `comm`, `cgroup`, `status` and listings cannot block, because the kernel never waits for memory while it
-//!   holds their locks.
+//! - Reading `smaps`, `smaps_rollup` or `maps` can block on the memory-map lock. Before that, it can block on
+//!   `exec_update_lock`, which the kernel holds while the process executes another program.
+//! - Reading `stat` can block on `exec_update_lock`, which the kernel takes to decide what `stat` may show
+//!   (Linux 6.18).
+//! - Reading `comm`, `cgroup` or `status`, or listing proc or `task`, cannot block, because the kernel never
+//!   waits for memory while it holds the locks of these files.
 
 use std::time::{Duration, Instant};
 
@@ -27,11 +29,12 @@ use crate::smaps::place::PlaceText;
 use crate::smaps::scanner::Mapping;
 use crate::totals::process_sums::ProcessSums;
 
-/// A read is cancelled after this time, in which the kernel prints hundreds of megabytes. Only very long
-/// paths make smaps so long.
+/// A read that takes longer than this is cancelled. In this time, the kernel prints hundreds of megabytes.
+/// Text of that length consists mostly of the paths of mapped files, which a workload can make very long.
 const MAX_READ: Duration = Duration::from_secs(10);
 
-/// A read that took this long also reads `stat`, which shows the program. That takes 7 us, or 0.7% more.
+/// A read that has taken this long also reads `stat`, to find out which program the values belong to. Reading
+/// `stat` takes 7 us, which is 0.7% of that time.
 const MIN_READ_WITH_STAT: Duration = Duration::from_millis(1);
 
 /// Reads processes, one after the other, into buffers that are reused.
@@ -49,8 +52,8 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Creates a reader for the calling thread. `anon_parts` says whether anonymous memory is split.
-    /// `max_bytes` limits the memory of the snapshot.
+    /// Creates a reader on the calling thread. The snapshot that gets the values may use at most `max_bytes`
+    /// of memory. `anon_parts` says whether the reader splits anonymous memory.
     pub fn new(anon_parts: bool, max_bytes: usize) -> Self {
         Self {
             parts: anon_parts.then(Parts::default),
@@ -148,8 +151,10 @@ impl Reader {
             None => process.stat(&mut self.buffers).ok().and_then(|stat| stat.work.visible_program()),
         };
         let is_sum = sum.is_some();
-        // A new name shows that the process executed another program while its sum was read. `self.comm` was
-        // read before the sum.
+        // The process may execute another program between the read of its memory and the read of its name. If
+        // the mappings were read, `ensure_alive` detects this below. If only the kernel's sum was read,
+        // `self.comm` still contains the name from before that read, and a different name now shows the
+        // change.
         if is_sum && process.comm(&mut self.buffers)? != self.comm {
             return Err(ReadError::Exec);
         }
@@ -160,8 +165,8 @@ impl Reader {
         Ok(MemoryRead { content, n_mappings: *n_mappings, fingerprint, program })
     }
 
-    /// Reads the kernel's sum over all mappings. Returns `None` if `detail` requires no sum, or if the kernel
-    /// prints none.
+    /// Reads the kernel's sum over all mappings. Returns `None` if `detail` does not require the sum, or if
+    /// the kernel does not print it.
     fn read_sum(
         &mut self,
         process: &ProcessDir,
@@ -235,8 +240,8 @@ impl Reader {
         self.comm.clear();
         self.comm.extend_from_slice(process.comm(&mut self.buffers)?);
         match process.cgroups(&mut self.buffers, &mut self.cgroups) {
-            // This is probably a zombie. It has no memory to attribute to a container, so the read succeeds
-            // without the cgroups.
+            // The process maps nothing, and its cgroups cannot be read, so it is probably a zombie. The read
+            // succeeds without the cgroups, because there is no memory to attribute to a container.
             Err(ReadError::Gone) if self.process_sums.is_empty() && content != Content::Unchanged => {
                 self.cgroups.clear();
                 Ok(())
@@ -257,7 +262,8 @@ impl Reader {
     }
 }
 
-/// Returns whether the memory is unchanged since the fingerprint `before`, and the new fingerprint.
+/// Takes a new fingerprint of a process, and compares it with the earlier fingerprint `before`. Returns
+/// whether the memory is unchanged, and the new fingerprint.
 fn compare(
     process: &ProcessDir,
     before: Option<Fingerprint>,
@@ -322,8 +328,10 @@ mod tests {
                 if contents == [Mappings, Mappings, Unchanged, Unchanged] {
                     break;
                 }
-                // While other tests start and end processes that share libraries with this one, its PSS
-                // changes. So the test may have to try again.
+                // The first two reads always return the mappings, because there are no hashes to compare with
+                // yet. The third and the fourth read usually find that nothing has changed. But while other
+                // tests start and end processes that share libraries with this process, its PSS changes. In
+                // that case the test tries again.
                 assert_eq!(contents[..2], [Mappings; 2]);
                 assert!(Instant::now() < deadline, "{contents:?}");
             }

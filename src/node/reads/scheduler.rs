@@ -1,5 +1,6 @@
 //! Decides which process is read next. The scrape takes a job, runs it without holding a lock, and applies
-//! its result (see [`apply`](super::apply)). The result of a detached read is applied later.
+//! its result (see [`apply`](super::apply)). If the read is slow, it is detached, which means that the scrape
+//! goes on without waiting for it. Then the result is applied later.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use crate::procfs::{Entry, Proc};
 use crate::totals::snapshot::Snapshot;
 
 /// A process is not read if its container may reach a memory limit within this many times the expected
-/// duration.
+/// duration of the read.
 const MARGIN: u32 = 3;
 
 /// The parts of the node that a read needs.
@@ -36,8 +37,8 @@ pub struct Node<'a> {
 pub struct Bounds<'a> {
     /// The CPU time that reads may use.
     pub budget: &'a Budget,
-    /// Returns how long a container takes to reach its limit if its memory use keeps growing; `None` if it
-    /// never does.
+    /// Returns how long a container takes to reach its limit if its memory use keeps growing; `None` if the
+    /// memory use does not grow, or if there is no limit.
     pub time_to_limit: &'a dyn Fn(ContainerId) -> Option<Duration>,
 }
 
@@ -48,8 +49,8 @@ pub struct Reads {
     /// The read that the scrape is waiting for, if there is one.
     under_way: Option<UnderWay>,
     detached: DetachedReads,
-    /// The processes that keep their values without a read, as positions in the table. At the end of the
-    /// scrape, their `stat` is read.
+    /// The processes that keep their values and are not read in this scrape, as positions in the table of
+    /// processes. At the end of the scrape, `stat` is read to find out which program each of them runs now.
     kept: Vec<u32>,
     /// When a process was last skipped because the budget was used up.
     left_out_at: Option<Instant>,
@@ -71,8 +72,10 @@ struct UnderWay {
 }
 
 impl Bounds<'_> {
-    /// Whether the container may reach its limit during a read. The read keeps a killed process's memory
-    /// charged, so the kernel may kill another.
+    /// Whether the container of a process may reach its memory limit before a read of the process ends. At
+    /// the limit, the kernel may kill the process. The memory of a process stays charged to the container
+    /// while a read walks its pages, even after the process was killed. So the kernel may then kill a second
+    /// process.
     fn is_too_close(&self, node: &mut Node<'_>, i: usize) -> bool {
         let time_left = node.processes.at(i).container().and_then(|of| (self.time_to_limit)(of.id));
         time_left.is_some_and(|time_left| time_left < MARGIN * node.processes.expected_read(i, node.proc))
@@ -128,8 +131,9 @@ impl Reads {
         &mut self.counts
     }
 
-    /// Begins a scrape, after proc has been listed. Counts and logs newly stuck reads. `reads_sums` says that
-    /// only the kernel's sums are read.
+    /// Begins a scrape, after proc has been listed. Counts and logs the detached reads that have become
+    /// stuck. A detached read is a read that no scrape waits for any more. `reads_sums` says that this scrape
+    /// reads no mappings, but only the kernel's sums in `smaps_rollup`.
     pub fn begin(&mut self, processes: &mut ProcessTable, reads_sums: bool) {
         (self.n_searched, self.reads_sums) = (0, reads_sums);
         let now = Instant::now();
@@ -157,7 +161,12 @@ impl Reads {
         None
     }
 
-    /// Queues the selected processes for which `wanted` is true, if they can be read now.
+    /// Queues the selected processes for which `wanted` is true. A process is not queued during the pause
+    /// after a long or refused read, or while an earlier read of the process has not returned.
+    ///
+    /// A process that is not queued may keep the values of its last read. The values are dropped here if the
+    /// name or the cgroups of the process show that they no longer belong to it. [`next`](Self::next) later
+    /// reads `stat`, which shows the program that the process runs, but can block.
     pub fn queue(&mut self, node: &mut Node<'_>, now: Instant, wanted: impl Fn(&Process) -> bool) {
         let Self { plan, kept, .. } = self;
         kept.clear();
@@ -179,15 +188,16 @@ impl Reads {
             None
         });
         plan.fill(due);
-        // The name and the cgroups show whether the values are outdated. Reading `stat`, which can block, is
-        // left to `next`.
         for &i in kept.iter() {
             node.processes.refresh_kept(i as usize, node.proc, node.discovery);
         }
         self.under_way = None;
     }
 
-    /// Returns the next read, which will run on `thread`, or `None` if this scrape reads nothing more.
+    /// Returns the next read, which will run on `thread`, or `None` if this scrape reads nothing more. The
+    /// memory of a process is not read if the budget is used up, if its container may reach a limit during
+    /// the read, or if the read would probably not return. Instead, the name and the cgroups are read. They
+    /// show whether the values of the last read still belong to the process.
     pub fn next(
         &mut self,
         node: &mut Node<'_>,
@@ -216,8 +226,10 @@ impl Reads {
         self.next_check(node, thread)
     }
 
-    /// Returns a job for the next process in `kept`. Its `stat` shows whether the values still belong to the
-    /// program that runs.
+    /// Returns a job that reads `stat` of the next process in `kept`. `stat` shows whether the process still
+    /// runs the same program as when its values were read. Reading `stat` can block on the kernel's
+    /// `exec_update_lock`. So `stat` is read in the same way as memory: the exporter holds no lock, and the
+    /// scrape can go on without waiting for the read.
     fn next_check(&mut self, node: &mut Node<'_>, thread: u32) -> Option<Job> {
         while let Some(i) = self.kept.pop() {
             let i = i as usize;
@@ -235,12 +247,12 @@ impl Reads {
         None
     }
 
-    /// Begins a read of memory. It includes `stat` if CPU time was short, because later scrapes may only have
-    /// time to compare the program.
+    /// Begins a read of memory. If the budget was recently too small to read all processes, the read includes
+    /// `stat`, which shows the program that the process runs. A later scrape that has no CPU time to read the
+    /// process can then compare the programs, and keep the values if they are the same. At other times `stat`
+    /// is not read, because that would take up to a twelfth of the CPU time of reading a small process.
     fn begin_memory(&mut self, process: &mut Process, snapshot: &Snapshot, thread: u32) -> Job {
         let now = Instant::now();
-        // At other times `stat` is not read: it takes up to a twelfth of the CPU time of reading a small
-        // process.
         let is_short = self.left_out_at.is_some_and(|at| now.saturating_duration_since(at) < MAX_CONFIRMED);
         // Some paths of the last read were merged into `[other]`. Only a full read can show them again.
         let has_merged = process.last().reading().is_some_and(|id| snapshot.has_merged(id));
@@ -256,8 +268,9 @@ impl Reads {
         job
     }
 
-    /// Whether the process must be skipped, because a read would probably block. Below [`MAX_DETACHED`]
-    /// detached reads, one more does no harm.
+    /// Whether the process must be skipped, because a read of it would probably block a thread for good. No
+    /// process is skipped while fewer than [`MAX_DETACHED`] threads run reads that the scrape no longer waits
+    /// for, because one more blocked thread does no harm then.
     fn looks_stuck(&mut self, node: &mut Node<'_>, i: usize) -> bool {
         let is_waiting =
             self.detached.count() >= MAX_DETACHED && node.processes.has_waiting_thread(i, node.proc);
@@ -271,8 +284,8 @@ impl Reads {
         self.errors.stuck += u64::from(node.processes.at(i).skip(Instant::now()));
     }
 
-    /// Keeps the values of a process that is not read in this scrape, unless its name or container shows that
-    /// they are outdated.
+    /// Keeps the values of a process that is not read in this scrape. If the name or the container of the
+    /// process shows that the values no longer belong to the process, the values are dropped.
     pub fn keep(&mut self, node: &mut Node<'_>, i: usize) {
         self.kept.push(i as u32);
         node.processes.refresh_kept(i, node.proc, node.discovery);
@@ -283,8 +296,8 @@ impl Reads {
         self.plan.repeat(i);
     }
 
-    /// Charges the CPU time of a read to this container. `is_new` says that this was the first read of the
-    /// process.
+    /// Adds the CPU time of a read to what the reads of this container have used. `is_new` says that this was
+    /// the first read of the process.
     pub fn charge(&mut self, container: ContainerId, is_new: bool, cost: Duration) {
         self.plan.charge(container, is_new, cost);
     }
@@ -298,7 +311,8 @@ impl Reads {
         }
     }
 
-    /// Removes a read that has ended. Returns whether the read was in progress, detached or not.
+    /// Removes a read that has ended from the reads in progress. Returns whether the read was one of them.
+    /// Reads that the scrape no longer waits for (detached reads) are also in progress.
     pub fn end(&mut self, job: &Job) -> bool {
         if self.under_way.take_if(|under_way| under_way.job == *job).is_some() {
             return true;
@@ -306,7 +320,8 @@ impl Reads {
         self.detached.end(job)
     }
 
-    /// Whether a detached read of the process has not returned yet.
+    /// Whether the process has a detached read, which has not returned and which no scrape waits for any
+    /// more.
     pub fn has_detached(&self, process: Entry) -> bool {
         self.detached.of(process).next().is_some()
     }

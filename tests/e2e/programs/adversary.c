@@ -1,6 +1,6 @@
-// Attacks programs that read the memory maps of this process, with few rights and little memory. Prints
-// "ready", and then continues or waits.
-// Usage: `adversary ATTACK ...`
+// Attacks programs that read the memory maps of this process. A container needs neither capabilities nor much
+// memory for these attacks. Prints "ready", and then continues or waits.
+// Usage: adversary ATTACK ...
 //   deep DIRECTORY DEPTH N      maps a file below DEPTH nested directories with long names N times
 //   paths DIRECTORY FIRST N     maps N files with long names, numbered from FIRST, and touches none
 //   links DIRECTORY N           maps N hard links to one file of 1 MiB, and touches all of it
@@ -8,8 +8,8 @@
 //   renames N                   has N mappings and changes its name each second
 //   names N                     forks N processes with different names
 //   idle N                      forks N idle processes
-//   shared N                    runs N processes that share one address space of 32 MiB
-//   vfork                       has a child that shares its 32 MiB and is slow to call exec
+//   shared N                    N processes that share one address space of 32 MiB
+//   vfork                       a child that shares an address space of 32 MiB and is slow to call exec
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <sched.h>
@@ -131,8 +131,9 @@ int main(int argc, char **argv) {
         memory(32 * MIB);
         for (long i = is_vfork ? 1 : atol(argv[2]) - 1; i > 0; i--) {
             char *stack = mmap(NULL, 16 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-            // In the attack "vfork", the child shares memory like a child of vfork. A real vfork would stop
-            // this thread before "ready".
+            // In the attack "vfork", the child shares the memory of its parent, like a child of vfork. A real
+            // vfork would stop the calling thread until the child calls exec, so this thread could not print
+            // "ready".
             int (*child)(void *) = is_vfork ? slow_to_execute : sharer;
             must(clone(child, stack + 16 * PAGE, CLONE_VM | 17, NULL) > 0, "clone");
         }

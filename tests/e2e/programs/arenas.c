@@ -1,5 +1,6 @@
-// Usage: `arenas THREADS MIB BLOCK`. Each thread fills a malloc arena with MIB MiB. The main thread allocates
-// BLOCK MiB, which malloc maps separately. Prints the output of malloc_info, then "ready", and waits.
+// Usage: arenas THREADS MIB BLOCK. Each thread fills a malloc arena with MIB MiB. The main thread allocates a
+// block of BLOCK MiB, which malloc maps separately. Prints the output of malloc_info, then "ready", and
+// waits.
 #include <malloc.h>
 #include <pthread.h>
 #include <stdio.h>

@@ -1,10 +1,11 @@
-// Makes short-lived processes. Each maps a file that is named after its program, and then exits, forks or
-// executes a copy of the program.
+// Makes short-lived processes. Each process runs a copy of this program and maps a file that is named after
+// the copy. Then it exits, forks, or executes another copy.
 //
-// Usage: `PROGRAM DIRECTORY...`. Each directory has ten copies, p-0 to p-9. A process prints one letter
-// before each exec, fork, vfork, posix_spawn and exit.
+// Usage: PROGRAM DIRECTORY... Each directory has ten copies of this program, p-0 to p-9. A process writes one
+// letter to standard output before each exec, fork, vfork, posix_spawn and exit.
 //
-// If the program is named "keep", it only starts copies, at most 200 per second, and reaps ended processes.
+// If the name of the program is "keep", it does none of this. Instead, it keeps starting copies, at most two
+// hundred per second, and reaps the processes that have ended.
 #include <fcntl.h>
 #include <libgen.h>
 #include <limits.h>
@@ -63,7 +64,8 @@ int main(int argc, char **argv) {
     srand(now.tv_nsec ^ getpid() * 7919);
     for (;;) {
         sleep_ms(5 + rand() % 90);
-        // Copies in two directories may have the same name, but they map different files.
+        // The next program is a copy from a random directory. Copies in two directories may have the same
+        // name, but they map different files.
         snprintf(next, sizeof next, "%s/p-%d", argv[1 + rand() % (argc - 1)], rand() % PROGRAMS);
         char **arguments = argv;
         char *first = arguments[0];

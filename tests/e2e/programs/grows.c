@@ -1,8 +1,13 @@
-// Usage: `grows MODE N`. Has 64 MiB resident, prints "ready", and grows by a page every 200 us, up to 1 GiB.
+// Usage: grows MODE N. Has 64 MiB resident, prints "ready", and grows by a page every 200 us, up to 1 GiB.
 // The number of its mappings stays the same. Modes:
 //   brk       calls malloc(1008), like a program with one heap
-//   mprotect  extends one of four mappings at a time into the reserved memory behind it
-// N more mappings of one page are at lower addresses. N decides with which mapping a read(2) of smaps ends.
+//   mprotect  has four mappings; mprotect(2) extends one of them at a time into the reserved memory behind it
+// The program also has N mappings of one page at lower addresses than all others. N decides which mapping is
+// the last one in the result of a read(2) of smaps, so the tests run the program with several values of N.
+//
+// The program runs with SCHED_FIFO. If a real-time process waits to change its mappings, it gets the
+// mmap_lock before the next reader (kernel/locking/rwsem.c, rwsem_try_write_lock). So the program grows each
+// time a reader releases the lock.
 #include <malloc.h>
 #include <sched.h>
 #include <stdio.h>
@@ -59,8 +64,6 @@ int main(int argc, char **argv) {
     void (*grow)(unsigned long) = by_brk ? grow_by_brk : grow_by_mprotect;
     unsigned long page = 0;
     while (page < FIRST_PAGES) grow(page++);
-    // A real-time process gets the mmap_lock before the next reader (kernel/locking/rwsem.c,
-    // rwsem_try_write_lock). So the program grows each time a reader releases the lock.
     struct sched_param priority = {.sched_priority = 1};
     must(!sched_setscheduler(0, SCHED_FIFO, &priority), "sched_setscheduler");
     must(write(1, "ready\n", 6) == 6, "write");

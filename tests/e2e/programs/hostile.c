@@ -1,9 +1,9 @@
-// Usage: `hostile NAME FILE...`. Sets its name to NAME, which may have any bytes, maps the files, prints
-// "ready" and waits. With these names, it also does the following:
+// Usage: hostile NAME FILE... Sets its name to NAME, which may have any bytes, maps the files, prints "ready"
+// and waits. With these names, it also does the following:
 //   leaderless FILE...   ends the first thread and waits in a second thread
 //   many N               has N mappings
 //   fork N               has N children
-//   leapfrog             maps memory ahead of a reader of its smaps, and unmaps memory behind it
+//   leapfrog             keeps mapping memory ahead of a reader of its smaps, and unmapping memory behind it
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdint.h>
@@ -35,8 +35,8 @@ static void map(const char *path) {
     close(fd);
 }
 
-// Keeps about 56,000 mappings at rising addresses. Each page is a mapping of its own, because every second
-// page has another protection.
+// Maps pages at higher and higher addresses, and unmaps the lowest ones, so that the process always has about
+// 56,000 mappings. Each page is a mapping of its own, because every second page has another protection.
 static void leapfrog(void) {
     const uintptr_t first = 0x100000000, last = 0x700000000000;
     const uintptr_t page = 4096, block = 4000 * page, window = 14 * block;

@@ -1,5 +1,6 @@
-// Usage:
-//   leak heap START RATE MAX [DELAY]  has START MiB; after DELAY s, grows by RATE MiB/s up to MAX MiB
+// Allocates memory and keeps it.
+//   leak heap START RATE MAX [DELAY]  has a heap of START MiB; after DELAY seconds, it grows by RATE MiB per
+//                                     second, up to MAX MiB
 //   leak churn                        allocates and frees 2 MiB all the time
 //   leak map PATH                     maps a file shared and reads all of it
 #define _GNU_SOURCE
@@ -30,7 +31,8 @@ static void heap(long start, long rate, long max, long delay) {
     clock_gettime(CLOCK_MONOTONIC, &next);
     next.tv_sec += delay;
     for (long i = start << 20; i < max << 20; i += STEP) {
-        // The time of each step is counted from the start, so a slow step does not delay the later steps.
+        // The time of each step is counted from the start of the leak. So a step that takes long does not
+        // delay the later steps.
         next.tv_nsec += 1000000000L / rate * STEP >> 20;
         next.tv_sec += next.tv_nsec / 1000000000L;
         next.tv_nsec %= 1000000000L;

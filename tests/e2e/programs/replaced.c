@@ -1,4 +1,5 @@
-// Usage: `replaced MIB`. Has MIB MiB resident in pages of 4 KiB, prints "ready", and reads commands:
+// Usage: replaced MIB. Has MIB MiB resident in pages of 4 KiB, prints "ready", and reads commands from its
+// input:
 //   name NAME   changes its name and prints "done"
 //   exec PATH   executes PATH with the argument "0"
 #include <stdio.h>

@@ -1,6 +1,6 @@
-// Usage: `shapeshifter DIRECTORY`. Changes its memory at random. Reads the pid of its partner, another
-// shapeshifter, and then one seed per operation. Prints each operation, and "refused" if the kernel refused
-// it.
+// Usage: shapeshifter DIRECTORY. Changes its memory at random. The first line of standard input is the pid of
+// another shapeshifter, its partner. Each further line is a seed for one operation. Prints the name of the
+// operation, and "refused" if the kernel refused it.
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
@@ -32,8 +32,8 @@ static unsigned below(unsigned n) {
 
 static char *slot(unsigned i) { return (char *)(BASE + i * SLOT); }
 
-// Touches pages by a system call, which fails if they are unmapped or read-only. An access would kill the
-// process.
+// Touches pages by a system call. If the pages are unmapped or read-only, the call only fails. An access by
+// the program itself would kill the process.
 static int touch(char *at, size_t length, int writes) {
     return madvise(at, length, writes ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
 }

@@ -1,7 +1,8 @@
-// Usage (both forms print "ready" and wait):
-//   slow pages N        has N resident pages of 4 KiB, and one more every 20 ms, so the values of a read
-//                       show its time
+// Usage:
+//   slow pages N        has N resident pages of 4 KiB, and one more page every 20 ms, so the values of a
+//                       read show when the process was read
 //   slow paths N FILE   has N mappings of FILE
+// Both forms print "ready" and wait.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>

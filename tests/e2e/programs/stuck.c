@@ -1,16 +1,24 @@
-// Usage: `stuck DIR SECONDS [exec]`. Starts a process that holds its mmap_lock until the program releases it.
-// Any container with /dev/fuse can do this. There are three or four processes:
-//   guardian  mounts a FUSE file system on DIR in a new mount namespace
-//   server    serves one file of this file system, but never answers a certain read (see on_read)
-//   victim    maps the file; its page fault waits for the server and holds the mmap_lock, which blocks reads
-//             of its smaps and cmdline
-//   execs     only with "exec": shares the victim's memory, as after vfork, and waits for the mmap_lock in
-//             execve, which blocks reads of its stat and opens of its smaps
+// Usage: stuck DIR SECONDS [exec]. Starts a process that holds its mmap_lock until the program releases it.
+// Any container with /dev/fuse can do this.
 //
-// Prints "<pid of the victim> <number of the FUSE connection>" and, with "exec", the pid of execs.
+// The program has three processes. The first process, the guardian, mounts a FUSE file system on DIR in a new
+// mount namespace. The second process, the server, serves one file, but never answers a certain read of this
+// file (see on_read). The third process, the victim, maps the file and reads the mapped page. The page fault
+// waits for the server, and holds the victim's mmap_lock while it waits. Each read of the victim's smaps or
+// cmdline then blocks, including reads by ps and pgrep. The program prints "<pid> <N>", which are the pid of
+// the victim and the number of the FUSE connection.
 //
-// After SECONDS or a byte on standard input, the guardian aborts the connection, and the victim continues.
-// The guardian exits at the end of its input, on SIGTERM and when its parent ends.
+// With the argument "exec", the victim starts a fourth process, named "execs". This process shares the memory
+// of the victim, as after vfork, and calls execve, which waits for the victim's mmap_lock. While it waits,
+// reads of the stat of "execs" and opens of its smaps block as well. The program then prints
+// "<pid> <N> <pid of execs>".
+//
+// When standard input has a byte, and after SECONDS, the guardian aborts the FUSE connection. The abort ends
+// the page fault. The victim then continues to run and no longer holds its mmap_lock.
+//
+// At the end of standard input, on SIGTERM, and when the parent of the guardian ends, the guardian aborts the
+// connection and exits. The kernel then kills the server and the victim. If the guardian cannot abort the
+// connection, the guardian kills the server, because the kernel then aborts the connection.
 #define _GNU_SOURCE
 #define FUSE_USE_VERSION 34
 #include <errno.h>
@@ -78,11 +86,11 @@ static void on_open(fuse_req_t request, fuse_ino_t node, struct fuse_file_info *
     fuse_reply_open(request, file);
 }
 
-// Refuses the first two reads, and never answers the third. The kernel sends three reads for one page fault:
-//   1. readahead
-//   2. a read during which the kernel may release the mmap_lock
-//   3. a retry, during which the kernel holds the mmap_lock (mm/filemap.c, filemap_fault and
-//      maybe_unlock_mmap_for_io)
+// Refuses the first two reads of the file, and never answers the third read. The kernel sends the three reads
+// for one page fault of the victim. The first read is readahead. During the second read, the kernel may
+// release the mmap_lock. After the second read has failed, the kernel retries the page fault and sends the
+// third read. During a retry, the kernel holds the mmap_lock for reading until it has the page (mm/filemap.c,
+// filemap_fault and maybe_unlock_mmap_for_io).
 static void on_read(fuse_req_t request, fuse_ino_t node, size_t size, off_t offset,
                     struct fuse_file_info *file) {
     static int n_reads;
@@ -126,8 +134,8 @@ static void hold_still(int signal) {
     for (;;) pause();
 }
 
-// The page fault holds the mmap_lock for reading, because the server does not answer. An abort ends it with
-// SIGBUS.
+// Reads the mapped page. The FUSE server does not answer, so the page fault waits and holds the mmap_lock for
+// reading. After an abort of the FUSE connection, the page fault ends with SIGBUS.
 static void *touch(void *unused) {
     return (void *)(long)*(volatile char *)page;
 }
@@ -162,8 +170,8 @@ static void be_stuck(const char *directory, int with_exec) {
     if (page == MAP_FAILED) die("mmap");
     prctl(PR_SET_NAME, "victim");
     signal(SIGBUS, hold_still);
-    // `touch` starts last, because it blocks while it holds the mmap_lock, which the kernel needs to map the
-    // stack of a new thread.
+    // The thread that runs `touch` is started last, because this thread blocks while it holds the mmap_lock.
+    // The kernel needs the mmap_lock to map the stack of a new thread.
     pthread_t threads[2];
     if (pthread_create(&threads[0], NULL, protect, NULL)) die("pthread_create");
     if (pthread_create(&threads[1], NULL, touch, NULL)) die("pthread_create");
@@ -177,8 +185,8 @@ static void be_stuck(const char *directory, int with_exec) {
 
 // The code of the guardian, the process that mounts the file system and aborts its connection.
 
-// Returns the number of the FUSE connection. Reads it from mountinfo, because stat would need the server,
-// which does not run yet.
+// Returns the number of the FUSE connection, which is the minor number of the mounted device. Reads the
+// number from mountinfo, because stat would send a request to the server, which does not run yet.
 static unsigned connection_of(const char *directory) {
     char line[8192], mounted[4096];
     unsigned major, minor, found = 0;
@@ -242,8 +250,6 @@ int main(int argc, char **argv) {
         char byte;
         int ends = waited[1].revents || (waited[0].revents && read(0, &byte, 1) <= 0);
         if (!is_aborted && (ends || waited[0].revents || now.tv_sec >= until.tv_sec)) {
-            // If the abort fails, the guardian kills the server, because the kernel then aborts the
-            // connection.
             if (write(abort_file, "1", 1) != 1) kill(server, SIGKILL);
             is_aborted = 1;
             for (int i = 0; i < 1000 && n_waits && is_waiting(victim, waits[0]); i++)

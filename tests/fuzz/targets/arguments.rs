@@ -31,7 +31,8 @@ fuzz_target!(|bytes: &[u8]| {
             }
         }
         Ok(Command::Help | Command::Version) => {}
-        // `parse` must refuse an `--image` with control characters, because `--print` prints it.
+        // With `--print`, the program prints a text that contains the argument of `--image`. If this argument
+        // has control characters, `parse` must return an error instead.
         Ok(Command::Print(text)) => assert!(text.ends_with('\n') && !text.contains(['\r', '\u{1b}'])),
         Err(error) => {
             let error = error.to_string();

@@ -1,5 +1,5 @@
-//! Compares the attribution of processes by `/proc/<pid>/cgroup` with the documented rules, in their simplest
-//! form.
+//! Checks which container a process is attributed to by its cgroup file, which is `/proc/<pid>/cgroup`.
+//! Compares the result with the documented rules, which this file implements in their simplest form.
 #![no_main]
 
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use smaps_container_exporter::node::containers::table::{Container, ContainerId};
 use smaps_container_exporter::procfs::cgroup::Cgroups;
 use smaps_container_exporter::sources;
 
-/// A container in the listing. `first` has the cgroup lines of its init process, if the input has them.
+/// A container that the runtime lists. It has an id, and the lines of the cgroup file of its init process if
+/// the input has them.
 struct Listed {
     id: String,
     first: Option<Vec<Line>>,
@@ -24,14 +25,13 @@ struct Line {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    // NULs separate the parts of the input. The first part is a cgroup file.
+    // NULs separate the parts of the input. The first part is the text of a cgroup file. The second part has
+    // one line per container: an id, a space, and either one line of the cgroup file of its init process or
+    // nothing. Each further part is the cgroup file of another process.
     let mut parts = bytes.split(|&b| b == 0);
     let text = parts.next().unwrap_or_default();
-    // The second part has a line for each container: its id, a space, and at most one cgroup line of its init
-    // process.
     let claims: Vec<(Listed, &[u8])> =
         parts.next().unwrap_or_default().split(|&b| b == b'\n').filter_map(parse_listed).collect();
-    // The cgroup files of other processes.
     let others: Vec<&[u8]> = parts.collect();
 
     let mut index = CgroupIndex::default();
@@ -96,23 +96,25 @@ fn rank(line: &Line) -> u8 {
     }
 }
 
-/// Returns the paths in the order in which attribution searches them: memory controller, name=systemd, other
-/// version 1 hierarchies, version 2.
+/// Returns the paths in the order in which attribution searches them for the id of a container. First comes
+/// the path of the memory controller, and then the path of name=systemd. The paths of all other version 1
+/// hierarchies follow, and the path of version 2 is last.
 fn ordered(lines: &[Line]) -> Vec<&[u8]> {
     let of_rank =
         |wanted: u8| lines.iter().filter(move |line| rank(line) == wanted).map(|line| &line.path[..]);
     of_rank(0).take(1).chain(of_rank(1).take(1)).chain(of_rank(2)).chain(of_rank(3).take(1)).collect()
 }
 
-/// Returns the path that attribution uses if no path has the id of a container.
+/// Returns the path that attribution uses if no path contains the id of a container.
+///
+/// If the file has a line for the memory controller, the first choice is the path in this line, and the
+/// second choice is the path of name=systemd. Otherwise, the first choice is the path of name=systemd, and
+/// the second choice is the path of version 2. The second choice is used if the first is `/` or missing.
 fn main_path(lines: &[Line]) -> Option<&[u8]> {
     let has_memory = lines.iter().any(|line| rank(line) == 0);
-    // With a memory controller: its path, and then that of name=systemd. Otherwise: that of name=systemd, and
-    // then that of version 2.
     let wanted: &[u8] = if has_memory { &[0, 1] } else { &[1, 3] };
     let first = |wanted: u8| lines.iter().find(|line| rank(line) == wanted).map(|line| &line.path[..]);
     let paths: Vec<&[u8]> = wanted.iter().filter_map(|&wanted| first(wanted)).collect();
-    // The second choice is used if the first is `/` or missing.
     paths.iter().find(|path| **path != b"/").or(paths.first()).copied()
 }
 
@@ -137,7 +139,8 @@ impl Naive<'_> {
         self.claims.iter().position(|claim| stands_for(component, &claim.id))
     }
 
-    /// Returns the only container whose init process is in the cgroup at exactly this path.
+    /// Returns the container with an init process in the cgroup at exactly this path. Returns `None` if
+    /// several containers have an init process there.
     fn by_path(&self, path: &[u8]) -> Option<usize> {
         let is_root = path.split(|&b| b == b'/').all(|component| component.is_empty() || component == b"..");
         let has_it = |claim: &Listed| {
@@ -180,7 +183,8 @@ impl Naive<'_> {
         }
     }
 
-    /// Returns whether this container is the outermost one that the cgroup path of some process contains.
+    /// Returns whether this container is the first one in the cgroup path of some process, counted from the
+    /// root. A container is in a path if the path has its id, or the path of its init process's cgroup.
     fn is_seen_outside(&self, i: usize) -> bool {
         self.files.iter().flat_map(|lines| ordered(lines)).any(|path| {
             let ends = (0..=path.len()).filter(|&end| end == path.len() || path[end] == b'/');
@@ -191,8 +195,8 @@ impl Naive<'_> {
                 if component == b".." {
                     outermost = None;
                 } else if outermost.is_none() {
-                    // `Some(None)` is another container: the input has no cgroup for the init process of `i`,
-                    // so `by_path` cannot find `i`.
+                    // `Some(None)` means that another container than `i` has its init process in the cgroup
+                    // `above`. It cannot be `i`, because the input has no cgroup for the init process of `i`.
                     outermost = self.by_path(above).map(|_| None).or(self.by_id(component).map(Some));
                 }
             }
@@ -207,8 +211,8 @@ fn named<'a>(path: &'a [u8], id: &str) -> Option<&'a [u8]> {
     ends.map(|end| &path[..end]).find(|above| stands_for(above.rsplit(|&b| b == b'/').next().unwrap(), id))
 }
 
-/// Returns whether a component of a path stands for this id: alone, after a colon, or after the name of a
-/// runtime.
+/// Returns whether a component of a path stands for this id. The component may be the id alone, or the id
+/// after a colon or after the name of a runtime, and it may end with `.scope`.
 fn stands_for(component: &[u8], id: &str) -> bool {
     if id.is_empty() || component == b".." {
         return false;

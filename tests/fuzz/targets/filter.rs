@@ -29,10 +29,9 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(filter.matches(namespace, pod, container, comm), matched == [true; 4]);
 });
 
-/// Returns whether `pattern` matches `text`: `*` matches the empty text, or one byte and then whatever `*`
-/// matches.
+/// Returns whether `pattern` matches `text`, by this definition: `*` matches the empty text, or one byte and
+/// then whatever `*` matches. A table of all pairs of suffixes makes this fast.
 fn by_definition(pattern: &[u8], text: &[u8]) -> bool {
-    // A table of all pairs of suffixes makes this fast.
     let mut below = vec![false; text.len() + 1];
     below[text.len()] = true;
     for letter in pattern.iter().rev() {

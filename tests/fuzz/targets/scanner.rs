@@ -1,5 +1,6 @@
-//! Compares the scanner with a naive reader of smaps, in both of its ways to parse, and with text in two
-//! parts.
+//! Compares the scanner with a naive reader of smaps. The scanner has two ways to parse a mapping. The fast
+//! way compares the lines with those of an earlier mapping. The general way parses line by line. Both are
+//! tested. Also checks that text in two parts gives the same result as text in one part.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -9,8 +9,12 @@ import pods
 from exporter import EVERYTHING, Exporter
 from node import CONTAINERD, IS_SHORT, NODE
 
-# The tests that a machine skips with NODES_SHORT, by the Debian release of its containerd. Each entry is part
-# of a test's name.
+# If NODES_SHORT is set, a machine skips the tests that are listed for the Debian release of its containerd. A
+# test is skipped if its name contains one of the strings.
+#
+# The script .ci/run sets NODES_SHORT. It runs two machines, one with containerd of bookworm and one with
+# containerd of sid. Each test below runs in only one of the machines. This is enough, because the machines
+# differ only in the kernel and containerd.
 LEFT_OUT = {
     "bookworm": (
         "test_restarted_container_replaces_the_dead_one",
@@ -29,8 +33,6 @@ LEFT_OUT = {
 }
 
 
-# .ci/run runs both machines, which differ only in the kernel and containerd. So one of them is enough for
-# each test.
 assert not set(LEFT_OUT["bookworm"]) & set(LEFT_OUT["sid"]), "a test would run in neither machine of the gate"
 
 

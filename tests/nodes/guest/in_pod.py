@@ -14,9 +14,10 @@ OWN = (*PLACE, "smaps-container")  # comm has at most 15 bytes
 
 
 class InPod(Client):
-    """An exporter in a pod, with the AppArmor profile `apparmor`.
+    """An exporter in a pod.
 
-    `capabilities` replace those of the manifest. `arguments` are added to its arguments.
+    `apparmor` is the name of a profile. `capabilities` replace the capabilities of the manifest. `arguments`
+    are added to the arguments of the manifest.
     """
 
     def __init__(

@@ -34,7 +34,10 @@ def test_cgroup_metrics_equal_the_files(node, record_property):
 
 
 def test_parts_add_up_with_locked_swapped_and_freed_memory(node, record_property):
-    """The pod memory-0 has locked memory. The pod partly-0 has swapped memory and half-freed huge pages."""
+    """The parts of each pod's memory add up to the memory use of its cgroup.
+
+    The pod memory-0 has locked memory. The pod partly-0 has swapped memory, and freed halves of huge pages.
+    """
     pod = node.run_pod(
         "accounts", "partly-0", [Container("partly", ["/memory", "partly"], image=MEMORY_IMAGE)]
     )
@@ -63,9 +66,13 @@ def test_parts_add_up_with_locked_swapped_and_freed_memory(node, record_property
 
 @pytest.mark.skipif(IS_V2, reason="test_ooms and test_oom_records cover version 2")
 def test_kills_are_recorded_without_a_scrape(node, record_property):
-    """The exporter records the OOM kills of a slow and of a fast leak, but not a kill by the test."""
-    # The fast leak starts late, so that the exporter has checked its container before. On an emulated
-    # processor, checks are seconds apart.
+    """One pod leaks slowly. Another pod leaks so fast that the exporter never sees it near its limit.
+
+    The exporter must record the OOM kills in both pods. A third pod is near its limit when the test kills its
+    process. The exporter must not record this kill, because it is not an OOM kill.
+    """
+    # On an emulated processor, the exporter checks memory use only every few seconds. The fast leak starts
+    # after 20 seconds, so that the exporter has checked the container before.
     slow, fast = leak(MOUNTS, 70, 2), leak(MOUNTS, 20, 200, delay=20)
     full = Container(
         "app", ["/programs/leak", "heap", "97", "1", "97"], memory_limit_bytes=LIMIT, mounts=MOUNTS

@@ -21,8 +21,8 @@ SCRIPTS = Path("/lab/tests/e2e/programs")
 ROOT = Path("/runtimes")
 IN_ROOT = ("busybox", "chroot", ROOT)
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
-# The expected recall of stacks. Before Linux 6.7, they lack the flag `nh`, and a single stack of an unusual
-# size is not found.
+# The expected recall of stacks. Since Linux 6.7, the mappings of stacks have the flag `nh`. On older kernels,
+# stacks of an unusual size are found only if at least two stacks have this size.
 STACKS = 0.99 if KERNEL >= (6, 7) else 0.9
 
 
@@ -60,8 +60,9 @@ def test_glibc_stacks_and_arenas_are_found(workload, strict):
     arenas = re.findall(r'<heap nr="[1-9]\d*">.*?<system type="current" size="(\d+)"/>', printed, re.DOTALL)
     assert len(arenas) == 8
     found = resident_by(workload, "arenas")
-    # Strict overcommit ignores MAP_NORESERVE. So an arena may merge with the guard pages of a stack, and
-    # neither is found.
+    # With strict overcommit, the kernel ignores MAP_NORESERVE. So the kernel may merge the unused part of a
+    # malloc arena with the guard pages of the thread stack above the arena. The exporter then finds neither
+    # this arena nor this stack.
     n_merged = 1 if strict else 0
     assert_close(found["anon_malloc_arena"], sum(map(int, arenas)), 0.993 - n_merged / 8)
     # Before Linux 6.7, each of the eight stacks may contain a huge page of 2 MiB.
@@ -134,7 +135,7 @@ def test_jvm_parts_are_found(workload, runtimes, strict):
 
 def test_v8_heap_is_found(workload, runtimes):
     (ROOT / "tmp/parts.js").write_bytes((SCRIPTS / "parts.js").read_bytes())
-    # V8 does not report up to 3 MB of its heap, which for a heap of 40 MB is within the tolerance.
+    # V8 keeps up to 3 MB of heap that it does not report. For a heap of 40 MB, this is within the tolerance.
     _, printed = start_ready(workload, *IN_ROOT, "/usr/bin/node", "/tmp/parts.js", "40")
     reported = json.loads(printed)
     [found] = [found for comm in ("node", "MainThread") if (found := resident_by(workload, comm))]

@@ -18,8 +18,8 @@ from node import PROGRAMS
 from ooms import ROOT
 from sandbox import KERNEL
 
-# The largest remainder, as a fraction of MemTotal. Before Linux 5.13, memory.stat may lack 32 pages for each
-# cgroup and CPU.
+# The maximum fraction of MemTotal that no counter of the kernel explains. Before Linux 5.13, memory.stat may
+# lack up to 32 pages for each cgroup and CPU.
 MAX_REMAINDER = 0.006 if KERNEL >= (5, 13) else 0.012
 TOTAL = int(re.search(r"MemTotal: +(\d+) kB", Path("/proc/meminfo").read_text())[1]) << 10
 SIZE = 32
@@ -118,7 +118,10 @@ def huge_pages(node):
 
 @contextmanager
 def swapped(node):
-    """Swaps out half of a process. It is in no container, because containers of containerd do not swap."""
+    """A process at the limit of its cgroup has half of its memory in swap.
+
+    The process is in no container, because containers of containerd do not swap.
+    """
     cgroup = ROOT / "ledger"
     cgroup.mkdir()
     limit_file = cgroup / ("memory.max" if IS_V2 else "memory.limit_in_bytes")

@@ -14,11 +14,12 @@ from pods import FOREVER
 
 PLACE = ("nested", "nested-0", "nested")
 INIT, SLEEP, TAIL = (*PLACE, "sh"), (*PLACE, "sleep"), (*PLACE, "tail")
-# The cgroup of a container in the tested container. With kind, for example, a container is a Kubernetes node.
+# The cgroup of a container inside the tested container. With kind, for example, a container is a Kubernetes
+# node and runs other containers.
 INNER = f"kubelet.slice/kubepods-pod1.slice/cri-containerd-{'f' * 64}.scope"
 
-# The cgroups into which processes are moved, relative to the container's cgroup. "/" is the root of the
-# hierarchy.
+# The cgroups into which processes are moved. The paths are relative to the container's cgroup, except "/",
+# which is the root of the cgroup hierarchy.
 LAYOUTS = {
     "a process below": {SLEEP: "below.scope"},
     "init moved aside": {INIT: "init", SLEEP: "app"},

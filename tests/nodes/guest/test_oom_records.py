@@ -9,8 +9,9 @@ from node import PROGRAMS
 from ooms import Leaks, pods_of, second_victims
 
 pytestmark = pytest.mark.skipif(not IS_V2, reason="tests/e2e tests version 1")
-# The number of leaks for each rate (MiB per second) and limit (MiB). `make night` sets 10. With 0, only GATE
-# runs.
+# The number of leaking containers for each rate in RATES (MiB per second) and each limit in LIMITS (MiB).
+# `make night` sets the number to 10. If the number is 0, the test runs only one container for each
+# (rate, limit) pair in GATE.
 N_EACH = int(os.environ.get("NODES_RECORDS") or 0)
 GATE = [(1, 64), (10, 64), (50, 64), (10, 256), (50, 256), (50, 512)]
 RATES, LIMITS = (50, 10, 1), (64, 256, 1000)

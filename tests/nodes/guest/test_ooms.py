@@ -45,9 +45,11 @@ def nest(instance: Instance):
 
 @pytest.mark.parametrize("delay", [LIKE_A_RUNTIME, AT_ONCE])
 def test_a_kill_is_not_counted_for_another_container(made, delay):
-    """The kernel kills both containers of the first pod, and one in each other pod.
+    """There are three pods with two containers each.
 
-    No filter selects the third pod's killed container.
+    In the first pod, the kernel kills both containers. In the second pod, the kernel kills one container, and
+    the other container ends by itself. The third pod is like the second pod, but the exporter's filters do
+    not select the killed container.
     """
     pods, exporter = made
     names = [f"{name}-{delay}" for name in ("both", "one", "other")]
@@ -72,8 +74,8 @@ def test_a_kill_is_not_counted_for_another_container(made, delay):
         assert record_of(exporter, names[0], "s-a")["limit"] == "container"
         return
 
-    # A kill is counted for the pod ("") if its container is removed before the exporter has read the
-    # container's counter.
+    # Returns the kills in these containers and in the pod itself. If a container is removed before the
+    # exporter has read its counter, the kill is counted for the pod.
     def n_kills(pod: str, *containers: str) -> int:
         counts = kills(exporter)
         return sum(counts.get(f"{pod}/{container}", 0) for container in containers)
@@ -90,7 +92,10 @@ def test_a_kill_is_not_counted_for_another_container(made, delay):
 
 
 def test_containers_killed_between_two_checks_are_counted(made):
-    """A kill is counted for the pod if the exporter does not check the container in time."""
+    """A container is started and killed five times.
+
+    If the exporter does not check the container in time, the kill is counted for the pod.
+    """
     pods, exporter = made
     loop = pods.pod("loop")
     pods.start(loop, "s-sidecar", SLEEP)
@@ -140,7 +145,11 @@ def test_a_kill_in_a_container_without_a_pod_is_counted(made):
 
 
 def test_the_limit_that_was_hit_is_named(made):
-    """The first kill is at the limit of a pod. The second is at the limit of the cgroup of all pods."""
+    """The OOM record names the limit at which the kernel killed a process.
+
+    The first kill happens at the limit of a pod, in which an ended container has left shared memory.
+    The second kill happens at the limit of the cgroup that contains all pods.
+    """
     pods, exporter = made
     full = pods.pod("full", 24 * MIB)
     shared = Path(f"/dev/shm/smaps-{os.getpid()}")
@@ -208,7 +217,11 @@ def test_nested_cgroups_group_kills_and_a_full_node_are_counted(made):
 
 
 def test_kills_at_an_outer_limit_are_counted_for_the_victims_containers(made):
-    """The first pod reaches its limit. In the second pod, a process in a nested cgroup fills a container."""
+    """Each kill is counted for the container of the killed process.
+
+    The first pod reaches its limit, and the kernel kills all processes in the pod. In the second pod, a
+    container reaches its limit, because of a process in a cgroup inside the container's cgroup.
+    """
     pods, exporter = made
     pod = pods.pod("group", 24 * MIB)
     (pod / "memory.oom.group").write_text("1\n")

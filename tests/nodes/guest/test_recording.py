@@ -25,7 +25,10 @@ def test_recording_replays_to_the_live_exposition(node, tmp_path):
 
 
 def one_of_each(smaps: str) -> str:
-    """Returns the first mapping for each set of nonzero fields and each number of digits of the address."""
+    """Returns the mappings without those that look like an earlier mapping.
+
+    Two mappings look alike if the same fields are nonzero and their addresses have the same number of digits.
+    """
     found = {}
     for mapping in re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", smaps)[1:]:
         fields = frozenset(re.findall(r"(?m)^(\w+): +[1-9]", mapping))

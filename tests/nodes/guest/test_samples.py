@@ -36,7 +36,10 @@ def samples(text: str) -> dict[str, dict[tuple[str, ...], float]]:
 
 
 def compared(node, *arguments: str):
-    """Returns the values of the exporter and of the kernel. The latter did not change during the scrape."""
+    """Returns the values of the exporter and the values of the kernel.
+
+    The values of the kernel were the same before and after the scrape.
+    """
 
     def unchanged():
         before = kernel.exposition(node)
@@ -64,7 +67,8 @@ def test_samples_equal_the_kernels_figures(stopped_node, record_property):
         NOT_ZERO | ({"ksm"} if KERNEL >= (6, 8) else set()) | ({"pss_dirty"} if KERNEL >= (6, 0) else set())
     )
     if os.sysconf("SC_PAGE_SIZE") > 4096:
-        # With larger pages, huge pages are larger than all mappings of the workload.
+        # If pages are larger than 4 KiB, huge pages are larger than all mappings of the workload. So these
+        # three fields are 0.
         names -= {"anon_hugepages", "shmem_pmdmapped", "shared_hugetlb"}
     assert not {name for name in names if not any(expected[f"process_smaps_{name}_bytes"].values())}, (
         "only zeros were compared"

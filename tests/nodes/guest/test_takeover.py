@@ -55,8 +55,8 @@ def test_taken_over_exporter_with_perfmon_is_confined(node, tmp_path):
             assert inject(thread, NUMBERS["openat"], AT_FDCWD, "/host/proc/1/stat", O_RDONLY) >= 0, (
                 "injected calls do run"
             )
-        # This uses only one thread, because injection is slow in a virtual machine. tests/e2e/test_sandbox.py
-        # injects the calls into each thread.
+        # The forbidden system calls are injected into only one thread here, because an injection is slow in a
+        # virtual machine. tests/e2e/test_sandbox.py runs on the host and injects them into each thread.
         for call, (number, *arguments) in refused.items():
             assert inject(threads["scrape"], number, *arguments) == EPERM, call
         exporter.after(2)

@@ -1,5 +1,6 @@
-// Usage: `[BUSY=1] mappings N FILE...`. Makes N mappings and touches a page of each. Maps each file four
-// times, as the dynamic loader does.
+// Usage: mappings N FILE... Makes N mappings, and touches one page of each mapping. Maps each file four
+// times, as the dynamic loader maps a library. The other mappings are anonymous. If the environment variable
+// BUSY is set, the program touches a new page every second.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,7 +34,6 @@ int main(int argc, char **argv) {
     }
     puts("ready");
     fflush(stdout);
-    // With BUSY, touches a new page every second.
     while (!getenv("BUSY"))
         pause();
     for (;;) {

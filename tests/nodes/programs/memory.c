@@ -1,5 +1,6 @@
-// Usage: `memory [partly]`. Has each kind of memory that smaps shows. Prints the kinds that the kernel
-// refused, then "ready", and waits.
+// Usage: memory [partly]. Has each kind of memory that smaps shows, in a process and in its child. With the
+// argument "partly", has half-freed huge pages, swapped memory and lazily freed memory, but no locked memory.
+// Prints the kinds of memory that the kernel refused, then prints "ready" and waits.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -133,13 +134,12 @@ static void files(void) {
     unlink("/tmp/gone");
 }
 
-// The memory with the argument `partly`: half-freed huge pages, swapped memory, and memory freed by
-// MADV_FREE.
+// Maps 16 MiB of huge pages and frees one half of each. The kernel keeps the freed halves until it splits the
+// huge pages.
 static void partly(void) {
     char *huge = map("huge pages", (void *)0x350000000000, 16 * MB, PRIVATE | MAP_FIXED_NOREPLACE, -1);
     check("huge pages", madvise(huge, 16 * MB, MADV_HUGEPAGE));
     touch(huge, 16 * MB, 1);
-    // The kernel keeps the freed halves until it splits the huge pages.
     for (size_t at = 0; at < 16 * MB; at += 2 * MB)
         check("half of a huge page", madvise(huge + at, MB, MADV_DONTNEED));
 

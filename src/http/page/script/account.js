@@ -1,5 +1,5 @@
-// Reads the accounts of the node, pods and containers from the families `cgroup_*`, and adds them to the
-// tree. Also parses OOM records.
+// Reads the memory accounts from the families of cgroups. An account has the memory use of the node, a pod or
+// a container, its limit, and the parts of the use. Also parses OOM records.
 
 const CGROUP = new RegExp('cgroup_((pod_)?memory_(current|limit|working_set|account|unmapped'
 	+ '|outside_containers)|node_memory)_bytes\\{', 'y');
@@ -7,8 +7,8 @@ const CGROUP = new RegExp('cgroup_((pod_)?memory_(current|limit|working_set|acco
 const PARTS = ('anon anon_unmapped page_cache shmem hugetlb slab page_tables sec_page_tables '
 	+ 'kernel_stacks percpu vmalloc zswap '
 	+ 'kernel_other sockets rest outside remainder').split(' ');
-// The parts of the node's memory, in the order in which its bar shows them. `cgroup` stands for each
-// top-level cgroup.
+// The parts of the node's memory, in the order in which its bar shows them. A top-level cgroup is a part too;
+// its name is a path.
 const NODE_PARTS =
 	'pods other_pods ended_pods cgroup root_cgroup kernel hugetlb_pool zram balloon remainder free'.split(' ');
 // The parts of page cache and shared memory that no process maps.
@@ -28,11 +28,12 @@ const colourOf = part => ({ page_cache: 'file', shmem: 'shm', remainder: 'differ
 for (const part of [...UNMAPPED, ...OF_CONTAINER, 'difference', ...NODE_PARTS]) {
 	KINDS[part] = nameOfPart(part).replace(/^./, c => c.toUpperCase());
 }
-// Tree nodes for parts of memory are named TILE and the part. No command (15 bytes) is that long, and
-// Kubernetes allows no _.
+// Each part of the memory use of a container, a pod or the machine has its own tree node. The name of the
+// tree node is TILE followed by the name of the part. No command, container or pod can have such a name: a
+// command has at most 15 bytes, which is too short, and Kubernetes allows no _ in names.
 const TILE = 'cgroup_memory_', CHARGED = 'charged_memory', NODE = 'node_memory', LAYERS = [CHARGED, NODE];
-// Returns the kind and the displayed text of a tree node for a part of memory. `tile` is its name without
-// TILE.
+// Returns the kind and the displayed text of a tree node that shows a part of a memory use. `tile` is the
+// name of the tree node without the prefix TILE.
 function tileOf(tile) {
 	const [, where, part] = /^(?:(outside|node)_)?(.*)/s.exec(tile);
 	if (where === 'outside') return [where, 'outside containers: ' + (part === 'kernel'
@@ -41,8 +42,10 @@ function tileOf(tile) {
 		: nameOfPart(part)];
 }
 
-// The accounts on display, and those being read, by their labels as JSON. `ofNode` is the account of the
-// node.
+// An account is the memory use of a container, a pod or the node, with its parts. `accounts` has the accounts
+// on display, and `reading` has the accounts of the exposition that is being read. The keys of both maps are
+// the labels of containers and pods as JSON. In `reading`, the key `[]` stands for the node. `ofNode` is the
+// node's account on display.
 let accounts = new Map(), reading = new Map(), ofNode;
 const tileNodes = new Set();
 
@@ -50,7 +53,8 @@ const accountOf = n => n.account || n.target?.account;
 const isKept = n => n.seen >= tick || n.charged >= tick;
 const hasParts = a => Object.keys(a.parts).length > 0;
 
-// Parses a line of a cgroup family into `reading`. Returns whether the line is a sample.
+// Reads a line of a cgroup family. Returns whether the line is a sample. Ignores samples of parts that this
+// page does not know.
 function readCgroup(line) {
 	const sample = parseSample(line);
 	if (!sample) return false;
@@ -78,8 +82,10 @@ function findPlaceOf(names) {
 	for (const name of names) n = n?.by?.get(name);
 	return n?.level === LEVELS[names.length - 1] ? n : null;
 }
-// Adds the accounts to the tree, and computes the fields Charged memory (of containers) and Node memory (of
-// everything, up to MemTotal).
+// Adds the memory use of containers and pods to the tree, and computes two fields that the user can select:
+// Charged memory and Node memory. Charged memory is the memory use of each container. Node memory also has
+// the memory use of each pod, and MemTotal of the node. In both fields, a container consists of its mapped
+// paths by PSS, the parts that no process maps, and the part `difference` for all other memory.
 function charge() {
 	for (const a of accounts.values()) if (a.n) a.n.account = null;
 	ofNode = reading.get('[]');
@@ -110,8 +116,9 @@ function charge() {
 }
 const sumOfAll = list => list.reduce((sum, v) => sum + v, 0);
 function chargeNode(pods, containers) {
-	// Without the part `pods`, the part of another cgroup includes the pods. Showing the pods by name would
-	// count them twice.
+	// Without the part `pods`, the pods are not below the kubelet's usual cgroup, but below another top-level
+	// cgroup. The memory of this other cgroup already includes the pods. So the pods are not shown by name,
+	// because their memory would be counted twice.
 	if (!ofNode.more.has('pods')) pods = containers = [];
 	const { more } = ofNode, listed = sumOfAll(pods.map(a => a.current)), named = (word, parts) =>
 		parts.map(([part, v]) => [word + part, v]);
@@ -133,17 +140,20 @@ function addToPod(a) {
 	for (const [part, v] of Object.entries(hasParts(a) ? a.parts : { rest: a.current }))
 		parts[part] = (parts[part] || 0) + v;
 }
-// Completes a pod's account, which has the sums of its listed containers, so that the parts add up to the
-// pod's use.
+// Completes the parts of a pod's account, which so far are the sums of its listed containers. The memory that
+// is charged to the pod, but to none of its containers, is the part `outside`. If the parts add up to less
+// than the pod's memory use, for example because some containers are not listed, the part `rest` gets the
+// difference. If they add up to more, the excess is subtracted from the part `remainder`.
 function completePod(a) {
 	const outside = sumOfAll([...a.more.values()]), left = a.current - a.inside - outside;
 	if (a.more.size) a.parts.outside = outside;
-	// Containers that are not listed leave a rest. An excess reduces the remainder.
 	const part = left > 0 ? 'rest' : 'remainder';
 	if (left) a.parts[part] = (a.parts[part] || 0) + left;
 }
-// Makes the tiles of an account. If they add up to less than `left`, the tile `rest` is added. An excess
-// becomes `over`.
+// Makes the tiles for the memory use of a container, a pod or the node. A tile is a rectangle of the treemap
+// for one part of the memory use. The tiles must add up to `left`. If the parts add up to less, one more tile
+// with the name in `rest` shows the difference. If the parts add up to more, the difference is stored as
+// `over`.
 function divide(a, left, parts, rest = 'difference') {
 	const some = parts.filter(([, v]) => v > 0);
 	for (const [, v] of some) left -= v;
@@ -160,8 +170,10 @@ function divide(a, left, parts, rest = 'difference') {
 	});
 	for (let up = a.n; up; up = up.up) up.charged = tick;
 }
-// Computes a field. Accounts in `owners` become the values of their nodes. Accounts in `summed` are added to
-// the levels above.
+// Computes one field of the tree, such as charged memory. An account has the memory use of a container, a pod
+// or the node. Each account in `owners` becomes the value of its container, pod or node. Each account in
+// `summed` is added to the values of all levels above, such as its namespace. Commands and mapped paths in a
+// container get their PSS.
 function fill(name, help, summed, owners) {
 	const { next } = Object.assign(fieldOf(FAMILY + name + '_bytes'), { help }), pss = fields.get('pss').next;
 	for (const a of summed) for (let { up } = a.n; up; up = up.up) next[up.i] = (next[up.i] || 0) + a.current;
@@ -169,8 +181,9 @@ function fill(name, help, summed, owners) {
 	for (const n of nodes) if (LEVELS.indexOf(n.level) > 2 && next[n.up.i] >= 0) next[n.i] = pss[n.i];
 	for (const a of owners) for (const [tile, v] of a.tiles) next[tile.i] = v;
 }
-// Returns whether the selected field shows an account. Charged memory shows only containers. Node memory
-// omits those whose pod has no account.
+// Returns whether the selected field shows an account, which has the memory use of a container, a pod or the
+// node. Charged memory shows only containers, which have three names: namespace, pod and container. Node
+// memory shows the node, the pods that have an account, and the containers in these pods.
 const isShown = a => layer === NODE ? a.isInPod !== false : a.names.length > 2;
 // Returns the shown accounts for which the rectangles inside add up to more than the account's memory use.
 const excesses = () => [ofNode, ...accounts.values()].filter(a => a?.over > 0 && isShown(a));
@@ -190,8 +203,8 @@ function entriesOf(a) {
 	});
 	return list.sort((a, b) => place(a) - place(b) || b[1] - a[1]);
 }
-// Returns a bar with parts [name, bytes, colour, fraction of width]. The full width is the limit or, without
-// one, `largest` bytes.
+// Returns a bar: the filled fraction of its width, and its parts as a list of [name, bytes, colour, fraction
+// of the width]. The whole width stands for the limit or, without a limit, for `largest` bytes.
 function barOf(a, largest) {
 	const isLimited = a.limit > 0, whole = isLimited ? max(a.limit, a.current) : largest, list = entriesOf(a);
 	const sum = sumOfAll(list.map(([, v]) => max(0, v))), width = whole > 0 ? min(1, a.current / whole) : 0;
@@ -202,8 +215,8 @@ function barOf(a, largest) {
 	};
 }
 const partsText = parts => parts.filter(([, v]) => v).map(([name, v]) => `${name} ${size(v)}`);
-// Returns the containers inside a tree node as rows of the table. The same container always gets the same
-// object.
+// Returns the containers inside a node of the tree as rows of the table. Each call returns the same object
+// for the same container.
 function containersOf(place) {
 	const list = [], walk = [place];
 	while (walk.length) {
@@ -221,8 +234,8 @@ function containersOf(place) {
 // ---- Records of OOM kills
 
 const MOST_RECORDS = 64, MOST_PATHS = 10;
-// Parses the response to GET /ooms. Returns the records, newest first. Fields of a wrong type become NaN or
-// empty.
+// Parses the response to GET /ooms. Returns the records, the newest first. A field of a wrong type becomes
+// NaN or empty, so that other code need not check types.
 function readOoms(text) {
 	const number = v => typeof v === 'number' && isFinite(v) ? v : NaN, string = v => typeof v === 'string'
 		? v : '';
@@ -246,8 +259,9 @@ function readOoms(text) {
 			.filter(([, v]) => v === v)),
 	})).sort((a, b) => (b.time || 0) - (a.time || 0));
 }
-// Returns the account for the bar of an OOM record: the pod's if the pod's limit was hit, otherwise the
-// container's.
+// Returns the memory use that the bar of an OOM record shows, with its limit and its parts. If the pod's
+// limit was hit and the record has the values of the pod, this is the memory use of the pod. Otherwise it is
+// the memory use of the container.
 function accountOfKill(r) {
 	const current = r.hit_use_bytes, outside = r.outside_containers_bytes, isKnown = r.container
 		&& r.use_bytes >= 0;

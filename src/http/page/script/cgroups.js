@@ -39,8 +39,8 @@ Object.assign(LEGEND, {
 
 // ---- The table of containers
 
-// The list of containers is offered for the node and for namespaces. In a pod, the rows are containers
-// anyway.
+// Returns whether the button for the list of containers is shown. It is shown for the node and for a
+// namespace. In a pod, the rows are containers even without the list.
 const canList = () => !state.by && place && LEVELS.indexOf(place.level) < 1;
 const isListing = () => state.rows && canList();
 const used = n => { const a = accountOf(n); return a ? a.current / a.limit : NaN; };
@@ -75,7 +75,8 @@ function fillList(el, entries) {
 	}
 	entries.forEach(([, v], k) => put(el.children[k].lastChild, size(v)));
 }
-// Draws the parts of the node's memory as a bar and a list. The list omits parts below 0.1%.
+// Draws the parts of the node's memory as a bar and a list. The list omits parts below 0.1%. The bar's text
+// names all parts.
 function drawNode() {
 	$.node.hidden = !ofNode;
 	if (!ofNode) return;
@@ -127,20 +128,20 @@ function fillUse(use, a, largest) {
 
 // ---- Notes below the treemap: on the memory use of a container, and on tiles that exceed this use
 
-// Matches shared memory without a file name. It goes with the last process that maps it, except System V
-// segments not marked for removal.
+// Matches the paths of shared memory without a file name: /dev/zero, memfds and System V segments. The kernel
+// frees this memory when the last process that maps it ends (a System V segment only if it is marked for
+// removal). Processes of other containers can also map memfds and System V segments. They cannot map
+// /dev/zero, because only child processes inherit such a mapping.
 const UNNAMED = /^(\/dev\/zero \(deleted\)|\/memfd:|\/SYSV)/;
 function endsText(container, { parts }) {
 	const pss = fields.get('pss'), uss = fields.get('uss'), here = [], elsewhere = new Map();
-	// PSS divides a shared page among its processes. So a path that several processes map has more PSS than
-	// private bytes.
+	// PSS divides a shared page among the processes that map it. So a path that several processes map has more
+	// PSS than private bytes.
 	const isShared = n => at(pss, n) > at(uss, n), isUnnamed = n => n.level === 'path' && n.seen >= tick
 		&& UNNAMED.test(n.name);
 	if (!(parts.anon >= 0) || !uss || !order.some(n => n.level === 'path')) return '';
 	for (const n of series.values()) if (isUnnamed(n)) isBelow(n, container) ? here.push(n) : isShared(n)
 		&& elsewhere.set(n.name, at(pss, n) + (elsewhere.get(n.name) || 0));
-	// Other containers can map memfds and System V segments, but not /dev/zero, which only child processes
-	// inherit.
 	const isOurs = n => n.name[1] === 'd' || !isShared(n) || !elsewhere.has(n.name);
 	let freed = parts.anon, stays = parts.shmem;
 	for (const n of here) {
@@ -200,8 +201,9 @@ function chargedText() {
 				+ `${isMany ? 'containers have no account and are' : 'container has no account and is'} left out.`,
 	].filter(Boolean).join(' ');
 }
-// Returns what the tooltip says about charged memory: what a tile means, the use of a container or pod, and
-// any excess.
+// Returns what the tooltip says about memory that is charged to cgroups. It explains what a tile stands for,
+// or shows the memory use of a container or pod. It also warns if the tiles inside add up to more than this
+// use.
 function aboutCharged(n) {
 	const a = accountOf(n);
 	return [n.level === 'part' ? LEGEND[n.kind] : '', a ? useText(a) : '', excesses().includes(a)

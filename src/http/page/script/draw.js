@@ -1,5 +1,5 @@
-// Draws the page around the treemap: the node's totals, the selected place with its chart, and why the page
-// is empty.
+// Draws the page around the treemap: the totals of the node, the selected part of the tree with its chart,
+// and the reason why the page is empty, if it is.
 
 let latest, failure = '', trouble = '', place, field, kids = [], rows = [], limit = 200, paused = false,
 	interval = 0;
@@ -9,8 +9,8 @@ const own = (name, labels) => sampleOf(name, labels)?.value;
 const denied = () => own('read_errors_total', { reason: 'denied' });
 const infos = (name, label) => (latest?.own.get(OWN + name + '_info') || []).map(s => s.labels.get(label))
 	.filter(text => text !== undefined);
-// Returns the fields that a treemap can show. Page sizes do not add up, and mappings have no value in
-// `processes`.
+// Returns the fields that a treemap can show. Page sizes are left out, because they do not add up.
+// `processes` is left out, because mappings have no value in this field.
 const offered = () => [...fields.values()].filter(f => f.name !== 'processes' && !f.largest && !f.isHidden
 	&& isThere(f));
 
@@ -90,10 +90,11 @@ function drawStats(list) {
 	$.field.value = field.name;
 }
 // Returns how many seconds ago the last scrape ended. `skew` is how far the browser's clock is ahead of the
-// exporter's.
+// exporter's clock. A difference of up to 3 s is taken as 0, because the exporter's Date header has only
+// whole seconds.
 const ageNow = () => max(.1, Date.now() / 1000 - latest.skew - latest.t);
-// Returns whether the values are older than both 20 s and four scrape intervals, or than two minutes while
-// the interval is unknown.
+// Returns whether the values are too old, which means older than four scrape intervals and older than 20 s.
+// If the interval is not known, they are too old after two minutes.
 const isOld = () => ageNow() > (interval ? max(20, 4 * interval) : 120);
 const isBehind = () => own('oldest_data_seconds') > max(60, 10 * interval);
 function drawAge() {
@@ -199,9 +200,10 @@ function fieldsOf(n, list) {
 	return make('dl', {}, ...list.map(f => make('div', { className: f === field ? 'on' : '', title: f.help },
 		make('dt', {}, title(f.name)), make('dd', { className: at(f, n) ? '' : 'zero' }, show(f, at(f, n))))));
 }
-// Splits a name into a head, which may be shortened, and a tail, in which names of replicas differ.
+// Splits a name into a head and a tail. If there is little space, only the head is shortened, because names
+// of replicas differ in the tail. Only names of at least 15 ASCII characters are split, because other text
+// may run from right to left.
 function cutName(text) {
-	// Other text may run from right to left, so only ASCII is split.
 	const head = /^[ -~]{15,}$/.test(text) ? text.length - 9 : text.length;
 	return make('span', { className: 'cut' }, make('bdi', { className: 'head' }, text.slice(0, head)),
 		make('bdi', { className: 'tail' }, text.slice(head)));

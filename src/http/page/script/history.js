@@ -1,5 +1,6 @@
-// Keeps the history of values, in spans of time. One span begins when the page opens, another when the user
-// starts a measurement.
+// Keeps how values change over time. A span of time begins when the page is opened, and another span begins
+// when the user starts a measurement. A span keeps the first value of each field, and as many points as a
+// line can show.
 
 let opened, marked;
 const spans = () => [opened, marked].filter(Boolean), since = () => marked || opened;
@@ -11,11 +12,13 @@ const begin = t => ({ base: pointOf(Float64Array, t), points: [pointOf(Float32Ar
 function remember(t) {
 	opened ||= begin(t);
 	const point = pointOf(Float32Array, t);
-	// At most 120 points, and on a large node fewer, so that all points take about 50 MB.
+	// A span keeps at most 120 points. On a large node it keeps fewer points, so that all points together take
+	// about 50 MB.
 	const most = max(16, min(120, 12e6 / (nodes.length * point.columns.size + 1)));
 	for (const s of spans()) {
 		const p = s.points;
-		// The new point replaces the last one, if the point before that is less than `gap` seconds old.
+		// If the point before the last one is less than `gap` seconds old, the new point replaces the last one.
+		// If there are too many points, every second point is removed.
 		if (p.length > 1 && t - p.at(-2).t < s.gap || p.at(-1).t === t) p.pop();
 		p.push(point);
 		if (p.length < most) continue;
@@ -23,8 +26,8 @@ function remember(t) {
 		s.points = p.filter((_, k) => k % 2 === 0 || k === p.length - 1);
 	}
 }
-// `identity` differs for each run of an exporter. When it changes, earlier values cannot be compared, so the
-// history begins again.
+// `identity` is different for each run of an exporter. If the exporter has restarted, or if a forwarded port
+// now leads to another exporter, the values cannot be compared with earlier values.
 let identity = '', hasBegunAgain = false;
 function identify(id) {
 	if (identity && identity !== id) {
@@ -34,8 +37,10 @@ function identify(id) {
 	identity = id;
 }
 
-// Computes the fields `own` (private) and `held` (resident), with swapped bytes, and bytes that are charged
-// but not mapped.
+// If two processes share pages and one of them ends, the PSS and the private bytes of the other process rise,
+// although it uses no more memory. Its resident bytes stay the same. So growth is measured both in private
+// bytes (the field `own`) and in resident bytes (the field `held`), and the smaller growth is used. Both
+// fields also include swapped bytes, and bytes that are charged to a container but not mapped.
 function measureOwn() {
 	const uss = fields.get('uss'), swap = fields.get('swap');
 	if (!(uss?.next[0] >= 0)) return;
@@ -48,7 +53,9 @@ function measureOwn() {
 		}
 	}
 }
-// Returns whether growth is measured in the fields `own` and `held`. This is done where the value is PSS.
+// Returns whether the growth of a node of the tree is measured in private and resident bytes (see
+// measureOwn()) instead of in the field `f`. This is done for values that are PSS. Charged memory and Node
+// memory also show PSS for commands, pids, paths and kinds.
 function isByOwn(f, n) {
 	return fields.has('own') && isThere(fields.get('own')) && (f.name === 'pss' || LAYERS.includes(f.name)
 		&& /^(comm|pid|path|kind)$/.test((n.members?.[0] || n).level));
@@ -56,10 +63,10 @@ function isByOwn(f, n) {
 
 const valueAt = (point, f, n) => at(f, n, point.columns.get(f.name) || NONE);
 const isNew = (f, n) => !(valueAt(since().base, f, n) >= 0);
-// Returns how much a value has changed in the current span. A new node has grown from 0, a new field has not
-// changed.
+// Returns how much the value of a node of the tree has changed since the page was opened, or since the user
+// started a measurement. A node that did not exist then has grown from 0. A field that did not exist then
+// counts as unchanged.
 function change(f, n, valueOf = at) {
-	// When a process ends, the PSS and private bytes of its neighbours may rise, but not their resident bytes.
 	if (isByOwn(f, n)) return min(...['own', 'held'].map(name => change(fields.get(name), n, valueOf)));
 	const { base } = since(), now = valueOf(f, n), then = base.columns.has(f.name)
 		? valueAt(base, f, n) : at(f, n);
@@ -70,8 +77,9 @@ const matters = (f, n, v) => abs(v) >= max(f.bytes ? 1048576 : 1, abs(at(f, n) |
 
 // Returns the remembered values of a node as a list of [time, value].
 const dotsOf = (f, n) => since().points.map(p => [p.t, valueAt(p, f, n)]).filter(([, v]) => v === v);
-// Returns the points [time, value] of a node's growth. Where isByOwn() holds, a value is the change in the
-// current span.
+// Returns the points [time, value] of the line that shows how a node of the tree has grown. Usually the value
+// is that of the field `f`. If isByOwn() returns true, the value is the growth in private and resident bytes
+// since the page was opened, or since the user started a measurement.
 function growthOf(f, n) {
 	if (!isByOwn(f, n)) return dotsOf(f, n);
 	return since().points.filter(p => p.columns.has('own'))
@@ -89,8 +97,8 @@ function slopeOf(dots) {
 }
 // Matches the kinds of parts that fastest() skips.
 const NO_USE = /^(difference|free|other_pods|remainder)$/;
-// Returns the command, or the part of charged memory, that grows fastest. Returns null if no growth is large
-// enough.
+// Returns the command, or the part of the memory of a cgroup, that grows fastest. Returns null if no growth
+// is large enough to show.
 function fastest(f) {
 	const grown = [];
 	for (const n of nodes) {
@@ -105,8 +113,8 @@ function fastest(f) {
 	}
 	return best;
 }
-// Returns an SVG path through the points. The box has `middle` at half its height, and `middle` + `half` at
-// the top.
+// Returns an SVG path through the points, in a box with a margin of 1. The value `middle` is drawn at half
+// the height, and the value `middle` + `half` at the upper edge.
 function lineOf(dots, width, height, middle, half) {
 	const [first] = since().points, length = since().points.at(-1).t - first.t;
 	if (!(length > 0) || dots.length < 2) return '';
@@ -114,8 +122,8 @@ function lineOf(dots, width, height, middle, half) {
 		y = v => ((height / 2) - (v - middle) / half * (height / 2 - 2)).toFixed(1);
 	return 'M' + dots.map(([t, v]) => `${x(t)} ${y(v)}`).join('L');
 }
-// Returns the lowest and highest value, and the range `middle` ± `half` to draw. A minimum keeps noise from
-// looking like a leak.
+// Returns the lowest and the highest value of the points, and the range to draw: `middle`, plus or minus
+// `half`. The range has a minimum size, so that noise does not look like a leak.
 function rangeOf(dots) {
 	let low = Infinity, high = -Infinity;
 	for (const [, v] of dots) low = min(low, v), high = max(high, v);
@@ -141,8 +149,9 @@ function pack(names, budget = 250000) {
 		}),
 	});
 }
-// Restores what pack() saved before a reload. The first exposition must be in the tree already, because nodes
-// are looked up there.
+// Restores the values that pack() saved before the page was reloaded. The first exposition must already be in
+// the tree, because unpack() looks up the saved nodes in the tree. For values that pack() did not save,
+// growth is counted from the reload on.
 function unpack(text, t) {
 	const saved = JSON.parse(text);
 	if (saved.identity !== identity) {

@@ -1,15 +1,16 @@
 // Lays out the treemap. Each node has the area `v`. The layout sets the rectangle of a node: x, y, w and h.
 
-// Returns the size of a node in steps of factor 1.4. Small changes keep the step, so that tiles keep their
-// places.
+// Returns the size step of a node. A step is a range of sizes, and the largest size in a step is 1.4 times
+// the smallest. Tiles are sorted by their steps instead of their sizes. A node changes its step only if its
+// value is clearly outside the step. So tiles keep their places while sizes change a little.
 function stepOf(n, scale) {
 	const exact = 2 * Math.log2(n.v);
 	if (n.scale !== scale || abs(exact - n.step - .5) > 1) [n.scale, n.step] = [scale, floor(exact)];
 	return n.step;
 }
 
-// Arranges nodes as squarified rows (Bruls, Huizing and van Wijk, 2000). Within a size step, older nodes come
-// first.
+// Arranges nodes as squarified rows (Bruls, Huizing and van Wijk, 2000). Larger nodes come first. Nodes of
+// about the same size (see stepOf()) are sorted by age.
 function squarify(list, x, y, w, h, scale) {
 	let total = 0;
 	for (const n of list) {
@@ -46,19 +47,19 @@ let ages = 0;
 const isArea = n => n.v > 0 && n.v < Infinity;
 const withArea = n => n.kids.filter(isArea);
 
-// Lays out the tree inside `place`. Returns `groups`, each before the groups inside it, and `tiles`, which
-// are drawn over them.
+// Lays out the tree inside the node `place`. Returns two lists of nodes. `groups` are drawn first, each one
+// before the groups inside it. `tiles` are drawn over the groups, in colour. The parameter `drawn` is the
+// number of the current drawing. Each node that has a rectangle stores this number in its property `drawn`.
 function layOut(place, width, height, scale, drawn) {
 	const groups = [], tiles = [];
 	function divide(list, x, y, w, h, depth) {
 		squarify(list, x, y, w, h, scale);
 		for (const n of list) {
-			// In each drawing, the nodes that get a rectangle get the drawing's number.
 			n.drawn = drawn;
 			const names = [n.text];
 			let some = withArea(n), last = n;
-			// A group and its only child become one group with both names, for example a pod and its only
-			// container.
+			// If a group has only one child, and the child has children, the two become one group that shows both
+			// names. An example is a pod with one container that runs one command.
 			while (some.length === 1 && some[0].kids.length) {
 				const [only] = some;
 				Object.assign(only, { x: n.x, y: n.y, w: n.w, h: n.h, drawn });
@@ -90,8 +91,8 @@ function largestKind(n) {
 	while (n.kids.length) n = n.kids.reduce((a, b) => b.v > (a.v || 0) ? b : a);
 	return n.kind;
 }
-// Returns the innermost node `n` at a point, and the node `enter` that a click opens: the outermost, with
-// pods preferred to namespaces.
+// Returns two nodes at a point: `n` is the innermost node, and `enter` is the node that a click opens. A
+// click opens the outermost node at the point, except that it opens a pod instead of the pod's namespace.
 function hitIn(place, x, y, drawn) {
 	let n, enter;
 	for (let k = place; k;) {

@@ -79,7 +79,8 @@ function paint(q) {
 		text('11px', 'muted');
 		const taken = measure(value) + 14, font = depth ? '11px' : '600 12px';
 		text(font, 'ink');
-		// The value is shown if it fits beside the first name. The last names are left out if they do not fit.
+		// The heading of a group has one or more names, and the value if there is room for it beside the first
+		// name. If not all names fit, the last names are left out.
 		const free = n.w - 12, isRoomy = measure(parts[0]) + taken <= free, left = isRoomy ? free - taken : free;
 		while (parts.length > 1 && measure(parts.join(' › ')) > left) parts.pop();
 		ctx.fillText(fitName(parts.join(' › '), left, measure), n.x + 6, y);
@@ -96,10 +97,12 @@ function paint(q) {
 		if (n.h > 34 && measure(value) <= n.w - 9) ctx.fillText(value, n.x + 5, n.y + 25);
 	}
 }
-// Returns a name, shortened to the width. A name such as [heap] that does not fit loses its brackets first.
+// Returns a name, shortened to the width. If the whole name does not fit, a name such as [heap] first loses
+// its brackets.
 const fitName = (name, width, measure) => measure(name) <= width ? name :
 	fit(name.replace(/^\[(.*)\]$/s, '$1'), width, measure);
-// Returns the name on a tile: for a file the base name, with folders if another file in the group has it too.
+// Returns the name that is written on a tile. The tile of a file has the file's base name. If other files in
+// the same group have this base name, the tile also has as many folders as needed to distinguish the files.
 function labelOf(n) {
 	if (n.level !== 'path' || !n.dir) return n.text;
 	const same = (n.up.named?.drawing === drawing ? n.up.named : n.up.named = { drawing,
@@ -179,8 +182,8 @@ function hover(to) {
 		? aboutCharged(n) : [], fieldsOf(n, list));
 	placeTip(n);
 }
-// Places the tooltip beside, below or above a node or, if there is no room, in the corner farthest from the
-// pointer.
+// Places the tooltip beside a node, or below or above it. If there is no room for this, places the tooltip in
+// the corner that is farthest from the pointer.
 function placeTip(n) {
 	const box = canvas.getBoundingClientRect(), w = tip.offsetWidth, h = tip.offsetHeight,
 		left = box.left + n.x, top = box.top + n.y;

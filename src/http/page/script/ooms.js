@@ -3,8 +3,10 @@
 let ooms = [], oomsText = '', isAskingOoms = false, hasOoms = false, failedOoms = 0, pauseOoms = 0,
 	shownOoms = 3;
 
-// Fetches the OOM records after a scrape. Older exporters have none, so the exposition must have metrics that
-// only newer ones have.
+// Fetches the OOM records, at most once per scrape. Older exporters have no records, so nothing is fetched
+// until the exposition has metrics that only newer exporters have. After a failed attempt, the next two
+// scrapes are skipped. Each further failure doubles the number of skipped scrapes, up to 64. Meanwhile, the
+// last records stay on display.
 async function askOoms() {
 	hasOoms ||= [...accounts.values()].some(hasParts) || [...latest.own.keys()].some(name =>
 		name.startsWith(OWN + 'oom'));
@@ -22,7 +24,6 @@ async function askOoms() {
 		}
 		failedOoms = 0;
 	} catch { // There are no readable records. The map works without them.
-		// Each further failure doubles the number of scrapes to skip.
 		pauseOoms = min(64, 2 ** ++failedOoms);
 	} finally {
 		isAskingOoms = false;

@@ -1,5 +1,5 @@
-// Parses Prometheus's text format 0.0.4, line by line. An invalid line is skipped and has no effect on other
-// lines.
+// Parses Prometheus's text format 0.0.4. Each line is parsed in one pass. An invalid line is skipped and has
+// no effect on other lines. Label values may contain any character, with the escapes \\, \" and \n.
 
 const isNameStart = c => c >= 97 && c <= 122 || c >= 65 && c <= 90 || c === 95;
 const isName = c => isNameStart(c) || c >= 48 && c <= 57;
@@ -15,8 +15,8 @@ function unescape(text) {
 	return out;
 }
 
-// Parses labels such as `a="b",c="d"}` at the position `at`. Returns them and the position after the brace,
-// or null if invalid.
+// Parses labels such as `a="b",c="d"}`, which begin at the position `at`. In the result, `end` is the
+// position after the brace. Returns null if the labels are invalid.
 function parseLabels(line, at) {
 	const labels = new Map(), blanks = () => { while (isBlank(line.charCodeAt(at))) at++; };
 	for (;;) {
@@ -53,8 +53,8 @@ function parseValue(text) {
 	return number !== number || /^0[box]/i.test(value) ? null : number;
 }
 
-// Parses `name{labels} value`. Returns null for other lines. `key` is the text after the opening brace,
-// including the closing one.
+// Parses `name{labels} value` into { name, labels, value, key }. The key is the text between the braces.
+// Returns null if the line is not a sample.
 function parseSample(line) {
 	let at = 0;
 	while (isBlank(line.charCodeAt(at))) at++;

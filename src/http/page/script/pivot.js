@@ -1,8 +1,9 @@
-// Builds the pivot, a second tree of the same series by path. Also searches. Nodes of the pivot and rows of a
-// search show the sums of their members, which are nodes of the first tree.
+// Builds the pivot, and searches. The pivot is a second tree of the same series, sorted by path. A node of
+// the pivot, or a row of a search, has members, which are nodes of the first tree. Its value is the sum of
+// their values.
 
-// The root of the pivot, or null until it is needed. Below it are the levels path or kind, namespace, pod and
-// command.
+// The root of the pivot, a second tree of the same series. The levels below the root are path (or kind),
+// namespace, pod and command. The pivot is built when it is first needed.
 let pivot = null;
 
 const isByPath = n => n.level === 'path' || n.level === 'kind' || n.level === 'part';
@@ -19,7 +20,8 @@ function addToPivot(leaf) {
 	let n = pivot;
 	const isPart = leaf.level === 'part';
 	for (const level of [leaf.level, 'namespace', 'pod', isPart ? 'container' : 'comm']) {
-		// A tile of the node's memory has no namespace, and a tile of a pod has no container.
+		// A tile for memory of the whole machine has no namespace, pod or container. A tile for memory of a pod
+		// has no container. The pivot has no nodes for these missing levels.
 		if (isPart && !(level in names)) break;
 		n = child(n, level, names[level] ?? '');
 		n.kind = leaf.kind;
@@ -56,13 +58,15 @@ const kidsOf = n => n.kids.filter(live);
 // Returns the rows of the table for a node of the tree: its children, with each namespace replaced by its
 // pods.
 const insideOf = n => kidsOf(n).flatMap(k => k.level === 'namespace' ? kidsOf(k) : [k]);
-// Returns the tree node that a link to `n` opens. A pod with only one container opens that container.
+// Returns the node of the tree that a link to `n` opens. This is usually `n` itself. A link to a pod with
+// only one container opens the container.
 function entered(n) {
 	const kids = n.level === 'pod' ? kidsOf(n) : [];
 	return kids.length === 1 && kids[0].kids.length ? kids[0] : n;
 }
-// Returns the tree node that a link outward opens. A pod that opens its only container is skipped, see
-// entered().
+// Returns the node of the tree that a link outward from `n` opens. This is usually the parent of `n`. But a
+// link to a pod with only one container opens the container (see entered()). So if `n` is such a container,
+// the link opens the parent of the pod.
 function outsideOf(n) {
 	const up = n.up || n;
 	return up.up && n.level !== 'namespace' && entered(up) === n ? up.up : up;
@@ -72,15 +76,17 @@ function outsideOf(n) {
 
 const found = { q: '', place: null, rows: new Map() }; // rows are kept from scrape to scrape
 
-// Returns a text as the search compares it: as displayed, in lower case, but with spaces instead of ␠.
+// Prepares a text for comparison in a search. Returns the displayed text in lower case, with real spaces. The
+// page displays a space at either end of a name as ␠.
 const asSearched = text => visible(text).toLowerCase().replace(/␠/g, ' ');
 const lower = n => n.lower ??= asSearched(n.text);
 const lowerFull = n => n.lowerFull ??= asSearched(n.full);
 const matches = (n, q) => lower(n).includes(q) || (n.level === 'path' || q.includes('/'))
 	&& lowerFull(n).includes(q);
 
-// Marks the nodes below `n` that match (`hit`), and those that match or contain a match (`near`). Returns
-// whether any node matches.
+// Marks the nodes below `n` that match the search. `drawing` is the number of the current drawing of the
+// treemap. If a node matches, its property `hit` is set to `drawing`. If a node matches or has a match below
+// it, its property `near` is set to `drawing`. Returns whether any node matches.
 function mark(n, q, drawing) {
 	let any = false;
 	for (const k of n.kids) {
@@ -97,7 +103,8 @@ function chain(n, top) {
 		names.unshift(up.full);
 	return names.join(' › ');
 }
-// Returns a row for each node below `place` that matches `q`. Nodes with the same path share a row.
+// Returns one row for each node below `place` with the text `q` in its name. Nodes for the same path share
+// one row, which shows the sum of their values.
 function search(place, q) {
 	if (found.q !== q || found.place !== place) Object.assign(found, { q, place, rows: new Map() });
 	const old = found.rows, paths = new Map(), walk = [...place.kids], rows = found.rows = new Map();
@@ -124,7 +131,8 @@ function search(place, q) {
 	}
 	return [...rows.values()];
 }
-// Returns the node that a click on a row opens. A row for several nodes leads to their path in the pivot.
+// Returns the node that the page shows after a click on a row. A row for several nodes with the same path
+// leads to this path in the pivot, which is a second tree with the paths at its top.
 function targetOf(n) {
 	return n.target || (n.members && !n.up.members && isByPath(n) ? getPivot().by?.get(n.name) : n);
 }

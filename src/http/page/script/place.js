@@ -3,15 +3,13 @@
 
 const $ = {};
 for (const el of document.querySelectorAll('[id]')) $[el.id] = el;
-// Names may contain anything, so pass them as text or attribute values. The Content-Security-Policy forbids
-// style attributes: use classes or the CSSOM.
 function make(tag, set, ...inner) {
 	const el = Object.assign(document.createElement(tag), set);
 	el.append(...inner);
 	return el;
 }
-// Sets the text only if it has changed. Otherwise a refresh would clear selections, and screen readers would
-// read it again.
+// Sets the text of an element, but only if it has changed. Otherwise a refresh would clear selected text, and
+// screen readers would read the element again.
 function put(el, text) { if (el.textContent !== text) el.textContent = text; }
 function putValue(el, text, value) { put(el, text); el.dataset.value = value; }
 
@@ -42,8 +40,8 @@ function select(changes) {
 const namesOf = n => n.up ? [...namesOf(n.up), n.name] : [];
 const hrefOf = n => hashOf({ at: namesOf(n), by: n.members ? 'path' : pivot && isIn(pivot, n) ? 'path' : '',
 	q: '', ...live(n) ? {} : { field: CHARGED } });
-// Returns the link outward. If the shown node is gone, the link leads to the innermost enclosing node that
-// still exists.
+// Returns the link from the shown node to the node that encloses it. If the shown node no longer exists, the
+// link leads to the innermost enclosing node that still exists.
 function outerHref() {
 	if (place) return hrefOf(outsideOf(place));
 	let at = state.at;

@@ -82,20 +82,27 @@ document.onvisibilitychange = () => document.hidden ? keep() : poll();
 let timer, early = 0, changes = 0, busy = false, wasLong = false;
 const started = performance.now();
 
-// Returns how many seconds to wait before the next poll, usually one interval between scrapes. `t` is the
-// time of the last scrape.
+// Returns how many seconds to wait before the next poll. `t` is the time of the scrape in the last answer.
+// The page measures the interval between scrapes. Until the interval is measured, each wait is half as long
+// as the page has been open.
+//
+// After a poll with a new scrape, the page waits for one interval. After a poll without a new scrape, the
+// page waits for an eighth of the interval. While no new scrape comes, each wait is 1.5 times as long as the
+// wait before, up to one interval.
+//
+// A pause of the exporter can make the measured interval too long. So after every eighth new scrape, the page
+// waits for only half an interval, and notices if scrapes follow each other faster.
 function pace(t) {
-	// Without a new scrape, each wait is 1.5 times the last, up to one interval. Without an interval, it is
-	// half the page's age.
 	if (!latest || t === latest.t) return interval ? min(interval, max(.1, interval / 8) * 1.5 ** early++)
 		: max(.5, (performance.now() - started) / 2000);
-	// A gap of more than three intervals may be a pause of the exporter, so only the second such gap counts.
+	// `gap` is the time between the last two scrapes that the page saw. A shorter gap always replaces the
+	// interval. A longer gap may contain a scrape that the page has missed. So it counts only if the page also
+	// polled during the gap; `early` is the number of these polls. A gap of more than three intervals may be a
+	// pause of the exporter. So it counts only if the gap before it was also that long (`wasLong`).
 	const gap = t - latest.t, isLong = interval && gap > 3 * interval;
-	// A longer gap may hide a missed scrape, so it counts only if the page polled in between (`early`).
 	if (!interval || gap < interval || early && (!isLong || wasLong)) interval = max(.5, gap);
 	wasLong = isLong;
 	early = 0;
-	// Every eighth wait is halved, because a pause of the exporter can make the measured interval too long.
 	return ++changes % 8 ? interval : interval / 2;
 }
 // Fetches, reads and draws once. Returns how many seconds to wait before the next poll.
@@ -128,7 +135,6 @@ async function refresh() {
 		|| 0;
 	const skew = (Date.now() - Date.parse(answer.headers.get('date'))) / 1000, isFirst = !latest;
 	commit();
-	// A skew of up to 3 s counts as 0, because the Date header has only whole seconds.
 	latest = { own, broken, t, denied: reads, rising: reads > (latest?.denied || 0), skew: abs(skew) > 3
 		? skew : 0, at: performance.now() };
 	identify(JSON.stringify([infos('node', 'node'), own.get(START)?.[0].value]));

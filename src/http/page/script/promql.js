@@ -1,5 +1,5 @@
-// Makes the PromQL query for the numbers on display: one for each row of the table, or one for the selected
-// node.
+// Makes a PromQL query for the numbers on display. The query returns one number for each row of the table. If
+// the table has no rows, the query returns the number of the selected node of the tree.
 
 // PromQL's lexer rejects the character U+FFFD as invalid UTF-8, but accepts the escape \ufffd.
 const quote = s => '"' + s.replace(/[\\"]/g, '\\$&').replace(/\n/g, '\\n').replace(/\ufffd/g, '\\ufffd')
@@ -9,8 +9,8 @@ const oneOf = (label, names) => names.length === 1 ? `${label}=${quote(names[0])
 	: `${label}=~${quote(names.map(literal).join('|'))}`;
 const PIVOT_LEVELS = ['namespace', 'pod', 'comm'], OUTER = LEVELS.slice(0, 3);
 
-// Whether there is a query. Charged memory by path has none, because the query would have to join all
-// metrics.
+// Whether there is a query for the numbers on display. There is none for charged memory by path, because it
+// would need a join of all metrics.
 function hasQuery() {
 	if (!place || place.kids.length && !rows.length) return false;
 	return !layer || !state.by && at(field, place) >= 0 && (!state.q || isListing()
@@ -47,16 +47,19 @@ function selectorOf(where, level) {
 	const isUss = field.name === 'uss', depth = LEVELS.indexOf(level), isOfPods = layer === NODE && depth < 2;
 	const metric = !layer ? field.metric : depth > 2 ? FAMILY + 'pss_bytes' : (isOfPods ? POD : TILE)
 		+ 'current_bytes';
-	// USS sums two families in one selector, because with --omit-zero `+` would drop series that only one
-	// family has.
+	// USS is the sum of two families, so the selector matches both. The operator `+` cannot add them, because
+	// with --omit-zero a series may exist in only one of the two families, and `+` would drop it.
 	const all = isUss ? [`__name__=~"${FAMILY}private_(clean|dirty)_bytes"`, ...where] : where;
 	return (isUss ? '' : metric) + (all.length ? `{${all}}` : '');
 }
 const sumOf = (by, where, level) => `sum by (${by.join(', ')}) (${selectorOf(where, level)})`;
 const POD = 'cgroup_pod_memory_', NODE_METRIC = 'cgroup_node_memory_bytes',
-	// Matches the kinds of tiles without a metric: the rest of a memory use, which restOf() computes.
+	// Matches the kinds of tiles for the rest of a memory use. No metric has this rest, so restOf() computes it
+	// by subtraction.
 	REST = /^(difference|rest|other_pods)$/;
-// Returns PromQL selectors for tiles. Tiles of a kind in REST are skipped, because they have no metric.
+// Returns PromQL selectors for the values of tiles in the treemap. A tile shows one part of the memory of a
+// container, a pod or the node. Tiles of a kind that matches REST are skipped, because no metric has their
+// values.
 function partsOf(where, tiles) {
 	const lists = new Map();
 	for (const n of tiles) {
@@ -69,8 +72,9 @@ function partsOf(where, tiles) {
 	}
 	return [...lists].map(([metric, list]) => `${metric}{${[...where, oneOf('part', list)]}}`);
 }
-// Returns a query for the rest of a memory use: the use minus all that is shown inside, or the node's
-// unlisted pods.
+// Returns a query for the rest of the memory use of a container, a pod or the node. In a container or pod,
+// the rest is its memory use minus everything that is shown inside it. For the node, it is the use of all
+// pods minus the use of the listed pods.
 function restOf(where, n) {
 	const isInside = n.level === 'pod' || at(fields.get('pss'), n) >= 0;
 	const terms = n === root ? [`${NODE_METRIC}{${[...where, 'part="pods"']}}`, selectorOf(where, 'pod')]
@@ -79,8 +83,11 @@ function restOf(where, n) {
 			...partsOf(where, n.account.tiles.map(([tile]) => tile))];
 	return terms.map(term => `sum(${term})`).join(' - ');
 }
-// Returns the alternatives (lists of PromQL label matchers) that select what a search has found on one level
-// of the tree.
+// Returns a list of lists of PromQL label matchers, which select the nodes that a search has found on one
+// level of the tree, for example pods. The caller makes one selector from each inner list, and joins the
+// selectors with `or`. A matcher is usually a regular expression with the text of the search. But the search
+// compares displayed names, and some of these differ from the labels. If the regular expression would select
+// other nodes than the search has found, the matchers have the exact labels of the nodes.
 function foundBy(found, level) {
 	const q = asSearched(state.q), text = new RegExp(literal(q), 'iu'), isList = isListing();
 	const levels = isList ? OUTER.slice(OUTER.indexOf(place.level) + 1) : level === 'pod' && q.includes('/')
@@ -90,8 +97,6 @@ function foundBy(found, level) {
 	const inside = n => kidsOf(n).flatMap(k => [k, ...inside(k)]);
 	const all = isList ? containersOf(place) : inside(place === pivot ? root : place)
 		.filter(n => n.level === level);
-	// A regular expression is used only if it selects the same nodes, because displayed names can differ from
-	// labels.
 	if (all.every(n => (isList ? rows.includes(n) : matches(n, q)) === isText(n))) {
 		return levels.filter((_, k) => found.some(n => text.test(names(n)[k])))
 			.map(level => [`${level}=~${quote(`(?is).*${literal(q)}.*`)}`]);

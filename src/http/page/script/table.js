@@ -1,5 +1,5 @@
-// Draws the table, which shows the treemap in accessible form. Nodes keep their row elements, so that focus
-// and selected text stay.
+// Draws the table, which shows the content of the treemap in accessible form. Each node of the tree keeps its
+// row element from one drawing to the next, so that focus and selected text stay.
 
 const NUMBERS = ['pss', 'rss', 'uss', 'swap', 'mappings', 'processes'], lines = new Map(), heads = {},
 	blank = $.line.cloneNode(true);
@@ -19,10 +19,11 @@ for (const key of ['name', 'limit', 'share', 'value', 'change', 'trend', ...NUMB
 }
 put(heads.limit.firstChild, 'Use of limit');
 heads.limit.title = 'Sorts by what is closest to its limit';
-// Returns 1 if the rows are sorted by this column in ascending order, -1 in descending order, otherwise 0.
+// Returns 1 if the rows are sorted by this column in ascending order, -1 in descending order, and 0 if they
+// are not sorted by it. The column `value` shows the selected field, so it counts as sorted if the rows are
+// sorted by that field.
 function isSorted(key) {
 	const by = sortOf(sorting());
-	// `value` is the column of the selected field.
 	return key === by || key === 'value' && by === field.name ? sorting()[0] === '-' ? -1 : 1 : 0;
 }
 function fieldAt(key) { return key === 'share' || key === 'value' ? field : fields.get(key); }
@@ -76,8 +77,8 @@ function drawTable() {
 		lines.delete(n);
 	}
 	const dots = new Map(shown.map(n => [n, growthOf(field, n)]));
-	// The trend lines of all rows have the same scale, so that much growth stands out. Their height stands for
-	// 2 * `half`.
+	// The trend lines in all rows have the same scale, so that rows with much growth stand out. The full height
+	// of a line stands for 2 * `half`.
 	let half = field.bytes ? 524288 : 1;
 	for (const d of dots.values()) if (d.length) half = max(half, (rangeOf(d).high - rangeOf(d).low) / 2);
 	put(heads.trend.firstChild, `Trend (scale ±${show(field, half)})`);
@@ -123,8 +124,9 @@ function fillRow(row, n, dots, half) {
 		if (!row.use) row.limitCell.append(...(row.use = makeUse()).all);
 		fillUse(row.use, accountOf(n), largestUse);
 	}
-	// A row is new if it had no mappings when the comparison began. Unmapped memory never has any, so its value
-	// decides.
+	// A row is new if its node of the tree had no mappings at the start of the comparison. The comparison
+	// starts when the page is opened, or when the user starts a measurement. Nodes for memory that no process
+	// maps never have mappings. Such a node is new if it had no value in the selected field.
 	const mappings = fields.get('mappings');
 	row.isNew.hidden = !isNew(mappings && at(mappings, n) >= 0 ? mappings : field, n);
 	drawChange(row.delta, n, change(field, n));

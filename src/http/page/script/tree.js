@@ -1,5 +1,5 @@
-// Keeps the tree of namespaces, pods, containers, commands and paths. Each field has an array of values,
-// indexed by the node's number.
+// Keeps the tree of namespaces, pods, containers, commands and paths. Each field has an array with its values
+// for all nodes. The number of a node is the node's index in these arrays.
 
 // The text for each colour of tiles. account.js adds further entries.
 const KINDS = { anon: 'Anonymous', anon_thread_stack: 'Thread stacks', anon_malloc_arena: 'Malloc arenas',
@@ -35,19 +35,20 @@ const series = new Map(); // label text as exposed -> node
 // `nodes` has parents before their children. `order` has the nodes of the series, in the order of the last
 // exposition.
 let nodes = [], order = [];
-// `tick` is the number of the last exposition that was read completely.
 let room = 1024, tick = 0;
 const NONE = []; // the children of leaves, which most nodes are
 const root = number(makeNode(null, 'node', ''));
 let layer = ''; // the selected field if it is one that shows tiles of cgroups, see account.js
-// Returns whether the last exposition has values to show for a node. Charged memory counts only if the
-// selected field shows it.
+// Returns whether the last exposition has values to show for a node of the tree. `tick` is the number of the
+// last exposition that was read completely. `seen` is the number of the last exposition with series of
+// processes for the node, or for a node below it. `charged` is the same for memory of cgroups. `charged`
+// counts only if the selected field shows memory of cgroups.
 const live = n => n.seen >= tick || !!layer && n.charged >= tick && at(fields.get(layer), n) >= 0;
 
-// Makes a node. If number() does not add it to `nodes`, `i` stays -1, and at() uses the values of its
-// `members`.
+// Makes a node. `i` is the index of the node's values in the columns of all fields. number() sets `i` for
+// nodes of the tree. For other nodes, such as the rows of a search, `i` stays -1, and their values are
+// computed from the nodes in `members` (see pivot.js).
 function makeNode(up, level, name) {
-	// `seen` and `charged` are the numbers of the last expositions with processes and with charged memory.
 	const n = { i: -1, up, level, name, kids: NONE, by: null, kind: 'all', dir: '', rank: -1, seen: 0,
 		charged: 0, v: NaN };
 	n.text = up ? (level === 'pid' ? 'pid ' : '') + visible(name)
@@ -89,8 +90,9 @@ function child(up, level, name, isNumbered) {
 	}
 	return n;
 }
-// Returns a node's value in the field `f`. A node with members has their sum or, for page sizes, their
-// largest.
+// Returns the value of a node in the field `f`. Some nodes, such as the rows of a search, have no value of
+// their own, but a list of other nodes in `members`. Then the value is the sum of the members' values. If the
+// field is a page size, the value is the largest of the members' values.
 function at(f, n, values = f.now) {
 	if (n.i >= 0) return values?.[n.i] ?? NaN;
 	let sum = NaN;
@@ -115,8 +117,8 @@ function addSeries(key, labels) {
 	let n = root;
 	for (const level of LEVELS) {
 		const name = labels.get(level);
-		// An empty label differs from an absent one, unlike in Prometheus: an empty `pod` means a container in no
-		// pod.
+		// Prometheus treats an empty label like an absent one. Here the two differ: an empty `pod` means that the
+		// container is in no pod.
 		if (name !== undefined) n = child(n, level, name, true);
 	}
 	if (n === root) return null;
@@ -126,8 +128,12 @@ function addSeries(key, labels) {
 	return n;
 }
 
-// Parses an exposition into the columns `next`. Returns the exporter's own samples, and how many lines are
-// invalid. `pause` lets the browser draw.
+// Parses an exposition. Writes its values to the column `next` of each field, while the page shows the column
+// `now`. Returns the samples about the exporter itself by name, and the number of invalid lines. `pause` lets
+// the browser draw and respond to the user during the parsing.
+//
+// All families list their series in the same order, which is stored in `order`. So each line is first
+// compared with the label text of the next node in `order`. If they are equal, the labels need not be parsed.
 async function read(text, pause) {
 	const own = new Map();
 	let prefix = '', field, walk = [], longest = [], next = 0, until = performance.now() + 10, broken = 0;
@@ -146,8 +152,6 @@ async function read(text, pause) {
 			await pause();
 			until = performance.now() + 10;
 		}
-		// All families list their series in the same order. So the next node's label text usually matches, and
-		// need not be parsed.
 		const guess = order[next];
 		if (guess && prefix && text.startsWith(prefix, pos) && text.startsWith(guess.key, pos + prefix.length)) {
 			const value = parseNumber(text.slice(pos + prefix.length + guess.key.length, end));
@@ -198,7 +202,8 @@ function rank(list) {
 	list.forEach((n, k) => { n.rank = k; });
 }
 
-// Returns a + b, or the other value if one is NaN, because with --omit-zero the exporter leaves out zeros.
+// Returns a + b. If one of the values is absent (NaN), returns the other value, because with --omit-zero the
+// exporter leaves out values of 0.
 const plus = (a, b) => a + b || (b !== b ? a : b);
 // Sums children into parents, and makes the parsed exposition the current one.
 function commit() {

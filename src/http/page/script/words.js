@@ -1,8 +1,14 @@
 'use strict';
-// The memory map: the exporter's metrics as a treemap and a table.
+// The memory map. It parses the exporter's metrics into a tree of namespaces, pods, containers, commands and
+// paths. It shows one place of the tree as a treemap, and shows the same content as a table.
 //
-// The parts of the script share one scope, in the order of mod.rs. Those up to layout.js also run in Node
-// (tests/page).
+// The parts of the script share one scope, in the order of mod.rs. The parts up to layout.js do not use the
+// document, so tests/page can run them in Node.
+//
+// Names come from workloads and may contain anything. In the document they are used only as text nodes and
+// attribute values. On the canvas they are drawn by fillText. In the address they are encoded by
+// encodeURIComponent, and in PromQL by quote(). Styles are set by classes or through the CSSOM, because the
+// Content-Security-Policy forbids style attributes.
 //
 // This part turns numbers and names into text.
 
@@ -23,8 +29,8 @@ function span(s) {
 		+ ' s'
 		: s < 7200 ? round(s / 60) + ' min' : round(s / 3600) + ' h';
 }
-// Returns the text for a growth of `v` per second. The text has the growth per minute, in MiB if the field
-// has bytes.
+// Returns the text for the speed at which a value grows. `v` is the growth per second. The text has the
+// growth per minute, in MiB if the field has bytes.
 function slope(f, v) {
 	if (v !== v) return '';
 	const x = f.bytes ? v * 60 / 1048576 : v * 60, digits = abs(x) < 9.995 ? 2 : abs(x) < 99.95 ? 1 : 0,
@@ -37,8 +43,9 @@ const title = name => name === 'uss' ? 'Private to single processes' : name.repl
 
 // Matches control characters, invisible characters, characters that reverse text, and unusual spaces.
 const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}\p{Default_Ignorable_Code_Point}\u2800]|(?! )\p{Zs}/gu;
-// Returns a name as displayed. ASCII control characters become pictures, other misleading characters become
-// code points, and spaces at the ends become ␠.
+// Returns a name as it is displayed. Misleading characters are replaced. A control character is replaced by
+// its picture. An invisible character, a character that reverses text, or an unusual space is replaced by its
+// code point. A space at either end is replaced by a mark.
 function visible(text) {
 	if (/^[!-~]*$/.test(text)) return text;
 	return text.replace(UNSEEN, c => {
@@ -48,8 +55,8 @@ function visible(text) {
 	}).replace(/^ +| +$/g, spaces => '␠'.repeat(spaces.length));
 }
 
-// Shortens a text in its middle, because names of replicas differ at their ends. Returns an empty text if
-// little would be left.
+// Shortens a text to a width. Removes characters from the middle, because names of replicas differ at their
+// ends. Returns an empty text if fewer than five characters would be left.
 function fit(text, width, measure) {
 	if (text.length < 300 && measure(text) <= width) return text;
 	const chars = [...text.slice(0, 150), ...text.slice(max(150, text.length - 150))];
@@ -62,8 +69,9 @@ function fit(text, width, measure) {
 	return '';
 }
 
-// Returns the shortest end of a path that no other path has, such as chunks_head/000001 if others end in
-// wal/000001.
+// Returns the shortest end of a path that no other path in the list has. The end consists of whole
+// components. For example, it is chunks_head/000001 for /data/chunks_head/000001 if the list also has
+// /data/wal/000001.
 function shortest(path, others) {
 	for (let at = path.lastIndexOf('/'); at > 0; at = path.lastIndexOf('/', at - 1)) {
 		const end = path.slice(at);

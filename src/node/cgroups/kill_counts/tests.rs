@@ -13,7 +13,8 @@ struct Node {
     now: Instant,
 }
 
-/// What is full: the cgroup at this position in `containers` or `above`, or the whole node.
+/// The reason for a kill: a cgroup has reached its limit, or the whole node has no memory left. A cgroup is
+/// given by its position in the array `containers` or `above` of the test.
 enum Full {
     Container(usize),
     Above(usize),
@@ -69,8 +70,8 @@ impl Node {
         }
     }
 
-    /// Reads the cgroups above containers, and the containers in `seen`. Returns the place, number and limit
-    /// of the kills found.
+    /// Reads the cgroups above containers, and the containers in `seen`. Returns for each kill the name of
+    /// the container (or `pod`), the number of kills, and the limit.
     fn read(&mut self, seen: &[u32]) -> Vec<(String, u64, Option<Limit>)> {
         self.update_above();
         self.see_containers(seen);
@@ -136,7 +137,8 @@ fn a_kill_may_follow_seconds_after_its_limit_was_reached() {
     assert_eq!(node.read(&[0, 1, 2]), [one("a", Limit::Pod)]);
 }
 
-/// Processes in the containers `killed` are killed. Then the containers that are not in `seen` are removed.
+/// In each case, processes in the containers `killed` are killed. Then the containers that are not in `seen`
+/// are removed. The kills in a removed container must be attributed to the pod, not to another container.
 #[test]
 fn kills_are_not_attributed_to_another_container() {
     for (name, killed, seen, expected) in [
@@ -205,8 +207,8 @@ fn the_first_process_of_a_group_kill_counts_twice() {
     assert_eq!(node.read(&[0, 1, 2]), [("a".to_owned(), 4, Some(Limit::Container))]);
 }
 
-/// With the mount option `memory_localevents`, a cgroup does not count events below it, so the pod does not
-/// count this kill.
+/// With the mount option `memory_localevents`, a cgroup does not count the events of the cgroups below it. So
+/// the kernel counts this kill for the container, but not for the pod.
 #[test]
 fn local_events_are_counted_for_containers_only() {
     let mut node = Node::new();

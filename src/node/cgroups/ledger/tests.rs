@@ -106,8 +106,8 @@ fn many_top_level_cgroups_share_a_part() {
     }
     let found = parts(&mut ledger(&node), &node);
     assert_eq!(found.iter().filter(|(part, _)| part.starts_with("/job")).count(), MAX_PARTS - 1);
-    // The first 64 names are init.scope and 63 jobs. The others are 17 jobs with 1 KiB each, and system.slice
-    // with 2000 KiB.
+    // The first 64 cgroups by name are init.scope and 63 jobs. The remaining cgroups are 17 jobs with 1 KiB
+    // each, and system.slice with 2000 KiB.
     assert!(found.contains(&("other_cgroups".to_owned(), 2017)), "{found:?}");
 }
 

@@ -18,8 +18,8 @@ impl Read {
         Self(node, Accounts::new(Level::Info), fs, pods)
     }
 
-    /// Simulates a scrape. Returns each exported pod's name, memory use, limit and memory outside its
-    /// containers.
+    /// Simulates a scrape that finds these processes. Returns, for each exported pod, its memory use, its
+    /// limit and the memory outside its containers.
     fn scrape(&mut self, processes: &[Process]) -> Vec<(String, u64, Option<u64>, Option<i64>)> {
         let Self(node, accounts, fs, pods) = self;
         let processes = node.see(processes);
@@ -67,8 +67,8 @@ fn memory_left_by_ended_containers_is_outside() {
 
 #[test]
 fn containers_outside_the_filters_count_for_a_selected_pod() {
-    // The filter selects only namespace "shop". Both pods have the same name, but the second is in namespace
-    // "bank".
+    // The filter selects only the namespace "shop". The pods of both containers have the same name, but the
+    // pod of the second container is in the namespace "bank".
     let mut read = Read::new("unselected", &[("c1", "10", "shop", "a"), ("c2", "20", "bank", "b")]);
     for path in ["kubepods/x/c1", "kubepods/y/c2"] {
         read.0.cgroup(path, 10);
@@ -78,7 +78,8 @@ fn containers_outside_the_filters_count_for_a_selected_pod() {
     }
     let processes = [(10, 100, "/kubepods/x/c1"), (20, 100, "/kubepods/y/c2")];
     assert_eq!(read.scrape(&processes), [(POD.to_owned(), 25, None, Some(15))]);
-    // Neither a cgroup that several pods share nor a cgroup directly below the root is a pod's.
+    // A cgroup that several pods share is not a pod's cgroup. A cgroup directly below the root is not a pod's
+    // cgroup either.
     let mut read = Read::new(
         "shared",
         &[("c1", "10", "shop", "a"), ("c2", "20", "bank", "b"), ("c3", "30", "shop", "c")],

@@ -86,8 +86,9 @@ impl Checked {
         self.pass(processes, false);
     }
 
-    /// Simulates a check a second later. Returns the due containers' names, and each kill's container name
-    /// (empty for a pod) and count.
+    /// Simulates a check that finds these processes, a second after the previous one. Returns the names of
+    /// the containers that are due to be read, and the kills. Each kill has the name of its container, which
+    /// is empty if only the pod is known, and the number of killed processes.
     pub(crate) fn check(&mut self, processes: &[Process]) -> (Vec<&str>, Vec<(String, u64)>) {
         let kills = self.pass(processes, true);
         let kill = |kill: &Kill| {
@@ -177,7 +178,8 @@ fn a_container_can_come_close_to_the_limit_of_its_pod() {
     }
 }
 
-/// The time to the limit is 0 from 98% on, because the container then counts as having reached its limit.
+/// The memory use jumps from 1% to 96% of the limit, so the time to the limit is short. At 98% the time is 0,
+/// because a container at 98% is treated as if it had reached its limit.
 #[test]
 fn the_growth_of_a_container_decides_until_98_percent_of_its_limit() {
     let (mut node, processes) = pod("start");
@@ -217,8 +219,8 @@ fn a_kill_during_a_pass_leaves_the_readings_of_other_containers() {
     }
 }
 
-/// The name and memory of the killed process come from its `status`, read when the container was at its
-/// limit.
+/// The killed process is gone when the kill is found. Its name and memory come from its `status`, which was
+/// read when the container was at its limit.
 #[test]
 fn the_last_moment_before_a_kill_is_returned_with_it() {
     let (mut node, processes) = pod("moment");
@@ -349,7 +351,8 @@ fn kills_of_unselected_containers_are_not_counted() {
     assert_eq!(node.check(&processes[..1]).1, []);
 }
 
-/// Kills before the first read are counted if the container started after the exporter.
+/// If a container started after the exporter, the kills in the container are counted even if they happened
+/// before its counters were first read.
 #[test]
 fn kills_before_the_first_read_count_only_if_newer_than_the_exporter() {
     for (pid, start_time, path, of_container, of_pod, expected) in [
