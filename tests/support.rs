@@ -118,6 +118,21 @@ impl Serving {
         client.read_to_string(&mut text).unwrap();
         text
     }
+
+    /// Waits until the values of this many processes are exported, and returns the exposition. On a busy
+    /// machine, the first expositions lack processes that could not be read in time.
+    pub fn complete(&self, n_processes: u64) -> String {
+        let line = format!("\nsmaps_exporter_processes {n_processes}\n");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let text = self.get("/metrics");
+            if text.contains(&line) {
+                return text;
+            }
+            assert!(Instant::now() < deadline, "{n_processes} processes are not read in time");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
 }
 
 impl Drop for Serving {

@@ -310,8 +310,7 @@ fn series_counts() {
         let args: Vec<_> = args.split_terminator(' ').collect();
         let more = ["--filter", "*/*/*/*", "--addr", "127.0.0.1:0", "--fixture", fixture];
         let serving = Serving::start(exporter(&[&args[..], &more].concat()));
-        serving.value("smaps_exporter_processes");
-        let text = serving.get("/metrics");
+        let text = serving.complete(20 * 17);
         let n_sets = text.lines().filter(|line| line.starts_with("process_smaps_mappings{")).count();
         let counts = count_series(&text);
         let mib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
@@ -360,7 +359,7 @@ fn manifest_exports_few_series_and_keeps_paths() {
     let more = ["--filter", "*/*/*/*", "--addr", "127.0.0.1:0", "--fixture"];
     let fixture = recording.path().to_str().unwrap();
     let serving = Serving::start(exporter(&[&args[..], &more, &[fixture]].concat()));
-    serving.value("smaps_exporter_processes");
+    serving.complete(20 * 17);
     let page = serving.get(&format!("/metrics?{parameters}"));
     assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{}", &page[..200]);
     for expected in
