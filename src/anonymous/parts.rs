@@ -126,9 +126,8 @@ impl Parts {
         sum.add_values(values, 1);
     }
 
-    /// Ends the current run of adjacent mappings. Adds its writable mappings to the sum for thread stacks,
-    /// Java heap or another use that the rules infer. If no rule claims the run, adds them to the sum of
-    /// unclaimed mappings.
+    /// Ends the current run of adjacent mappings. Adds its writable mappings to the sum for Go heap, Java
+    /// heap or Java classes. If no rule claims the run, adds them to the sum of unclaimed mappings.
     fn end_run(&mut self) {
         if let Some(run) = self.run.take() {
             let part = run.part(self.has_named_heap);

@@ -1,5 +1,5 @@
-//! Writes the memory accounts of containers as Prometheus text: the families `cgroup_*`. An account is the
-//! memory that is charged to a container, split into parts.
+//! Writes the cgroup values of containers, such as memory and CPU, and their memory accounts as Prometheus
+//! text: the families `cgroup_*`. An account is the memory that is charged to a container, split into parts.
 
 use super::text::{Family, Kind};
 use crate::cgroupfs::account::{Exported, PARTS, parts};

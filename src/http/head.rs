@@ -99,8 +99,8 @@ pub fn parse_head(bytes: &[u8]) -> Parsed<'_> {
     Parsed::Complete(head, n_bytes)
 }
 
-/// Splits a request's target into authority, path and query. A target is usually `/path?query`. If a proxy
-/// sends it, it is `http://host/path?query`.
+/// Splits a request's target into authority, path and query. A target is usually `/path?query`. A client that
+/// uses a proxy sends `http://host/path?query`.
 fn split_target(target: &[u8]) -> (Option<&[u8]>, &[u8], &[u8]) {
     let (authority, path) = match target.get(..7) {
         Some(scheme) if scheme.eq_ignore_ascii_case(b"http://") => {

@@ -6,8 +6,9 @@
 //! nothing.
 //!
 //! All buffers together have a memory limit. To stay within the limit, the next scrape takes the buffers of
-//! outdated expositions away from slow connections. A connection without its buffer closes. Texts are taken
-//! away before gzipped bytes, and older buffers before newer ones.
+//! outdated expositions away from slow connections. The HTTP thread does the same when it adds gzipped bytes.
+//! A connection without its buffer closes. Texts are taken away before gzipped bytes, and older buffers
+//! before newer ones.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -24,8 +25,8 @@ pub fn max_gzip_bytes(n_text_bytes: usize) -> usize {
     n_text_bytes / GZIP_SHARE + (256 << 10)
 }
 
-/// The bytes of a response, which connections send. To free memory, the scrape thread may empty the buffer
-/// before all bytes are sent.
+/// The bytes of a response, which connections send. To free memory, the buffer may be emptied before all
+/// bytes are sent.
 #[derive(Default)]
 pub struct Buffer {
     n_bytes: usize,
@@ -38,14 +39,14 @@ impl Buffer {
         Self { n_bytes: bytes.len(), bytes: Mutex::new(bytes) }
     }
 
-    /// Returns the length of the complete content in bytes. The length stays the same when the scrape thread
-    /// empties the buffer to free memory.
+    /// Returns the length of the complete content in bytes. The length stays the same when the buffer is
+    /// emptied to free memory.
     pub fn n_bytes(&self) -> usize {
         self.n_bytes
     }
 
-    /// Returns the bytes, or `None` if the scrape thread has emptied the buffer. Release the guard soon,
-    /// because the scrape thread may wait for the lock.
+    /// Returns the bytes, or `None` if the buffer was emptied. Release the guard soon, because the scrape
+    /// thread may wait for the lock.
     pub fn bytes(&self) -> Option<MutexGuard<'_, Vec<u8>>> {
         Some(lock(&self.bytes)).filter(|bytes| bytes.len() == self.n_bytes)
     }

@@ -1,8 +1,9 @@
 //! The filter of system calls: calls that the program never makes fail with `EPERM`.
 //!
-//! `openat` may open files only for reading. So the program cannot write to `/proc/<pid>/mem`, nor to a
-//! container's files below `/proc/<pid>/root`. The program also cannot make memory executable, and `clone`
-//! can only create threads.
+//! Without `--record`, `openat` may open files only for reading. So the program cannot write to
+//! `/proc/<pid>/mem`, nor to a container's files below `/proc/<pid>/root`. With `--record`, `openat` may also
+//! open files write-only. The program also cannot make memory executable, and `clone` can only create
+//! threads.
 //!
 //! The order of the filter matters for speed, because the kernel compares the number of a call with one
 //! listed number after another. From Linux 5.11 on, the kernel skips the filter for calls that are allowed

@@ -18,8 +18,8 @@ pub enum Need {
 /// The schedule of checks.
 #[derive(Debug)]
 pub struct CheckSchedule {
-    /// The shortest time from the start of a scrape or a check to the start of the next check; `None` if
-    /// there are no checks.
+    /// The shortest time from the start of a scrape or a check to the start of the next check, unless that
+    /// check is urgent; `None` if there are no checks.
     interval: Option<Duration>,
     /// When the last scrape or check began.
     began_at: Option<Instant>,

@@ -230,9 +230,8 @@ impl Scraper {
         self.reads.detach(&mut self.processes);
     }
 
-    /// Whether all selected processes were read, except processes that cannot be read now. A process cannot
-    /// be read now if it is stuck, if its last read took long and was a short time ago, or if the CPU budget
-    /// is used up.
+    /// Whether all detached reads have returned, except stuck ones. Processes that were skipped, for example
+    /// because the CPU budget is used up, have no effect on the result.
     pub fn is_complete(&self) -> bool {
         self.processes.is_complete()
     }

@@ -17,7 +17,7 @@ use crate::errors::plain;
 use crate::sources::{Container, Listing, Source};
 
 /// The number of hexadecimal digits in the id of a container, in all runtimes. If shorter ids were accepted,
-/// the name of a cgroup, such as `system`, could be taken for an id.
+/// the name of a cgroup that has only such digits could be taken for an id.
 const ID_LEN: usize = 64;
 /// The length of a name that the kubelet has cut, `.log` included.
 const MAX_NAME_LEN: usize = 255;

@@ -1,4 +1,5 @@
-//! Measures the CPU time of the exporter when a client requests /metrics every 3 s, every second, or never.
+//! Measures the CPU time of the exporter when a client requests /metrics every 3 s or every second. For quiet
+//! processes, also measures it without requests.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -116,8 +117,9 @@ impl Drop for Exporter {
     }
 }
 
-/// Measures the CPU time with requests every 3 s, with requests every second, and without requests. Does this
-/// once for processes that touch new pages all the time, and once for processes that only wait.
+/// Measures the CPU time with requests every 3 s and with requests every second. Does this once for processes
+/// that touch new pages all the time, and once for processes that only wait. For processes that only wait,
+/// also measures the CPU time without requests.
 pub fn demand() -> io::Result<()> {
     let seconds = |full, short| Duration::from_secs_f64(full_or_short(full, short));
     let (period, n_periods) = (seconds(3.0, 0.1), full_or_short(10, 2));

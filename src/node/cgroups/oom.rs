@@ -56,8 +56,8 @@ pub struct Kill {
     /// What is stored about the memory of the container. `None` for a pod. Also `None` if the last process of
     /// the container ended more than ten seconds ago, because the stored values are dropped then.
     pub content: Option<Content>,
-    /// How many bytes are charged to the pod but to none of its running containers; `None` if the pod's limit
-    /// was not hit, or if the number is unknown.
+    /// How many bytes are charged to the pod but to none of its running containers. This is read if the pod's
+    /// limit was hit, or if the limit that was hit is unknown. Otherwise, or if the read fails, it is `None`.
     pub outside_containers: Option<u64>,
 }
 

@@ -209,7 +209,8 @@ impl OomWatch {
         self.0.lock().limit_watch.has_due()
     }
 
-    /// Whether no container and no pod was created in the last ten seconds.
+    /// Whether at least one cgroup is watched, and no container and no pod was created in the last ten
+    /// seconds.
     pub fn is_calm(&self) -> bool {
         self.0.lock().limit_watch.is_calm(Instant::now())
     }

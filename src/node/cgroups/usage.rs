@@ -187,8 +187,8 @@ impl CgroupUsage {
         self.watch.has_due()
     }
 
-    /// Whether no container and no pod was created in the last ten seconds. If so, the exporter may look less
-    /// often for new containers between scrapes.
+    /// Whether at least one cgroup is watched, and no container and no pod was created in the last ten
+    /// seconds. If so, the exporter may look less often for new containers between scrapes.
     pub fn is_calm(&self) -> bool {
         self.watch.is_calm()
     }

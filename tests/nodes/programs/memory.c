@@ -135,7 +135,7 @@ static void files(void) {
 }
 
 // Maps 16 MiB of huge pages and frees one half of each. The kernel keeps the freed halves until it splits the
-// huge pages.
+// huge pages. Also makes swapped memory, and memory that is freed with MADV_FREE.
 static void partly(void) {
     char *huge = map("huge pages", (void *)0x350000000000, 16 * MB, PRIVATE | MAP_FIXED_NOREPLACE, -1);
     check("huge pages", madvise(huge, 16 * MB, MADV_HUGEPAGE));

@@ -113,8 +113,9 @@ function fastest(f) {
 	}
 	return best;
 }
-// Returns an SVG path through the points, in a box with a margin of 1. The value `middle` is drawn at half
-// the height, and the value `middle` + `half` at the upper edge.
+// Returns an SVG path through the points, in a box with margins of 1 on the left and right, and of 2 above
+// and below. The value `middle` is drawn at half the height, and the value `middle` + `half` below the upper
+// margin.
 function lineOf(dots, width, height, middle, half) {
 	const [first] = since().points, length = since().points.at(-1).t - first.t;
 	if (!(length > 0) || dots.length < 2) return '';

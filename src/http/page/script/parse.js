@@ -53,8 +53,8 @@ function parseValue(text) {
 	return number !== number || /^0[box]/i.test(value) ? null : number;
 }
 
-// Parses `name{labels} value` into { name, labels, value, key }. The key is the text between the braces.
-// Returns null if the line is not a sample.
+// Parses `name{labels} value` into { name, labels, value, key }. The key is the text after the opening brace,
+// including the closing brace. Returns null if the line is not a sample.
 function parseSample(line) {
 	let at = 0;
 	while (isBlank(line.charCodeAt(at))) at++;
