@@ -10,7 +10,7 @@ from exporter import EVERYTHING, Exporter, once
 from exposition import Exposition
 from lab import Container, cri, kill, until
 from node import MEMORY_IMAGE, PROGRAMS
-from ooms import LIMIT, assert_leaked, leak, pids_of, records
+from ooms import LIMIT, ROOT, assert_leaked, leak, pids_of, records
 from sandbox import KERNEL
 
 MOUNTS = [cri.Mount(host_path=str(PROGRAMS), container_path="/programs", readonly=True)]
@@ -57,7 +57,7 @@ def test_parts_add_up_with_locked_swapped_and_freed_memory(node, record_property
     record_property(
         "parts of partly-0", ", ".join(f"{part} {value / MIB:.1f}" for part, value in partly.items() if value)
     )
-    has_swap_cache = IS_V2 and "swapcached" in Path("/sys/fs/cgroup/system.slice/memory.stat").read_text()
+    has_swap_cache = IS_V2 and "swapcached" in (ROOT / "memory.stat").read_text()
     assert "anon_unmapped" not in locked, "the kernel does not list locked memory, so this part is unknown"
     assert ("anon_unmapped" in partly) == has_swap_cache
     if has_swap_cache and os.sysconf("SC_PAGE_SIZE") == 4096:

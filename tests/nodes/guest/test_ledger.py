@@ -1,5 +1,6 @@
 """Tests that the parts of the node's memory add up to MemTotal, whatever uses the memory."""
 
+import mmap
 import os
 import re
 import shutil
@@ -14,13 +15,17 @@ from cgroups import IS_V2, MIB
 from exporter import Exporter
 from lab import Container, cri, until
 from live_node import rmdir
-from node import PROGRAMS
+from node import PROGRAMS, SYSTEMD
 from ooms import ROOT
 from sandbox import KERNEL
 
 # The maximum fraction of MemTotal that no counter of the kernel explains. Before Linux 5.13, memory.stat may
-# lack up to 32 pages for each cgroup and CPU.
-MAX_REMAINDER = 0.006 if KERNEL >= (5, 13) else 0.012
+# lack up to 32 pages for each cgroup and CPU. On arm64, 22 MiB of 3 GiB had no counter, and 39 MiB with pages
+# of 16 KiB.
+if os.uname().machine == "x86_64":
+    MAX_REMAINDER = 0.006 if KERNEL >= (5, 13) else 0.012
+else:
+    MAX_REMAINDER = 0.009 if os.sysconf("SC_PAGE_SIZE") == 4096 else 0.015
 TOTAL = int(re.search(r"MemTotal: +(\d+) kB", Path("/proc/meminfo").read_text())[1]) << 10
 SIZE = 32
 HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")
@@ -74,6 +79,8 @@ def container_cache(node):
 
 @contextmanager
 def service_cache(node):
+    if not SYSTEMD:
+        pytest.skip("there are no services here")
     file = Path("/var/tmp/ledger")
     try:
         writes = ["dd", "if=/dev/zero", f"of={file}", "bs=1M", f"count={SIZE}"]
@@ -149,8 +156,13 @@ def zram(node):
     (ZRAM / "disksize").write_text(f"{2 * SIZE}M\n")
     try:
         # zram compresses what is written to it, so the test writes random bytes, which cannot be compressed.
-        writes = ["dd", "if=/dev/urandom", "of=/dev/zram0", "bs=1M", f"count={SIZE}", "oflag=direct"]
-        subprocess.run(writes, check=True, capture_output=True)
+        # O_DIRECT needs an aligned buffer, which mmap returns.
+        disk = os.open("/dev/zram0", os.O_WRONLY | os.O_DIRECT)
+        with mmap.mmap(-1, MIB) as buffer:
+            for _ in range(SIZE):
+                buffer[:] = os.urandom(MIB)
+                assert os.write(disk, buffer) == MIB
+        os.close(disk)
         yield "zram"
     finally:
         (ZRAM / "reset").write_text("1\n")
@@ -160,6 +172,8 @@ def zram(node):
 def tcp_buffers(node):
     if not IS_V2:
         pytest.skip("version 1 counts these buffers apart from the use of cgroups")
+    if not SYSTEMD:
+        pytest.skip("the tests run in the root cgroup, in which no counter has these buffers")
     with ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         for _ in range(8):
