@@ -1,4 +1,5 @@
-//! Makes the parts of the program from the options: the source of containers, proc, cgroups, the sandbox.
+//! Opens what the program needs, as the options say: the source of containers, proc, and the cgroups. Also
+//! restricts the program's own system calls and file access.
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt as _;
@@ -89,7 +90,7 @@ pub fn scraper(options: &Options) -> Result<Scraper, String> {
     }))
 }
 
-/// Returns what these options export: what a series stands for, and which samples there are.
+/// Returns which samples these options export, and what each series stands for.
 pub fn shape(options: &Options) -> Shape {
     let &Options { group_by, anon_parts, pid: by_pid, fields, omit_zero, max_samples, .. } = options;
     Shape { group_by, anon_parts, by_pid, fields, omit_zero, max_samples }

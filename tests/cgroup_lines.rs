@@ -22,7 +22,8 @@ fn cgroups_of(file: &str) -> Cgroups {
 
 /// The runtime lists two containers, a and b. Each row has the /proc/PID/cgroup file of a process, the
 /// container to which the process must be attributed, and the path of this container's cgroup in the file. In
-/// some rows, the runtime also lists the init process of a, and the row has the cgroup file of this process.
+/// some rows, the runtime also lists the init process of container a. Such a row also has the cgroup file of
+/// the init process.
 #[test]
 fn every_line_of_a_cgroup_file_is_used() {
     const SERVICE: &str = "0::/system.slice/containerd.service\n";

@@ -163,7 +163,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
 fn links(text: &str) -> Vec<String> {
     let prose = lines(text).filter(|(is_code, _)| !is_code).map(|(_, line)| format!("{line}\n"));
     let prose: String = prose.collect();
-    // Every second part is code, because backquotes separate the parts.
+    // Backquotes begin and end code. So between them, text and code alternate. Only the text is kept.
     let prose: String = prose.split('`').step_by(2).collect();
     let targets = prose.split("](").skip(1).map(|rest| rest.split_once(')').expect("the link ends").0);
     targets.map(str::to_owned).collect()

@@ -22,8 +22,8 @@ pub struct Parts {
     /// mapping. The tuple has the mapping, the unnamed mapping directly below it, and the values of the
     /// mapping.
     waiting: Option<(Place, Option<Place>, Values)>,
-    /// The second entry is the kind of the mapping that was added last, which may have a name. The first
-    /// entry is the kind of the mapping directly below the last unnamed mapping.
+    /// The first entry is the kind of the mapping directly below the last unnamed mapping. The second entry
+    /// is the kind of the mapping that was added last, whether it has a name or not.
     below: [Option<Below>; 2],
     run: Option<Run>,
     /// Each entry has a size, and the totals of all mappings of this size that look like stacks. Only eight

@@ -195,7 +195,7 @@ impl MemoryFs {
     }
 }
 
-/// Converts a cgroup path into a path that is relative to the directory of the root. The root itself is `.`.
+/// Converts the path of a cgroup into a path below the directory of the root cgroup. The root itself is `.`.
 fn below_root(path: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(if path.is_empty() { b"." } else { path }))
 }

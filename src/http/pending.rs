@@ -100,8 +100,8 @@ impl Pending {
         self.compressing.is_some()
     }
 
-    /// Returns the time until which the request waits for a scrape, or for the exposition that its parameters
-    /// describe. `None` means that the wait is over, and that [`advance`](Self::advance) must be called now.
+    /// Returns the deadline of a request that waits for a scrape, or for an exposition with other parameters.
+    /// `None` means that the wait is over, and that [`advance`](Self::advance) must be called now.
     pub fn waits_until(&self, site: &Site) -> Option<Instant> {
         if let Some(view) = &self.view {
             return (!view.view.is_answered()).then_some(view.next_try.min(view.deadline));

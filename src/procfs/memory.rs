@@ -95,8 +95,8 @@ impl MemoryReader {
             // complete even if the process ends meanwhile, because the kernel keeps the address space alive
             // while it computes the sum. If the process has no memory, the file is empty.
             Ok(n_given) => Ok(n_given > 0),
-            // Since the file was opened, the process has ended or has executed another program. If the
-            // process still has mappings in `maps`, it has executed another program.
+            // The process has ended or has executed another program while the file was open. In the second
+            // case, `maps` has the mappings of the other program.
             Err(ReadError::Gone) => Err(exec_or_gone(process.as_fd(), "maps")),
             Err(error) => Err(error),
         }

@@ -26,8 +26,8 @@ pub struct Mounts {
 }
 
 /// The id of the first mount that a process sees. Processes in one mount namespace have the same first mount,
-/// unless a process has changed its root directory with chroot. `None` if `mountinfo` is empty or missing. A
-/// recording has no `mountinfo` of a process that sees no tmpfs.
+/// unless a process has changed its root directory with chroot. `None` if `mountinfo` is empty or missing.
+/// Recordings have this file only for processes that see a tmpfs.
 pub type FirstMount = Option<u64>;
 
 #[derive(Debug, PartialEq, Eq)]

@@ -188,7 +188,8 @@ mod tests {
             assert_eq!(chunk.len(), CHUNK);
         }
         // A recording may contain anything. Endless zeros are a line without an end, which is read until the
-        // deadline. Endless short lines count as one mapping, which is an error at 1 MiB.
+        // deadline. Endless short lines belong to the mapping above them, because no new header follows. A
+        // mapping of more than 1 MiB is an error.
         let deadline = Some(Instant::now() + std::time::Duration::from_millis(50));
         for (text, deadline, expected) in
             [(&b"\0"[..], deadline, "took too long"), (b"Rss: 1 kB\n", None, "longer than 1 MiB")]

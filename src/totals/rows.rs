@@ -141,8 +141,8 @@ impl Rows {
         self.shape.cost(row.label_len as usize, &row.outline)
     }
 
-    /// Returns each command name that is shown, as label text in two pieces without the closing brace. Also
-    /// returns the number of processes with this name.
+    /// Returns the label text and the number of processes of each command name that is shown. The label text
+    /// comes in two pieces, which the caller writes one after the other. It lacks the closing brace.
     pub(super) fn processes<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = ([&'a str; 2], u64)> {
         let is_shown = |command: &&Command| command.n_processes > 0 && !command.is_folded;
         let mut commands = self.commands.iter().filter(is_shown).peekable();

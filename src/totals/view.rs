@@ -72,8 +72,8 @@ impl View {
         shown.map(move |row| (rows.labels(summed.table, row), rows.value(summed, row, field)))
     }
 
-    /// Returns the label text and the number of processes of each command name. The two pieces of the label
-    /// text must be joined. There is no closing brace.
+    /// Returns the label text and the number of processes of each command name. The label text comes in two
+    /// pieces, which the caller writes one after the other. It lacks the closing brace.
     pub fn processes<'a>(&'a self, summed: Summed<'a>) -> impl Iterator<Item = ([&'a str; 2], u64)> {
         self.rows.processes(summed.table)
     }

@@ -53,8 +53,8 @@ impl Scrapes {
         (text.len() as f64, n_samples as f64)
     }
 
-    /// Returns the value of a family that has no labels, as a client would get it now. The family may also be
-    /// the age of the oldest values, which the server computes for each response.
+    /// Returns the value of a family that has no labels, as a client would get it now. This includes the
+    /// family for the age of the oldest values, which the server adds to each response.
     pub fn value(&self, family: &str) -> f64 {
         let exposition = self.published.latest().expect("a scrape has run");
         let age = exposition.age.map(|age| age.sample(Instant::now())).unwrap_or_default();

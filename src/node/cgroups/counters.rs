@@ -113,9 +113,9 @@ impl Counters {
             return (false, has_pod);
         }
         let Some((files, counts)) = open(fs, &place.path) else { return (false, has_pod) };
-        // The first read may already show kills. They are counted only if they are new: the container and its
-        // pod have started after the exporter, and the pod's counters, which would include the same kills,
-        // were not open before.
+        // The first read may already show kills. They are counted only if the container and its pod have
+        // started after the exporter, because older kills are not news. If the pod's counters were open
+        // before, the pod has counted the same kills.
         let is_whole = is_new && (pod.is_none() || is_new_pod && !had_pod);
         let before = if is_whole { EventCounts::default() } else { counts };
         self.counts.add_container(container, pod.filter(|_| has_pod), before);

@@ -39,7 +39,8 @@ pub struct Content {
     pub values: Values,
     /// Whether no other running container had the same labels.
     pub is_alone: bool,
-    /// The last reading of the container, if the container was close to its limit at that time.
+    /// What was read last from the container before the kill. `None` if the container was not close to its
+    /// limit at the time of that read.
     pub last_reading: Option<LastReading>,
     /// The sizes of the container's largest paths at earlier times, the oldest first. Sizes are stored only
     /// while the container uses at least half of its limit.

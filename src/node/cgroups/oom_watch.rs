@@ -225,8 +225,8 @@ impl OomWatch {
         self.0.lock().limit_watch.take_cpu_time()
     }
 
-    /// Returns how long a container takes to reach its limit or its pod's limit if its memory use keeps
-    /// growing; `None` if the memory use does not grow, or if there is no limit.
+    /// Returns the time in which a growing container will reach its own limit, or its pod will reach the
+    /// pod's limit, whichever comes first. `None` if neither grows, or if there is no limit.
     pub fn time_to_limit(&self, id: ContainerId) -> Option<Duration> {
         self.0.lock().limit_watch.time_to_limit(id, Instant::now())
     }

@@ -33,8 +33,8 @@ pub struct Discovery {
     /// Whether the log already has the warning that containers of different pods share a cgroup.
     has_reported_sharing: bool,
     unknown_cgroups: UnknownCgroups,
-    /// How many names in the kubelet's directory of links to log files do not have the form of such a link;
-    /// `None` if containers are not listed by links.
+    /// The kubelet has a directory with a link to each log file. This is the number of names there that do
+    /// not look like such links. `None` if containers are not listed by links.
     n_unrecognized: Option<u64>,
     /// The label text of each namespace, and the number of containers in it.
     namespaces: Vec<(String, u64)>,
