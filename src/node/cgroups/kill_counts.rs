@@ -16,8 +16,11 @@ use crate::node::cgroups::pace::Moved;
 use crate::node::containers::table::{Container, ContainerId};
 
 /// The longest time between a kill and the `oom` event of the limit that was hit. Between the two, the kernel
-/// prints a report to the console (mm/oom_kill.c), which takes seconds if the console is a serial line.
+/// prints a report to the console (mm/oom_kill.c). While the CPU is busy, the exporter may see the kill late.
 const NEARBY: Duration = Duration::from_secs(5);
+/// Kills that follow each other faster than this may have the same `oom` event, because the kernel may kill
+/// all processes in a cgroup at once.
+const TOGETHER: Duration = Duration::from_secs(1);
 /// How long a removed container is kept. A kill that only the cgroup of a pod has counted may have happened
 /// in a container that was removed meanwhile. So the OOM record names the containers of the pod that were
 /// removed within this time.
@@ -97,6 +100,12 @@ impl Counter {
     fn update(&mut self, counts: EventCounts, now: Instant) -> (u64, Moved) {
         let last = std::mem::replace(&mut self.last, counts);
         let n_kills = counts.kills.saturating_sub(last.kills);
+        if n_kills > 0 {
+            // An `oom` event that was already followed by a kill does not belong to a later kill.
+            for oom_at in [&mut self.own_oom_at, &mut self.oom_at] {
+                *oom_at = oom_at.filter(|&at| self.kill_at < Some(at) || now < at + TOGETHER);
+            }
+        }
         let (is_own_oom, is_oom) = (counts.own_oom > last.own_oom, counts.oom > last.oom);
         for (at, has_moved) in [
             (&mut self.kill_at, n_kills > 0),

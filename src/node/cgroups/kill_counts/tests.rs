@@ -137,6 +137,18 @@ fn a_kill_may_follow_seconds_after_its_limit_was_reached() {
     assert_eq!(node.read(&[0, 1, 2]), [one("a", Limit::Pod)]);
 }
 
+#[test]
+fn a_later_kill_does_not_belong_to_a_limit_that_already_led_to_a_kill() {
+    for full in [Full::Container(0), Full::Above(1), Full::Above(2)] {
+        let mut node = Node::new();
+        node.kill(0, &full);
+        assert_ne!(node.read(&[0, 1, 2]), [one("a", Limit::Node)]);
+        node.now += TOGETHER;
+        node.kill(0, &Full::Node);
+        assert_eq!(node.read(&[0, 1, 2]), [one("a", Limit::Node)]);
+    }
+}
+
 /// In each case, processes in the containers `killed` are killed. Then the containers that are not in `seen`
 /// are removed. The kills in a removed container must be attributed to the pod, not to another container.
 #[test]
