@@ -114,8 +114,8 @@ impl Process {
         for (key, sum) in KEYS.iter().zip(sums) {
             let _ = writeln!(rollup, "{:<15}{sum:>9} kB", format!("{key}:"));
         }
-        let faults = self.n_faults;
-        let stat = format!("{} (x) S 1 1 1 0 -1 4194304 {faults} 0 0 0 1 1 0 0 20 0 1 0 7 9 9 0\n", self.pid);
+        let Self { pid, comm, n_faults, .. } = self;
+        let stat = format!("{pid} ({comm}) S 1 1 1 0 -1 4194304 {n_faults} 0 0 0 1 1 0 0 20 0 1 0 7 9 9 0\n");
         proc.process(self.pid, &self.comm, smaps);
         for (name, text) in [("maps", maps), ("smaps_rollup", rollup), ("stat", stat)] {
             proc.write(&format!("proc/{}/{name}", self.pid), text);

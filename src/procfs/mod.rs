@@ -24,7 +24,6 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -194,23 +193,21 @@ impl ProcessDir {
         Ok(Stat::parse(text).ok_or(Errno::INVAL)?)
     }
 
-    /// Returns how active the process has been, according to `stat`. A recording has no `stat`, so the size
-    /// and the times of the smaps file are used instead. Returns `None` if that file was changed in the last
-    /// two seconds. File times may be in whole seconds, so another change in the same second might not show.
-    pub fn work(&self, buffers: &mut Buffers) -> Result<Option<Work>, ReadError> {
-        match self.stat(buffers) {
-            Ok(stat) => return Ok(Some(stat.work)),
-            Err(ReadError::Gone) => {}
-            Err(error) => return Err(error),
+    /// Returns how active the process has been, according to `stat`, and writes its name to `comm` if `stat`
+    /// shows it. A recording has no `stat`; see [`Work::of_recording`].
+    pub fn work(&self, buffers: &mut Buffers, comm: &mut Vec<u8>) -> Result<Option<Work>, ReadError> {
+        comm.clear();
+        match read_file(self.dir.as_fd(), "stat", &mut buffers.text).map_err(ReadError::from) {
+            Ok(text) => {
+                comm.extend_from_slice(stat::name(text).unwrap_or_default());
+                Ok(Some(Stat::parse(text).ok_or(Errno::INVAL)?.work))
+            }
+            Err(ReadError::Gone) => {
+                let smaps = File::from(open_file(self.dir.as_fd(), "smaps")?);
+                Ok(Work::of_recording(&smaps.metadata()?))
+            }
+            Err(error) => Err(error),
         }
-        let file = File::from(open_file(self.dir.as_fd(), "smaps")?).metadata()?;
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        let is_settled = [file.mtime(), file.ctime()].iter().all(|&at| at + 1 < now.tv_sec);
-        let [modified, changed] = [(file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec())]
-            .map(|(seconds, nanoseconds)| [seconds as u64, nanoseconds as u64]);
-        let size = [file.len(), file.ino()];
-        let work = Work { faults: modified, cpu_ticks: changed, size, program: [0; 2], is_recorded: true };
-        Ok(is_settled.then_some(work))
     }
 
     /// Returns the command name, without the final newline. The name may contain any bytes.

@@ -1,5 +1,10 @@
 //! The contents of `/proc/<pid>/stat` (man 5 proc_pid_stat).
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt as _;
+
+use rustix::time::{ClockId, clock_gettime};
+
 /// The activity of a process since it started, as far as `stat` shows it. A recording has no `stat`. In a
 /// recording, the fields contain the size, the inode number and the times of the smaps file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +25,19 @@ pub struct Work {
 }
 
 impl Work {
+    /// Returns the size, the inode number and the times of a recorded smaps file. Returns `None` if the file
+    /// was changed in the last two seconds. File times may be in whole seconds, so another change in the same
+    /// second might not show.
+    pub fn of_recording(file: &Metadata) -> Option<Self> {
+        let now = clock_gettime(ClockId::Realtime);
+        let is_settled = [file.mtime(), file.ctime()].iter().all(|&at| at + 1 < now.tv_sec);
+        let [modified, changed] = [(file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec())]
+            .map(|(seconds, nanoseconds)| [seconds as u64, nanoseconds as u64]);
+        let size = [file.len(), file.ino()];
+        let work = Self { faults: modified, cpu_ticks: changed, size, program: [0; 2], is_recorded: true };
+        is_settled.then_some(work)
+    }
+
     /// Returns the start addresses of code and stack. Returns `None` if the kernel hides the addresses: a
     /// reader that may not trace the process sees 1 and 0 (fs/proc/array.c).
     pub fn visible_program(&self) -> Option<[u64; 2]> {
@@ -65,9 +83,31 @@ impl Stat {
     }
 }
 
+/// Returns the command name in the text of a `stat` file. Returns `None` if the name may contain a newline or
+/// a backslash, because `stat` then shows it in another form than `comm`.
+pub fn name(text: &[u8]) -> Option<&[u8]> {
+    let begin = text.iter().position(|&b| b == b'(')? + 1;
+    let end = text.iter().rposition(|&b| b == b')')?;
+    text.get(begin..end).filter(|name| !name.contains(&b'\\'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn name_is_between_the_outermost_parentheses() {
+        for (text, expected) in [
+            ("42 (sleep) S 1 42", Some("sleep")),
+            ("42 () S 1 42", Some("")),
+            ("42 (a) b (c)) S 1 42", Some("a) b (c)")),
+            (r"42 (a\nb) S 1 42", None),
+            (")(", None),
+            ("42", None),
+        ] {
+            assert_eq!(name(text.as_bytes()), expected.map(str::as_bytes), "{text}");
+        }
+    }
 
     #[test]
     fn stat_is_parsed() {

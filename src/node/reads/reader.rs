@@ -203,9 +203,9 @@ impl Reader {
         detail: Detail,
         n_mappings: &mut u64,
     ) -> Result<(Content, Option<Fingerprint>), ReadError> {
-        let Self { memory, buffers, parts, process_sums, .. } = self;
+        let Self { memory, buffers, parts, process_sums, comm, .. } = self;
         let (is_unchanged, mut fingerprint) = match detail {
-            Detail::Mappings(Check::CompareWith(before)) => compare(process, before, memory, buffers)?,
+            Detail::Mappings(Check::CompareWith(before)) => compare(process, before, memory, buffers, comm)?,
             _ => (false, None),
         };
         if is_unchanged {
@@ -237,8 +237,11 @@ impl Reader {
     }
 
     fn read_name_and_cgroups(&mut self, process: &ProcessDir, content: Content) -> Result<(), ReadError> {
-        self.comm.clear();
-        self.comm.extend_from_slice(process.comm(&mut self.buffers)?);
+        // If nothing has changed, the name from `stat` is still that of the program in memory.
+        if content != Content::Unchanged || self.comm.is_empty() {
+            self.comm.clear();
+            self.comm.extend_from_slice(process.comm(&mut self.buffers)?);
+        }
         match process.cgroups(&mut self.buffers, &mut self.cgroups) {
             // The process maps nothing, and its cgroups cannot be read, so it is probably a zombie. The read
             // succeeds without the cgroups, because there is no memory to attribute to a container.
@@ -263,14 +266,16 @@ impl Reader {
 }
 
 /// Takes a new fingerprint of a process, and compares it with the earlier fingerprint `before`. Returns
-/// whether the memory is unchanged, and the new fingerprint.
+/// whether the memory is unchanged, and the new fingerprint. Writes the name of the process to `comm`, or
+/// empties `comm` if the name must be read from its own file.
 fn compare(
     process: &ProcessDir,
     before: Option<Fingerprint>,
     memory: &mut MemoryReader,
     buffers: &mut Buffers,
+    comm: &mut Vec<u8>,
 ) -> Result<(bool, Option<Fingerprint>), ReadError> {
-    let Some(work) = process.work(buffers)? else { return Ok((false, None)) };
+    let Some(work) = process.work(buffers, comm)? else { return Ok((false, None)) };
     let busy = Some(Fingerprint { work, hashes: None });
     match before {
         Some(before) if before.work == work && work.is_recorded => Ok((true, busy)),
