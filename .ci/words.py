@@ -75,7 +75,7 @@ def faults(path: str, text: str) -> list[str]:
 
 
 def texts() -> dict[str, str]:
-    """Returns the text of each text file that git tracks, by path."""
+    """Returns the text of each tracked file that is checked, by path."""
     listed = subprocess.run(["git", "ls-files", "-z"], check=True, capture_output=True, text=True).stdout
     paths = [path for path in listed.split("\0") if path and not SKIPPED.search(path)]
     return {path: Path(path).read_text(encoding="utf-8") for path in paths if Path(path).is_file()}

@@ -113,8 +113,8 @@ fn files_have_at_most_400_lines() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// Returns the items that import each other in a circle, and the items that import from such a circle. The
-/// loop removes one item after another that imports none of the remaining items.
+/// Returns the items that import each other in a circle, and the items that import from such a circle. Each
+/// turn of the loop removes an item that imports none of the remaining items.
 fn circle(mut needs: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
     let mut left: BTreeSet<String> = needs.keys().cloned().collect();
     while let Some(free) = left.iter().find(|each| needs[*each].is_disjoint(&left)).cloned() {

@@ -201,7 +201,7 @@ fn view(serving: &Serving, parameters: &str) -> String {
     }
 }
 
-/// A request can set options such as `group-by` by its parameters. The response must equal the output of
+/// The parameters of a request can set options such as `group-by`. The response must equal the output of
 /// version 0.1 with these options. The options with which the exporter was started must not matter.
 #[test]
 fn parameters_give_the_same_as_version_0_1() {

@@ -100,7 +100,7 @@ impl Run {
         // A run directly above a JVM's archive of classes is a class space. Its size is a multiple of 64 MiB.
         let ends_space =
             self.below == Some(Below::ClassArchive) && (begin - self.begin).is_multiple_of(ARENA);
-        // At 4 GiB, the class space begins above the heap.
+        // If the heap of a JVM ends at the address 4 GiB, the class space begins there.
         !self.is_of_go && begin != self.begin && (begin == 4 * GIB || is_aligned || ends_space)
     }
 

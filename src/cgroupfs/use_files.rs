@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::fields::{self, CURRENT, File, INACTIVE_FILE, MAX, Values, Version};
 use crate::procfs::files::{open_file, read_file};
 
-/// Returns the files to read when a cgroup has reached its limit or is close to it: its memory use, its
-/// limit, its highest memory use, and `memory.stat`.
+/// Returns the files to read when a cgroup has reached its limit or is close to it. They have its memory use,
+/// its limit, its highest memory use, and the parts of the use.
 pub fn files(version: Version) -> Arc<[File]> {
     let all = fields::files(version, 1).into_iter();
     let names: &[&str] = match version {

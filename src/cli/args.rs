@@ -52,9 +52,9 @@ pub fn parse<I: IntoIterator<Item = OsString>>(args: I) -> Result<Command, Usage
                 None => return Err(unknown_option("--", name)),
             },
             Arg::Short(letter) => {
-                // `-h` and `-V` are the only valid options with one dash here. A long option with one dash,
-                // such as `-addr`, already has two dashes, because double_dashes() has added one. The parser
-                // splits an unknown option such as `-adr` into its first letter and the rest.
+                // `-h` and `-V` are the only valid options with one dash here, because double_dashes() has
+                // given a second dash to long options such as `-addr`. The parser splits an unknown option
+                // such as `-adr` into its first letter and the rest.
                 let rest = parser.optional_value().unwrap_or_default();
                 return match (letter, rest.is_empty()) {
                     ('h', true) => Ok(Command::Help),

@@ -17,7 +17,8 @@ pub(super) fn nearest(
 /// swaps two neighbours.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b) = (a.as_bytes(), b.as_bytes());
-    // In step i, `row` has the distance between the first i letters of a and each prefix of b.
+    // Before step i, `row` has the distance between the first i - 1 letters of a and each prefix of b. The
+    // step computes the `next` row.
     let (mut before, mut row) = (vec![], (0..=b.len()).collect::<Vec<_>>());
     for i in 1..=a.len() {
         let mut next = vec![i];

@@ -54,8 +54,8 @@ struct State {
     is_running: bool,
     /// The time before which the CPU budget allows no scrape.
     not_before: Option<Instant>,
-    /// The time until which scrapes read the paths of mappings, and the number of successful scrapes that may
-    /// lack paths. `None` before the first request for paths.
+    /// Until this time, scrapes read the paths of mappings. The number says how many scrapes began before
+    /// that, and may lack paths. `None` before the first request for paths.
     paths: Option<(Instant, u64)>,
     /// Whether a request needs another scrape after the running scrape, because the running scrape may not
     /// read paths.
@@ -95,10 +95,9 @@ impl Demand {
     /// without paths cannot answer this request.
     pub fn request_paths(&self, now: Instant) -> Freshness {
         let mut state = self.lock();
-        // Paths are read only on request, so the earlier scrapes and the running scrape may lack paths.
-        // `n_without` is the number of these scrapes. The last result has paths if more than `n_without`
-        // scrapes have succeeded. If an earlier request has already switched on the reading of paths, its
-        // `n_without` is used.
+        // Paths are read only on request, so the scrapes until now, and the running one, may lack paths.
+        // Their number is `n_without`. Once more scrapes than that have succeeded, the last result has paths.
+        // If an earlier request has already switched on the reading of paths, its number counts.
         let n_without = state.n_succeeded + u64::from(state.is_running);
         let n_without = state.paths.filter(|(until, _)| now < *until).map_or(n_without, |(_, n)| n);
         state.paths = Some((now + PATHS_PERIOD, n_without));
@@ -172,7 +171,8 @@ impl Demand {
     }
 
     /// Returns the time since the oldest unanswered request, or since the running scrape began, whichever is
-    /// longer. Returns zero if no scrape is requested or running.
+    /// longer. Time in which the CPU budget forbids the scrape does not count. Returns zero if no scrape is
+    /// requested or running.
     pub fn overdue(&self, now: Instant) -> Duration {
         let state = self.lock();
         let began_at = state.began_at.filter(|_| state.is_running);

@@ -42,7 +42,7 @@ pub fn render(text: &mut Vec<u8>, view: &View, summed: Summed<'_>) -> u64 {
 pub enum Kind {
     /// The value can go up and down.
     Gauge,
-    /// The value only goes up. It begins at 0 when the exporter starts.
+    /// The value only goes up, until what it counts begins again.
     Counter,
 }
 

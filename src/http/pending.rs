@@ -51,9 +51,8 @@ struct Wait {
     _slot: Arc<()>,
 }
 
-/// A wait for a view, which is an exposition for the parameters of a request. At `next_try`, the request
-/// wakes the scrape thread again. This is needed because the scrape thread skips views while their CPU time
-/// is used up.
+/// A wait for a view, which is an exposition for the parameters of a request. The scrape thread renders no
+/// views while their share of the CPU time is used up. So the request wakes it again at `next_try`.
 struct WaitForView {
     view: Arc<View>,
     next_try: Instant,

@@ -33,7 +33,7 @@ const LIMITS: [(f64, Duration); 2] =
 
 /// Limits the CPU time of one thread, which is the thread that created this value.
 pub struct Throttle {
-    /// The CPU time that each account may still use, in the order of [`Account`].
+    /// The CPU time that may still be used for each kind of work, in the order of [`Account`].
     credits: [Credit; 2],
     /// The CPU time that the thread had used at the last charge.
     cpu: Duration,

@@ -1,7 +1,7 @@
 //! Renders views, which are the expositions for requests to `/metrics` with parameters.
 //!
 //! The HTTP thread parses such a request, and puts its view into a queue. When the next scrape ends, the
-//! scrape thread renders and compresses the view. All views together may take as much memory as one more
+//! scrape thread renders and compresses the view. All views together may take as much memory as one
 //! exposition. A view counts towards this limit until its response is sent.
 
 use std::io::Write as _;

@@ -20,7 +20,7 @@ use super::Needs;
 /// out.
 const KNOWN: ABI = ABI::V10;
 
-/// The maximum number of processes that are tried to find one with readable smaps. The first ones may be
+/// At most this many processes are tried until one has readable smaps. The first processes in proc may be
 /// kernel threads, which have no memory to read.
 const MAX_TRIED: usize = 1000;
 

@@ -27,8 +27,8 @@ pub struct OwnMetrics {
 }
 
 impl OwnMetrics {
-    /// Creates the metrics. Until the first scrape has ended, the results of the last scrape have default
-    /// values.
+    /// Creates the metrics. Metrics about the last scrape have default values until the first scrape has
+    /// ended.
     pub fn new(metrics: SelfMetrics) -> Self {
         Self {
             metrics,

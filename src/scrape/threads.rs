@@ -28,8 +28,8 @@ const IDLE: Duration = Duration::from_secs(60);
 const SLICE: Duration = Duration::from_millis(50);
 
 /// The size of the stack of each scrape thread in bytes. A thread uses only a part of this size: with glibc,
-/// it takes 92 KiB of resident memory. So the 72 threads of 72 detached reads, which the scrape no longer
-/// waits for, take 6.8 MB. There are never more detached reads.
+/// it takes 92 KiB of resident memory. At most 72 reads can be detached, each with a thread of its own. These
+/// threads take 6.8 MB.
 const STACK: usize = 256 << 10;
 
 /// A function that is called with the result of each scrape and of each check between scrapes. A check has

@@ -83,9 +83,8 @@ impl Learned {
         let Values { present, bytes: values } = &mut self.values;
         let known = |line: &[u8; LINE_LEN]| {
             let kib = kib_of(line)?;
-            // If a field occurs twice, its last line decides the value. A changed first line must not replace
-            // this value. So only the lines before the second occurrence are remembered, and the others are
-            // parsed in every mapping.
+            // If a field occurs twice in a mapping, the value in its last line counts. So the lines from the
+            // second occurrence on are not remembered. They are parsed in every mapping.
             let (field, _) = field_of(line).filter(|(field, _)| *present & 1 << field == 0)?;
             // `kib_of` parses the eight bytes before the unit. All bytes between the key and these eight
             // bytes must be spaces. Any other byte means that the value has more than eight digits, or that

@@ -238,8 +238,8 @@ mod tests {
         fs::remove_file(path).unwrap();
     }
 
-    /// Returns a socket on which at most two connections can wait. The kernel refuses a connection if more
-    /// connections than the backlog of 1 already wait (unix(7)).
+    /// Returns a socket on which at most two connections can wait. The kernel lets one more wait than the
+    /// backlog of 1, and refuses the next one.
     fn socket_with_a_queue_of_one(path: &Path) -> OwnedFd {
         let socket = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
         net::bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();

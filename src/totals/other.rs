@@ -15,7 +15,7 @@ use super::sums::Size;
 /// The label value for everything that is not shown by name.
 pub const OTHER: &str = "[other]";
 
-/// The exporter may store this many bytes about all containers together, multiplied by `--max-samples`.
+/// For each sample of `--max-samples`, the exporter may store this many bytes about containers.
 const BYTES_PER_SAMPLE: usize = 128;
 /// The memory limit of commands, series and readings (the stored results of reads) for a `--max-samples`
 /// from 1 to 100,000. The usual exposition then shows few paths, but OOM records and requests to `/metrics`

@@ -359,7 +359,8 @@ def test_records_are_requested_once_per_scrape_and_failures_are_harmless(busy, p
     until("none", lambda: page.tab.is_hidden("#ooms"))
     start, asked = scrapes(), len(page.asked)
     until("four scrapes", lambda: scrapes() >= start + 4)
-    # The request after the last scrape may be under way, and one before the first may have ended late.
+    # There is one request for each new scrape. The request for the scrape before the first of them may have
+    # come late.
     requests = len(page.asked) - asked
     assert 2 <= requests <= scrapes() - start + 1
     assert page.text("#state") == "Live"

@@ -13,7 +13,7 @@ BY_PID = ("--pid", "--fields", "rss", "--cpu-budget", "0")
 
 
 class Growth:
-    """Growing processes, by pid.
+    """Runs growing processes, and finds out which growth each scrape shows.
 
     Run the exporter with the options BY_PID, and call `observe` for every scrape.
     """

@@ -1,5 +1,5 @@
-// Tests the page's trees of namespaces, pods, containers, processes and paths, and searches in them. Also
-// tests how the page displays names and numbers.
+// Tests the page's trees of namespaces, pods, containers, processes and paths, the search in these trees, and
+// how the page displays names and numbers.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';

@@ -149,15 +149,16 @@ struct Above {
     is_shared: bool,
     /// The number of kills in this cgroup that the exporter has noticed.
     n_kills: u64,
-    /// How many of the `n_kills` the cgroups of the pod's containers have counted, too.
+    /// The number of kills, of the `n_kills`, that the cgroups of the pod's containers have counted, too.
     n_in_containers: u64,
-    /// How many of the `n_kills` no container's cgroup had counted when [`KillCounts::settle`] was called.
+    /// The number of kills that [`KillCounts::settle`] has returned for the pod, because no container's
+    /// cgroup had counted them.
     n_returned: u64,
 }
 
 impl Above {
-    /// Returns how many of the `n_kills` no container's cgroup has counted, without those that an earlier
-    /// call of [`KillCounts::settle`] has included.
+    /// Returns the number of kills that no container's cgroup has counted, and that [`KillCounts::settle`]
+    /// has not returned yet.
     fn n_unexplained(&self) -> u64 {
         self.n_kills.saturating_sub(self.n_in_containers + self.n_returned)
     }

@@ -29,7 +29,7 @@ const ALL_LIMITS: Duration = Duration::from_secs(10);
 /// new container, and a check can find the container only after its first process has started.
 const CALMING: Duration = Duration::from_secs(10);
 
-/// A cgroup that may have a limit: the cgroup of a container or of a pod.
+/// A cgroup that may have a limit: the cgroup of a container or of a pod, or a cgroup above pods.
 #[derive(Debug)]
 struct Level {
     files: UseFiles,

@@ -125,7 +125,8 @@ impl Moments {
             return;
         }
         let Some((files, pod)) = limit_watch.files_of(id) else { return };
-        // The processes are read before the cgroup's files, because any process may be killed at any moment.
+        // The processes are read first, because they may be killed at any moment, and are then gone. The
+        // cgroup's files stay.
         let mut members = self.members(id);
         let mut values = files.values(&mut self.text);
         let own = UseAndLimit { current: values.get(CURRENT), limit: values.get(MAX) };

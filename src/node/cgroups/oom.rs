@@ -39,8 +39,8 @@ pub struct Content {
     pub values: Values,
     /// Whether no other running container had the same labels.
     pub is_alone: bool,
-    /// What was read last from the container before the kill. `None` if the container was not close to its
-    /// limit at the time of that read.
+    /// What the container held shortly before the kill. `None` if it was not read while it was close to its
+    /// limit.
     pub last_reading: Option<LastReading>,
     /// The sizes of the container's largest paths at earlier times, the oldest first. Sizes are stored only
     /// while the container uses at least half of its limit.

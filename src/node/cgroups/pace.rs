@@ -101,9 +101,9 @@ impl Pace {
             Moved::Nothing => {}
             Moved::Kill => *has_kill = true,
             // After an event at the limit, the file is usually read for longer, because a kill may follow.
-            // But if the limit is reached all the time, the reads must end. This can be so after a kill,
-            // because kills may repeat in a loop. It can also be so after several series of reads without a
-            // kill, because page cache may keep the container at its limit.
+            // But if the limit is reached all the time, the reads must end. A container that is restarted
+            // after each kill may reach its limit again and again. A container whose page cache fills its
+            // limit reaches it all the time without a kill.
             Moved::Limit if *has_kill || self.pause > MIN_PAUSE => {}
             Moved::Limit => *until = (*until).max((now + READING).min(*since + MAX_READING)),
         }

@@ -106,8 +106,8 @@ impl CgroupIndex {
         placed.retain(|id| by_id.contains_key(id));
     }
 
-    /// Adds a container, to be found by its id. `first` has the cgroups in which its init process was first
-    /// seen. If no path in `first` contains the id, the path from [`Cgroups::main`] also finds the container.
+    /// Adds a container, which is found by its id in a cgroup path. `first` has the cgroups in which its init
+    /// process was first seen. If none of them contains the id, their main path finds the container, too.
     ///
     /// If `pod` is given, the container's processes are attributed to that pod. Returns true if the main path
     /// is already that of a container in another pod. The cgroup at this path then belongs to neither pod.
@@ -174,9 +174,9 @@ impl CgroupIndex {
         (place, has_id)
     }
 
-    /// Whether the listed container owns the cgroup at `path`, which is inside another container's cgroup.
-    /// The cgroup in which its init process was first seen decides. If the runtime lists no init process, the
-    /// container must have no cgroup outside the other container.
+    /// Whether the listed container owns the cgroup at `path`, which is inside another container's cgroup. It
+    /// does if its init process was first seen there. If the runtime lists no init process, it does if the
+    /// listed container has no cgroup anywhere else.
     fn is_placed_at(&self, listed: &Listed, path: &[u8]) -> bool {
         let id = listed.container.listed.id.as_bytes();
         match &listed.first {

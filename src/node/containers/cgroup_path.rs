@@ -24,9 +24,9 @@ pub fn named_cgroup<'a>(id: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
 }
 
 /// Returns the container id in a component of a cgroup path, or the whole component if it contains no id. The
-/// function recognizes the forms `<id>`, `cri-containerd-<id>.scope`, `crio-<id>` from CRI-O's cgroupfs
-/// driver, and `<slice>:cri-containerd:<id>`. runc makes the last form when the kubelet uses the systemd
-/// driver and containerd does not.
+/// function recognizes the forms `<id>`, `<runtime>-<id>.scope`, `<runtime>-<id>`, and
+/// `<slice>:cri-containerd:<id>`, with the runtimes below. runc makes the last form when the kubelet uses the
+/// systemd driver and containerd does not.
 ///
 /// Other forms are not recognized, because the cgroup may not belong to the container. For example,
 /// `crio-conmon-<id>.scope` from CRI-O is the cgroup of the container's monitor.

@@ -200,7 +200,7 @@ impl Discovery {
         std::mem::take(&mut self.has_changed) || had_changed
     }
 
-    /// Learns from the processes which cgroups belong to the containers.
+    /// Finds out from the processes in which cgroups the containers are.
     fn learn<'a>(&mut self, processes: impl Iterator<Item = Seen<'a>> + Clone) {
         let cgroups = processes.clone().map(|process| process.cgroups);
         if let Some(containers) = self.cut_ids.complete(cgroups.clone()) {

@@ -22,9 +22,9 @@ use crate::totals::reading::ReadingId;
 #[derive(Debug)]
 pub struct Process {
     identity: Identity,
-    /// The process that had this pid before, while the start time of this process is still unknown. Equal
-    /// start times show that both are the same process. After a shortage of memory, the kernel may give a new
-    /// inode number to the directory of a process that still runs.
+    /// The last process with this pid. It is kept until the start time of this process is known, because both
+    /// may be the same process: after a shortage of memory, the kernel may give a new inode number to the
+    /// directory of a process that still runs.
     previous: Option<Box<Process>>,
     attribution: Attribution,
     state: ReadState,

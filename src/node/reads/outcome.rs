@@ -30,9 +30,9 @@ pub enum Outcome {
     Read {
         /// Whether the process has executed another program since the previous read.
         has_executed: bool,
-        /// Whether the process must be read again, to get each of its mappings. This read returned only their
-        /// sum, because the kernel took too long to print the mappings of an earlier program. The mappings of
-        /// the program that the process runs now may take less time.
+        /// Whether the process must be read again, to get each of its mappings. The kernel took too long to
+        /// print the mappings of the program that the process ran before, so only their sum was read. The
+        /// mappings of the program that it runs now may take less time.
         needs_mappings: bool,
     },
 }

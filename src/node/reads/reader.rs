@@ -1,4 +1,5 @@
-//! Reads one process: first its memory, and then its name and cgroups, which belong to that memory.
+//! Reads one process: its memory, and then its name and cgroups, so that the memory is not attributed to the
+//! program or container in which the process was before.
 //!
 //! A read depends only on its job, and returns what it has found. The module `outcome` decides what that
 //! means for the process. Some files of a process can block their reader forever. These files are opened only

@@ -195,8 +195,8 @@ impl Naive<'_> {
                 if component == b".." {
                     outermost = None;
                 } else if outermost.is_none() {
-                    // `Some(None)` means that another container than `i` has its init process in the cgroup
-                    // `above`. It cannot be `i`, because the input has no cgroup for the init process of `i`.
+                    // `Some(None)` means that a container has its init process in the cgroup `above`. This
+                    // container is not `i`, because the input has no cgroup for the init process of `i`.
                     outermost = self.by_path(above).map(|_| None).or(self.by_id(component).map(Some));
                 }
             }
@@ -212,7 +212,8 @@ fn named<'a>(path: &'a [u8], id: &str) -> Option<&'a [u8]> {
 }
 
 /// Returns whether a component of a path stands for this id. The component may be the id alone, or the id
-/// after a colon or after the name of a runtime. Only after the name of a runtime, it may end with `.scope`.
+/// after a colon or after the name of a runtime. A component with the name of a runtime may also end
+/// with `.scope`.
 fn stands_for(component: &[u8], id: &str) -> bool {
     if id.is_empty() || component == b".." {
         return false;

@@ -116,9 +116,9 @@ function charge() {
 }
 const sumOfAll = list => list.reduce((sum, v) => sum + v, 0);
 function chargeNode(pods, containers) {
-	// Without the part `pods`, the pods are not below the kubelet's usual cgroup, but below another top-level
-	// cgroup. The memory of this other cgroup already includes the pods. So the pods are not shown by name,
-	// because their memory would be counted twice.
+	// If there is no part `pods`, the pods are below another top-level cgroup than the kubelet's usual one.
+	// The memory of that cgroup already includes the pods. So the pods are not shown by name, because their
+	// memory would be counted twice.
 	if (!ofNode.more.has('pods')) pods = containers = [];
 	const { more } = ofNode, listed = sumOfAll(pods.map(a => a.current)), named = (word, parts) =>
 		parts.map(([part, v]) => [word + part, v]);

@@ -126,7 +126,7 @@ function fillUse(use, a, largest) {
 	use.percent.className = a.current >= .9 * a.limit ? 'up' : '';
 }
 
-// ---- Notes below the treemap: on the memory use of a container, and on tiles that exceed this use
+// ---- Notes below the treemap: on the memory use of a container, and on tiles that add up to more than that
 
 // Matches the paths of shared memory without a file name: /dev/zero, memfds and System V segments. The kernel
 // frees this memory when the last process that maps it ends (a System V segment only if it is marked for
@@ -135,8 +135,8 @@ function fillUse(use, a, largest) {
 const UNNAMED = /^(\/dev\/zero \(deleted\)|\/memfd:|\/SYSV)/;
 function endsText(container, { parts }) {
 	const pss = fields.get('pss'), uss = fields.get('uss'), here = [], elsewhere = new Map();
-	// PSS divides a shared page among the processes that map it. So a path that several processes map has more
-	// PSS than private bytes.
+	// PSS divides a shared page among the processes that map it. So a path that several processes map has
+	// more PSS than private bytes.
 	const isShared = n => at(pss, n) > at(uss, n), isUnnamed = n => n.level === 'path' && n.seen >= tick
 		&& UNNAMED.test(n.name);
 	if (!(parts.anon >= 0) || !uss || !order.some(n => n.level === 'path')) return '';

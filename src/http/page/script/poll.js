@@ -95,10 +95,11 @@ const started = performance.now();
 function pace(t) {
 	if (!latest || t === latest.t) return interval ? min(interval, max(.1, interval / 8) * 1.5 ** early++)
 		: max(.5, (performance.now() - started) / 2000);
-	// `gap` is the time between the last two scrapes that the page saw. A shorter gap always replaces the
-	// interval. A longer gap may contain a scrape that the page has missed. So it counts only if the page also
-	// polled during the gap; `early` is the number of these polls. A gap of more than three intervals may be a
-	// pause of the exporter. So it counts only if the gap before it was also that long (`wasLong`).
+	// `gap` is the time between the last two scrapes that the page saw. If it is shorter than the interval,
+	// it becomes the new interval. If it is longer, the page may have missed a scrape. So it becomes the
+	// interval only if the page has polled in between (`early` counts these polls). If it is longer than
+	// three intervals, the exporter may have paused. Then the gap before must also have been that long
+	// (`wasLong`).
 	const gap = t - latest.t, isLong = interval && gap > 3 * interval;
 	if (!interval || gap < interval || early && (!isLong || wasLong)) interval = max(.5, gap);
 	wasLong = isLong;

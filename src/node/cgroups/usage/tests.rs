@@ -52,8 +52,8 @@ impl Checked {
         self.snapshot.sum(readings.iter().map(|id| (id, true)));
     }
 
-    /// Removes the readings that are kept for OOM records. Returns the mapped bytes of each container in
-    /// them.
+    /// Removes the readings that are kept for OOM records. Returns the mapped bytes of each container, as its
+    /// reading has them.
     fn take_kept(&mut self) -> Vec<Option<u64>> {
         let readings = self.usage.accounts.iter_mut().map(|account| account.take_content().last_reading);
         readings.map(|last| Some(last?.largest.pss)).collect()
