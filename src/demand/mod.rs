@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 pub use self::wake::Wake;
 
-/// For at least this long after the end of a scrape, or for the scrape interval if that is shorter, requests
-/// get the scrape's result without a new scrape.
+/// A scrape's result is served without a new scrape for at least this long after the scrape's end. If the
+/// scrape interval is shorter, the interval counts instead.
 const MIN_FRESH: Duration = Duration::from_millis(200);
 /// For this long after a request that needs the paths of mappings, every scrape reads paths.
 const PATHS_PERIOD: Duration = Duration::from_secs(300);

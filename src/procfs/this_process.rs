@@ -86,7 +86,7 @@ fn n_open_files(entries: &mut Entries) -> Option<u64> {
     Some(n_files(&directory, entries)? - 1) // without the descriptor of the directory itself
 }
 
-/// Returns the number of descriptors in a directory `fd`.
+/// Returns the number of open descriptors, which the directory `/proc/<pid>/fd` lists.
 fn n_files(directory: &File, entries: &mut Entries) -> Option<u64> {
     match directory.metadata().ok()?.len() {
         0 => n_entries(directory, entries),

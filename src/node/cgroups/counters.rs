@@ -115,7 +115,7 @@ impl Counters {
         let Some((files, counts)) = open(fs, &place.path) else { return (false, has_pod) };
         // The first read may already show kills. They are counted only if the container and its pod have
         // started after the exporter, because older kills are not news. If the pod's counters were open
-        // before, the pod has counted the same kills.
+        // before, they have counted the same kills, which must not be counted again.
         let is_whole = is_new && (pod.is_none() || is_new_pod && !had_pod);
         let before = if is_whole { EventCounts::default() } else { counts };
         self.counts.add_container(container, pod.filter(|_| has_pod), before);

@@ -201,8 +201,8 @@ function fieldsOf(n, list) {
 		make('dt', {}, title(f.name)), make('dd', { className: at(f, n) ? '' : 'zero' }, show(f, at(f, n))))));
 }
 // Splits a name into a head and a tail. If there is little space, only the head is shortened, because names
-// of replicas differ in the tail. Only names of at least 15 ASCII characters are split, because other text
-// may run from right to left.
+// of replicas differ in the tail. Names of less than 15 characters are short enough. Names that are not ASCII
+// may run from right to left, so they are not split either.
 function cutName(text) {
 	const head = /^[ -~]{15,}$/.test(text) ? text.length - 9 : text.length;
 	return make('span', { className: 'cut' }, make('bdi', { className: 'head' }, text.slice(0, head)),
