@@ -81,7 +81,8 @@ impl Process {
                 "a mapping is split"
             }
             4 => {
-                self.comm = format!("p{}-{}", self.pid, numbers.below(3));
+                // `stat` shows a backslash in another form than `comm`.
+                self.comm = format!("p{}{}", self.pid, ["-0", "-1", "\\2"][numbers.below(3) as usize]);
                 "the process has another name"
             }
             5 if self.mappings.len() as u64 > N_MAPPINGS => {
@@ -114,7 +115,8 @@ impl Process {
         for (key, sum) in KEYS.iter().zip(sums) {
             let _ = writeln!(rollup, "{:<15}{sum:>9} kB", format!("{key}:"));
         }
-        let Self { pid, comm, n_faults, .. } = self;
+        let Self { pid, n_faults, .. } = self;
+        let comm = self.comm.replace('\\', "\\\\");
         let stat = format!("{pid} ({comm}) S 1 1 1 0 -1 4194304 {n_faults} 0 0 0 1 1 0 0 20 0 1 0 7 9 9 0\n");
         proc.process(self.pid, &self.comm, smaps);
         for (name, text) in [("maps", maps), ("smaps_rollup", rollup), ("stat", stat)] {

@@ -194,7 +194,7 @@ impl ProcessDir {
     }
 
     /// Returns how active the process has been, according to `stat`, and writes its name to `comm` if `stat`
-    /// shows it. A recording has no `stat`; see [`Work::of_recording`].
+    /// shows it. A recording has no `stat`; see [`Work::of_recording`], which may return `None`.
     pub fn work(&self, buffers: &mut Buffers, comm: &mut Vec<u8>) -> Result<Option<Work>, ReadError> {
         comm.clear();
         match read_file(self.dir.as_fd(), "stat", &mut buffers.text).map_err(ReadError::from) {

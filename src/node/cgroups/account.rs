@@ -35,8 +35,6 @@ pub struct Account {
     container: Arc<Container>,
     /// Whether [`Account::see`] was called since the last [`Account::take_seen`].
     is_seen: bool,
-    /// The pid of one of the container's processes.
-    pid: u32,
     /// Whether the container has at least one process that no filter selects.
     has_unselected: bool,
     /// Whether another running container has the same labels.
@@ -64,7 +62,6 @@ impl Account {
         Self {
             container: container.clone(),
             is_seen: false,
-            pid: 0,
             has_unselected: false,
             shares_labels: false,
             paths: Paths::default(),
@@ -133,7 +130,7 @@ impl Account {
     /// searches for that cgroup in the cgroup paths of the process.
     pub fn see(&mut self, process: &Process, index: &CgroupIndex) {
         if !std::mem::replace(&mut self.is_seen, true) {
-            (self.pid, self.has_unselected) = (process.pid(), false);
+            self.has_unselected = false;
         }
         self.has_unselected |= !process.is_selected();
         if self.is_located() {

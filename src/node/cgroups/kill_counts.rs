@@ -17,9 +17,9 @@ use crate::node::containers::table::{Container, ContainerId};
 
 /// The longest time between a kill and the `oom` event of the limit that was hit. Between the two, the kernel
 /// prints a report to the console (mm/oom_kill.c). While the CPU is busy, the exporter may see the kill late.
-const NEARBY: Duration = Duration::from_secs(5);
+const NEARBY: Duration = Duration::from_secs(3);
 /// Kills that follow each other faster than this may have the same `oom` event, because the kernel may kill
-/// all processes in a cgroup at once.
+/// all processes in a cgroup for one event.
 const TOGETHER: Duration = Duration::from_secs(1);
 /// How long a removed container is kept. A kill that only the cgroup of a pod has counted may have happened
 /// in a container that was removed meanwhile. So the OOM record names the containers of the pod that were
@@ -78,9 +78,10 @@ struct Counter {
     last: EventCounts,
     /// The time of the last kill.
     kill_at: Option<Instant>,
-    /// The time of the last `oom` event that was caused by the limit of this cgroup itself.
+    /// The time of the last `oom` event that was caused by the limit of this cgroup itself. `None` if a kill
+    /// with another reason followed.
     own_oom_at: Option<Instant>,
-    /// The time of the last `oom` event that was caused by the limit of a cgroup below this cgroup.
+    /// The same for the last `oom` event that was caused by the limit of a cgroup below this cgroup.
     oom_at: Option<Instant>,
 }
 
@@ -101,9 +102,10 @@ impl Counter {
         let last = std::mem::replace(&mut self.last, counts);
         let n_kills = counts.kills.saturating_sub(last.kills);
         if n_kills > 0 {
-            // An `oom` event that was already followed by a kill does not belong to a later kill.
+            // If an earlier kill followed the `oom` event, this kill probably has another reason.
+            let last_kill_at = self.kill_at.filter(|&kill_at| now >= kill_at + TOGETHER);
             for oom_at in [&mut self.own_oom_at, &mut self.oom_at] {
-                *oom_at = oom_at.filter(|&at| self.kill_at < Some(at) || now < at + TOGETHER);
+                *oom_at = oom_at.filter(|&at| last_kill_at < Some(at));
             }
         }
         let (is_own_oom, is_oom) = (counts.own_oom > last.own_oom, counts.oom > last.oom);

@@ -277,12 +277,6 @@ impl ProcessTable {
         &mut self.table[i]
     }
 
-    /// Returns the process with this pid.
-    pub fn find(&self, pid: u32) -> Option<&Process> {
-        let found = self.table.binary_search_by_key(&pid, |process| process.pid());
-        found.ok().map(|i| &*self.table[i])
-    }
-
     /// Returns the position of the process with this entry.
     pub fn position(&self, entry: Entry) -> Option<usize> {
         let i = self.table.binary_search_by_key(&entry.pid, |process| process.pid()).ok()?;

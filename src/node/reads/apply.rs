@@ -317,7 +317,7 @@ mod tests {
             fs::write(directory.join(format!("proc/{PID}/comm")), "y\n").unwrap();
         });
         assert_eq!((n_reads, node.values()), (2, (1, 1)));
-        assert_eq!(node.processes.find(PID).unwrap().attribution().comm(), b"y");
+        assert_eq!(node.processes.get(0).unwrap().attribution().comm(), b"y");
         assert_eq!(node.reads.counts().smaps, 2, "one of the three reads does not count");
     }
 
@@ -330,7 +330,7 @@ mod tests {
             fs::write(directory.join(format!("proc/{PID}/cgroup")), "0::/elsewhere\n").unwrap();
         });
         assert_eq!((n_reads, node.values()), (1, (0, 0)));
-        assert!(!node.processes.find(PID).unwrap().is_selected());
+        assert!(!node.processes.get(0).unwrap().is_selected());
     }
 
     #[test]

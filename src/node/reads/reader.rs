@@ -1,5 +1,5 @@
-//! Reads one process: its memory, and then its name and cgroups, so that the memory is not attributed to the
-//! program or container in which the process was before.
+//! Reads one process: its memory, and then its name and cgroups, so that the memory is not attributed to an
+//! earlier program or container. Only if the memory is unchanged, the name is read before, from `stat`.
 //!
 //! A read depends only on its job, and returns what it has found. The module `outcome` decides what that
 //! means for the process. Some files of a process can block their reader forever. These files are opened only
@@ -152,7 +152,7 @@ impl Reader {
             None => process.stat(&mut self.buffers).ok().and_then(|stat| stat.work.visible_program()),
         };
         let is_sum = sum.is_some();
-        // The process may execute another program between the read of its memory and the read of its name. If
+        // The process may execute another program between the reads of its memory and of its name. If
         // the mappings were read, `ensure_alive` detects this below. If only the kernel's sum was read,
         // `self.comm` still contains the name from before that read, and a different name now shows the
         // change.

@@ -41,7 +41,7 @@ if I386:
 
 
 def run(node: Node):
-    """Runs all pods. Waits until PROCESSES have their memory and the kernel has merged the equal pages."""
+    """Runs all pods. Waits until they use all their memory and the kernel has merged equal pages."""
     app = Container("app", TWO_SLEEPS)
     node.run_pod("default", "web-1", [app, Container("sidecar", ["sleep", FOREVER])], CONTAINER)
     host = cri.LinuxContainerSecurityContext(apparmor=UNCONFINED)

@@ -94,7 +94,7 @@ def merged_stacks(pid: int) -> int:
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         if header := re.match(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ", line):
             begin, end = int(header[1], 16), int(header[2], 16)
-            is_usual = end - begin in (1008 * 1024, MIB, 8 * MIB)
+            is_usual = end - begin in (1008 * 1024, MIB, 8 * MIB)  # USUAL_STACKS of src/anonymous/rules.rs
             is_stack = header[3] == "rw-p" and begin == reserve_end and is_usual
             reserve_end = end if header[3] == "---p" and end - begin > 64 * 1024 else None
         elif is_stack and line.startswith("Rss:"):
@@ -126,7 +126,7 @@ def test_jvm_parts_are_found(workload, runtimes, strict):
     memory = JavaMemory(process)
     found = resident_by(workload, "rmiregistry")
     if strict:
-        found["anon_thread_stack"] += merged_stacks(process.pid)
+        found["anon_thread_stack"] = found.get("anon_thread_stack", 0) + merged_stacks(process.pid)
     # Before Linux 6.7, strict overcommit lets a stack merge with the memory above it, too.
     stacks = 0.7 if strict and KERNEL < (6, 7) else STACKS
     memory.assert_matches(found, stacks=stacks, classes=0 if strict else 0.75)

@@ -158,11 +158,10 @@ def zram(node):
         # zram compresses what is written to it, so the test writes random bytes, which cannot be compressed.
         # O_DIRECT needs an aligned buffer, which mmap returns.
         disk = os.open("/dev/zram0", os.O_WRONLY | os.O_DIRECT)
-        with mmap.mmap(-1, MIB) as buffer:
+        with open(disk, "wb", buffering=0), mmap.mmap(-1, MIB) as buffer:
             for _ in range(SIZE):
                 buffer[:] = os.urandom(MIB)
                 assert os.write(disk, buffer) == MIB
-        os.close(disk)
         yield "zram"
     finally:
         (ZRAM / "reset").write_text("1\n")

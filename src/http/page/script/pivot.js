@@ -1,6 +1,6 @@
-// Builds the pivot, and searches. The pivot is a second tree of the same series, sorted by path. A node of
-// the pivot, or a row of a search, has members, which are nodes of the first tree. Its value is the sum of
-// their values.
+// Builds the pivot, and finds what the user searches for. The page has a tree by namespace and pod. The pivot
+// is a second tree of the same series, by path. A node of the pivot, or a row of a search, has members, which
+// are nodes of the first tree. Its value is the sum of their values.
 
 // The root of the pivot, a second tree of the same series. The levels below the root are path (or kind),
 // namespace, pod and command. The pivot is built when it is first needed.

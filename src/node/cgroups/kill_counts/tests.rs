@@ -132,17 +132,24 @@ fn a_kill_may_follow_seconds_after_its_limit_was_reached() {
     let mut node = Node::new();
     node.reach(&Full::Above(2));
     assert_eq!(node.read(&[0, 1, 2]), []);
-    node.now += Duration::from_secs(4);
+    node.now += 2 * TOGETHER;
     node.kill(0, &Full::Node);
     assert_eq!(node.read(&[0, 1, 2]), [one("a", Limit::Pod)]);
+    node.now += TOGETHER / 2;
+    node.kill(1, &Full::Node);
+    assert_eq!(node.read(&[0, 1, 2]), [one("b", Limit::Pod)], "it is killed together with the other");
 }
 
 #[test]
 fn a_later_kill_does_not_belong_to_a_limit_that_already_led_to_a_kill() {
-    for full in [Full::Container(0), Full::Above(1), Full::Above(2)] {
+    for (full, limit) in [
+        (Full::Container(0), Limit::Container),
+        (Full::Above(1), Limit::Kubepods),
+        (Full::Above(2), Limit::Pod),
+    ] {
         let mut node = Node::new();
         node.kill(0, &full);
-        assert_ne!(node.read(&[0, 1, 2]), [one("a", Limit::Node)]);
+        assert_eq!(node.read(&[0, 1, 2]), [one("a", limit)]);
         node.now += TOGETHER;
         node.kill(0, &Full::Node);
         assert_eq!(node.read(&[0, 1, 2]), [one("a", Limit::Node)]);
