@@ -35,10 +35,10 @@ impl Status {
                 b"RssAnon" => parts[0] = kib(value),
                 b"RssFile" => parts[1] = kib(value),
                 b"RssShmem" => parts[2] = kib(value),
-                // Signal 9 is bit 8 of the mask. That is the lowest bit of the third hexadecimal digit from
-                // the right.
                 b"SigPnd" | b"ShdPnd" => {
-                    status.is_killed |= value.len() >= 3 && value[value.len() - 3] & 1 == 1
+                    // Signal 9 is bit 8 of the mask, which is hexadecimal.
+                    let mask = str::from_utf8(value).ok().and_then(|mask| u64::from_str_radix(mask, 16).ok());
+                    status.is_killed |= mask.unwrap_or_default() & 1 << 8 != 0;
                 }
                 _ => {}
             }
@@ -104,6 +104,8 @@ mod tests {
                 5 << 10,
             ),
             ("Name:\tx\nState:\tZ (zombie)\nShdPnd:\t0000000000000200\n".into(), status("x", None, false), 0),
+            ("SigPnd:\t0000000000000a00\n".into(), status("", None, false), 0),
+            ("SigPnd:\t0000000000000b00\n".into(), status("", None, true), 0),
             ("VmRSS:\tx kB\nSigPnd:\t1\n".into(), status("", None, false), 0),
         ] {
             let found = Status::parse(text.as_bytes());

@@ -72,7 +72,7 @@ impl Progress {
         }
     }
 
-    /// Returns the kind of the current scrape or check, while `stat` of new processes must still be read.
+    /// Returns whether a scrape or a check is running, as long as `stat` of new processes must still be read.
     pub fn identifying(&self) -> Option<Pass> {
         match self.phase {
             Phase::Listed(pass) => Some(pass),
