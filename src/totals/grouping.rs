@@ -127,6 +127,7 @@ mod tests {
             ("[anon ~go heap]", "anon_go_heap"),
             ("[anon ~v8 heap]", "anon_v8_heap"),
             ("[anon ~allocator]", "anon_allocator"),
+            // The kernel prints these names.
             ("[anon:~go heap]", "anon"),
             ("[anon_shmem:x]", "shm"),
             ("[heap]", "heap"),
