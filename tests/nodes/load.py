@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
@@ -59,6 +60,21 @@ def containers_tsv(directory: Path, inits: list[int]):
     (directory / "containers.tsv").write_text("id\tinit_pid\tnamespace\tpod\tcontainer\n" + "".join(rows))
 
 
+def ascending(mappings: Iterable[str]) -> str:
+    """Returns the smaps text of these mappings, each at an address above the last one.
+
+    The exporter rejects mappings that overlap.
+    """
+    text, begin = "", 1 << 32
+    for mapping in mappings:
+        head, rest = mapping.split(" ", 1)
+        low, high = (int(address, 16) for address in head.split("-"))
+        end = begin + high - low
+        text += f"{begin:x}-{end:x} {rest}"
+        begin = end + 4096
+    return text
+
+
 class Recorded:
     """A recording with the mappings of fixtures/node.
 
@@ -81,7 +97,7 @@ class Recorded:
                 process = directory / f"proc/{pid}"
                 process.mkdir(parents=True)
                 start = 7919 * pid % len(blocks)
-                text = "".join(itertools.islice(itertools.cycle(blocks), start, start + n_mappings))
+                text = ascending(itertools.islice(itertools.cycle(blocks), start, start + n_mappings))
                 (process / "smaps").write_text(text, errors="surrogateescape")
                 (process / "comm").write_text(f"worker-{n % 3}\n")
                 (process / "cgroup").write_text(f"0::/{container_cgroup(i)}\n")
