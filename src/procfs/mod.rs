@@ -239,8 +239,8 @@ impl ProcessDir {
                 return Ok(());
             }
         }
-        // A version 1 path of `/` may be wrong, and no thread shows another version 1 path. The path in the
-        // `0::` line is correct. If that path is `/`, too, or is missing, the cgroup is unknown.
+        // No thread shows a version 1 path other than `/`, and `/` may be wrong. A path other than `/` is
+        // from the `0::` line, which is correct. Without such a path, the cgroup is unknown.
         if cgroups.paths().any(|path| path != b"/") { Ok(()) } else { Err(ReadError::Gone) }
     }
 
