@@ -102,6 +102,11 @@ impl Growth {
         self.limit.is_some_and(|limit| current >= part_of(limit, CLOSE))
     }
 
+    /// Whether the cgroup was measured within [`MIN_INTERVAL`].
+    pub fn is_recent(&self, now: Instant) -> bool {
+        self.last.is_some_and(|(measured_at, _)| now < measured_at + MIN_INTERVAL)
+    }
+
     /// Adds a measurement. Returns whether the processes are due to be read.
     pub fn add(&mut self, measurement: Measurement, now: Instant) -> bool {
         let is_first = self.last.is_none();

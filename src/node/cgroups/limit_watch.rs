@@ -293,9 +293,21 @@ impl LimitWatch {
     }
 
     /// Returns how long a container takes to reach its limit or its pod's limit if its memory use keeps
-    /// growing; `None` if the memory use does not grow, or if there is no limit.
-    pub fn time_to_limit(&self, id: ContainerId, now: Instant) -> Option<Duration> {
-        self.growths(id).filter_map(|growth| growth.time_to_limit(now)).min()
+    /// growing; `None` if the memory use does not grow, or if there is no limit. Measures the two cgroups
+    /// first if their last measurements are older than [`MIN_INTERVAL`], because a fast leak fills its
+    /// container between two measurements that are a second apart.
+    pub fn time_to_limit(&mut self, id: ContainerId, now: Instant) -> Option<Duration> {
+        let Self { levels, containers, due, text, .. } = self;
+        let (mut close, mut least) = (Vec::new(), None);
+        for path in containers.get(&id)?.iter() {
+            let Some(level) = levels.get_mut(path) else { continue };
+            if !level.growth.is_recent(now) && level.measure(text, now) == Some(true) {
+                close.push(path.into());
+            }
+            least = least.into_iter().chain(level.growth.time_to_limit(now)).min();
+        }
+        due.extend(containers_in(containers, &close));
+        least
     }
 
     /// Returns the memory use of a container in thousandths of its limit, or the memory use of its pod in

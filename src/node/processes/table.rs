@@ -21,9 +21,9 @@ use crate::sources::recording::Writer;
 use crate::totals::reading::ReadingId;
 use crate::totals::snapshot::Snapshot;
 
-/// The duration of a process's first read is estimated as [`READ_OF_GIB`] for each GiB of resident memory,
-/// plus [`READ_OF_MAPPINGS`], which is 5 us for each of 200 mappings. The real number of mappings is not
-/// used, because counting them would take the memory-map lock.
+/// The duration of a read is estimated as [`READ_OF_GIB`] for each GiB of resident memory, plus
+/// [`READ_OF_MAPPINGS`], which is 5 us for each of 200 mappings. The real number of mappings is not used,
+/// because counting them would take the memory-map lock.
 const READ_OF_GIB: Duration = Duration::from_millis(15);
 const READ_OF_MAPPINGS: Duration = Duration::from_micros(5 * 200);
 
@@ -208,16 +208,14 @@ impl ProcessTable {
         dir.is_ok_and(|dir| dir.has_waiting_thread(&mut self.buffers))
     }
 
-    /// Returns how long a read of the process will probably take: as long as its last read. If the process
-    /// was never read, the time is estimated from its resident memory.
+    /// Returns how long a read of the process will probably take: at least as long as its last read. The
+    /// process may have grown since then, so the time is also estimated from its resident memory.
     pub fn expected_read(&mut self, i: usize, proc: &Proc) -> Duration {
         let Self { table, buffers, .. } = self;
         let process = &table[i];
-        if !process.last().took().is_zero() {
-            return process.last().took();
-        }
         let resident = proc.status(process.pid(), buffers).map_or(0, |status| status.resident());
-        READ_OF_MAPPINGS + READ_OF_GIB.mul_f64(resident as f64 / f64::from(1 << 30))
+        let estimate = READ_OF_MAPPINGS + READ_OF_GIB.mul_f64(resident as f64 / f64::from(1 << 30));
+        process.last().took().max(estimate)
     }
 
     /// Writes the files of the selected processes to the recording `to`. Returns how many processes were

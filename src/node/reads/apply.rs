@@ -281,8 +281,9 @@ mod tests {
         assert_eq!(node.reads.errors(), ReadErrors::default());
     }
 
-    /// The process was never read. Its first read is expected to take 2.3 ms: 1.3 ms for 90 MiB of resident
-    /// memory, and 1 ms for its mappings.
+    /// The first read is expected to take 2.3 ms: 1.3 ms for 90 MiB of resident memory, and 1 ms for the
+    /// mappings. The process then grows to 900 MiB, so its second read is expected to take 14.2 ms, although
+    /// the first read was short.
     #[test]
     fn read_is_deferred_if_the_limit_may_be_reached_before_it_ends() {
         let mut node = Recorded::new("deferred");
@@ -293,9 +294,16 @@ mod tests {
             let expected = ReadCounts { smaps: ms - 6, deferred: n_deferred, ..ReadCounts::default() };
             assert_eq!((node.reads.counts(), node.values().0), (expected, ms - 6), "{ms}");
         }
-        node.time_left = Some(Duration::ZERO);
+        node.write("status", "Name:\tx\nVmRSS:\t   921600 kB\n");
         node.write("smaps", &format!("{SMAPS}{}", SMAPS.replace("55d8a1c", "66d8a1c")));
-        assert_eq!((node.scrape(|_| {}), node.values()), (0, (1, 1)), "the last values are kept");
+        for (ms, n_mappings) in [(0, 1), (42, 1), (43, 2)] {
+            node.time_left = Some(Duration::from_millis(ms));
+            assert_eq!(
+                (node.scrape(|_| {}), node.values()),
+                (n_mappings - 1, (1, n_mappings.into())),
+                "{ms}"
+            );
+        }
     }
 
     #[test]

@@ -58,3 +58,24 @@ fn a_removed_cgroup_is_not_measured_again() {
     limit_watch.measure(start + MAX_INTERVAL);
     assert_eq!((limit_watch.levels.len(), limit_watch.containers.len(), limit_watch.next()), (0, 0, None));
 }
+
+/// A leak fills a container between two measurements. A scrape asks for the time that is left before it reads
+/// the processes, and the cgroup is then measured again.
+#[test]
+fn a_leak_since_the_last_measurement_is_noticed() {
+    let node = Node::new("since", &[]);
+    for path in ["kubepods/pod", "kubepods/pod/c1"] {
+        node.cgroup(path, 100);
+    }
+    node.write("kubepods/pod/memory.max", "1000\n");
+    let pod = Some(b"kubepods/pod".to_vec());
+    let place = Place { path: b"kubepods/pod/c1".into(), pod: pod.clone(), parent: pod };
+    let (mut limit_watch, id, start) = (LimitWatch::new(1000), ContainerId(1), Instant::now());
+    limit_watch.add(&node.fs(), id, &place, [false; 2], start);
+    node.write("kubepods/pod/memory.current", "900\n");
+    let mut time_left = |ms| limit_watch.time_to_limit(id, start + Duration::from_millis(ms));
+    assert_eq!([time_left(99), time_left(800)], [None, Some(Duration::from_millis(100))]);
+    node.write("kubepods/pod/memory.current", "1000\n");
+    assert_eq!([time_left(850), time_left(900)], [Some(Duration::from_millis(50)), Some(Duration::ZERO)]);
+    assert_eq!(limit_watch.take_due(), [id].into(), "it is read after the scrape");
+}
