@@ -65,8 +65,8 @@ fn fitting_commands_are_not_folded() {
         (vec![vec![2; 50], vec![1; 50], vec![30]], 820, 819, 75),
         (vec![vec![3; 100], vec![1]], 808, 808, 101),
         // The 100 commands with one path have 800 samples. The last command has 15 samples, because one of
-        // its 30 paths keeps its name and the other 29 are folded into `[other]`. To show
-        // another path by its name would take 7 more samples, but only 5 are left.
+        // its 30 paths keeps its name and the other 29 are folded into `[other]`. To show another path by
+        // its name would take 7 more samples, but only 5 are left.
         (vec![[vec![1; 100], vec![30]].concat()], 820, 815, 101),
     ] {
         let (n_samples, n_shown) = shown(&containers, max_samples);

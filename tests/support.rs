@@ -94,19 +94,32 @@ impl Serving {
         line
     }
 
-    /// Returns the value of a metric without labels.
+    /// Returns the value of a metric without labels. Waits for the first exposition.
     pub fn value(&self, name: &str) -> String {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        self.wait_for("a scrape ends", 30, |text| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            assert!(value.is_some() || text.starts_with("HTTP/1.1 503 "), "{name} is missing in\n{text}");
+            value.map(str::to_owned)
+        })
+    }
+
+    /// Waits until the values of this many processes are exported, and returns the exposition. On a busy
+    /// machine, the first expositions lack processes that could not be read in time.
+    pub fn complete(&self, n_processes: u64) -> String {
+        let line = format!("\nsmaps_exporter_processes {n_processes}\n");
+        self.wait_for("all processes are read", 60, |text| text.contains(&line).then(|| text.to_owned()))
+    }
+
+    /// Requests `/metrics` until `find` returns something in the response, and returns that.
+    fn wait_for<T>(&self, what: &str, seconds: u64, find: impl Fn(&str) -> Option<T>) -> T {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
         loop {
             let text = self.get("/metrics");
-            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-            match line {
-                Some(value) => return value.to_owned(),
-                // No exposition is published yet.
-                None => assert!(text.starts_with("HTTP/1.1 503 "), "{name} is missing in\n{text}"),
+            if let Some(found) = find(&text) {
+                return found;
             }
-            assert!(Instant::now() < deadline, "no scrape ends");
-            std::thread::yield_now();
+            assert!(Instant::now() < deadline, "timed out after {seconds} s, waiting until {what}");
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
@@ -117,21 +130,6 @@ impl Serving {
         let mut text = String::new();
         client.read_to_string(&mut text).unwrap();
         text
-    }
-
-    /// Waits until the values of this many processes are exported, and returns the exposition. On a busy
-    /// machine, the first expositions lack processes that could not be read in time.
-    pub fn complete(&self, n_processes: u64) -> String {
-        let line = format!("\nsmaps_exporter_processes {n_processes}\n");
-        let deadline = Instant::now() + Duration::from_secs(60);
-        loop {
-            let text = self.get("/metrics");
-            if text.contains(&line) {
-                return text;
-            }
-            assert!(Instant::now() < deadline, "{n_processes} processes are not read in time");
-            std::thread::sleep(Duration::from_millis(50));
-        }
     }
 }
 

@@ -54,8 +54,9 @@ struct State {
     is_running: bool,
     /// The time before which the CPU budget allows no scrape.
     not_before: Option<Instant>,
-    /// Until this time, scrapes read the paths of mappings. The number says how many scrapes began before
-    /// that, and may lack paths. `None` before the first request for paths.
+    /// The time until which scrapes read the paths of mappings, and how many scrapes had succeeded or were
+    /// running when paths were requested. These scrapes may lack paths. `None` before the first request for
+    /// paths.
     paths: Option<(Instant, u64)>,
     /// Whether a request needs another scrape after the running scrape, because the running scrape may not
     /// read paths.

@@ -34,8 +34,8 @@ const BYTES_WITHOUT_LIMIT: usize = 256 << 20;
 /// not used accumulates, up to the amount that is allowed in `CPU_BURST`.
 const CPU: f64 = 0.08;
 const CPU_BURST: Duration = Duration::from_secs(5);
-/// The compression level. Level 5 makes 10 MB of text 16 times smaller in 30 ms. Level 6 needs 38 ms,
-/// and makes the text hardly smaller.
+/// The compression level. Level 5 makes 10 MB of text 16 times smaller in 30 ms. Level 6 needs 38 ms, and
+/// makes the text hardly smaller.
 const LEVEL: Compression = Compression::new(5);
 
 /// A function that parses the parameters of a request. It returns `None` if the parameters change nothing, so

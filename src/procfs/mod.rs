@@ -193,8 +193,9 @@ impl ProcessDir {
         Ok(Stat::parse(text).ok_or(Errno::INVAL)?)
     }
 
-    /// Returns how active the process has been, according to `stat`, and writes its name to `comm` if `stat`
-    /// shows it. A recording has no `stat`; see [`Work::of_recording`], which may return `None`.
+    /// Returns how active the process has been, according to `stat`. Writes the name of the process to
+    /// `comm`, or empties `comm` if `stat` does not show the exact name. A recording has no `stat`; see
+    /// [`Work::of_recording`], which may return `None`.
     pub fn work(&self, buffers: &mut Buffers, comm: &mut Vec<u8>) -> Result<Option<Work>, ReadError> {
         comm.clear();
         match read_file(self.dir.as_fd(), "stat", &mut buffers.text).map_err(ReadError::from) {
@@ -239,8 +240,8 @@ impl ProcessDir {
                 return Ok(());
             }
         }
-        // No thread shows a version 1 path other than `/`, and `/` may be wrong. A path other than `/` is
-        // from the `0::` line, which is correct. Without such a path, the cgroup is unknown.
+        // A version 1 path of `/` may be wrong, and no thread shows another version 1 path. The path in the
+        // `0::` line is correct. If that path is `/`, too, or is missing, the cgroup is unknown.
         if cgroups.paths().any(|path| path != b"/") { Ok(()) } else { Err(ReadError::Gone) }
     }
 

@@ -63,10 +63,8 @@ impl Stat {
     pub fn parse(text: &[u8]) -> Option<Self> {
         // include/linux/sched.h
         const PF_KTHREAD: u64 = 0x20_0000;
-        // The name is in parentheses. The name may itself contain parentheses, so the last `)` in the text
-        // ends the name. The third field follows the name.
-        let name_end = text.iter().rposition(|&b| b == b')')?;
-        let mut fields = std::str::from_utf8(&text[name_end + 1..]).ok()?.split_ascii_whitespace();
+        let (_, fields) = split(text)?;
+        let mut fields = std::str::from_utf8(fields).ok()?.split_ascii_whitespace();
         let state = fields.next()?;
         let mut fields = fields.skip(9 - 4);
         let mut next = |n_skipped| fields.nth(n_skipped)?.parse::<u64>().ok();
@@ -86,9 +84,16 @@ impl Stat {
 /// Returns the command name in the text of a `stat` file. Returns `None` if the name may contain a newline or
 /// a backslash, because `stat` then shows it in another form than `comm`.
 pub fn name(text: &[u8]) -> Option<&[u8]> {
+    let (name, _) = split(text)?;
+    (!name.contains(&b'\\')).then_some(name)
+}
+
+/// Returns the name in the text of a `stat` file, and the fields after it. The name is in parentheses, and
+/// may itself contain parentheses. So the last `)` in the text ends the name.
+fn split(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let begin = text.iter().position(|&b| b == b'(')? + 1;
     let end = text.iter().rposition(|&b| b == b')')?;
-    text.get(begin..end).filter(|name| !name.contains(&b'\\'))
+    Some((text.get(begin..end)?, &text[end + 1..]))
 }
 
 #[cfg(test)]

@@ -107,7 +107,7 @@ pub(super) struct Command {
 pub(super) struct CommandFold {
     /// How many paths of the command are summed in its row `[other]`.
     pub(super) n_paths: u64,
-    /// The position of the last row whose values were moved to the row `[other]`.
+    /// The position of the row that was summed into the row `[other]` last.
     pub(super) last_path: usize,
     /// The number of samples that `--max-samples` counts for the rows of the command.
     pub(super) cost: usize,

@@ -31,8 +31,8 @@ const MAX_AGE: Duration = Duration::from_secs(10);
 /// If a cgroup's inactive page cache is more than this many thousandths of its limit, the cgroup is not full,
 /// because the kernel reclaims this page cache before it kills a process.
 const INACTIVE: u64 = 50;
-/// If a cgroup uses less than this many thousandths of its limit, the cgroup is not full. Even if
-/// the kernel has reported that the limit was reached, a kill may have freed memory since then.
+/// If a cgroup uses less than this many thousandths of its limit, the cgroup is not full. Even if the
+/// kernel has reported that the limit was reached, a kill may have freed memory since then.
 const USED: u64 = 850;
 /// The maximum number of processes to read in a container. Reading 64 of them takes 6 ms.
 const MAX_PROCESSES: usize = 64;

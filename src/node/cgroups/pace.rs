@@ -101,9 +101,9 @@ impl Pace {
             Moved::Nothing => {}
             Moved::Kill => *has_kill = true,
             // After an event at the limit, the file is usually read for longer, because a kill may follow.
-            // But if the limit is reached all the time, the reads must end. A container that is restarted
-            // after each kill may reach its limit again and again. A container whose page cache fills its
-            // limit reaches it all the time without a kill.
+            // But if the limit is reached all the time, the reads must end. A restarted container may reach
+            // its limit soon after each kill. A container with much page cache may stay at its limit without
+            // a kill.
             Moved::Limit if *has_kill || self.pause > MIN_PAUSE => {}
             Moved::Limit => *until = (*until).max((now + READING).min(*since + MAX_READING)),
         }

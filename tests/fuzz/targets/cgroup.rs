@@ -212,8 +212,8 @@ fn named<'a>(path: &'a [u8], id: &str) -> Option<&'a [u8]> {
 }
 
 /// Returns whether a component of a path stands for this id. The component may be the id alone, or the id
-/// after a colon or after the name of a runtime. A component with the name of a runtime may also end
-/// with `.scope`.
+/// after a colon or after the name of a runtime. A component with the name of a runtime may also end with
+/// `.scope`.
 fn stands_for(component: &[u8], id: &str) -> bool {
     if id.is_empty() || component == b".." {
         return false;

@@ -86,7 +86,7 @@ def test_go_heap_is_found(workload):
 
 
 def merged_stacks(pid: int) -> int:
-    """Returns the resident bytes of the stacks whose guard has merged with reserved memory below.
+    """Returns the resident bytes of the stacks above a guard that has merged with reserved memory.
 
     Strict overcommit lets the kernel merge them. The exporter finds no stack above such a large area.
     """

@@ -121,6 +121,9 @@ fn a_kill_is_found_in_its_container_with_the_limit_that_was_hit() {
         node.kill(0, &full);
         assert_eq!(node.read(&[0, 1, 2]), [one("a", limit)]);
         assert_eq!(node.read(&[0, 1, 2]), []);
+        node.now += TOGETHER;
+        node.kill(0, &Full::Node);
+        assert_eq!(node.read(&[0, 1, 2]), [one("a", Limit::Node)], "a later kill has another reason");
         node.now += 2 * NEARBY;
         node.kill(1, &Full::Node);
         assert_eq!(node.read(&[0, 1, 2]), [one("b", Limit::Node)], "after a while it is another limit");
@@ -138,22 +141,12 @@ fn a_kill_may_follow_seconds_after_its_limit_was_reached() {
     node.now += TOGETHER / 2;
     node.kill(1, &Full::Node);
     assert_eq!(node.read(&[0, 1, 2]), [one("b", Limit::Pod)], "it is killed together with the other");
-}
-
-#[test]
-fn a_later_kill_does_not_belong_to_a_limit_that_already_led_to_a_kill() {
-    for (full, limit) in [
-        (Full::Container(0), Limit::Container),
-        (Full::Above(1), Limit::Kubepods),
-        (Full::Above(2), Limit::Pod),
-    ] {
-        let mut node = Node::new();
-        node.kill(0, &full);
-        assert_eq!(node.read(&[0, 1, 2]), [one("a", limit)]);
-        node.now += TOGETHER;
-        node.kill(0, &Full::Node);
-        assert_eq!(node.read(&[0, 1, 2]), [one("a", Limit::Node)]);
-    }
+    node.now += NEARBY;
+    node.reach(&Full::Above(2));
+    assert_eq!(node.read(&[0, 1, 2]), []);
+    node.now += NEARBY;
+    node.kill(0, &Full::Node);
+    assert_eq!(node.read(&[0, 1, 2]), [one("a", Limit::Node)], "the limit was reached too long before");
 }
 
 /// In each case, processes in the containers `killed` are killed. Then the containers that are not in `seen`
