@@ -16,6 +16,7 @@ use super::rows::Summed;
 use super::slab::Slab;
 use super::sums::Totals;
 use super::table::{ContainerKey, Table};
+use crate::smaps::fields::RSS;
 
 /// The process to which a reading belongs.
 #[derive(Clone, Copy, Debug)]
@@ -123,6 +124,13 @@ impl Snapshot {
     /// Whether paths of this reading were merged into `[other]`. Only a new read can separate them again.
     pub fn has_merged(&self, id: &ReadingId) -> bool {
         self.reading(id).n_merged() > 0
+    }
+
+    /// Returns the resident bytes in a reading.
+    pub fn resident(&self, id: &ReadingId) -> u64 {
+        let mut resident = 0;
+        self.reading(id).for_each(|_, _, totals| resident += totals.values.bytes[RSS]);
+        resident
     }
 
     /// Sums the readings. `owned` lists the readings of all processes, each with a flag. A reading with the

@@ -66,6 +66,9 @@ pub struct Growth {
     /// still be the highest are kept: a rate is dropped after [`WINDOW`], or when a later rate is at least as
     /// high.
     rates: VecDeque<(Instant, u64)>,
+    /// The growth between the last two measurements, in bytes per second, if all of it happened within
+    /// [`MIN_INTERVAL`] before the last measurement.
+    sudden_rate: u64,
     /// The memory use in bytes when the processes were last due to be read. `None` if it has been below
     /// [`FAR`] since then.
     read_at: Option<u64>,
@@ -115,8 +118,10 @@ impl Growth {
             let has_both = before.inactive.is_some() && measurement.inactive.is_some();
             let of =
                 |measurement: Measurement| if has_both { measurement.used() } else { measurement.current };
-            let elapsed = now.saturating_duration_since(before_at).max(MIN_INTERVAL / 4);
-            let rate = (of(measurement).saturating_sub(of(before)) as f64 / elapsed.as_secs_f64()) as u64;
+            let grown = of(measurement).saturating_sub(of(before)) as f64;
+            let elapsed = now.saturating_duration_since(before_at).max(MIN_INTERVAL);
+            let rate = (grown / elapsed.as_secs_f64()) as u64;
+            self.sudden_rate = (grown / MIN_INTERVAL.as_secs_f64()) as u64;
             self.rates.retain(|&(at, other)| now < at + WINDOW && other > rate);
             if rate > 0 {
                 self.rates.push_back((now, rate));
@@ -140,7 +145,7 @@ impl Growth {
     pub fn interval(&self, now: Instant) -> Duration {
         let (Some(limit), Some((_, measurement))) = (self.limit, self.last) else { return MAX_INTERVAL };
         let next = self.next_read(limit).min(limit);
-        let is_soon = self.time_to(next, measurement, now).is_some_and(|time| time < MAX_INTERVAL);
+        let is_soon = time_to(next, measurement, self.rate(now)).is_some_and(|time| time < MAX_INTERVAL);
         if is_soon { MIN_INTERVAL } else { MAX_INTERVAL }
     }
 
@@ -164,11 +169,21 @@ impl Growth {
     /// [`Growth::note_hit`], the result is 0. The result is `None` if the cgroup has no limit or did not
     /// grow.
     pub fn time_to_limit(&self, now: Instant) -> Option<Duration> {
+        self.time_to_limit_at(self.rate(now), now)
+    }
+
+    /// Like [`Growth::time_to_limit`], but assumes the worst: that the growth before the last measurement
+    /// began less than [`MIN_INTERVAL`] before it.
+    pub fn least_time_to_limit(&self, now: Instant) -> Option<Duration> {
+        self.time_to_limit_at(self.rate(now).max(self.sudden_rate), now)
+    }
+
+    fn time_to_limit_at(&self, rate: u64, now: Instant) -> Option<Duration> {
         if self.hit_at.is_some_and(|hit_at| now < hit_at + MAX_INTERVAL) {
             return Some(Duration::ZERO);
         }
         let (measured_at, measurement) = self.last?;
-        let time = self.time_to(self.limit?, measurement, now)?;
+        let time = time_to(self.limit?, measurement, rate)?;
         Some(time.saturating_sub(now.saturating_duration_since(measured_at)))
     }
 
@@ -189,16 +204,18 @@ impl Growth {
         UseAndLimit { current: self.last.map(|(_, measurement)| measurement.current), limit: self.limit }
     }
 
-    fn time_to(&self, target: u64, measurement: Measurement, now: Instant) -> Option<Duration> {
-        let rate = Some(self.rate(now)).filter(|&rate| rate > 0)?;
-        Some(Duration::from_secs_f64(target.saturating_sub(measurement.used()) as f64 / rate as f64))
-    }
-
     /// Returns the growth rate in bytes per second.
     fn rate(&self, now: Instant) -> u64 {
         let recent = self.rates.iter().find(|(at, _)| now < *at + WINDOW);
         recent.map_or(0, |&(_, rate)| rate)
     }
+}
+
+/// Returns how long a cgroup takes to reach the memory use `target` at this growth rate; `None` if it does
+/// not grow.
+fn time_to(target: u64, measurement: Measurement, rate: u64) -> Option<Duration> {
+    let left = target.saturating_sub(measurement.used());
+    (rate > 0).then(|| Duration::from_secs_f64(left as f64 / rate as f64))
 }
 
 /// Returns `permille` thousandths of `limit`.

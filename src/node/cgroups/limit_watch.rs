@@ -2,7 +2,7 @@
 //! pod comes close to its limit.
 //!
 //! Each cgroup is measured once a second, and ten times a second if the cgroup may soon be close to its
-//! limit. Reading the memory use takes 2.4 microseconds on a busy machine. A limit is read when the kernel
+//! limit. It is also measured before its processes are read. Reading the memory use takes 2.4 microseconds on a busy machine. A limit is read when the kernel
 //! reports that it was written, and all limits are read every ten seconds. If each measurement also read the
 //! limits of 250 containers and their pods, reading the limits would take two thirds of the measuring time.
 
@@ -292,10 +292,10 @@ impl LimitWatch {
         std::mem::take(&mut self.cpu_time)
     }
 
-    /// Returns how long a container takes to reach its limit or its pod's limit if its memory use keeps
-    /// growing; `None` if the memory use does not grow, or if there is no limit. Measures the two cgroups
-    /// first if their last measurements are older than [`MIN_INTERVAL`], because a fast leak fills its
-    /// container between two measurements that are a second apart.
+    /// Returns the least time in which a container may reach its limit or its pod's limit if its memory use
+    /// keeps growing; `None` if the memory use does not grow, or if there is no limit. Measures the two
+    /// cgroups first if their last measurements are older than [`MIN_INTERVAL`], because a fast leak fills
+    /// its container between two measurements that are a second apart.
     pub fn time_to_limit(&mut self, id: ContainerId, now: Instant) -> Option<Duration> {
         let Self { levels, containers, due, text, .. } = self;
         let (mut close, mut least) = (Vec::new(), None);
@@ -304,7 +304,7 @@ impl LimitWatch {
             if !level.growth.is_recent(now) && level.measure(text, now) == Some(true) {
                 close.push(path.into());
             }
-            least = least.into_iter().chain(level.growth.time_to_limit(now)).min();
+            least = least.into_iter().chain(level.growth.least_time_to_limit(now)).min();
         }
         due.extend(containers_in(containers, &close));
         least

@@ -20,6 +20,12 @@ const MAX_COUNT_USES: u32 = 9;
 /// A program, identified by the start addresses of its code and its stack, as `stat` shows them.
 pub type Program = [u64; 2];
 
+/// The duration of a read is estimated as [`READ_OF_GIB`] for each GiB of resident memory, plus
+/// [`READ_OF_MAPPINGS`], which is 5 us for each of 200 mappings. The real number of mappings is not used,
+/// because counting them would take the memory-map lock.
+const READ_OF_GIB: Duration = Duration::from_millis(15);
+const READ_OF_MAPPINGS: Duration = Duration::from_micros(5 * 200);
+
 /// The time and the CPU time that a read took.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
@@ -97,6 +103,19 @@ impl LastRead {
     /// mappings do not count.
     pub fn at(&self) -> Option<Instant> {
         self.at
+    }
+
+    /// Returns how long the next read will probably take. The last read found `before` resident bytes, and
+    /// now there are `now`. If the process was never read, `before` is 0.
+    ///
+    /// If the process has grown, the read takes longer in proportion, but not longer than the estimate from
+    /// its resident memory. That estimate alone is 8 times too long for a process with huge pages.
+    pub fn expected(&self, before: u64, now: u64) -> Duration {
+        let estimate = READ_OF_MAPPINGS + READ_OF_GIB.mul_f64(now as f64 / f64::from(1 << 30));
+        if self.took.is_zero() || before == 0 {
+            return estimate.max(self.took);
+        }
+        self.took.max(estimate.min(self.took.mul_f64(now as f64 / before as f64)))
     }
 
     /// Returns how long the read that returned the values took.
@@ -301,5 +320,19 @@ mod tests {
         assert_eq!(last.at(), Some(later));
         last.forget();
         assert_eq!(last.due_since(), None);
+    }
+
+    #[test]
+    fn a_read_of_a_process_that_has_grown_takes_longer() {
+        const MIB: u64 = 1 << 20;
+        for (took, before, now, expected) in [
+            (0, 0, 1024 * MIB, 16_000), // never read
+            (100, 2 * MIB, 256 * MIB, 4750),
+            (400_000, 240 << 30, 252 << 30, 420_000), // with huge pages
+            (10_000, 256 * MIB, 2 * MIB, 10_000),
+        ] {
+            let last = LastRead { took: Duration::from_micros(took), ..LastRead::default() };
+            assert_eq!(last.expected(before, now), Duration::from_micros(expected), "{took}");
+        }
     }
 }

@@ -21,12 +21,6 @@ use crate::sources::recording::Writer;
 use crate::totals::reading::ReadingId;
 use crate::totals::snapshot::Snapshot;
 
-/// The duration of a read is estimated as [`READ_OF_GIB`] for each GiB of resident memory, plus
-/// [`READ_OF_MAPPINGS`], which is 5 us for each of 200 mappings. The real number of mappings is not used,
-/// because counting them would take the memory-map lock.
-const READ_OF_GIB: Duration = Duration::from_millis(15);
-const READ_OF_MAPPINGS: Duration = Duration::from_micros(5 * 200);
-
 /// Checks of memory use between scrapes also read the cgroups of processes that are not selected. Each check
 /// includes the processes that were found less than this long ago, because a new process soon leaves the
 /// cgroup in which it was forked. Any other process is included in one of [`N_CHECKS`] checks. Reading the
@@ -208,14 +202,13 @@ impl ProcessTable {
         dir.is_ok_and(|dir| dir.has_waiting_thread(&mut self.buffers))
     }
 
-    /// Returns how long a read of the process will probably take: at least as long as its last read. The
-    /// process may have grown since then, so the time is also estimated from its resident memory.
-    pub fn expected_read(&mut self, i: usize, proc: &Proc) -> Duration {
+    /// Returns how long a read of the process will probably take. The last read found `resident` bytes of
+    /// resident memory, or the process was never read.
+    pub fn expected_read(&mut self, i: usize, resident: u64, proc: &Proc) -> Duration {
         let Self { table, buffers, .. } = self;
         let process = &table[i];
-        let resident = proc.status(process.pid(), buffers).map_or(0, |status| status.resident());
-        let estimate = READ_OF_MAPPINGS + READ_OF_GIB.mul_f64(resident as f64 / f64::from(1 << 30));
-        process.last().took().max(estimate)
+        let now = proc.status(process.pid(), buffers).map_or(0, |status| status.resident());
+        process.last().expected(resident, now)
     }
 
     /// Writes the files of the selected processes to the recording `to`. Returns how many processes were

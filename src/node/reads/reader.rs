@@ -32,7 +32,7 @@ use crate::totals::process_sums::ProcessSums;
 
 /// A read that takes longer than this is cancelled. In this time, the kernel prints hundreds of megabytes.
 /// Text of that length consists mostly of the paths of mapped files, which a workload can make very long.
-const MAX_READ: Duration = Duration::from_secs(10);
+pub(super) const MAX_READ: Duration = Duration::from_secs(10);
 
 /// A read that has taken this long also reads `stat`, to find out which program the values belong to. Reading
 /// `stat` takes 7 us, which is 0.7% of that time.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::budget::Budget;
 use super::detached::{DetachedReads, MAX_DETACHED};
 use super::plan::{Due, Plan};
+use super::reader::MAX_READ;
 use crate::exposition::self_metrics::{ReadErrors, Reads as ReadCounts};
 use crate::node::containers::discovery::Discovery;
 use crate::node::containers::table::ContainerId;
@@ -21,9 +22,9 @@ use crate::totals::snapshot::Snapshot;
 /// A process is not read if its container may reach a memory limit within this many times the expected
 /// duration of the read.
 const MARGIN: u32 = 3;
-/// The duration of a read is estimated only if the limit may be reached within this time, because the
-/// estimate needs the `status` file. A third of this time is enough to read 200 GiB of resident memory.
-const SOON: Duration = Duration::from_secs(10);
+/// If the limit is reached later than this, any read ends before. Then the duration of the read need not be
+/// estimated, which saves reading `status`.
+const SOON: Duration = MAX_READ.saturating_mul(MARGIN);
 
 /// The parts of the node that a read needs.
 #[derive(Debug)]
@@ -79,10 +80,12 @@ impl Bounds<'_> {
     /// the limit, the kernel may kill the process. The memory of a process stays charged to the container
     /// while a read walks its pages, even after the process was killed. So the kernel may then kill a second
     /// process.
-    fn is_too_close(&self, node: &mut Node<'_>, i: usize) -> bool {
-        let time_left = node.processes.at(i).container().and_then(|of| (self.time_to_limit)(of.id));
-        let time_left = time_left.filter(|&time_left| time_left < SOON);
-        time_left.is_some_and(|time_left| time_left < MARGIN * node.processes.expected_read(i, node.proc))
+    fn is_too_close(&self, node: &mut Node<'_>, snapshot: &Snapshot, i: usize) -> bool {
+        let process = node.processes.at(i);
+        let time_left = process.container().and_then(|of| (self.time_to_limit)(of.id));
+        let Some(time_left) = time_left.filter(|&time_left| time_left < SOON) else { return false };
+        let resident = process.last().reading().map_or(0, |id| snapshot.resident(id));
+        time_left < MARGIN * node.processes.expected_read(i, resident, node.proc)
     }
 }
 
@@ -215,7 +218,7 @@ impl Reads {
                 self.keep(node, i);
                 continue;
             }
-            if bounds.is_too_close(node, i) {
+            if bounds.is_too_close(node, snapshot, i) {
                 self.counts.deferred += 1;
                 self.keep(node, i);
                 continue;

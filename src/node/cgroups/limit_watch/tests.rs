@@ -74,8 +74,9 @@ fn a_leak_since_the_last_measurement_is_noticed() {
     limit_watch.add(&node.fs(), id, &place, [false; 2], start);
     node.write("kubepods/pod/memory.current", "900\n");
     let mut time_left = |ms| limit_watch.time_to_limit(id, start + Duration::from_millis(ms));
-    assert_eq!([time_left(99), time_left(800)], [None, Some(Duration::from_millis(100))]);
+    // The 800 bytes may have been allocated in the last 100 ms. The last 100 bytes then need 12.5 ms.
+    assert_eq!([time_left(99), time_left(800)], [None, Some(Duration::from_micros(12_500))]);
     node.write("kubepods/pod/memory.current", "1000\n");
-    assert_eq!([time_left(850), time_left(900)], [Some(Duration::from_millis(50)), Some(Duration::ZERO)]);
+    assert_eq!([time_left(810), time_left(900)], [Some(Duration::from_micros(2500)), Some(Duration::ZERO)]);
     assert_eq!(limit_watch.take_due(), [id].into(), "it is read after the scrape");
 }
