@@ -184,6 +184,7 @@ def test_a_record_shows_what_was_outside_containers(busy, page):
     assert "outside containers 81.0 MiB" in label and has_colour
     assert "outside" not in second[0] and not second[1]
     page.tab.click("#kills summary >> nth=0")
+    page.tab.wait_for_selector("#kills details >> nth=0 >> .reading")
     text = page.text("#kills details >> nth=0")
     assert "Outside the pod's running containers: 81.0 MiB." in text
     assert re.search(r"outside containers\s+81\.0 MiB", text)

@@ -2,9 +2,10 @@
 //! pod comes close to its limit.
 //!
 //! Each cgroup is measured once a second, and ten times a second if the cgroup may soon be close to its
-//! limit. It is also measured before its processes are read. Reading the memory use takes 2.4 microseconds on a busy machine. A limit is read when the kernel
-//! reports that it was written, and all limits are read every ten seconds. If each measurement also read the
-//! limits of 250 containers and their pods, reading the limits would take two thirds of the measuring time.
+//! limit. It is also measured before its processes are read. Reading the memory use takes 2.4 microseconds on
+//! a busy machine. A limit is read when the kernel reports that it was written, and all limits are read every
+//! ten seconds. If each measurement also read the limits of 250 containers and their pods, reading the limits
+//! would take two thirds of the measuring time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -178,9 +178,9 @@ fn a_container_can_come_close_to_the_limit_of_its_pod() {
     }
 }
 
-/// The memory use jumps from 1% to 96% of the limit. It may have jumped in the last 100 ms, so the time to the
-/// limit is short. Then the memory use grows slowly, and the fastest growth in the last five seconds counts.
-/// At 98% the time is 0, because a container at 98% is treated as if it had reached its limit.
+/// The memory use jumps from 1% to 96% of the limit. It may have jumped in the last 100 ms, so the time to
+/// the limit is short. Then the memory use grows slowly, and the fastest growth in the last five seconds
+/// counts. At 98% the time is 0, because a container at 98% is treated as if it had reached its limit.
 #[test]
 fn the_growth_of_a_container_decides_until_98_percent_of_its_limit() {
     let (mut node, processes) = pod("start");
