@@ -177,8 +177,8 @@ test-static: static
 test-reproducible: static
 	$(BUILD_INFO) .ci/test-reproducible.sh $(STATIC) $(TARGET)
 
-# Builds the image with podman, buildah or docker. For the other architecture, set IMAGE_FLAGS='--platform
-# linux/arm64'.
+# Builds the image with podman, buildah or docker, for the architecture of this machine. On an amd64 machine,
+# IMAGE_FLAGS='--platform linux/arm64' builds it for arm64.
 .PHONY: image
 image:
 	$(or $(ENGINE),$(error found none of podman, buildah and docker: "make image-tar" needs none)) \

@@ -51,7 +51,8 @@ sources=$root/usr/lib/rustlib/src/rust
 mkdir -p "$(dirname "$sources")"
 ln -sfn "$(find "$root/usr/src" -maxdepth 1 -name 'rustc-*')" "$sources"
 
-# Builds the standard library and its dependencies. Their bitcode is needed for lto = "fat".
+# Builds the standard library and its dependencies for the target. The libraries must contain bitcode, because
+# the project's release profile has lto = "fat".
 mkdir -p "$dir/seed/src"
 : >"$dir/seed/src/lib.rs"
 cat >"$dir/seed/Cargo.toml" <<'TOML'

@@ -1,6 +1,7 @@
 #!/bin/sh
-# protoc.sh: installs protoc, which the build of containerd-client needs. If the installation would ask for a
-# password or for an answer, prints one line that says how to install protoc.
+# protoc.sh: installs protoc, which the build of containerd-client needs. The script never asks for a password
+# or for an answer. If it cannot install protoc without them, it prints one line that says how to install
+# protoc, and fails.
 set -eu
 
 # Each line of the table below has a package manager, a package, and options with which the package manager

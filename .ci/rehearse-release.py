@@ -56,9 +56,10 @@ def check_out():
 
 
 def tools() -> Path:
-    """Returns the directory with the tools that the workflow installs.
+    """Returns the directory into which the workflow installs cargo-cyclonedx.
 
-    If root runs the script, the directory also has a program `sudo`.
+    Also writes a program `sudo` into the directory, which runs a command as the current user. The workflow
+    calls `sudo`, but a machine on which root runs this script may not have it.
     """
     directory = REHEARSAL / "tools/bin"
     directory.mkdir(parents=True, exist_ok=True)

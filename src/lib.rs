@@ -118,8 +118,8 @@ const ONLY_PAUSE: Duration = Duration::from_millis(100);
 /// because its scrapes would be incomplete. Without containers, 20 to 30 files are open at once. Each stuck
 /// read keeps up to three more files open.
 const MIN_OPEN_FILES: u64 = 64;
-/// `/healthz` fails if a scrape has not ended within this number of scrape intervals after it was due. It
-/// never fails before [`HEALTHY_AGE`] has passed.
+/// `/healthz` fails if a scrape has been due or running for this number of scrape intervals, and for at least
+/// [`HEALTHY_AGE`].
 const HEALTHY_INTERVALS: u32 = 10;
 const HEALTHY_AGE: Duration = Duration::from_secs(30);
 

@@ -1,5 +1,6 @@
-//! Checks the two files of alert rules, their runbooks and their promtool tests. Also checks that the
-//! exporter exports the limits in these rules, such as `vm.max_map_count`.
+//! Checks the two files of alert rules, their runbooks and their promtool tests. Some rules compare a value
+//! with a limit that the exporter exports, such as `vm.max_map_count`. The tests also check that these limits
+//! are exported.
 
 use std::fs;
 

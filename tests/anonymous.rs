@@ -40,8 +40,9 @@ const USES: [(&str, Option<AnonPart>); 20] = [
     ("other", None),
 ];
 
-/// Sizes in KiB. The rows are the parts that the rules assign; the last row is memory without a part. The
-/// columns are the [`USES`].
+/// Amounts of memory in KiB. Each row is the memory that the rules assign to one part. The last row is the
+/// memory that they assign to no part. Each column is one of the [`USES`], so it says what the memory was
+/// really used for.
 type Claims = [[u64; USES.len()]; AnonPart::ALL.len() + 1];
 
 /// One mapping of a snapshot.

@@ -104,8 +104,9 @@ const RECORDINGS: &[(&str, &[&str])] = &[
             "/sidecar sidecar 4000",
         ],
     ),
-    // One process of the redis container is in a memory cgroup below the container's memory cgroup. This
-    // process has the lowest pid, but the exported memory use must still be that of the container's cgroup.
+    // One process of the redis container is in a memory cgroup below the container's memory cgroup. The
+    // exporter comes to this process first, because it has the lowest pid. The exported memory use must still
+    // be that of the container's cgroup.
     ("ecs-exec-by-pid", ECS_EXEC),
     ("ecs-exec-by-id", ECS_EXEC),
     // A workload gives one of its own cgroups the id of another container.

@@ -68,8 +68,9 @@ fn read(scanner: &mut Scanner, text: &[u8], read_size: usize, buffer_size: usize
 fn naively_read(text: &[u8]) -> Option<Mappings> {
     let mut mappings = naive::mappings(text);
     mappings.retain(|(.., next)| *next != Next::Same);
-    // [`read`] sets `next` to `Above` in each mapping, so `is_whole` does the same. It returns false if
-    // `next` said that the mapping overlaps with the following one.
+    // [`read`] sets `next` to `Above` in each mapping. `is_whole` does the same, so that the results can be
+    // compared. `is_whole` returns false if `next` was `Torn`, which means that the mapping overlaps with the
+    // following one.
     let is_whole = |(.., next): &mut (_, _, Next)| std::mem::replace(next, Next::Above) != Next::Torn;
     mappings.iter_mut().all(is_whole).then_some(mappings)
 }

@@ -110,7 +110,8 @@ impl Serving {
         self.wait_for("all processes are read", 60, |text| text.contains(&line).then(|| text.to_owned()))
     }
 
-    /// Requests `/metrics` until `find` returns something in the response, and returns that.
+    /// Requests `/metrics` until `find` returns `Some` for a response, and returns the value in it. Panics
+    /// after `seconds`; `what` completes the message "waiting until".
     fn wait_for<T>(&self, what: &str, seconds: u64, find: impl Fn(&str) -> Option<T>) -> T {
         let deadline = Instant::now() + Duration::from_secs(seconds);
         loop {

@@ -39,8 +39,8 @@ impl Node {
         self.0.write(&format!("proc/{pid}/mountinfo"), mounts);
     }
 
-    /// Returns how many MiB of page cache and how many MiB of shared memory no process maps. Returns `None`
-    /// if the exporter omits the metric.
+    /// Returns how many MiB of page cache, and how many MiB of shared memory, are mapped by no process.
+    /// Returns `None` if the exporter omits the metric.
     fn unmapped(&self, args: &[&str]) -> Option<[u64; 2]> {
         let text = once(self.0.path(), args);
         let value = |part: &str| {

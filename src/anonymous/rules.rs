@@ -65,10 +65,11 @@ fn is_v8_heap(&Spot { place, .. }: &Spot<'_>) -> bool {
 }
 
 /// Whether the mapping is a stack that glibc has mapped with MAP_STACK. From Linux 6.7 on, such a mapping has
-/// the flag `nh` (include/linux/mman.h). The guard of the stack is a separate mapping below the stack, or
-/// consists of pages inside the stack (glibc 2.42, nptl/allocatestack.c). HotSpot, a JVM, makes the guard 16
-/// KiB larger. In recorded processes, 99.8% of the claimed memory belongs to stacks. This rule and
-/// [`is_stack_above_guard`] together find 99.6% of all stack memory.
+/// the flag `nh` (include/linux/mman.h). The stack must also have a guard, which is a separate mapping below
+/// the stack, or consists of pages inside the stack (glibc 2.42, nptl/allocatestack.c). A separate guard may
+/// be larger than glibc made it. For example, HotSpot, a JVM, makes it 16 KiB larger. In recorded processes,
+/// 99.8% of the memory that this rule claims belongs to stacks. This rule and [`is_stack_above_guard`]
+/// together find 99.6% of all stack memory.
 fn is_flagged_stack(&Spot { place, below, .. }: &Spot<'_>) -> bool {
     let has_guard = |guard: &Place| guard.is_inaccessible() && guard.size() <= 64 * KIB;
     place.is_writable() && place.has(NO_HUGE_PAGES) && (place.has(GUARDED) || below.is_some_and(has_guard))

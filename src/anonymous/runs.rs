@@ -137,11 +137,13 @@ fn is_class_space(run: &Run) -> bool {
 }
 
 /// Whether the run of adjacent mappings is metaspace of a JVM, from JDK 16 on. Metaspace consists of
-/// reservations of 64 MiB, which become usable in steps of 64 KiB (metaspaceSettings.hpp). The first
-/// reservation lies directly below the archive of classes, and may have merged with memory below it. Any
-/// other reservation is found only if one of its writable mappings lies above inaccessible memory (see
-/// `has_chunks`). If the rule did not check `has_chunks`, it would claim 31 MB of a bitmap that the garbage
-/// collector G1 has for a heap of 4 GiB. In recorded processes, the rule claims only metaspace.
+/// reservations of 64 MiB, which become usable in steps of 64 KiB (metaspaceSettings.hpp).
+///
+/// The first reservation lies directly below the archive of classes. The kernel may have merged the lower end
+/// of this reservation with other memory, so the rule also accepts a run that is smaller than 64 MiB. Any
+/// other reservation is found only if one of its writable mappings lies directly above inaccessible memory
+/// (see `has_chunks`). If the rule did not check `has_chunks`, it would claim 31 MB of a bitmap that the
+/// garbage collector G1 has for a heap of 4 GiB. In recorded processes, the rule claims only metaspace.
 fn is_metaspace(run: &Run) -> bool {
     let size = run.end - run.begin;
     let has_chunks = run.has_chunks && !run.is_writable && size.is_multiple_of(ARENA) && size <= 4 * ARENA;

@@ -121,8 +121,9 @@ impl CgroupFs {
         };
         let mut roots = Vec::new();
         let mut files = Vec::new();
-        // If pods or the node are exported, the memory of containers is also read, because it is subtracted
-        // from the memory of their pods.
+        // If pods or the node are exported, the memory files of containers are in the list `files`, too. The
+        // memory of containers is subtracted from the memory of their pods. In addition, `CgroupFs::memory`
+        // uses one of these files to find the hierarchy that counts the memory of pods and of the node.
         let is_pod = groups & (POD | NODE) != 0;
         for file in fields::files(version, if is_pod { groups | MEMORY } else { groups }) {
             let hierarchy = if version == Version::V2 { "" } else { file.hierarchy() };

@@ -1,5 +1,5 @@
 //! Reads Linux's cgroup file system: version 2, the hierarchies of version 1, or a recording of either
-//! version. This module uses nothing that describes containers.
+//! version. This module does not use the modules that describe containers, which are `sources` and `node`.
 
 pub mod account;
 pub mod changes;

@@ -22,9 +22,10 @@ pub(super) fn find_root(root: &Path) -> Vec<u8> {
     seen.map(|seen| find(root, seen, &std::process::id().to_string())).unwrap_or_default()
 }
 
-/// Finds the root of a cgroup namespace, and returns its path relative to `root`. `pid` is a process in that
-/// namespace, and `seen` is the cgroup path that proc prints for the process. If several cgroups match, the
-/// one nearest to `root` is used.
+/// Finds the root of the cgroup namespace in which the process `pid` is, and returns its path relative to the
+/// mount point `root`. `seen` is the cgroup path that proc prints for the process. The cgroup of the process
+/// lists `pid`, and its path below `root` ends in `seen`. The result is the part of this path before `seen`.
+/// If several cgroups meet both conditions, the one nearest to `root` is used.
 fn find(root: &Path, seen: &[u8], pid: &str) -> Vec<u8> {
     let seen = Path::new(std::ffi::OsStr::from_bytes(seen));
     let is_in = |directory: &Path| {
@@ -48,9 +49,9 @@ fn find(root: &Path, seen: &[u8], pid: &str) -> Vec<u8> {
     Vec::new()
 }
 
-/// Converts the cgroup path that proc prints into a path below the mounted root, and stores the result in
-/// `resolved`. `namespace_root` is the path of the root of the exporter's cgroup namespace. Returns the
-/// number of components of `resolved`.
+/// Converts `path`, a cgroup path as proc prints it, into a path relative to the mounted root, and stores the
+/// result in `resolved`. `namespace_root` is the root of the exporter's cgroup namespace, also as a path
+/// relative to the mounted root. Returns the number of components of `resolved`.
 ///
 /// Returns `None` if the cgroup is outside the mounted tree. Also returns `None` for the mounted root itself,
 /// because it is never a container's cgroup.

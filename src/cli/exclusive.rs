@@ -3,8 +3,8 @@
 use super::table::OPTIONS;
 use super::usage_error::UsageError;
 
-/// Each entry has an option, and further options that have no effect beside the first one. Such a combination
-/// is an error. If it were accepted, a further option would be ignored silently.
+/// Each entry has an option, and the options that cannot be combined with it. If such a combination were
+/// accepted, one of the two options would be ignored silently.
 const EXCLUSIVE: [(&str, &[&str]); 4] = [
     ("once", &["record"]),
     ("fixture", &["proc-path", "containerd-sock", "containerd-namespace", "cri-sock", "container-logs"]),

@@ -61,7 +61,8 @@ pub struct Options {
     pub max_samples: usize,
     /// The maximum length of an exported path in bytes. Longer paths are shortened; 0 means no limit.
     pub max_label_bytes: usize,
-    /// The fraction of one core that scrapes may use, at most 1024; 0 means no limit.
+    /// The CPU time that scrapes may use, in cores. For example, 0.25 means a quarter of one core. The
+    /// maximum is 1024; 0 means no limit.
     pub cpu_budget: f64,
     /// Host names, in lower case, that requests from this machine may use in addition to the machine's own
     /// name.

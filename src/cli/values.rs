@@ -83,8 +83,8 @@ pub(super) fn switch(value: &OsStr) -> Option<bool> {
     })
 }
 
-/// Accepts node names of up to 253 bytes, as Kubernetes does, but with any letters, because a node may not
-/// belong to Kubernetes.
+/// Accepts node names of up to 253 bytes, as Kubernetes does. All characters except control characters are
+/// allowed, because the node need not belong to a Kubernetes cluster.
 pub(super) fn node(value: &OsStr) -> Option<String> {
     let name = value.to_str()?;
     ((1..=253).contains(&name.len()) && !name.contains(char::is_control)).then(|| name.into())

@@ -58,8 +58,8 @@ struct State {
     /// running when paths were requested. These scrapes may lack paths. `None` before the first request for
     /// paths.
     paths: Option<(Instant, u64)>,
-    /// Whether a request needs another scrape after the running scrape, because the running scrape may not
-    /// read paths.
+    /// Whether another scrape must follow the running scrape, because a request needs paths. The running
+    /// scrape may have begun before paths were requested, and then it possibly reads no paths.
     is_another_requested: bool,
 }
 
@@ -97,8 +97,9 @@ impl Demand {
     pub fn request_paths(&self, now: Instant) -> Freshness {
         let mut state = self.lock();
         // Paths are read only on request, so the scrapes until now, and the running one, may lack paths.
-        // Their number is `n_without`. Once more scrapes than that have succeeded, the last result has paths.
-        // If an earlier request has already switched on the reading of paths, its number counts.
+        // `n_without` is the number of these scrapes. Once more than `n_without` scrapes have succeeded, the
+        // last result has paths. If an earlier request has already switched on the reading of paths, its
+        // `n_without` is used here, too, because the scrapes after it have read paths.
         let n_without = state.n_succeeded + u64::from(state.is_running);
         let n_without = state.paths.filter(|(until, _)| now < *until).map_or(n_without, |(_, n)| n);
         state.paths = Some((now + PATHS_PERIOD, n_without));

@@ -43,7 +43,7 @@ pub struct Report {
     pub read_errors: ReadErrors,
     /// The number of processes that cannot be read, because reads of their memory files do not return.
     pub n_stuck: u64,
-    /// The duration of the slowest read among those behind the exported values.
+    /// The duration of the slowest read. Only the reads that returned the exported values count.
     pub longest_read: Duration,
     /// The node's vm.max_map_count.
     pub max_map_count: Option<u64>,

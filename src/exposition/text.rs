@@ -55,8 +55,8 @@ impl Kind {
     }
 }
 
-/// Writes the samples of one family. HELP and TYPE are written before the first sample, so nothing is written
-/// for a family without samples.
+/// Writes the samples of one family. The call that writes the first sample writes HELP and TYPE before it, so
+/// nothing is written for a family without samples.
 #[derive(Debug)]
 pub struct Family<'a> {
     text: &'a mut Vec<u8>,

@@ -102,8 +102,8 @@ impl Connection {
         }
     }
 
-    /// Whether the next turn, which is the next step of the connection, must wait until CPU time may be spent
-    /// on responses. Compression that has begun does not wait.
+    /// Whether the next step of the connection must wait until CPU time may be spent on responses.
+    /// Compression that has begun does not wait.
     pub fn needs_credit(&self) -> bool {
         let is_compressing = matches!(&self.state, State::Pending(pending) if pending.is_compressing());
         self.account() == Account::Responses && !is_compressing
@@ -264,8 +264,8 @@ impl Connection {
     pub fn can_be_evicted(&mut self, now: Instant) -> bool {
         match self.state {
             State::Idle | State::ReadingHead => {
-                // The last bytes of a request may have arrived, but may still be in the socket. So the socket
-                // is read here. If reading fails, the client has closed the connection.
+                // If `received` holds no complete request, the last bytes of the request may still be in the
+                // socket. So the socket is read here. If reading fails, the client has closed the connection.
                 let is_gone = !self.may_hold_request && self.receive(now).is_err();
                 is_gone || matches!(parse_head(&self.received), Parsed::Incomplete)
             }

@@ -74,8 +74,9 @@ impl Connections {
         n_slots
     }
 
-    /// Removes the connections that have passed their deadline. If more than `n_others` connections are
-    /// closing or get only a single response, also removes the oldest of these connections.
+    /// Removes the connections that have passed their deadline. If more than `n_others` of the remaining
+    /// connections are closing or get only a single response, also removes the oldest of these, so that at
+    /// most `n_others` are left.
     pub fn expire(&mut self, now: Instant) {
         self.open.retain(|connection| now < connection.deadline());
         let mut others: Vec<_> = self.open.iter().filter(|c| c.is_surplus()).map(|c| c.since).collect();

@@ -44,8 +44,10 @@ struct Running {
 }
 
 impl Compressor {
-    /// Compresses one piece, unless the exposition with this number or a later exposition is already
-    /// compressed. Returns the compressed exposition, or `None` if more pieces are needed.
+    /// Compresses the next piece of the exposition that is being compressed. If there is none, begins with
+    /// the latest exposition. Does nothing if the exposition with the number `number`, or a later one, is
+    /// already compressed. Returns the compressed exposition. Returns `None` if more calls are needed, or if
+    /// there is no exposition yet.
     pub fn advance(&mut self, published: &Published, number: u64) -> Option<&Gzipped> {
         if self.last.as_ref().is_none_or(|last| last.number < number) {
             let mut running = self.running.take().or_else(|| published.latest().map(Running::new))?;

@@ -5,7 +5,8 @@
 //! exporter is such a server. To the exporter, the requests seem to come from its own machine, because
 //! forwarded connections end at the pod's loopback. But the browser still sends the host name of the page as
 //! `Host`, so the exporter can refuse the request. IP addresses and the name of this machine are allowed as
-//! `Host`, because no attacking page can have them as its host name.
+//! `Host`. They cannot be used for the attack, because an address is not resolved, and an attacker does not
+//! control what the machine's name resolves to.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -51,8 +51,9 @@ struct Wait {
     _slot: Arc<()>,
 }
 
-/// A wait for a view, which is an exposition for the parameters of a request. The scrape thread renders no
-/// views while their share of the CPU time is used up. So the request wakes it again at `next_try`.
+/// A wait for a view, which is an exposition for the parameters of a request. While the CPU time for views is
+/// used up, the scrape thread renders no views. It does not wake by itself as soon as CPU time is available
+/// again. So the request wakes the scrape thread at `next_try`.
 struct WaitForView {
     view: Arc<View>,
     next_try: Instant,
@@ -131,8 +132,10 @@ impl Pending {
         Some(Response::of_exposition(self.form, &[EXPOSITION, UNCACHED, VARY], latest.text, tail))
     }
 
-    /// Returns the response with a view. If the next scrape takes too long, the view shows the last scrape.
-    /// If rendering takes too long as well, the response is an error.
+    /// Returns the response to a request for a view, or `None` while the request still waits. If the next
+    /// scrape takes too long, the view is rendered from the last scrape. The response is an error if
+    /// rendering takes too long as well, if [`View::end_wait`] does not allow the use of the last scrape, or
+    /// if the view is refused.
     fn advance_view(&mut self, site: &Site, now: Instant) -> Option<Response> {
         let WaitForView { view, next_try, deadline } = self.view.as_mut()?;
         if !view.is_answered() && now < *deadline {

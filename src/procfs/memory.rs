@@ -95,8 +95,9 @@ impl MemoryReader {
             // complete even if the process ends meanwhile, because the kernel keeps the address space alive
             // while it computes the sum. If the process has no memory, the file is empty.
             Ok(n_given) => Ok(n_given > 0),
-            // The process has ended or has executed another program while the file was open. In the second
-            // case, `maps` has the mappings of the other program.
+            // While the file was open, the process has ended or has executed another program. In the second
+            // case, `maps` has the mappings of the other program. So `exec_or_gone` reads `maps` to find out
+            // which of the two has happened.
             Err(ReadError::Gone) => Err(exec_or_gone(process.as_fd(), "maps")),
             Err(error) => Err(error),
         }
@@ -205,7 +206,9 @@ impl MemoryReader {
 }
 
 /// Opens a file that shows the address space of a process. Returns `None` if the process has no address
-/// space, or if there is no such file.
+/// space. Also returns `None` if the file does not exist, unless its name is `smaps`. If `smaps` does not
+/// exist, the process has ended, and the result is an error. Other files can be missing for other reasons,
+/// for example `smaps_rollup` before Linux 4.14.
 fn open_address_space(process: BorrowedFd<'_>, name: &str) -> Result<Option<File>, ReadError> {
     match open_file(process, name) {
         Ok(file) => Ok(Some(file.into())),

@@ -194,8 +194,8 @@ impl ProcessDir {
     }
 
     /// Returns how active the process has been, according to `stat`. Writes the name of the process to
-    /// `comm`, or empties `comm` if `stat` does not show the exact name. A recording has no `stat`; see
-    /// [`Work::of_recording`], which may return `None`.
+    /// `comm`, or empties `comm` if `stat` does not show the exact name. A recording has no `stat`. In this
+    /// case, empties `comm` and returns the result of [`Work::of_recording`], which may be `None`.
     pub fn work(&self, buffers: &mut Buffers, comm: &mut Vec<u8>) -> Result<Option<Work>, ReadError> {
         comm.clear();
         match read_file(self.dir.as_fd(), "stat", &mut buffers.text).map_err(ReadError::from) {

@@ -32,7 +32,8 @@ pub struct NodeMemory {
 }
 
 impl Proc {
-    /// Returns the memory of the node; `None` if the files do not contain it.
+    /// Returns the memory of the node. Returns `None` if one of the [`FILES`] cannot be read, or if the files
+    /// do not contain the total memory or the number of free pages.
     pub fn node_memory(&self, buffers: &mut Buffers) -> Option<NodeMemory> {
         let Buffers { text, .. } = buffers;
         let mut memory = NodeMemory::default();

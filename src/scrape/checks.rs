@@ -36,9 +36,11 @@ impl CheckSchedule {
         self.began_at = Some(now);
     }
 
-    /// Returns the time at which the next check is due, if no scrape begins before that time. An urgent check
-    /// is due at once. Other checks are due one or two intervals after the last scrape or check began. The
-    /// CPU budget allows no check before `allowed_at`.
+    /// Returns the time at which the next check is due. If a scrape begins before that time, the time must be
+    /// computed again. An urgent check is due at once. Other checks are due one interval after the last
+    /// scrape or check began, or two intervals after that for [`Need::Calm`]. The CPU budget allows no check
+    /// before `allowed_at`. Returns `None` before the first scrape, and for checks that are not urgent if
+    /// there is no interval.
     pub fn next_check(&self, allowed_at: Option<Instant>, need: Need) -> Option<Instant> {
         let interval = match need {
             Need::Urgent => Duration::ZERO,

@@ -19,7 +19,8 @@ pub enum Pass {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Idle,
-    /// The processes are listed. Before any memory is read, `stat` of the new processes must be read.
+    /// The processes have been listed. In this phase, `stat` of the new processes is read, before any memory
+    /// is read.
     Listed(Pass),
     Reading(Pass),
 }

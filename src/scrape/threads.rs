@@ -84,8 +84,8 @@ pub fn run(scraper: Scraper, demand: Arc<Demand>, after: AfterPass) {
 }
 
 impl Shared {
-    /// Starts a standby thread. Then runs scrapes on this thread, which is the active thread with this
-    /// number.
+    /// Starts a standby thread. Then runs scrapes and checks on the calling thread, which is the active
+    /// thread. `number` is the number of the calling thread (see [`Handover`]).
     fn run(self: Arc<Self>, number: usize) {
         let standby = {
             let shared = self.clone();

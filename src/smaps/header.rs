@@ -21,7 +21,9 @@ pub enum Next {
     Torn,
 }
 
-/// Returns the address range of the first header line in `bytes`, and the end of that line.
+/// Finds the first header line in `bytes`. Returns the position in `bytes` of its `<address>-<address> `,
+/// including the space, and the position of the end of the line. Returns `None` if `bytes` contains no whole
+/// header line. If `at_end` is true, the file ends where `bytes` ends, so the last line is whole.
 #[inline]
 pub fn find_header(bytes: &[u8], at_end: bool) -> Option<(Range<usize>, usize)> {
     let mut at = 0;
@@ -89,9 +91,10 @@ fn any_range_end(bytes: &[u8]) -> Option<usize> {
     Some(space + 1)
 }
 
-/// Returns how the next mapping follows the mapping with the header `header` (see [`Next`]). `following`
-/// begins with the header of the next mapping. `range_len` and `next_range_len` are the lengths of the
-/// `<address>-<address> ` at the beginning of both headers, including the space.
+/// Returns where the next mapping begins, compared with this mapping (see [`Next`]). `header` is the header
+/// of this mapping, and `following` begins with the header of the next one. Both headers begin with a text
+/// `<address>-<address> `. `range_len` and `next_range_len` are the lengths of these two texts, including
+/// the last space.
 #[inline]
 pub fn next(header: &[u8], following: &[u8], range_len: usize, next_range_len: usize) -> Next {
     // This fast path is for addresses of twelve digits. Nearly all addresses have twelve digits. They are

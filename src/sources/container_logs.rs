@@ -16,8 +16,9 @@ use crate::demand::Wake;
 use crate::errors::plain;
 use crate::sources::{Container, Listing, Source};
 
-/// The number of hexadecimal digits in the id of a container, in all runtimes. If shorter ids were accepted,
-/// the name of a cgroup that has only such digits could be taken for an id.
+/// The number of hexadecimal digits in the id of a container, in all runtimes. An id that is not cut must
+/// have exactly this many digits. If shorter ids were accepted, another cgroup could be taken for the cgroup
+/// of a container, because the name of any cgroup may consist of a few hexadecimal digits.
 const ID_LEN: usize = 64;
 /// The length of a name that the kubelet has cut, `.log` included.
 const MAX_NAME_LEN: usize = 255;

@@ -266,8 +266,9 @@ fn begin(rows: &mut Rows, container: u32, id: Option<u32>, label_len: usize) -> 
     Current { command, other: None }
 }
 
-/// Adds the row of a path. If small paths may be summed as `[other]`, also adds the row `[other]` at its
-/// place in the sort order.
+/// Adds the row of a path. If the number of samples is limited, small paths may later be summed as `[other]`.
+/// So this function also adds an empty row `[other]` before the first path that comes after it in the sort
+/// order, unless the command already has a row `[other]`.
 fn add_path(
     rows: &mut Rows,
     summed: Summed<'_>,

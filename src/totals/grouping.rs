@@ -151,8 +151,8 @@ mod tests {
             // mm/memfd.c
             ("/memfd:a\\012b (deleted)", "shm"),
             ("/memfd: (deleted)", "shm"),
-            // mm/secretmem.c names secret memory. virt/kvm/guest_memfd.c names the memory of a virtual
-            // machine.
+            // mm/secretmem.c gives the first name to secret memory. virt/kvm/guest_memfd.c gives the second
+            // name to the memory of a virtual machine.
             ("/secretmem (deleted)", "shm"),
             ("/[kvm-gmem] (deleted)", "shm"),
             // A tmpfs at the usual mount point can be recognized. The files of a tmpfs at any other mount

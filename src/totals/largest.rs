@@ -23,7 +23,8 @@ pub struct Largest {
     pub command: String,
     /// The largest paths, at most [`MAX_PATHS`], in descending order.
     pub paths: Vec<Part>,
-    /// The sizes of the largest paths. At a later time, they show how much each path has grown.
+    /// The sizes of the largest paths. [`Largest::compare`] subtracts earlier sizes from them to find out how
+    /// much each path has grown.
     pub sizes: Sizes,
 }
 

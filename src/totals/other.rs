@@ -17,9 +17,9 @@ pub const OTHER: &str = "[other]";
 
 /// For each sample of `--max-samples`, the exporter may store this many bytes about containers.
 const BYTES_PER_SAMPLE: usize = 128;
-/// The memory limit of commands, series and readings (the stored results of reads) for a `--max-samples`
-/// from 1 to 100,000. The usual exposition then shows few paths, but OOM records and requests to `/metrics`
-/// with parameters may need more.
+/// The memory limit of commands, series and readings (the stored results of reads) if `--max-samples` is from
+/// 1 to 100,000. If `--max-samples` is small, the usual exposition shows few paths. The memory limit is not
+/// reduced further, because OOM records and requests to `/metrics` with parameters may need more paths.
 const MIN_BYTES: usize = 12_800_000;
 /// The memory limit of commands, series and readings if `--max-samples` is 0, which means that the number of
 /// samples is not limited. This is far more than programs need, and far less than hostile paths could use.

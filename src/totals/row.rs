@@ -48,7 +48,8 @@ pub(super) enum Source {
     Sum(u32),
 }
 
-/// The values of a row that decide how many samples it has, and in which order rows are summed as `[other]`.
+/// A summary of a row's totals. It decides how many samples the row has, and which rows are summed as
+/// `[other]` first: those with the smallest size.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Outline {
     pub(super) size: Size,

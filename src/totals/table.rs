@@ -23,8 +23,8 @@ pub struct ContainerKey(pub u32);
 pub(super) struct Container {
     /// The beginning of each label text: `{namespace="..",pod="..",container=".."`.
     pub(super) labels: Box<str>,
-    /// The memory of the container's commands, series and readings. A reading is the stored result of a
-    /// process's last read.
+    /// The bytes that the exporter itself uses to store the container's commands, series and readings. A
+    /// reading is the stored result of a process's last read.
     pub(super) n_bytes: usize,
     /// How many paths of the container are summed as `[other]`.
     pub(super) n_folded: u64,

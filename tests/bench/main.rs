@@ -96,8 +96,8 @@ fn scanner() -> io::Result<()> {
         heading(&format!("scanner: {name}, {:.1} MB", text.len() as f64 / 1e6));
         let mut learned_scanner = Scanner::default();
         let mut general_scanner = Scanner::general();
-        // With these numbers of bytes, each function below runs for about 30 ms. In this time, what was in
-        // the processor's caches at the beginning does not matter.
+        // With these numbers of bytes, each function below runs for about 30 ms. This is so long that the
+        // initial contents of the processor's caches do not matter.
         const N_BYTES: [usize; 4] = [300_000_000, 40_000_000, 600_000_000, 8_000_000];
         let n_times = N_BYTES.map(|n_bytes: usize| full_or_short(n_bytes, 1).div_ceil(text.len()));
         let mut seconds = rounds(

@@ -194,8 +194,8 @@ fn own_copy(directory: &Path) -> io::Result<Vec<OsString>> {
     })
 }
 
-/// Returns the mount points of the hierarchies that attribution uses: version 2, and the memory controller of
-/// version 1.
+/// Returns the mount points of the hierarchies in which the workload gets a cgroup: version 2, and the memory
+/// controller of version 1. Attribution finds the workload's processes by their paths in these hierarchies.
 fn cgroup_roots() -> io::Result<Vec<PathBuf>> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let root = |line: &str| {

@@ -15,7 +15,8 @@ PARTS = (
 ).split()
 # The parts of a container's memory that have one tile each in the treemap. Anonymous memory, page cache and
 # shared memory are not in this list. The treemap shows them in the tiles of the mapped paths, and in the
-# tiles of `Charge.unmapped`.
+# tiles of `Charge.unmapped`. The part `remainder` is not in this list either, because the treemap shows the
+# memory that is in no other tile as `cgroup_memory_difference`.
 TILES = [part for part in PARTS if part not in ("anon", "page_cache", "shmem", "remainder")]
 
 

@@ -1,4 +1,6 @@
-"""Compares what the end of a container would free according to the page with what it really frees.
+"""Tests the page's prediction of how much memory the end of a container would free.
+
+The test ends the container, and compares the prediction with the memory that is really freed.
 
 Needs root, to make cgroups.
 """

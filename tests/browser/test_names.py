@@ -189,7 +189,11 @@ def test_invisible_characters_are_shown(hostile, page):
 
 
 def promtool(directory, exposition, questions):
-    """Evaluates queries with promtool on an exposition: `questions` is [(query, [(name, labels, value)])]."""
+    """Checks with promtool that queries on an exposition return the expected samples.
+
+    `questions` is [(query, [(name, labels, value)])]. The second item of each pair is the list of expected
+    samples.
+    """
 
     def quoted(text):
         return (

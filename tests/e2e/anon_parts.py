@@ -48,8 +48,9 @@ def assert_close(part: float, reported: float, recall: float, least: float | Non
     """Asserts that the exporter finds about as many bytes for a part as the program itself reports.
 
     `part` may exceed `reported` by 5% or by 2 MiB, whichever is more. `part` must be at least `recall` times
-    `reported`. If the program also reports memory that may not be resident, `least` replaces `reported` in
-    the second condition.
+    `reported`, or at least `recall` times `least` if `least` is given. `least` is needed if `reported`
+    includes memory that may not be resident, or that the exporter reports as another part. `least` does not
+    include this memory.
     """
     assert part <= max(1.05 * reported, reported + 2 * MIB), (part, reported)
     assert part >= recall * (reported if least is None else least), (part, reported, least)

@@ -7,7 +7,8 @@ containerd of its own. The other groups run alone. They have:
 
 - tests that measure CPU, latency or memory;
 - tests that compare PSS, shared or private bytes with the kernel's, because other processes change these;
-- tests that make stuck processes, because ps, the lab and all others that read their cmdline then block;
+- tests that make stuck processes, because every program that reads the cmdline of a stuck process blocks, for
+  example ps or the lab;
 - tests with OOM kills, because the kernel counts the kills of the whole machine.
 """
 

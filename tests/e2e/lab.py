@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# without this variable, gRPC logs a line at the start of each program
+# Without this variable, gRPC logs a line each time this process starts another program.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 sys.path.insert(0, str(HERE))
 

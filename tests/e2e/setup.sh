@@ -2,8 +2,9 @@
 # setup.sh [SUITE...]: installs what the end-to-end tests need on a bare Debian 12, except Rust. If everything
 # is already installed, it does nothing.
 #
-# containerd, runc, prometheus, busybox, nginx, haproxy and other clients are unpacked into .debs/SUITE
-# instead of installed. So their services never start, and a containerd of the host is not changed. Several
+# containerd, runc, prometheus, busybox, nginx, haproxy, strace and HTTP clients are not installed, but only
+# unpacked below .debs. So their services never start, and a containerd of the host is not changed. SUITE is a
+# release of Debian: containerd from that release is unpacked into .debs/SUITE, so that containerd of several
 # releases can be used side by side. The suite sid has containerd 2.x.
 set -eu
 cd "$(dirname "$0")"

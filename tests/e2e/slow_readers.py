@@ -17,7 +17,10 @@ GET_GZIP = GET.replace(b"\r\n\r\n", b"\r\nAccept-Encoding: gzip\r\n\r\n")
 
 
 def node(directory, n_megabytes: int):
-    """Generates a recorded node for which the exporter serves about this many megabytes, at least 16."""
+    """Generates a recorded node for which the exporter serves about `n_megabytes` megabytes.
+
+    The exporter serves at least about 16 MB, even if `n_megabytes` is smaller.
+    """
     n_mappings = 4200
     return record(directory, 1, n_mappings, "x" * ((n_megabytes - 16) * 10**6 // n_mappings // 23))
 
@@ -40,7 +43,11 @@ def memory_cgroup(n_bytes: int):
 
 
 def connect_slowly(target, request: bytes) -> socket.socket:
-    """Connects a client that reads so slowly that the kernel buffers at most 16 KiB for it."""
+    """Connects a client, sends the request, and leaves it to the caller to read the response slowly.
+
+    The receive buffer of the client holds at most 16 KiB. So most of a large response has to wait at the
+    exporter's end until the caller reads.
+    """
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
     client.settimeout(10)

@@ -25,7 +25,7 @@ INTERVAL = 1.0
 
 
 class Node:
-    """A recording of live processes.
+    """A directory like a recording, with a link to the live /proc.
 
     The containers in the namespace `adversary` have hostile processes. The containers in the namespace
     `bystander` have ordinary processes, and their values must stay exact.

@@ -1,8 +1,9 @@
 """Compares the parts of anonymous memory of live programs with the figures of their language runtimes.
 
-A part may exceed the runtime's figure by 5% or 2 MiB. It may be smaller than the figure by at most as much as
-in the snapshots of fixtures/anonymous (see src/anonymous). The tests compare parts by kind, because paths
-differ on kernels that name mappings.
+A part may exceed the runtime's figure by 5% or 2 MiB, whichever is more. It must also be at least a certain
+share of the figure. This share is based on how much of such memory is found in the snapshots of
+fixtures/anonymous (see src/anonymous). The tests compare parts by kind, and not by path. On kernels that
+name mappings, a mapping that the runtime has named has this name as its path, but its kind is the same.
 """
 
 import json

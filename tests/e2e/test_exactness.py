@@ -78,7 +78,8 @@ class Pair:
     def step(self, chance) -> tuple:
         """Makes one of the programs do a random operation.
 
-        Returns the pid and the name of the operation, and "refused" if the kernel refused the operation.
+        Returns the pid of the program, the name of the operation, and, only if the kernel refused the
+        operation, the word "refused".
         """
         if chance.random() < 0.1:
             self.shapes.reverse()

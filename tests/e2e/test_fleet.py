@@ -1,4 +1,7 @@
-"""Tests the dashboard, queries and alerts with a Prometheus that scrapes exporters with equal series."""
+"""Tests the dashboard, queries and alerts with a Prometheus that scrapes several exporters.
+
+Some of these exporters export the same series.
+"""
 
 import json
 import os

@@ -1,7 +1,8 @@
 """Tests that a mapping that grows during a read is counted once, and that an exec drops earlier values.
 
 The kernel prints a few mappings per read(2). The next read(2) continues at the end address of the last
-printed mapping. If this mapping has grown between the two, the kernel prints the whole mapping again.
+printed mapping. If this mapping has grown between the two calls, the address now lies inside the mapping, and
+the kernel prints the whole mapping again.
 """
 
 import shutil

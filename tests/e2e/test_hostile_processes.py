@@ -126,8 +126,9 @@ def test_short_lived_processes_are_reported_correctly(any_node, programs, tmp_pa
         assert errors(exposition)["gone"] + errors(exposition)["exec"] > 0, (
             f"no process ended during its read: {figures}"
         )
-        # After the warm-up, the exporter may use up to 1 MiB more, because a process that forks may be
-        # counted twice, which adds series.
+        # After the warm-up, the exporter may use up to 1 MiB more, because the number of series varies. Until
+        # a forked child ends or executes another program, it has the name and the mappings of its parent. If
+        # the exporter reads both, the same process is counted twice, which adds series.
         assert max(sizes[len(sizes) // 2 :]) < warm + MIB
         assert exporter.unusual_log_lines() == []
         assert comms(exporter.after()) == {}, "a process of the churn is still reported"
@@ -424,8 +425,9 @@ def test_memory_with_5000_processes_is_bounded(any_node, programs):
 def test_endless_smaps_does_not_block_the_exporter(any_node, programs):
     """A process keeps mapping memory ahead of the reader of its smaps, so that a read could take hours.
 
-    The machine decides whether the reader or the process is faster. If the reader reaches the last mapping,
-    the read succeeds. If there are more mappings than a process can have, the read ends with an error.
+    Whether the reader or the process is faster depends on the machine. If the reader reaches the last
+    mapping, the read succeeds. The process also unmaps memory behind the reader, so the reader may find more
+    mappings than a process can have at one time. Then the read ends with an error.
     """
     with any_node.exporter() as exporter:
         process = any_node.cgroup.run_ready(programs / "hostile", "leapfrog")

@@ -1,4 +1,8 @@
-"""Tests `make image` with Debian's builders. Without a registry, only fetching the base image may fail."""
+"""Tests `make image` with podman and buildah from Debian.
+
+The test makes the registry unreachable, so the build must fail. The only allowed reason is that the base
+image cannot be fetched.
+"""
 
 import os
 import shutil

@@ -310,9 +310,9 @@ def test_a_loop_of_kills_does_not_crowd_out_other_records_and_log_lines(programs
 
 
 def test_the_record_of_a_fast_leak_names_the_victim_and_its_paths(programs, tmp_path):
-    """A leak reaches its limit in less than two seconds.
+    """A process leaks so fast that its container reaches the memory limit in less than two seconds.
 
-    The exporter reads the process before that, without a scrape.
+    The exporter reads the process before the limit is reached, although nothing requests a scrape.
     """
     with pods_of(tmp_path / "links", programs) as pods, pods.exporter() as exporter:
         script = f"read line; {programs}/leak heap 70 17 200 3; sleep {FOREVER}"
@@ -379,9 +379,10 @@ def n_without(programs, tmp_path_factory) -> int:
 
 @pytest.mark.parametrize("interval", [0.05, 1])
 def test_reading_causes_no_second_oom_kill(programs, tmp_path, n_without, interval):
-    """Compares OOM kills with and without an exporter that reads the processes of the container.
+    """Compares leaking containers with and without an exporter that reads their processes.
 
-    `make night` compares 40 containers with an exporter and 40 without.
+    The test counts the containers in which the kernel kills more than one process. `make night` compares 40
+    containers with an exporter and 40 without.
     """
     with pods_of(tmp_path / "links", programs) as pods:
         with pods.exporter("--scrape-interval", f"{interval}s") as exporter:
@@ -417,7 +418,8 @@ def test_version_1_counts_kills_of_full_containers_within_the_budget(programs, t
             for instance in full[:8]:
                 instance.processes[0].wait(60)
             assert all(instance.n_kills() for instance in full[:8])
-            # The kernel may kill several processes of one container, one after another.
+            # The kernel may kill several processes of one container, one after another, so the kernel's count
+            # may still rise. Each try compares the exporter's count with the latest count of the kernel.
             until(lambda: counted(exporter, full[:8]), 60, "each kill is counted")
             assert all(record["limit"] is None for record in records(exporter))
         print(f"{share:.2%} of a core with {len(full)} full containers")

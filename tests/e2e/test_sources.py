@@ -111,7 +111,8 @@ def test_new_pods_appear_and_removed_pods_disappear(node, tmp_path, source):
 class Crio:
     """A server that answers CRI calls as CRI-O does.
 
-    A container of this server is a cgroup. For each container there is also a monitor process.
+    Each of its containers is only a cgroup with a sleeping process. For each container, there is a second
+    cgroup with a process in place of the monitor, conmon.
     """
 
     def __init__(self, path: Path, root: Path, driver: str):

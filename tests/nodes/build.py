@@ -3,10 +3,13 @@
 Each part is built only once. Its name contains a hash of its inputs.
 
 root-amd64-KEY.ext4         bookworm with systemd, containerd and Python, for all kernels
-root-arm64-KEY.ext4         the same without systemd, which can be configured only on its architecture
+root-arm64-KEY.ext4         the same with busybox instead of systemd
 kernel-RELEASE-FLAVOUR-KEY/ vmlinuz, initrd, and node.ext4: the kernel's modules, containerd and runc
 
-To get newer kernels, remove the directory.
+The arm64 system has no systemd, because the package scripts that set up systemd can run only on arm64.
+
+An existing kernel is kept even if Debian has a newer one. To get newer kernels, remove the directories
+kernel-*.
 """
 
 import gzip
@@ -61,7 +64,8 @@ exec /lab/tests/nodes/guest/run
 """
 # The kernel modules that the initrd needs to mount the disks.
 MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
-# Modules for devices that the machines do not have. They are two thirds of the size of all modules.
+# The directories of kernel modules that are left out, because the machines do not have such devices. These
+# modules make up two thirds of the size of all modules.
 NO_MODULES = ("drivers/net", "drivers/gpu", "drivers/infiniband", "drivers/media", "sound")
 INIT = """#!/bin/busybox sh
 mount() { busybox mount "$@"; }
@@ -355,8 +359,9 @@ def with_dependencies(modules: Path) -> list[Path]:
     with tempfile.TemporaryDirectory(dir=NODES_DIR) as directory:  # depmod searches in lib/modules
         (Path(directory) / "lib").mkdir()
         (Path(directory) / "lib/modules").symlink_to(modules.parent)
-        # `depmod` is a link to kmod. In an unpacked package, the link points to the place of an installed
-        # kmod. So this runs the kmod on the PATH under the name `depmod`.
+        # `depmod` is a link to kmod. If the package is only unpacked and not installed, the link is broken,
+        # because it points to where an installed kmod would be. So this runs the kmod on the PATH, under the
+        # name `depmod`.
         run("depmod", "-b", directory, modules.name, executable=shutil.which("kmod"))
     needs = dict(line.split(":", 1) for line in (modules / "modules.dep").read_text().splitlines())
     found = []

@@ -28,7 +28,8 @@ class Machine:
 
         It configures the kernel, systemd and the tests in the machine.
         """
-        # At boot, the kernel checks the timer. It panics if the emulator gets no core for some milliseconds.
+        # On amd64, the kernel checks the timer at boot. It panics if the emulator gets no core for some
+        # milliseconds during the check, so `no_timer_check` switches the check off.
         terminal = "ttyS0 no_timer_check" if self.architecture == "amd64" else "ttyAMA0"
         hierarchy = "systemd.unified_cgroup_hierarchy=1"
         if self.cgroup == 1:

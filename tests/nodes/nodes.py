@@ -31,7 +31,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 RECORDS = os.environ.get("NODES_RECORDS", "")
 SHORT = os.environ.get("NODES_SHORT", "")
 # The time limit for a machine, in minutes. If two machines run at the same time on two cores, they take nine
-# minutes. They take longer if the browser tests run, too.
+# minutes. They take longer if the browser tests run, too. With NODES_RECORDS, they take hours.
 MINUTES = 240 if RECORDS else 30
 AT_ONCE = 2  # the tests in one machine mostly use one core
 RUNTIMES = ("openjdk-17-jre-headless", "nodejs")

@@ -172,7 +172,10 @@ def succeeds(lab: Lab, where: Container, command: list[str]) -> bool:
 
 
 def assert_complete(lab: Lab, recording: Path):
-    """Asserts that the recording has all started programs, and no path of this machine."""
+    """Asserts that the recording has all started programs and the cgroup of each listed container.
+
+    Its files must not contain the path of the lab's directory, which is a path of this machine.
+    """
     commands = [comm.read_text().strip() for comm in recording.glob("proc/*/comm")]
     expected = {"postgres": 8, "psql": 2, "redis-server": 1, "java": 1, "nginx": 3, "node": 1, "python3": 1}
     found = {command: commands.count(command) for command in sorted(set(commands))}

@@ -10,7 +10,8 @@ use flate2::write::GzEncoder;
 use super::head::Head;
 use super::response::{Form, Response};
 
-/// The page's Content-Security-Policy. It allows only the page's own files and requests to the exporter.
+/// The page's Content-Security-Policy. It allows only the page's own files, requests to the exporter, and
+/// `data:` URLs for images, because the page's empty icon is one.
 const POLICY: &str = "default-src 'none'; connect-src 'self'; script-src 'self'; style-src 'self'; \
                       img-src data:; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";

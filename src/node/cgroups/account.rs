@@ -48,8 +48,9 @@ pub struct Account {
     /// Whether the container's kills are counted.
     is_watched: bool,
     shmem: MappedShmem,
-    /// What the last read of the container's processes has shown; `None` if the container was not close to
-    /// its limit.
+    /// What the last read of the container's processes has shown. `None` if the container used less than
+    /// [`CLOSE`] of its limit when [`Account::keep_reading`] was last called, or if another running container
+    /// had the same labels then.
     last_reading: Option<LastReading>,
     /// The sizes of the largest mapped paths at several earlier times, stored every [`STEP`]. The oldest
     /// sizes come first.
@@ -176,7 +177,9 @@ impl Account {
         std::mem::replace(&mut self.started_at, started_at) != started_at
     }
 
-    /// Returns the paths of the container's cgroup. `cgroups` are the cgroups of a process in the container.
+    /// Searches for the container's cgroup in `cgroups`, the cgroup paths of a process in the container.
+    /// Returns one path for the hierarchy that counts memory, and one path for the version 1 hierarchies of
+    /// other controllers. A path that is not found is empty.
     fn find(&self, cgroups: &Cgroups, index: &CgroupIndex) -> Paths {
         let is_own = |place: &Place| place.container.id == self.container.id;
         let others = index.container_of(cgroups).filter(is_own).map(|place| place.cgroup);

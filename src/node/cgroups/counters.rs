@@ -48,7 +48,8 @@ struct Held {
     files: Arc<EventFiles>,
     pace: Pace,
     /// Whether the cgroup may be removed soon, because no process is left in the container, or no container
-    /// is left in the pod. The kernel does not report the removal, so the file is read until reading fails.
+    /// is left in the pod. The kernel does not report the removal. So each call of [`Counters::drop_gone`]
+    /// reads the counters of such a cgroup, until a read fails because the cgroup was removed.
     is_ending: bool,
 }
 
@@ -76,8 +77,9 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Creates an empty set of counters. At most `max_held` descriptors will be open. If `has_events` is
-    /// false, no file is polled.
+    /// Creates an empty set of counters. At most `max_held` descriptors will be open. `has_events` says
+    /// whether the kernel reports events. If it does not, no file is polled, and the limit that led to a kill
+    /// stays unknown.
     pub fn new(has_events: bool, max_held: usize) -> Self {
         Self {
             counts: KillCounts::new(has_events),
@@ -114,8 +116,8 @@ impl Counters {
         }
         let Some((files, counts)) = open(fs, &place.path) else { return (false, has_pod) };
         // The first read may already show kills. They are counted only if the container and its pod have
-        // started after the exporter, because older kills are not news. If the pod's counters were open
-        // before, they have counted the same kills, which must not be counted again.
+        // started after the exporter, because older kills are not news. They are also not counted if the
+        // pod's counters were open before this call, because those counters have already counted them.
         let is_whole = is_new && (pod.is_none() || is_new_pod && !had_pod);
         let before = if is_whole { EventCounts::default() } else { counts };
         self.counts.add_container(container, pod.filter(|_| has_pod), before);

@@ -114,7 +114,8 @@ impl Growth {
     pub fn add(&mut self, measurement: Measurement, now: Instant) -> bool {
         let is_first = self.last.is_none();
         if let Some((before_at, before)) = self.last.replace((now, measurement)) {
-            // The inactive page cache is subtracted only if it is known in both measurements.
+            // The inactive page cache is subtracted from the memory use only if it is known in both
+            // measurements. If it were subtracted from only one of them, the growth rate would be wrong.
             let has_both = before.inactive.is_some() && measurement.inactive.is_some();
             let of =
                 |measurement: Measurement| if has_both { measurement.used() } else { measurement.current };

@@ -1,11 +1,13 @@
 //! Derives OOM kills from the kernel's counters. For each kill, this module finds the container, or if the
 //! container is unknown, the pod. This module does no I/O.
 //!
-//! The kernel counts a kill in the cgroup of the killed process and in every cgroup above it. It counts the
-//! event `oom` only in the cgroup that has reached its limit, and in the cgroups above that one. So a pod's
+//! The kernel counts a kill in the cgroup of the killed process and in every cgroup above it. So a pod's
 //! cgroup also counts the kills in each of the pod's containers. If the pod's cgroup has counted more kills
 //! than the cgroups of these containers together, the other kills happened in a container that was removed
 //! before its counters were read, or that was not listed.
+//!
+//! The kernel counts the event `oom` only in the cgroup that has reached its limit, and in the cgroups above
+//! that one. So this event shows which limit was hit.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -133,8 +135,8 @@ struct InContainer {
     pod: Option<Box<[u8]>>,
     /// The number of kills that [`KillCounts::settle`] has not returned yet.
     n_new: u64,
-    /// Whether the container has had a kill since the current scrape or check began. Also true if
-    /// [`KillCounts::settle`] had not yet returned an earlier kill at that time.
+    /// Whether a kill in the container was counted since the current scrape or check began. Also true if a
+    /// kill was counted before, and [`KillCounts::settle`] had not returned it when the pass began.
     has_kill_in_pass: bool,
     gone_at: Option<Instant>,
 }
@@ -151,7 +153,7 @@ struct Above {
     is_shared: bool,
     /// The number of kills in this cgroup that the exporter has noticed.
     n_kills: u64,
-    /// The number of kills, of the `n_kills`, that the cgroups of the pod's containers have counted, too.
+    /// How many of the `n_kills` kills the cgroups of the pod's containers have counted, too.
     n_in_containers: u64,
     /// The number of kills that [`KillCounts::settle`] has returned for the pod, because no container's
     /// cgroup had counted them.
@@ -223,7 +225,8 @@ impl KillCounts {
     }
 
     /// Whether the cgroup of the container still exists, and no kill in it was counted since the last call of
-    /// [`KillCounts::begin_pass`]. If the container was not added, returns false.
+    /// [`KillCounts::begin_pass`]. Also returns false if [`KillCounts::settle`] had not yet returned an
+    /// earlier kill at the time of that call, or if the container was not added.
     pub fn is_intact(&self, id: ContainerId) -> bool {
         self.containers.get(&id).is_some_and(|known| known.gone_at.is_none() && !known.has_kill_in_pass)
     }

@@ -177,8 +177,8 @@ impl Ledger {
         let open = |fs: &mut MemoryFs, path, keeps_open| Counted::new(path).filter_read(fs, keeps_open);
         let top_paths = top_paths.into_iter().enumerate();
         tops.extend(top_paths.filter_map(|(i, path)| open(tops_fs, path, i < max_open)));
-        // The files of pods are not kept open here. If pods are exported, [`Ledger::read`] does not need the
-        // files of most pods, because its caller has already read the memory use of these pods.
+        // The files of pods are not kept open here. [`Ledger::read`] opens the files that it needs. If pods
+        // are exported, it needs few files, because its caller has already read the memory use of most pods.
         pods.extend(pod_paths.into_iter().filter_map(|path| open(pods_fs, path, false)));
         self.name_parts();
     }

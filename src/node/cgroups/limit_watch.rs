@@ -255,8 +255,8 @@ impl LimitWatch {
         self.next_at = self.next_at.map(|next_at| next_at.max(earliest));
     }
 
-    /// Returns how long to wait after using this CPU time, so that measurements use at most the fraction
-    /// [`MAX_SHARE`] of the CPU budget.
+    /// Returns how long to wait after a measurement that took the CPU time `cost`, so that measurements use
+    /// at most the fraction [`MAX_SHARE`] of the CPU budget. A budget of 0 sets no limit, so the wait is 0.
     fn pause(&self, cost: Duration) -> Duration {
         match self.cpu_budget {
             0.0 => Duration::ZERO,

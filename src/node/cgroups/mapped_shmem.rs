@@ -114,8 +114,9 @@ impl MappedShmem {
     /// bytes that `snapshot` has for each path in the container. Before this call, [`MappedShmem::see`] must
     /// be called for all processes of the container.
     ///
-    /// Returns true if the processes are in several mount namespaces. One path may then be on tmpfs in only
-    /// some of the namespaces, so the caller must call [`MappedShmem::add`] for each process.
+    /// Returns true if the processes are in several mount namespaces, unless the number of bytes is unknown.
+    /// One path may then be on tmpfs in only some of the namespaces. So this call counts no bytes, and the
+    /// caller must call [`MappedShmem::add`] for each process.
     pub fn sum(&mut self, snapshot: &Snapshot, container: ContainerKey) -> bool {
         self.members.retain(|member| member.is_seen);
         self.members.shrink_to(2 * self.members.len());

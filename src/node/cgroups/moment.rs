@@ -31,8 +31,8 @@ const MAX_AGE: Duration = Duration::from_secs(10);
 /// If a cgroup's inactive page cache is more than this many thousandths of its limit, the cgroup is not full,
 /// because the kernel reclaims this page cache before it kills a process.
 const INACTIVE: u64 = 50;
-/// If a cgroup uses less than this many thousandths of its limit, the cgroup is not full. Even if the
-/// kernel has reported that the limit was reached, a kill may have freed memory since then.
+/// If a cgroup uses less than this many thousandths of its limit, the cgroup is not full. This also applies
+/// if the kernel has reported that the limit was reached, because a kill may have freed memory since then.
 const USED: u64 = 850;
 /// The maximum number of processes to read in a container. Reading 64 of them takes 6 ms.
 const MAX_PROCESSES: usize = 64;
@@ -117,9 +117,9 @@ impl Moments {
         self.read.retain(|_, tried| now < tried.at + MAX_AGE);
     }
 
-    /// Reads the memory and the processes of a container that may be at its limit. Does nothing if the
-    /// container was read less than [`INTERVAL`] ago. If the container is not at its limit, the result is not
-    /// stored.
+    /// Reads the memory and the processes of a container that may be at its own limit or at the limit of its
+    /// pod. Does nothing if the container was read less than [`INTERVAL`] ago. If the container is at neither
+    /// limit, the result is not stored.
     pub fn read(&mut self, id: ContainerId, limit_watch: &LimitWatch, now: Instant) {
         if self.read.get(&id).is_some_and(|tried| now < tried.at + INTERVAL) {
             return;

@@ -101,9 +101,10 @@ impl Pace {
             Moved::Nothing => {}
             Moved::Kill => *has_kill = true,
             // After an event at the limit, the file is usually read for longer, because a kill may follow.
-            // But if the limit is reached all the time, the reads must end. A restarted container may reach
-            // its limit soon after each kill. A container with much page cache may stay at its limit without
-            // a kill.
+            // But the reads must end even if the limit is reached all the time. So there are two exceptions.
+            // After a kill, the reads are not prolonged, because a restarted container may soon reach its
+            // limit again. After a pause longer than MIN_PAUSE, they are not prolonged either, because a
+            // container with much page cache may stay at its limit without a kill.
             Moved::Limit if *has_kill || self.pause > MIN_PAUSE => {}
             Moved::Limit => *until = (*until).max((now + READING).min(*since + MAX_READING)),
         }

@@ -118,8 +118,8 @@ impl Pods {
     }
 
     /// Reads how much memory is now charged to the pod of a container, but to none of the pod's running
-    /// containers. Part of it can be memory that containers left behind when they ended. This memory can be
-    /// read even after a kill, because it stays charged.
+    /// containers. Part of this memory may come from containers that have ended. That part stays charged to
+    /// the pod, so its size can be read even after a kill.
     pub fn outside_now(&self, of: &Container, accounts: &Accounts, fs: &mut CgroupFs) -> Option<u64> {
         let labels = labels::pod(&of.listed.namespace, &of.listed.pod);
         let pod = self.table.iter().find(|pod| pod.labels == labels)?;

@@ -171,10 +171,10 @@ impl CgroupUsage {
         pods.iter_mut().for_each(|pods| pods.update(accounts, fs));
         accounts.read(fs, |_| true);
         accounts.log_missing(fs);
-        // At most 7/64 of the allowed open files stay open here. `max_open` is 1/64 of the allowed open
-        // files, because `accounts.max_open` is 1/8. On version 2, each of up to `max_open` pods keeps five
-        // files open: four in `pods`, and one in `ledger`. Each of up to `max_open` top-level cgroups keeps
-        // two files open.
+        // `accounts.max_open` is 1/8 of the allowed open files, so `max_open` is 1/64. On version 2, each of
+        // up to `max_open` pods keeps five files open: four in `pods`, and one in `ledger`. Each of up to
+        // `max_open` top-level cgroups keeps two files open. So at most 7 * `max_open` files stay open here,
+        // which is 7/64 of the allowed open files.
         let max_open = accounts.max_open / 8;
         pods.iter_mut().for_each(|pods| pods.read(accounts, max_open));
         if let Some(ledger) = ledger {

@@ -26,8 +26,8 @@ pub struct CgroupIndex {
     placed: HashSet<Box<[u8]>>,
     /// Whether the exporter sees processes from inside a cgroup namespace.
     is_inside: bool,
-    /// Whether a listing may name containers that have ended. A workload could give the id of an ended
-    /// container to a cgroup of its own, and would then be mistaken for that container.
+    /// Whether a listing may name ended containers. If so, a workload may name one of its cgroups after them.
+    /// So a container owns a cgroup inside another's only if its init process was first seen there.
     includes_ended: bool,
 }
 
@@ -287,8 +287,8 @@ mod tests {
 
     #[test]
     fn container_has_every_cgroup_from_its_id_down() {
-        // The cases cover both cgroup drivers, versions 1 and 2, a node inside another (kind), and the inside
-        // of a cgroup namespace.
+        // The cases cover both cgroup drivers, cgroup versions 1 and 2, a node that is itself a container (as
+        // with kind), and paths that begin with `/..`, as a process in a cgroup namespace sees them.
         assert_containers(&[
             (
                 "abc",

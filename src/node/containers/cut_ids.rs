@@ -65,9 +65,10 @@ impl CutIds {
         (std::mem::replace(&mut self.whole, whole) != self.whole).then(|| self.containers())
     }
 
-    /// Returns the number of containers with an ambiguous id. Only the first digits of such an id are listed,
-    /// and they do not identify the container. Either several ids in the cgroup paths begin with these
-    /// digits, or one id in the cgroup paths begins with the listed digits of several containers.
+    /// Returns the number of containers with an ambiguous id. The listing has only the first digits of such
+    /// an id, and these digits do not identify the container. There are two cases: several ids in the cgroup
+    /// paths begin with these digits, or an id in the cgroup paths that begins with them also begins with the
+    /// listed digits of another container.
     pub fn n_ambiguous(&self) -> u64 {
         self.n_ambiguous
     }

@@ -39,8 +39,8 @@ impl Filter {
         self.matches_container(namespace, pod, container) && glob(&self.comm, comm)
     }
 
-    /// Whether a filter can select a process in this container. If not, the command names of the processes in
-    /// the container need not be read.
+    /// Whether this filter can select a process in a container with these labels. If no filter can, the
+    /// command names of the processes in the container need not be read.
     pub fn matches_container(&self, namespace: &str, pod: &str, container: &str) -> bool {
         glob(&self.namespace, namespace) && glob(&self.pod, pod) && glob(&self.container, container)
     }

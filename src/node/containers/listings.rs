@@ -84,9 +84,10 @@ impl Listings {
         }
     }
 
-    /// Begins a listing if one is due. `is_unexplained` says that a container seems to have started or ended
-    /// since the last listing, for example because a process is in an unknown cgroup. If `is_unexplained` is
-    /// true, the call waits a moment for the listing that it has begun. Returns whether the call has waited.
+    /// Begins a listing if one is due and none is running. `is_unexplained` says that a container seems to
+    /// have started or ended since the last listing, for example because a process is in an unknown cgroup.
+    /// If `is_unexplained` is true and the runtime is up, the call waits a moment for the listing that it has
+    /// begun. Returns whether the call has waited.
     pub fn begin_if_due(&mut self, is_unexplained: bool, now: Instant) -> bool {
         if is_unexplained {
             self.schedule.see_unexplained(now);

@@ -12,7 +12,8 @@ use crate::sources;
 use crate::totals::labels;
 use crate::totals::table::ContainerKey;
 
-/// At most this many namespaces are exported. A cluster has dozens, and each name takes memory.
+/// The number of running containers is exported for at most this many namespaces. A cluster has dozens of
+/// namespaces, and each name takes memory.
 const MAX_NAMESPACES: usize = 100;
 
 /// Identifies a container for as long as its entry in the listing stays the same. If the runtime lists the
@@ -48,8 +49,8 @@ impl Container {
         Self { id, listed, labels, is_selected }
     }
 
-    /// Whether `self` and `other` are the same container of the runtime, even if the runtime has listed the
-    /// container again with another init process.
+    /// Whether `self` and `other` are the same container. If the runtime lists a container again with another
+    /// init process, its [`ContainerId`] changes, but it is still the same container.
     pub fn is_same(&self, other: &Self) -> bool {
         self.id == other.id || self.listed.id == other.listed.id && self.labels == other.labels
     }

@@ -203,8 +203,10 @@ mod tests {
         quiet
     }
 
-    /// Notes a full read of an active process, which followed the check `first`. Then notes another full
-    /// read, which found that the process is quiet, and three checks that confirm the values of that read.
+    /// Notes two full reads. The first read found that the process is active; `first` says whether this read
+    /// began with a check. The second read includes a check, which found that the process is quiet. Then
+    /// notes three checks that confirm the values of the second read. A read without its check takes `read`
+    /// microseconds of CPU time, and each check takes `check` microseconds.
     fn become_quiet(quiet: &mut ChangeCheck, first: Check, read: u64, check: u64, now: Instant) {
         quiet.note_read(first, AT_WORK, us(read), now);
         let next = quiet.next(now);

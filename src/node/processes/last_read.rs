@@ -99,8 +99,8 @@ struct MappingCount {
 }
 
 impl LastRead {
-    /// Returns the time at which the last read began, even if it failed. Reads that found overlapping
-    /// mappings do not count.
+    /// Returns the time at which the last read began, even if the read failed. A read that found overlapping
+    /// mappings does not count, because the process keeps its previous values after such a read.
     pub fn at(&self) -> Option<Instant> {
         self.at
     }

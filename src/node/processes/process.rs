@@ -210,8 +210,10 @@ impl Process {
         self.found_at = Instant::now();
     }
 
-    /// Whether the process has values, or is in the pause after a long read. Always false while the process
-    /// counts as stuck.
+    /// Whether the process has values, or is in the pause after a long read. If so, a scrape that does not
+    /// read the memory of the process checks whether the process has executed another program. In that case,
+    /// the values are dropped and the pause ends. The result is always false while the process counts as
+    /// stuck.
     pub fn keeps_values(&self) -> bool {
         let rests = matches!(self.pause, Pause::Resting { .. });
         !self.state.is_stuck() && (self.last.has_values() || rests)

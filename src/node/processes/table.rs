@@ -159,8 +159,9 @@ impl ProcessTable {
     /// process is in another container, or if no filter selects its new name.
     ///
     /// If a filter selects the new name, the values are kept until `stat` shows whether the process runs
-    /// another program. Otherwise a process could hide its memory by renaming itself. `stat` is not read
-    /// here, because reading it can block.
+    /// another program. If a new name dropped the values at once, a process could hide its memory by renaming
+    /// itself. `stat` is not read here, because reading it can block. If `stat` did not identify the program
+    /// at the last read, programs cannot be compared, so a new name drops the values at once.
     pub fn refresh_kept(&mut self, i: usize, proc: &Proc, discovery: &Discovery) {
         let Self { table, buffers, cgroups, lossy, .. } = self;
         let process = &mut table[i];
@@ -310,7 +311,8 @@ impl ProcessTable {
         (selected.clone().filter(|process| process.is_refused()).count(), selected.count())
     }
 
-    /// Returns the duration of the slowest read that returned the current values of a process.
+    /// Returns the duration of the slowest read. Only the reads that returned the current values of the
+    /// processes count.
     pub fn longest_read(&self) -> Duration {
         let with_values = self.iter().filter(|process| process.last().has_values());
         with_values.map(|process| process.last().took()).max().unwrap_or_default()

@@ -281,9 +281,11 @@ mod tests {
         assert_eq!(node.reads.errors(), ReadErrors::default());
     }
 
+    /// A read is deferred if the limit may be reached within three times the expected duration of the read.
     /// The first read is expected to take 2.3 ms: 1.3 ms for 90 MiB of resident memory, and 1 ms for the
-    /// mappings. The process then grows to 900 MiB, so its second read is expected to take 14.2 ms, although
-    /// the first read was short.
+    /// mappings. So it is deferred if 6 ms are left, but not if 7 ms are left. The process then grows to
+    /// 900 MiB. So its second read is expected to take 14.2 ms, although the first read was short. The second
+    /// read is deferred if 42 ms are left, but not if 43 ms are left.
     #[test]
     fn read_is_deferred_if_the_limit_may_be_reached_before_it_ends() {
         let mut node = Recorded::new("deferred");

@@ -24,8 +24,9 @@ pub struct Finding<'a> {
 pub struct Found<'a> {
     /// The inode number of the directory through which the process was read.
     pub inode: u64,
-    /// The `stat` file. It is read if the job required it, if the process maps nothing, or if the process's
-    /// directory has another inode number than in the job. A recording has no `stat`.
+    /// The `stat` file. It is read in three cases: if the job is to read only `stat`, if the process maps
+    /// nothing and may thus be a zombie, or if the inode number of the process's directory differs from the
+    /// number in the job, so that the pid may belong to another process. A recording has no `stat`.
     pub stat: Option<Stat>,
     /// The memory, unless only `stat` was read.
     pub memory: Option<Memory<'a>>,

@@ -39,7 +39,8 @@ pub enum Outcome {
 
 /// Returns what the result of a read means. `process` is in the state before the result is applied.
 pub fn outcome(job: &Job, finding: &Finding<'_>, process: &Process) -> Outcome {
-    // A stuck read uses almost no CPU time. If this read used CPU time for at least a tenth of its duration,
+    // A read uses almost no CPU time while it is stuck. If the CPU time of this read is less than a tenth of
+    // its duration, the read was stuck for most of that time, and its values may be out of date. Otherwise,
     // it was stuck only briefly, and its values are used.
     if process.state().is_stuck() && finding.cost.cpu_time * 10 < finding.cost.elapsed {
         return Outcome::Outdated;

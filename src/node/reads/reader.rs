@@ -53,8 +53,9 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Creates a reader on the calling thread. The snapshot that gets the values may use at most `max_bytes`
-    /// of memory. `anon_parts` says whether the reader splits anonymous memory.
+    /// Creates a reader for the calling thread. The reader measures the CPU time of this thread. The snapshot
+    /// that gets the values may use at most `max_bytes` of memory. `anon_parts` says whether the reader
+    /// splits anonymous memory.
     pub fn new(anon_parts: bool, max_bytes: usize) -> Self {
         Self {
             parts: anon_parts.then(Parts::default),
@@ -152,10 +153,10 @@ impl Reader {
             None => process.stat(&mut self.buffers).ok().and_then(|stat| stat.work.visible_program()),
         };
         let is_sum = sum.is_some();
-        // The process may execute another program between the reads of its memory and of its name. If
+        // The process may execute another program after its memory is read and before its name is read. If
         // the mappings were read, `ensure_alive` detects this below. If only the kernel's sum was read,
-        // `self.comm` still contains the name from before that read, and a different name now shows the
-        // change.
+        // `self.comm` still contains the name from before that read. If the current name differs from it, the
+        // process runs another program.
         if is_sum && process.comm(&mut self.buffers)? != self.comm {
             return Err(ReadError::Exec);
         }
@@ -238,7 +239,9 @@ impl Reader {
     }
 
     fn read_name_and_cgroups(&mut self, process: &ProcessDir, content: Content) -> Result<(), ReadError> {
-        // If nothing has changed, the name from `stat` is still that of the program in memory.
+        // If the change check has found no change, `comm` usually has the name that the check read from
+        // `stat`. This name is still that of the program in memory, so it is not read again. If `comm` is
+        // empty, `stat` did not show the exact name.
         if content != Content::Unchanged || self.comm.is_empty() {
             self.comm.clear();
             self.comm.extend_from_slice(process.comm(&mut self.buffers)?);

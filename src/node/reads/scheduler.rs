@@ -19,8 +19,8 @@ use crate::procfs::this_process::cpu_time_of_thread;
 use crate::procfs::{Entry, Proc};
 use crate::totals::snapshot::Snapshot;
 
-/// A process is not read if its container may reach a memory limit within this many times the expected
-/// duration of the read.
+/// A read that takes this many times as long as expected must still end before the container may reach a
+/// memory limit. Otherwise, the process is not read (see [`Bounds::is_too_close`]).
 const MARGIN: u32 = 3;
 /// If the limit is reached later than this, any read ends before. Then the duration of the read need not be
 /// estimated, which saves reading `status`.
@@ -171,9 +171,10 @@ impl Reads {
     /// Queues the selected processes for which `wanted` is true. A process is not queued during the pause
     /// after a long or refused read, or while an earlier read of the process has not returned.
     ///
-    /// A process that is not queued may keep the values of its last read. The values are dropped here if the
-    /// name or the cgroups of the process show that they no longer belong to it. [`next`](Self::next) later
-    /// reads `stat`, which shows the program that the process runs, but can block.
+    /// In both cases, the process may keep the values of its last read. They are dropped here if the name or
+    /// the cgroups of the process show that the values no longer belong to the process. The program that the
+    /// process runs may show this, too, but it is in `stat`, and reading `stat` can block. So `stat` is not
+    /// read here, but later by [`next`](Self::next).
     pub fn queue(&mut self, node: &mut Node<'_>, now: Instant, wanted: impl Fn(&Process) -> bool) {
         let Self { plan, kept, .. } = self;
         kept.clear();
@@ -261,7 +262,7 @@ impl Reads {
     fn begin_memory(&mut self, process: &mut Process, snapshot: &Snapshot, thread: u32) -> Job {
         let now = Instant::now();
         let is_short = self.left_out_at.is_some_and(|at| now.saturating_duration_since(at) < MAX_CONFIRMED);
-        // Some paths of the last read were merged into `[other]`. Only a full read can show them again.
+        // If paths of the last reading were merged into `[other]`, only a full read can separate them again.
         let has_merged = process.last().reading().is_some_and(|id| snapshot.has_merged(id));
         let reads_all = self.always_reads || has_merged;
         let job = process.memory_job(self.reads_sums, reads_all, is_short, now);

@@ -1,8 +1,9 @@
 /* inject TID NUMBER [ARGUMENT]...: makes a thread of another program do a system call, and prints the result.
  *
- * It simulates an attacker who has taken over the program. An argument is a number, or a colon and a text. A
- * text is written to the thread's stack, and its address is the argument. The program runs on x86-64 and
- * arm64. On x86-64 the thread must be waiting in a system call. That call continues afterwards. */
+ * This simulates an attacker who has taken over the other program. An ARGUMENT is a number, or a colon and a
+ * text. A text is written to the thread's stack, and the system call gets the address of the text. `inject`
+ * runs on x86-64 and arm64. On x86-64 the thread must be waiting in a system call. That call continues
+ * afterwards. */
 #include <elf.h>
 #include <errno.h>
 #include <stdint.h>

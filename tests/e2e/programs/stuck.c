@@ -13,8 +13,9 @@
 // reads of the stat of "execs" and opens of its smaps block as well. The program then prints
 // "<pid> <N> <pid of execs>".
 //
-// When standard input has a byte, and after SECONDS, the guardian aborts the FUSE connection. The abort ends
-// the page fault. The victim then continues to run and no longer holds its mmap_lock.
+// The guardian aborts the FUSE connection as soon as standard input has a byte, but at the latest SECONDS
+// after its start. The abort ends the page fault. The victim then continues to run and no longer holds its
+// mmap_lock.
 //
 // At the end of standard input, on SIGTERM, and when the parent of the guardian ends, the guardian aborts the
 // connection and exits. The kernel then kills the server and the victim. If the guardian cannot abort the

@@ -1,5 +1,6 @@
-//! Checks which container a process is attributed to by its cgroup file, which is `/proc/<pid>/cgroup`.
-//! Compares the result with the documented rules, which this file implements in their simplest form.
+//! Checks the attribution of a process to a container. The attribution uses the cgroup file of the process,
+//! `/proc/<pid>/cgroup`. The result is compared with the documented rules, which this file implements in
+//! their simplest form.
 #![no_main]
 
 use std::sync::Arc;
@@ -107,9 +108,10 @@ fn ordered(lines: &[Line]) -> Vec<&[u8]> {
 
 /// Returns the path that attribution uses if no path contains the id of a container.
 ///
-/// If the file has a line for the memory controller, the first choice is the path in this line, and the
-/// second choice is the path of name=systemd. Otherwise, the first choice is the path of name=systemd, and
-/// the second choice is the path of version 2. The second choice is used if the first is `/` or missing.
+/// If the file has a line for the memory controller, the candidates are the path in this line and the path
+/// of name=systemd, in this order. Otherwise, the candidates are the path of name=systemd and the path of
+/// version 2, in this order. The result is the first candidate that exists and is not `/`. If there is none,
+/// but a candidate is `/`, the result is `/`.
 fn main_path(lines: &[Line]) -> Option<&[u8]> {
     let has_memory = lines.iter().any(|line| rank(line) == 0);
     let wanted: &[u8] = if has_memory { &[0, 1] } else { &[1, 3] };

@@ -60,9 +60,10 @@ def pytest_runtest_logreport(report: pytest.TestReport):
 
 @pytest.fixture(scope="session")
 def node():
-    """The node with its pods.
+    """The node with its pods. All tests share this node.
 
-    A test that changes a pod runs a pod of its own, or restores the pod afterwards.
+    A test may change one of these pods only if it restores the pod afterwards. Otherwise, the test runs a pod
+    of its own, and changes that pod.
     """
     pods.prepare_memory()
     with NODE() as node:

@@ -62,7 +62,7 @@ def run(node: Node):
     node.exec(app, ["tail", "-f", "/dev/null"])
     settled(lambda: kernel.counts(node), lambda: PROCESSES, 120)
     until(lambda: node.log_of(memory, "memory").count(" ready\n") == 2, 120, "the workload has its memory")
-    # the kernel must have merged most of the 8 MiB of equal pages
+    # Wait until the kernel has merged most of the 8 MiB of equal pages: more than 7 MiB.
     n_equal = (7 << 20) // os.sysconf("SC_PAGE_SIZE")
     merged = KERNEL_MEMORY / "ksm/pages_sharing"
     until(lambda: int(merged.read_text()) > n_equal, 120, "the kernel has merged the workload's equal pages")

@@ -34,9 +34,10 @@ def test_cgroup_metrics_equal_the_files(node, record_property):
 
 
 def test_parts_add_up_with_locked_swapped_and_freed_memory(node, record_property):
-    """The parts of each pod's memory add up to the memory use of its cgroup.
+    """The parts of each pod's memory add up to the memory use of the pod's cgroup.
 
-    The pod memory-0 has locked memory. The pod partly-0 has swapped memory, and freed halves of huge pages.
+    The pod memory-0 has locked memory. The pod partly-0 has swapped memory, and it has huge pages. It has
+    freed one half of each huge page.
     """
     pod = node.run_pod(
         "accounts", "partly-0", [Container("partly", ["/memory", "partly"], image=MEMORY_IMAGE)]
@@ -72,7 +73,7 @@ def test_kills_are_recorded_without_a_scrape(node, record_property):
     process. The exporter must not record this kill, because it is not an OOM kill.
     """
     # On an emulated processor, the exporter checks memory use only every few seconds. The fast leak starts
-    # after 20 seconds, so that the exporter has checked the container before.
+    # after 20 seconds, so that the exporter checks the container at least once before its memory grows.
     slow, fast = leak(MOUNTS, 70, 2), leak(MOUNTS, 20, 200, delay=20)
     full = Container(
         "app", ["/programs/leak", "heap", "97", "1", "97"], memory_limit_bytes=LIMIT, mounts=MOUNTS

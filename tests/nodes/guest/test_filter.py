@@ -142,7 +142,7 @@ def test_sandbox_refuses_other_calls(node, exporter, victim, tmp_path):
 
 
 def test_the_same_calls_succeed_without_the_sandbox(node, victim, tmp_path):
-    """Shows that nothing but the sandbox refuses harmful system calls such as unlinkat."""
+    """Shows that only the sandbox refuses harmful system calls such as unlinkat: without it, they succeed."""
     file = tmp_path / "file"
     file.write_text("text")
     inject, harmful = injector(PROGRAMS / "inject"), calls(victim, file)

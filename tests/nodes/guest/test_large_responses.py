@@ -1,4 +1,7 @@
-"""Tests slow readers of large expositions on version 2, which counts the buffers of sockets."""
+"""Tests slow readers of large expositions on a node with version 2 of cgroups.
+
+On version 2, the memory use of a cgroup includes the buffers of its sockets.
+"""
 
 import os
 

@@ -125,9 +125,10 @@ def huge_pages(node):
 
 @contextmanager
 def swapped(node):
-    """A process at the limit of its cgroup has half of its memory in swap.
+    """Runs a process with twice as much memory as the limit of its cgroup, so half of it must go to swap.
 
-    The process is in no container, because containers of containerd do not swap.
+    Waits until a quarter of the memory is in swap. The process is in no container, because containers of
+    containerd do not swap.
     """
     cgroup = ROOT / "ledger"
     cgroup.mkdir()

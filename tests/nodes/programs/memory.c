@@ -1,6 +1,7 @@
-// Usage: memory [partly]. Has each kind of memory that smaps shows, in a process and in its child. With the
-// argument "partly", has half-freed huge pages, swapped memory and lazily freed memory, but no locked memory.
-// Prints the kinds of memory that the kernel refused, then prints "ready" and waits.
+// Usage: memory [partly]. Without an argument, makes each kind of memory that smaps shows, in a process and
+// in its child. With the argument "partly", makes only half-freed huge pages, swapped memory and lazily freed
+// memory, in one process, and thus no locked memory. Prints the kinds of memory that the kernel refused, then
+// prints "ready" and waits.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>

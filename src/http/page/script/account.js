@@ -32,8 +32,8 @@ for (const part of [...UNMAPPED, ...OF_CONTAINER, 'difference', ...NODE_PARTS]) 
 // tree node is TILE followed by the name of the part. No command, container or pod can have such a name: a
 // command has at most 15 bytes, which is too short, and Kubernetes allows no _ in names.
 const TILE = 'cgroup_memory_', CHARGED = 'charged_memory', NODE = 'node_memory', LAYERS = [CHARGED, NODE];
-// Returns the kind and the displayed text of a tree node that shows a part of a memory use. `tile` is the
-// name of the tree node without the prefix TILE.
+// Returns the kind and the displayed text of a tree node that shows one part of the memory use of a
+// container, a pod or the machine. `tile` is the name of the tree node without the prefix TILE.
 function tileOf(tile) {
 	const [, where, part] = /^(?:(outside|node)_)?(.*)/s.exec(tile);
 	if (where === 'outside') return [where, 'outside containers: ' + (part === 'kernel'
@@ -83,9 +83,10 @@ function findPlaceOf(names) {
 	return n?.level === LEVELS[names.length - 1] ? n : null;
 }
 // Adds the memory use of containers and pods to the tree, and computes two fields that the user can select:
-// Charged memory and Node memory. Charged memory is the memory use of each container. Node memory also has
-// the memory use of each pod, and MemTotal of the node. In both fields, a container consists of its mapped
-// paths by PSS, the parts that no process maps, and the part `difference` for all other memory.
+// Charged memory and Node memory. Charged memory shows the memory use of each container. Node memory also
+// shows the memory use of each pod, and MemTotal as the memory use of the node. Both fields divide the memory
+// use of a container in the same way: each mapped path has its PSS, each part that no process maps has its
+// size, and the part `difference` has all other memory.
 function charge() {
 	for (const a of accounts.values()) if (a.n) a.n.account = null;
 	ofNode = reading.get('[]');

@@ -126,7 +126,7 @@ function fillUse(use, a, largest) {
 	use.percent.className = a.current >= .9 * a.limit ? 'up' : '';
 }
 
-// ---- Notes below the treemap: on the memory use of a container, and on tiles that add up to more than that
+// ---- Notes below the treemap: on a container's memory use, and on tiles that add up to more than this use
 
 // Matches the paths of shared memory without a file name: /dev/zero, memfds and System V segments. The kernel
 // frees this memory when the last process that maps it ends (a System V segment only if it is marked for

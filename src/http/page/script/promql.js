@@ -9,8 +9,9 @@ const oneOf = (label, names) => names.length === 1 ? `${label}=${quote(names[0])
 	: `${label}=~${quote(names.map(literal).join('|'))}`;
 const PIVOT_LEVELS = ['namespace', 'pod', 'comm'], OUTER = LEVELS.slice(0, 3);
 
-// Whether there is a query for the numbers on display. There is none for charged memory by path, because it
-// would need a join of all metrics.
+// Whether there is a query for the numbers on display. For charged memory and node memory, there is no query
+// if the table is by path, or if a search finds commands, paths or parts. Such a query would have to join all
+// metrics of this memory.
 function hasQuery() {
 	if (!place || place.kids.length && !rows.length) return false;
 	return !layer || !state.by && at(field, place) >= 0 && (!state.q || isListing()
@@ -54,8 +55,8 @@ function selectorOf(where, level) {
 }
 const sumOf = (by, where, level) => `sum by (${by.join(', ')}) (${selectorOf(where, level)})`;
 const POD = 'cgroup_pod_memory_', NODE_METRIC = 'cgroup_node_memory_bytes',
-	// Matches the kinds of tiles for the rest of a memory use. No metric has this rest, so restOf() computes it
-	// by subtraction.
+	// Matches the kinds of tiles that show a rest: what is left of a memory use after everything else that
+	// the page shows of it is subtracted. No metric has this value, so restOf() makes a query that subtracts.
 	REST = /^(difference|rest|other_pods)$/;
 // Returns PromQL selectors for the values of tiles in the treemap. A tile shows one part of the memory of a
 // container, a pod or the node. Tiles of a kind that matches REST are skipped, because no metric has their

@@ -40,9 +40,10 @@ const NONE = []; // the children of leaves, which most nodes are
 const root = number(makeNode(null, 'node', ''));
 let layer = ''; // the selected field if it is one that shows tiles of cgroups, see account.js
 // Returns whether the last exposition has values to show for a node of the tree. `tick` is the number of the
-// last exposition that was read completely. `seen` is the number of the last exposition with series of
-// processes for the node, or for a node below it. `charged` is the same for memory of cgroups. `charged`
-// counts only if the selected field shows memory of cgroups.
+// last exposition that was read completely. `seen` is the number of the last exposition that has series of
+// processes for the node or for a node below it. `charged` is the number of the last exposition that has
+// memory of cgroups for the node or for a node below it. `charged` counts only if the selected field shows
+// memory of cgroups and has a value for the node.
 const live = n => n.seen >= tick || !!layer && n.charged >= tick && at(fields.get(layer), n) >= 0;
 
 // Makes a node. `i` is the index of the node's values in the columns of all fields. number() sets `i` for

@@ -137,7 +137,8 @@ fn the_cgroup_is_that_of_the_init_process_or_of_the_id() {
     }
 }
 
-/// On ECS with cgroup version 1, only the paths of other controllers have the id.
+/// On ECS with cgroup version 1, the path of a memory cgroup does not contain the container's id. Only the
+/// paths of other controllers contain it.
 #[test]
 fn the_outermost_memory_cgroup_does_not_depend_on_the_order_of_pids() {
     let [root, outer, x, y, other] = [
