@@ -1,7 +1,8 @@
 //! Suggests the known option that is closest to an unknown one.
 
-/// Returns the known name that is closest to `given`, if at most a third of its letters differ. Otherwise
-/// returns a known name that contains `given`, if there is one and `given` has at least four letters.
+/// Returns the known name that is closest to `given`, if their [`distance`] is at most a third of the length
+/// of the shorter one. Otherwise returns a known name that contains `given`, if there is one and `given` has
+/// at least four letters.
 pub(super) fn nearest(
     given: &str,
     names: impl Iterator<Item = &'static str> + Clone,

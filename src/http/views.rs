@@ -272,7 +272,8 @@ mod tests {
     use crate::totals::shape::Shape;
 
     /// Returns an empty queue, a `Demand` after its first successful scrape, and the current time. In this
-    /// queue, the parameter `N` requests a view of N KiB.
+    /// queue, the parameters of a request are a number N, which is stored in `max_samples`. The function
+    /// `render_due` below renders such a view as N KiB of text.
     fn queue() -> (Views, Demand, Instant) {
         let parse = |parameters: &[u8]| {
             let number = str::from_utf8(parameters).ok().and_then(|text| text.parse().ok());

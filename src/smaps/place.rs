@@ -150,8 +150,9 @@ fn eight(digits: [u8; 8]) -> u64 {
 /// flags.
 #[inline]
 fn flags(lines: &[u8]) -> u8 {
-    // The line of flags is usually the only line in `lines`. The scanner leaves out lines that are the same
-    // as in the previous mapping.
+    // The line of flags is usually the only line in `lines`. The scanner leaves out the field lines if the
+    // mapping has the same fields in the same order as the previous mapping. It then also leaves out the
+    // lines between the fields and the flags, if they are the same as before. It never leaves out the flags.
     let Some(words) = lines.strip_prefix(KEY).or_else(|| last_line(lines).strip_prefix(KEY)) else {
         return 0;
     };

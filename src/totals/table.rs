@@ -139,7 +139,8 @@ impl Table {
         Self { max_label_bytes, ..Self::default() }
     }
 
-    /// Returns the beginning of a path that fits into a label. The path is never cut inside a character.
+    /// Returns as much of the beginning of a path as fits into a label. The path is never cut inside a
+    /// character.
     pub(super) fn cut<'a>(&self, path: &'a str) -> &'a str {
         match self.max_label_bytes {
             0 => path,

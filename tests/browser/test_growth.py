@@ -1,4 +1,8 @@
-"""Tests that the ranking of growth counts only memory that a container itself gains on one node."""
+"""Tests that the ranking of growth counts only memory that a container itself gains on one node.
+
+If a process that shared pages ends, the other processes do not grow. If the exporter of another node answers,
+the difference between the two nodes is not growth.
+"""
 
 import re
 

@@ -13,7 +13,7 @@ BY_PID = ("--pid", "--fields", "rss", "--cpu-budget", "0")
 
 
 class Growth:
-    """Runs growing processes, and finds out which growth each scrape shows.
+    """Runs growing processes, and finds out in which scrapes their exported values change.
 
     Run the exporter with the options BY_PID, and call `observe` for every scrape.
     """

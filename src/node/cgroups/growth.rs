@@ -66,9 +66,10 @@ pub struct Growth {
     /// still be the highest are kept: a rate is dropped after [`WINDOW`], or when a later rate is at least as
     /// high.
     rates: VecDeque<(Instant, u64)>,
-    /// The growth between the last two measurements, in bytes per second, if all of it happened within
-    /// [`MIN_INTERVAL`] before the last measurement.
-    sudden_rate: u64,
+    /// How many bytes the memory use grew between the last two measurements.
+    grown: u64,
+    /// Whether this growth is assumed to have taken only [`MIN_INTERVAL`] (see [`Growth::assume_sudden`]).
+    is_sudden: bool,
     /// The memory use in bytes when the processes were last due to be read. `None` if it has been below
     /// [`FAR`] since then.
     read_at: Option<u64>,
@@ -119,10 +120,10 @@ impl Growth {
             let has_both = before.inactive.is_some() && measurement.inactive.is_some();
             let of =
                 |measurement: Measurement| if has_both { measurement.used() } else { measurement.current };
-            let grown = of(measurement).saturating_sub(of(before)) as f64;
+            self.grown = of(measurement).saturating_sub(of(before));
+            self.is_sudden = false;
             let elapsed = now.saturating_duration_since(before_at).max(MIN_INTERVAL);
-            let rate = (grown / elapsed.as_secs_f64()) as u64;
-            self.sudden_rate = (grown / MIN_INTERVAL.as_secs_f64()) as u64;
+            let rate = (self.grown as f64 / elapsed.as_secs_f64()) as u64;
             self.rates.retain(|&(at, other)| now < at + WINDOW && other > rate);
             if rate > 0 {
                 self.rates.push_back((now, rate));
@@ -170,22 +171,19 @@ impl Growth {
     /// [`Growth::note_hit`], the result is 0. The result is `None` if the cgroup has no limit or did not
     /// grow.
     pub fn time_to_limit(&self, now: Instant) -> Option<Duration> {
-        self.time_to_limit_at(self.rate(now), now)
-    }
-
-    /// Like [`Growth::time_to_limit`], but assumes the worst: that the growth before the last measurement
-    /// began less than [`MIN_INTERVAL`] before it.
-    pub fn least_time_to_limit(&self, now: Instant) -> Option<Duration> {
-        self.time_to_limit_at(self.rate(now).max(self.sudden_rate), now)
-    }
-
-    fn time_to_limit_at(&self, rate: u64, now: Instant) -> Option<Duration> {
         if self.hit_at.is_some_and(|hit_at| now < hit_at + MAX_INTERVAL) {
             return Some(Duration::ZERO);
         }
         let (measured_at, measurement) = self.last?;
-        let time = time_to(self.limit?, measurement, rate)?;
+        let sudden = if self.is_sudden { self.grown as f64 / MIN_INTERVAL.as_secs_f64() } else { 0.0 };
+        let time = time_to(self.limit?, measurement, self.rate(now).max(sudden as u64))?;
         Some(time.saturating_sub(now.saturating_duration_since(measured_at)))
+    }
+
+    /// Assumes the worst until the next measurement: that the growth before the last measurement took only
+    /// [`MIN_INTERVAL`].
+    pub fn assume_sudden(&mut self) {
+        self.is_sudden = true;
     }
 
     /// Whether the cgroup may reach its limit before the next measurement.

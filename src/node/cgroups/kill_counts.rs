@@ -167,8 +167,8 @@ impl Above {
         self.n_kills.saturating_sub(self.n_in_containers + self.n_returned)
     }
 
-    /// Returns a container of the pod that this cgroup belongs to. Returns `None` if this is not the cgroup
-    /// of a single pod.
+    /// If this is the cgroup of a pod, returns a container of that pod. Otherwise returns `None`. A cgroup
+    /// with containers of different pods is not the cgroup of a pod.
     fn pod(&self) -> Option<&Arc<Container>> {
         self.pod_of.as_ref().filter(|_| !self.is_shared)
     }

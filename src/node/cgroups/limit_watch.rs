@@ -293,19 +293,24 @@ impl LimitWatch {
         std::mem::take(&mut self.cpu_time)
     }
 
-    /// Returns the least time in which a container may reach its limit or its pod's limit if its memory use
-    /// keeps growing; `None` if the memory use does not grow, or if there is no limit. Measures the two
-    /// cgroups first if their last measurements are older than [`MIN_INTERVAL`], because a fast leak fills
-    /// its container between two measurements that are a second apart.
+    /// Returns how long a container takes to reach its limit or its pod's limit if its memory use keeps
+    /// growing; `None` if the memory use does not grow, or if there is no limit.
+    ///
+    /// First measures the two cgroups, if their last measurements are older than [`MIN_INTERVAL`], because a
+    /// fast leak fills its container between two measurements that are a second apart. The time since the
+    /// last measurement does not show when such a leak began, so the growth is assumed to be sudden.
     pub fn time_to_limit(&mut self, id: ContainerId, now: Instant) -> Option<Duration> {
         let Self { levels, containers, due, text, .. } = self;
         let (mut close, mut least) = (Vec::new(), None);
         for path in containers.get(&id)?.iter() {
             let Some(level) = levels.get_mut(path) else { continue };
-            if !level.growth.is_recent(now) && level.measure(text, now) == Some(true) {
-                close.push(path.into());
+            if !level.growth.is_recent(now) {
+                if level.measure(text, now) == Some(true) {
+                    close.push(path.into());
+                }
+                level.growth.assume_sudden();
             }
-            least = least.into_iter().chain(level.growth.least_time_to_limit(now)).min();
+            least = least.into_iter().chain(level.growth.time_to_limit(now)).min();
         }
         due.extend(containers_in(containers, &close));
         least

@@ -17,8 +17,9 @@ const ID_LEN: usize = 64;
 /// The containers of a listing. Some of them may have a cut id, which has only the first digits.
 #[derive(Debug, Default)]
 pub struct CutIds {
-    /// The containers that were listed with a complete id, sorted by id. The list is used only to complete
-    /// cut ids. So if no container has a cut id, the list stays empty.
+    /// The containers that were listed with a complete id, sorted by id. The search for missing digits ends
+    /// at such an id in a cgroup path. The list is also returned together with the completed containers. It
+    /// is empty if no container has a cut id, because then no search is needed.
     listed: Vec<Container>,
     /// The containers that were listed with a cut id, sorted by this id.
     cut: Vec<Container>,

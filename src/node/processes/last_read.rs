@@ -84,7 +84,8 @@ pub struct LastRead {
     /// show the addresses that identify a program.
     program: Option<Program>,
     /// Set after the kernel took too long to print the mappings. The first value is the time until which only
-    /// their sum is read (from `smaps_rollup`). The second value is a lower bound of the number of mappings.
+    /// the sum over all mappings is read (from `smaps_rollup`). The second value is the number of mappings
+    /// that the slow read had found when it was cancelled. The process has at least this many mappings.
     summed_until: Option<(Instant, u64)>,
     count: MappingCount,
     check: ChangeCheck,

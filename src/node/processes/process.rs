@@ -224,7 +224,8 @@ impl Process {
         self.last.due_since().unwrap_or(self.found_at)
     }
 
-    /// Whether the next read of the process may begin in this scrape. This must be called once per scrape.
+    /// Whether the next read of the process may begin in this scrape. This must be called once per scrape,
+    /// because a pause after a refused read is counted in scrapes, and each call counts one.
     pub fn can_begin_read(&mut self, now: Instant) -> bool {
         !self.state.is_detached() && self.pause.ends(now)
     }

@@ -311,8 +311,8 @@ mod tests {
             (found.memory.map(|memory| memory.read), comm, found.program().is_some())
         }
 
-        /// Reads the process four times. Each read compares the process with the fingerprint of the previous
-        /// read.
+        /// Reads the process four times. Each read compares the process with the fingerprint of the last read
+        /// that returned the mappings. The first read has no fingerprint to compare with.
         fn four_reads(reader: &mut Reader, pid: u32) -> [Content; 4] {
             let mut fingerprint = None;
             [(); 4].map(|()| {

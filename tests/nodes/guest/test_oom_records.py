@@ -1,4 +1,7 @@
-"""Tests that OOM records explain leaks without scrapes, and that reads cause no additional OOM kills."""
+"""Tests that OOM records explain leaks, and that reads cause no additional OOM kills.
+
+The first test requests no metrics while its containers leak, because the records must not depend on scrapes.
+"""
 
 import os
 

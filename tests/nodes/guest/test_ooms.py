@@ -74,8 +74,8 @@ def test_a_kill_is_not_counted_for_another_container(made, delay):
         assert record_of(exporter, names[0], "s-a")["limit"] == "container"
         return
 
-    # Returns the kills in these containers and in the pod itself. If a container is removed before the
-    # exporter has read its counter, the kill is counted for the pod.
+    # Returns the number of kills in these containers of the pod. The name "" stands for the pod itself. If a
+    # container is removed before the exporter has read its counter, the kill is counted for the pod.
     def n_kills(pod: str, *containers: str) -> int:
         counts = kills(exporter)
         return sum(counts.get(f"{pod}/{container}", 0) for container in containers)
