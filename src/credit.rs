@@ -44,7 +44,8 @@ impl Credit {
         self.cap(longest);
     }
 
-    /// Reduces the credit to `fraction` times `longest`, if the credit is larger.
+    /// Reduces the credit to `fraction` times `longest`, if the credit is larger. If `fraction` is 0, the
+    /// credit stays unlimited.
     pub fn cap(&mut self, longest: Duration) {
         if self.fraction > 0.0 {
             self.seconds = self.seconds.min(self.fraction * longest.as_secs_f64());

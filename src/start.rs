@@ -51,8 +51,9 @@ const SOCKETS: [(&str, Api); 3] = [
 /// Makes the scraper: opens proc and the source of containers that the options name. Sends no request to a
 /// container runtime yet.
 ///
-/// Fails if proc cannot be opened or shows no process, if there is no socket, or if the recording cannot be
-/// read. The error is a one-line message.
+/// Fails if proc cannot be opened, has no smaps, or hides other processes from this program. Also fails if
+/// there is no socket, or if the recording or the directory of `--container-logs` cannot be read. The error
+/// is a one-line message.
 pub fn scraper(options: &Options) -> Result<Scraper, String> {
     let source = source(options)?;
     let proc_path = match &options.fixture {

@@ -99,7 +99,7 @@ fn line(text: &str) -> Line {
 
 /// Returns the mappings of a snapshot in the format of the kernel's smaps. The fields, such as `Rss`, do not
 /// have their usual meaning. The value of the n-th field is how many KiB of the mapping have the n-th use in
-/// [`USES`].
+/// [`USES`]. [`Parts`] sums each field, so its sums show what the memory of each part was really used for.
 fn smaps(lines: &[Line]) -> String {
     let mut text = String::new();
     for Line { addresses, permissions, flags, uses, path } in lines {

@@ -55,8 +55,9 @@ const RECORDINGS: &[(&str, &[&str])] = &[
     // version 2, containers are in the cgroup of containerd's service, but shells of kubectl exec are not.
     ("hybrid-by-pid", HYBRID),
     ("hybrid-by-id", HYBRID),
-    // The kubelet uses the systemd driver, but containerd does not. So containerd makes cgroups with names
-    // like `<slice>:cri-containerd:<id>` below containerd.service.
+    // The kubelet uses the systemd driver, but containerd does not. So a name like
+    // `<slice>:cri-containerd:<id>`, which is meant for systemd, becomes the name of a cgroup below
+    // containerd.service.
     (
         "colon",
         &[

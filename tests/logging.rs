@@ -49,8 +49,8 @@ fn unread_log_does_not_stop_scrapes() {
     assert!(exporter.get("/healthz").starts_with("HTTP/1.1 200 "));
     let n_dropped = number(&exporter, "smaps_exporter_log_lines_dropped_total");
     assert!(n_dropped >= 100, "{n_dropped}");
-    // When the test begins to read the log, it gets a line with the number of dropped lines, and then further
-    // lines.
+    // Now the test begins to read the log. The first lines were written to the pipe before it was full. The
+    // next line has the number of dropped lines. It is written before the lines that are still in the queue.
     let report = loop {
         let line = exporter.line();
         assert!(!line.is_empty());

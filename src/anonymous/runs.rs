@@ -95,7 +95,8 @@ impl Run {
     /// Whether another reservation of a JVM begins at this address. Then a mapping at this address does not
     /// belong to the run.
     fn is_followed_at(&self, begin: u64) -> bool {
-        // A JVM's reservation begins at a multiple of 4 MiB. Memory of malloc may lie directly below it.
+        // A JVM's reservation begins at a multiple of 4 MiB. If the mapping begins at such an address, but
+        // the run does not, the run may be memory of malloc that lies directly below a reservation.
         let is_aligned = begin.is_multiple_of(CHUNK) && !self.begin.is_multiple_of(CHUNK);
         // A run directly above a JVM's archive of classes is a class space. Its size is a multiple of 64 MiB.
         let ends_space =

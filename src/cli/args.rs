@@ -244,7 +244,7 @@ mod tests {
                 let option = format!("{dashes}{name}");
                 assert_eq!(run(&[&option, value]), expected, "{option} {value}");
                 assert_eq!(run(&[&format!("{option}={value}")]), expected, "{option}={value}");
-                // `--pid` is a flag, so the option after it is not taken as its value.
+                // Only one argument is taken as the value, so the flag `-pid` after the value is an option.
                 expected.pid = true;
                 assert_eq!(run(&[&option, value, "-pid"]), expected, "{option} {value} -pid");
                 expected.pid = false;

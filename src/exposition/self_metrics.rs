@@ -70,8 +70,8 @@ pub struct Reads {
     pub rollup: u64,
     /// The number of reads that were skipped, because nothing had changed since the last read of the process.
     pub unchanged: u64,
-    /// The number of reads that were postponed, because the container might have reached its limit during the
-    /// read. The values of the last read were kept.
+    /// The number of reads that were postponed, because the container might reach its memory limit before the
+    /// end of such a read. The values of the last read were kept.
     pub deferred: u64,
 }
 

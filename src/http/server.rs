@@ -1,8 +1,8 @@
 //! The HTTP server. One thread serves all connections. Everything that clients can use up has a limit.
 //!
-//! Only the heads of responses are printed by `tiny_http`. The server of `tiny_http` (0.12, the newest
-//! version) is not used, because a single client can stop it. It stops accepting connections after the first
-//! EMFILE. It does not limit the number of connections, the size of heads, or the time of reading and
+//! This program uses `tiny_http` only to print the heads of responses. The server of `tiny_http` (0.12, the
+//! newest version) is not used, because a single client can stop it. It stops accepting connections after the
+//! first EMFILE. It does not limit the number of connections, the size of heads, or the time of reading and
 //! writing.
 //!
 //! A connection that is ready makes one step, which is called its turn. In one turn, a connection makes at
@@ -69,8 +69,9 @@ impl Server {
                 })?,
                 None => TcpListener::bind(addr)?,
             };
-            // Rust's standard library sets a backlog of 128, which is too small for a burst of clients: TCP
-            // would let the next client wait for a second.
+            // Rust's standard library sets a backlog of 128, which is too small for a burst of clients. If
+            // the backlog is full, the kernel ignores the attempt of the next client to connect. The client's
+            // TCP repeats the attempt only after a second.
             rustix::net::listen(&listener, BACKLOG)?;
             // Accepted sockets inherit this size. With the default size, the kernel may hold 4 MiB for each
             // client that stops reading, and this memory is charged to the container.

@@ -144,7 +144,8 @@ mod tests {
         let cases: &[(&str, &[&str], Option<&str>)] = &[
             ("0::/kubepods/pod1/c1\n", &["/kubepods/pod1/c1"], Some("/kubepods/pod1/c1")),
             ("0::/kubepods/pod1/c1", &["/kubepods/pod1/c1"], Some("/kubepods/pod1/c1")),
-            // A hybrid node: containerd's own cgroup is in version 2, and version 1 accounts memory.
+            // A process of a container on a hybrid node. In version 2, the process is in the cgroup of
+            // containerd. Version 1 accounts memory, so `main` ignores the path of version 2.
             (
                 "4:memory:/c1\n3:pids:/c1\n1:name=systemd:/c1\n0::/system.slice/containerd.service\n",
                 &["/c1", "/c1", "/system.slice/containerd.service"],

@@ -59,7 +59,7 @@ pub const ANONYMOUS: usize = 9;
 pub struct Values {
     /// The fields that the kernel printed.
     pub present: FieldMask,
-    /// The values in bytes, at most `u64::MAX`; 0 if the field is not present.
+    /// The values in bytes; 0 if the field is not present. A value that is too large becomes `u64::MAX`.
     pub bytes: [u64; N_FIELDS],
 }
 

@@ -83,8 +83,10 @@ impl Learned {
         let Values { present, bytes: values } = &mut self.values;
         let known = |line: &[u8; LINE_LEN]| {
             let kib = kib_of(line)?;
-            // If a field occurs twice in a mapping, the value in its last line counts. So the lines from the
-            // second occurrence on are not remembered. They are parsed in every mapping.
+            // If a field occurs twice in a mapping, the value in its last line counts. But `take` stores only
+            // the values of lines that have changed. If both lines were remembered and only the first one
+            // changed, `take` would store the wrong value. So the lines from the second occurrence on are not
+            // remembered. They are parsed in every mapping.
             let (field, _) = field_of(line).filter(|(field, _)| *present & 1 << field == 0)?;
             // `kib_of` parses the eight bytes before the unit. All bytes between the key and these eight
             // bytes must be spaces. Any other byte means that the value has more than eight digits, or that

@@ -106,8 +106,9 @@ impl Source for Client {
         // tokio requires that a timer is created inside its runtime.
         let woken = self.runtime.block_on(async { timeout_at(deadline.into(), wake.woken()).await });
         if let Ok(Err(_)) = woken {
-            // The listing cannot continue, because no file descriptor is left. Waiting until the deadline
-            // keeps the caller from retrying at once.
+            // `woken` fails at once if no file descriptor is left. Waiting here until the deadline keeps the
+            // caller from retrying at once. A listing does not continue during this wait, because it runs
+            // only while `runtime` runs.
             wake.wait_until(deadline);
         }
     }

@@ -85,9 +85,10 @@ def test_removed_cgroups_disappear_without_a_log_line(node, tmp_path):
 
 
 def test_cgroup_recreated_at_the_same_path_is_noticed(tmp_path):
-    """The exporter holds a descriptor of the cgroup's directory.
+    """If the cgroup's directory is removed and made again, the exporter reads the new cgroup.
 
-    Then the directory is removed and made again.
+    The exporter holds a descriptor of the removed directory. Reading files through this descriptor fails, so
+    the exporter opens the directory at the same path again.
     """
     top = Path("/sys/fs/cgroup" if IS_V2 else "/sys/fs/cgroup/memory")
     cgroup = top / f"lab-{os.getpid()}"

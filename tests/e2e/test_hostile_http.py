@@ -253,7 +253,7 @@ MIX = [
 def send_mix(peer, stop, seed: int):
     """Sends complete, half, pipelined, long and malformed requests, and reads the responses slowly.
 
-    Afterwards it closes or resets the connections.
+    When more than 25 connections are open, closes or resets a random one.
     """
     chance, clients = random.Random(seed), []
     while not stop.wait(0.01):

@@ -121,8 +121,9 @@ static SCRIPT: File = File::new(
     ),
 );
 
-/// Returns the file at a path. At `/`, only browsers get the page; other clients get `/metrics` instead. The
-/// page refers to its style and its script by relative addresses.
+/// Returns the file at a path; `None` if there is no file. At `/`, only browsers get the page; the caller
+/// redirects other clients to `/metrics`. The page refers to its style and its script by relative addresses,
+/// because a proxy may serve the exporter below another path.
 pub fn file(path: &[u8], is_browser: bool) -> Option<&'static File> {
     match path {
         b"/" if is_browser => Some(&PAGE),

@@ -45,8 +45,8 @@ struct Counted {
     bytes: u64,
 }
 
-/// Divides the node's memory into parts. Its buffers are reused while the top-level cgroups and the pods stay
-/// the same.
+/// Divides the node's memory into parts. The lists of cgroups and parts are kept from one read to the next,
+/// until a top-level cgroup or a pod is created or removed. All other buffers are always reused.
 #[derive(Debug)]
 pub struct Ledger {
     /// The reader of the root and of the top-level cgroups.

@@ -232,8 +232,8 @@ impl LimitWatch {
             differing.extend(levels.values_mut().filter_map(has_changed));
         }
         // The kernel's reports of writes are taken after the limits were read, so the reports include every
-        // write that has changed these limits. If a report is missing, the kernel does not report writes to
-        // these files. The watch is then useless, so it is stopped.
+        // write that has changed these limits. If a limit has changed without a report, the kernel does not
+        // report writes to these files. All watches in `changes` are then useless, so they are stopped.
         let changed = changes.take();
         if differing.iter().any(|&file| !changed.includes(file)) {
             changes.stop();

@@ -2,12 +2,10 @@
 //!
 //! If a component of a path is a container's id, the cgroup at this component and all cgroups below it belong
 //! to the container. The cgroup in which the init process is now does not matter, because systemd and Docker
-//! move init into a child cgroup. If no cgroup path of the init process contains the id, the cgroup in which
-//! the init process was first seen belongs to the container, with all cgroups below it.
-//!
-//! The node's root cgroup belongs to no container, because the whole node would be in it. Usually its path is
-//! `/`. If the exporter is in a cgroup namespace, the path of the root is similar to `/../..`. Then `/` is
-//! the exporter's own cgroup, which can belong to a container.
+//! move init into a child cgroup. If no path of init contains the id, the cgroup in which init was first seen
+//! belongs to the container, with all cgroups below it. The node's root cgroup belongs to no container,
+//! because the whole node would be in it. Its path is `/`, or in a cgroup namespace a path such as `/../..`.
+//! There, `/` is the exporter's own cgroup, which can belong to a container.
 //!
 //! If a path contains the ids of two containers, the first id usually counts, because a workload may name one
 //! of its own cgroups after another container. `is_placed_at` decides when the second id counts.

@@ -21,10 +21,11 @@ use crate::sources::recording::Writer;
 use crate::totals::reading::ReadingId;
 use crate::totals::snapshot::Snapshot;
 
-/// Checks of memory use between scrapes also read the cgroups of processes that are not selected. Each check
-/// includes the processes that were found less than this long ago, because a new process soon leaves the
-/// cgroup in which it was forked. Any other process is included in one of [`N_CHECKS`] checks. Reading the
-/// cgroups of 120 processes in every check took a third of the check's time.
+/// Checks of memory use between scrapes also read the cgroups of processes that are not selected, because
+/// such a process may have moved to another cgroup. A new process soon leaves the cgroup in which it was
+/// forked. So every check reads the cgroups of the processes that were found less than [`SETTLING`] ago. The
+/// cgroups of an older process are read in only one of every [`N_CHECKS`] checks, because reading the cgroups
+/// of 120 processes in every check took a third of the check's time.
 const SETTLING: Duration = Duration::from_secs(10);
 const N_CHECKS: u32 = 8;
 

@@ -139,8 +139,9 @@ fn paths_with_equal_text_are_one_series() {
     assert_eq!(node.series(), [("comm=\"a\u{fffd}\",path=\"/\u{fffd}\"}", 8192, 4)]);
 }
 
-/// Whatever a container maps, its data in the snapshot stays within the memory limit, its sums do not
-/// change, and its largest paths keep their names. Other containers lose nothing.
+/// If a container maps very many paths, merging its small paths keeps the snapshot close to the memory limit.
+/// The merging does not change the container's sums, and its largest path keeps its name. The other container
+/// keeps all its paths and values.
 #[test]
 fn one_container_cannot_use_all_memory() {
     let paths: Vec<Vec<u8>> = (0..400_u64).map(|i| format!("/{i:0>400}").into_bytes()).collect();

@@ -141,8 +141,9 @@ impl Naive<'_> {
         self.claims.iter().position(|claim| stands_for(component, &claim.id))
     }
 
-    /// Returns the container with an init process in the cgroup at exactly this path. Returns `None` if
-    /// several containers have an init process there.
+    /// Returns the container that has its init process in the cgroup at exactly this path. A container counts
+    /// only if no cgroup path of its init process contains its id. Returns `None` if several such containers
+    /// have their init process there, or if the path is a path of the root, such as `/` or `/../..`.
     fn by_path(&self, path: &[u8]) -> Option<usize> {
         let is_root = path.split(|&b| b == b'/').all(|component| component.is_empty() || component == b"..");
         let has_it = |claim: &Listed| {
@@ -197,8 +198,10 @@ impl Naive<'_> {
                 if component == b".." {
                     outermost = None;
                 } else if outermost.is_none() {
-                    // `Some(None)` means that a container has its init process in the cgroup `above`. This
-                    // container is not `i`, because the input has no cgroup for the init process of `i`.
+                    // `Some(Some(j))` means that `component` stands for the id of container `j`. `Some(None)`
+                    // means that the init process of a container is in the cgroup `above`. That container
+                    // cannot be `i`, because this function is called only if the input has no cgroup of the
+                    // init process of `i`.
                     outermost = self.by_path(above).map(|_| None).or(self.by_id(component).map(Some));
                 }
             }

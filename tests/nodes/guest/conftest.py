@@ -9,12 +9,12 @@ import pods
 from exporter import EVERYTHING, Exporter
 from node import CONTAINERD, IS_SHORT, NODE
 
-# If NODES_SHORT is set, a machine skips the tests that are listed for the Debian release of its containerd. A
-# test is skipped if its name contains one of the strings.
+# The tests that a machine skips if NODES_SHORT is set. The key is the Debian release that the machine's
+# containerd comes from. A test is skipped if its name contains one of the strings.
 #
-# The script .ci/run sets NODES_SHORT. It runs two machines, one with containerd of bookworm and one with
-# containerd of sid. Each test below runs in only one of the machines. This is enough, because the machines
-# differ only in the kernel and containerd.
+# The script .ci/run sets NODES_SHORT. It runs two machines, one with the kernel and containerd of bookworm,
+# and one with those of sid. Otherwise the machines are equal, so it is enough that each test below runs in
+# one of them.
 LEFT_OUT = {
     "bookworm": (
         "test_restarted_container_replaces_the_dead_one",

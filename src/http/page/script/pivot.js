@@ -76,8 +76,8 @@ function outsideOf(n) {
 
 const found = { q: '', place: null, rows: new Map() }; // rows are kept from scrape to scrape
 
-// Prepares a text for comparison in a search. Returns the displayed text in lower case, with real spaces. The
-// page displays a space at either end of a name as ␠.
+// Prepares a text for comparison in a search. Returns the text as the page displays it, but in lower case,
+// and with a space instead of each ␠. The page displays a space at either end of a name as ␠.
 const asSearched = text => visible(text).toLowerCase().replace(/␠/g, ' ');
 const lower = n => n.lower ??= asSearched(n.text);
 const lowerFull = n => n.lowerFull ??= asSearched(n.full);

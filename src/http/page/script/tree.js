@@ -174,7 +174,8 @@ async function read(text, pause) {
 			}
 			if (field?.metric !== sample.name) {
 				if (walk.length > longest.length) longest = walk;
-				// Without an order from an earlier exposition, the order of the first family is used.
+				// If there is no order from an earlier exposition, the series of the later families are
+				// expected in the order of the first family.
 				if (!order.length) rank(longest);
 				walk = [];
 				field = fieldOf(sample.name);
