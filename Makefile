@@ -51,8 +51,8 @@ build: protoc
 e2e: protoc
 	tests/e2e/run $(GROUPS)
 
-# Tests the static binary and its image on several Debian kernels, in virtual machines: make e2e-nodes
-# NODES="bookworm sid". Needs root on Debian, but no KVM.
+# Tests the static binary and its image on several Debian kernels, in virtual machines. Needs root on Debian,
+# but no KVM. NODES selects the machines: make e2e-nodes NODES="bookworm sid"
 NODES ?=
 .PHONY: e2e-nodes
 e2e-nodes: image-tar
@@ -69,9 +69,10 @@ test-arm64: static-arm64
 e2e-arm64:
 	$(MAKE) e2e-nodes TARGET=aarch64-unknown-linux-musl NODES="arm64 arm64-16k"
 
-# Measures the exporter on a node with 250 containers and 1,500 processes. The processes are recorded or real,
-# and the options are those of the manifest or --group-by path. Each combination takes five minutes. With
-# LOAD="live 60", measures only real processes, for 60 seconds. Needs root.
+# Measures the exporter on a node with 250 containers and 1,500 processes: first recorded processes, then real
+# ones, each with the options of the manifest and with --group-by path. Each of these four measurements takes
+# five minutes. With LOAD="live 60", measures only the real processes, for 60 seconds with each set of
+# options. Needs root.
 LOAD ?=
 .PHONY: load
 load: build
@@ -123,7 +124,7 @@ bench-node: build
 bench-ledger: build
 	tests/bench/ledger $(or $(CARGO_TARGET_DIR),target)/release/smaps-container-exporter
 
-# Measures how much CPU time the exporter makes containerd and its shims use, with 50 pods. Needs root.
+# Measures how much CPU time containerd and its shims use because of the exporter, with 50 pods. Needs root.
 .PHONY: bench-containerd
 bench-containerd: build
 	tests/bench/containerd
@@ -139,8 +140,8 @@ record-fixture: protoc
 protoc:
 	@command -v protoc > /dev/null || .ci/protoc.sh
 
-# Searches for rare faults for hours: soaks, 3,000 steps of the exactness test, all machines, long fuzzing.
-# Needs what .ci/run needs.
+# Searches for rare faults for hours: runs long soak tests, 3,000 steps of the exactness test, the tests in
+# all virtual machines, and long fuzzing. Needs what .ci/run needs.
 .PHONY: night
 night:
 	.ci/night

@@ -49,7 +49,10 @@ def words_of(line: str) -> str:
 
 
 def is_too_long(path: str, line: str) -> bool:
-    """Returns whether a line has too many columns. URLs are not counted, and rows of tables may be longer."""
+    """Returns whether a line has too many columns.
+
+    URLs are not counted. Rows of tables in Markdown files may be longer, except in README.md.
+    """
     is_row = path.endswith(".md") and path != "README.md" and line.startswith("|")
     return not is_row and len(URL.sub("", line.expandtabs(TAB_COLUMNS))) > MAX_COLUMNS
 

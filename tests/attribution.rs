@@ -276,8 +276,8 @@ fn cut_link_names_are_matched_by_their_remaining_digits() {
     let node = Directory::new();
     let ids: Vec<String> =
         ["aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"].map(|digits| id(digits, '0')).into();
-    // The ids of the last two containers begin with the same 12 digits. The link `twin` has only these
-    // digits, so it is assigned to neither container.
+    // `twin` is the id of a further container. It begins with the same 12 digits as the last id in `ids`. The
+    // link with the container name `twin` has only these digits, so it is assigned to neither container.
     let twin = id("cccccccccccc", '1');
     // The link `cut` has the first 12 digits of the second container's id, and must be assigned to the second
     // container. The cgroup `fake` has a name with the same 12 digits. It is not a container, because it lies

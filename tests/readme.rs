@@ -306,8 +306,8 @@ fn the_manifest_has_one_image_and_the_monitor_a_sufficient_limit() {
     );
 }
 
-/// The page about Kubernetes and SECURITY.md both have a table of the rights that the exporter needs. The two
-/// tables must be equal.
+/// Two files have a table of the rights that the exporter needs: SECURITY.md, and the page about Kubernetes
+/// (src/kubernetes/README.md). The two tables must be equal.
 #[test]
 fn the_tables_of_rights_are_equal() {
     let table = |text: &'static str| {

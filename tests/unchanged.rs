@@ -164,8 +164,8 @@ fn skipped_reads_give_the_values_of_a_read() {
 /// file to find out whether it has changed. File systems may record times in steps of a second. So a file
 /// that was written in the last second is always read again, because it may change again without a new time.
 ///
-/// There is no CPU budget. A budget is a fraction of the time between scrapes, and in this test each scrape
-/// follows the last one immediately.
+/// The test sets no CPU budget. A budget is a fraction of the time between scrapes. In this test, each scrape
+/// follows the last one immediately, so a budget would leave hardly any CPU time for reads.
 #[test]
 fn changed_recording_is_read_again() {
     let proc = Directory::new();

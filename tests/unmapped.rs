@@ -76,11 +76,11 @@ fn mounts_of_each_process_are_those_of_its_namespace() {
     let node = Node::new(120);
     node.process(1, 30, "/data", &paths([("/data/x", 40), ("/scratch/x", 30)]));
     node.process(2, 77, "/scratch", &paths([("/data/x", 30), ("/scratch/x", 20)]));
-    // The cgroup is charged for 102 MiB of shared memory, and for 300 MiB of files, of which 120 MiB are
-    // mapped. Files in a tmpfs are shared memory. The first process maps 40 MiB in its tmpfs at `/data`, and
-    // the second process maps 20 MiB in its tmpfs at `/scratch`. So 102 - 60 = 42 MiB of shared memory are
-    // not mapped. Of the files, 300 - 120 = 180 MiB are not mapped: 42 MiB of shared memory, and 138 MiB of
-    // page cache.
+    // The cgroup is charged for 300 MiB of files, of which 120 MiB are mapped. The 300 MiB include 102 MiB of
+    // shared memory, because files in a tmpfs are shared memory. The first process maps 40 MiB in its tmpfs
+    // at `/data`, and the second process maps 20 MiB in its tmpfs at `/scratch`. Each process also maps
+    // 30 MiB of page cache. So 102 - 60 = 42 MiB of shared memory are not mapped. Of all files,
+    // 300 - 120 = 180 MiB are not mapped: 42 MiB of shared memory, and 138 MiB of page cache.
     assert_eq!(node.unmapped(&[]), Some([138, 42]));
     // Now both processes are in one mount namespace, with a tmpfs at `/data`. They map 40 + 30 = 70 MiB
     // there. So 102 - 70 = 32 MiB of shared memory and 180 - 32 = 148 MiB of page cache are not mapped.

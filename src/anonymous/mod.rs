@@ -7,7 +7,9 @@
 //! that no rule claims stays `[anon]`. [`parts`] sums the mappings of a process by their use.
 //!
 //! A wrong claim is worse than no claim. In the test data in `fixtures/anonymous`, more than 99% of the bytes
-//! that a rule claims have the use that the rule infers, and no rule claims anything in an unknown layout.
+//! that a rule claims have the use that the rule infers. A test also removes the flags from this data, or
+//! moves the mappings to addresses that no known kernel uses. The rules that depend on these flags or
+//! addresses then claim nothing.
 //!
 //! The rules were made from the mappings of 80 processes, which the comments of the rules call recorded
 //! processes. The comments say how much of the memory that a rule claims really has the use (the precision),

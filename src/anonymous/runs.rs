@@ -41,8 +41,8 @@ pub struct Run {
     has_odd_steps: bool,
     /// Whether a writable mapping begins directly above inaccessible memory, at an address that is a multiple
     /// of 4 MiB. The metaspace of a JVM looks like this, because the JVM begins to use a chunk of 4 MiB
-    /// before it has used up the chunk below. Every 64 MiB from the beginning of the run, another reservation
-    /// of the JVM may begin. A mapping at such an address does not count.
+    /// before it has used up the chunk below. A mapping does not count if its distance from the beginning of
+    /// the run is a multiple of 64 MiB, because another reservation of the JVM may begin there.
     has_chunks: bool,
     pub is_below_archive: bool,
     n_reserved: u64,
@@ -152,20 +152,24 @@ fn is_metaspace(run: &Run) -> bool {
     is_reservation && (has_chunks || run.is_below_archive && size <= ARENA)
 }
 
-/// Whether the run of adjacent mappings is the heap of a JVM with compressed pointers. Such a heap ends below
-/// 32 GiB. Nothing else lies below 32 GiB, except a program that is not position-independent. In recorded
-/// processes, the rule finds 85% of the memory of Java heaps, and claims no other memory.
+/// Whether the run of adjacent mappings is the heap of a JVM with compressed pointers. Such a heap does not
+/// extend above 32 GiB. Only two other things lie below 32 GiB: a class space, which [`Run::part`] tests
+/// first, and a program that is not position-independent. The rule does not claim a run directly above a
+/// mapped file, because the run may belong to such a program. In recorded processes, the rule finds 85% of
+/// the memory of Java heaps, and claims no other memory.
 fn is_java_heap(run: &Run) -> bool {
     run.end <= 32 * GIB && run.below != Some(Below::File)
 }
 
 /// Whether the run of adjacent mappings is the heap of a JVM without compressed pointers. Such a heap is a
-/// reservation of at least 32 GiB. ZGC also reserves at least 32 GiB, but its heap is a memfd. In recorded
-/// processes, the rule claims nothing.
+/// reservation of at least 32 GiB. ZGC also reserves at least 32 GiB, but its heap is a memfd. So
+/// [`Run::part`] does not use this rule for a process that maps such a memfd. In recorded processes, the rule
+/// finds no heap, and claims no other memory.
 ///
-/// The rule does not find a heap if the JVM has made all of the reserved memory usable. It does not find a
-/// heap of less than 32 GiB with `-XX:-UseCompressedOops` either. Three recorded processes have such heaps.
-/// They are the only Java heaps that [`is_java_heap`] does not find.
+/// The rule misses two kinds of heap. In the first kind, the JVM has made all of the reserved memory usable.
+/// The second kind is a heap of less than 32 GiB with `-XX:-UseCompressedOops`. Three recorded processes have
+/// a heap of one of these kinds. In recorded processes, these three heaps are the only Java heaps that
+/// [`is_java_heap`] does not find.
 fn is_uncompressed_java_heap(run: &Run) -> bool {
     is_mmap_address(run.begin) && run.n_reserved >= 32 * GIB
 }

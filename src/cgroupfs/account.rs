@@ -81,13 +81,15 @@ pub fn parts(values: &Values) -> Option<[Option<i64>; PARTS.len()]> {
 }
 
 /// Returns how many bytes of anonymous memory are charged although no process maps them. Most of these bytes
-/// belong to huge pages that a process has partly unmapped and the kernel has not split yet. The result is
-/// the anonymous memory in the kernel's active and inactive lists minus `anon`, because these lists count
-/// whole huge pages, but `anon` counts only mapped pages.
+/// belong to huge pages that a process has partly unmapped and the kernel has not split yet.
 ///
-/// Returns `None` if the unevictable list exceeds 1% of `anon`, because `anon` includes locked memory and the
-/// active and inactive lists do not. Also returns `None` if the kernel does not print the size of the swap
-/// cache, because the active and inactive lists include it.
+/// The kernel's active and inactive lists of anonymous memory count whole huge pages, but `anon` counts only
+/// mapped pages. So the result is the size of both lists minus `anon`. The lists also include tmpfs, shared
+/// memory and the swap cache, so the sizes of these are subtracted, too.
+///
+/// Returns `None` if the kernel does not print the size of the swap cache, because this size then cannot be
+/// subtracted. Also returns `None` if the unevictable list exceeds 1% of `anon`. This list has the locked
+/// memory, which `anon` includes, but the active and inactive lists do not.
 fn anon_unmapped(values: &Values) -> Option<i64> {
     let get = |field| signed(values, field);
     let (anon, shmem, swap_cached) = (get(ANON)?, get(SHMEM)?, get(SWAPCACHED)?);

@@ -64,8 +64,8 @@ pub struct Options {
     /// The CPU time that scrapes may use, in cores. For example, 0.25 means a quarter of one core. The
     /// maximum is 1024; 0 means no limit.
     pub cpu_budget: f64,
-    /// Host names, in lower case, that requests from this machine may use in addition to the machine's own
-    /// name.
+    /// Host names, in lower case. Requests from this machine may have one of them in their `Host` header, in
+    /// addition to the machine's own name, `localhost` and IP addresses.
     pub allowed_hosts: Vec<String>,
     /// Whether the program drops unneeded capabilities and system calls once all files and sockets are open.
     pub sandbox: bool,

@@ -91,8 +91,9 @@ pub(super) fn node(value: &OsStr) -> Option<String> {
 }
 
 /// Accepts a reference to an image. Rejects a URL. Also rejects upper-case letters in the name of the image,
-/// because no kubelet accepts them. The registry, the tag and the digest may have upper-case letters. None of
-/// the accepted characters needs escaping in a quoted YAML string.
+/// because no kubelet accepts them. The registry, the tag and the digest may have upper-case letters.
+/// `--print` inserts the reference into a quoted YAML string without escapes. None of the accepted characters
+/// needs escaping there.
 pub(super) fn image(value: &OsStr) -> Option<String> {
     let name = value.to_str()?;
     let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/:@".contains(&byte);

@@ -95,8 +95,8 @@ impl<'a> Family<'a> {
         let _ = writeln!(self.text, " {}", kind.name());
     }
 
-    /// Writes a sample with a whole number. The pieces in `labels` are joined to the label text, which
-    /// includes the braces.
+    /// Writes a sample with a whole number. The pieces in `labels`, one after the other, are the label text,
+    /// including the braces.
     pub(super) fn sample(&mut self, labels: &[&str], value: u64) {
         self.begin_sample(labels);
         push_value(self.text, value);

@@ -1,5 +1,5 @@
-//! Manages the open connections. Decides how many connections may be open, which one is closed for a new one,
-//! and which one is served next.
+//! Manages the open connections. Decides how many connections may be open, which one is closed to make room
+//! for a new one, and which one is served next.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;

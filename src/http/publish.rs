@@ -109,8 +109,9 @@ struct Buffers {
     outdated: Vec<Arc<Buffer>>,
     /// The gzipped bytes of expositions, the oldest first.
     gzipped: Vec<Arc<Buffer>>,
-    /// The expected length of the next text, for which buffers are allocated. This is the length of the last
-    /// text. After a longer text, the expected length decreases by at most an eighth per scrape.
+    /// The expected length of the next text, for which buffers are allocated. If the last text was longer
+    /// than expected, this is its length. If the last text was shorter, the expected length decreases to the
+    /// length of that text, but by at most an eighth per scrape.
     usual_len: usize,
 }
 

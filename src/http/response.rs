@@ -42,8 +42,8 @@ impl Form {
 pub struct Response {
     /// The status line and the headers, including the empty line after them.
     pub head: Vec<u8>,
-    /// The text of an exposition or its gzipped bytes. They are shared with other responses, not copied.
-    /// `None` in other responses.
+    /// The text of an exposition or its gzipped bytes. Responses share these bytes instead of copying them.
+    /// `None` if the body contains no exposition.
     pub exposition: Option<Arc<Buffer>>,
     /// The whole body if there is no `exposition`. Otherwise this is the last sample, which follows
     /// `exposition`. The value of this sample is the age of the exposition, so the sample is made for each

@@ -83,9 +83,10 @@ impl Cgroups {
         paths().find(|path| *path != b"/").or_else(|| paths().next())
     }
 
-    /// Whether the version 1 paths may be wrong, because all of them are `/`. Once a thread has exited, the
-    /// kernel prints `/` in every version 1 line of its `cgroup` file, whatever the cgroup of the process is.
-    /// The `0::` line of version 2 stays correct.
+    /// Whether the version 1 paths may be wrong, because all of them are `/`. In the `cgroup` file of a
+    /// thread that has exited, the kernel prints `/` in every version 1 line, whatever the cgroup of the
+    /// process is. The `cgroup` file of a process is the file of its first thread, which can exit before
+    /// other threads. The `0::` line of version 2 stays correct.
     pub fn may_hide(&self) -> bool {
         let mut version_1 = split(&self.lines).filter(|(kind, _)| *kind != UNIFIED);
         let has_main = [MEMORY, SYSTEMD].into_iter().any(|kind| self.first(kind).is_some());

@@ -240,8 +240,9 @@ impl ProcessDir {
                 return Ok(());
             }
         }
-        // A version 1 path of `/` may be wrong, and no thread shows another version 1 path. The path in the
-        // `0::` line is correct. If that path is `/`, too, or is missing, the cgroup is unknown.
+        // No thread shows a version 1 path other than `/`, so the version 1 paths may be wrong. Only the path
+        // in the `0::` line is certain. It names the cgroup, unless it is `/` or missing. In these two cases,
+        // only the version 1 paths could name the cgroup, so the cgroup is unknown.
         if cgroups.paths().any(|path| path != b"/") { Ok(()) } else { Err(ReadError::Gone) }
     }
 

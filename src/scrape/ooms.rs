@@ -158,9 +158,10 @@ impl Ooms {
     }
 }
 
-/// Sets the growth of each path. The growth is the size of the path at `read_at`, minus its size at an
-/// earlier time in the minute before `read_at`. If there are sizes from several earlier times, the earliest
-/// is used. Returns the time from the earlier sizes to `read_at`, or `None` if there are no earlier sizes.
+/// Sets the growth of each path: its size at `read_at`, minus its size at an earlier time. The earlier time
+/// must be at least a second and less than a minute before `read_at`. If sizes from several such times are
+/// stored, the earliest of these times is used. Returns how long before `read_at` the earlier time is. If no
+/// sizes from such a time are stored, sets no growth and returns `None`.
 fn set_growth(largest: &mut Largest, read_at: Instant, content: &Content) -> Option<Duration> {
     let time_to = |at: Instant| read_at.saturating_duration_since(at);
     let earlier = content

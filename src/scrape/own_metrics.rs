@@ -14,7 +14,8 @@ use crate::procfs::this_process::ThisProcess;
 use crate::procfs::{Buffers, Proc};
 use crate::totals::snapshot::Snapshot;
 
-/// The results of the scrapes so far, and the CPU time that they used.
+/// The metrics about the exporter itself: what the last scrape found, and totals over all scrapes so far,
+/// such as the CPU time of all reads.
 #[derive(Debug)]
 pub struct OwnMetrics {
     metrics: SelfMetrics,

@@ -135,8 +135,9 @@ impl Shared {
                 state = self.lock();
                 state.scraper.apply(&job, &finding);
                 if !is_active {
-                    // This must be the last call. Until this call, the active thread unlocks the scraper's
-                    // state at short intervals, so that this thread can store the result of its read.
+                    // This thread has locked the state and stored the result of its detached read. Only now
+                    // may it call `deliver`. Until then, the active thread unlocks the state at short
+                    // intervals while it waits, so that this thread can lock it.
                     self.handover.deliver();
                     return;
                 }

@@ -39,7 +39,8 @@ impl Views {
         self.main.shape().max_samples
     }
 
-    /// Appends the families `process_smaps_*` of the last sums to `text`. Returns the number of samples.
+    /// Appends the families `process_smaps_*` to `text`. Their values come from the last sums in `snapshot`.
+    /// Returns the number of samples.
     pub fn render(&mut self, text: &mut Vec<u8>, snapshot: &Snapshot) -> u64 {
         self.main.update(snapshot.summed(), |_, _| true);
         exposition::text::render(text, &self.main, snapshot.summed())

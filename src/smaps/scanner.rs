@@ -87,9 +87,10 @@ impl Scanner {
             return None; // the mapping is most likely incomplete
         }
         let run = if self.only_general { Run::Unfit } else { self.learned.take(&bytes[header_end..]) };
-        // `end` and `rest` are positions in `bytes`. The mapping ends at `end`. The lines from the header to
-        // `rest` are the same fields as in the previous mapping, and need no parsing. The line of flags is at
-        // `rest` or after it.
+        // `end` and `rest` are positions in `bytes`. The mapping ends at `end`. The lines between the header
+        // and `rest` have the same fields, in the same order, as the lines that `learned` remembers. They
+        // need no parsing, because `take` has already stored the values that differ. If there are no such
+        // lines, `rest` is the end of the header. The line of flags is at `rest` or after it.
         let (values, rest, (end, next_range_len)) = match run {
             Run::Taken(n_bytes) => {
                 let rest = header_end + n_bytes;

@@ -1,4 +1,5 @@
-//! The sources of containers: containerd, any runtime that supports CRI, the kubelet's links, or a recording.
+//! The sources of containers: containerd, any runtime that supports CRI, the kubelet's links to container
+//! logs, or a recording.
 
 pub(crate) mod client;
 mod connection;

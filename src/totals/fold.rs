@@ -29,7 +29,7 @@ pub(super) struct Folding {
 impl Folding {
     /// If there are more samples than `--max-samples`, sums the smallest paths and commands as `[other]`.
     /// This is done only in containers with more samples than their fair share. The number of samples may
-    /// still be above the limit afterwards.
+    /// still be above the limit afterwards, because each container keeps the samples of at least one command.
     pub(super) fn fold(&mut self, rows: &mut Rows, summed: Summed<'_>) {
         self.containers.clear();
         let limit = rows.shape.max_samples;

@@ -121,7 +121,8 @@ mod tests {
     }
 
     /// Returns a table with these mappings. A mapping is given as container, command, path, PSS, and how much
-    /// of the PSS is anonymous.
+    /// of the PSS is anonymous. Each page counts as shared by two processes, so the resident bytes and the
+    /// anonymous resident bytes are twice as much.
     fn table(mapped: &[(&str, &str, &str, u64, u64)]) -> Table {
         let mut table = Table::default();
         for &(container, comm, path, pss, anonymous) in mapped {

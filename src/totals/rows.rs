@@ -34,7 +34,8 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Removes the commands and rows of the last view. Keeps their memory for the next view.
+    /// Removes the commands and rows of the last view. Keeps the memory for the next view, but at most twice
+    /// as much as the last view used.
     pub(super) fn clear(&mut self) {
         let Self { commands, rows, sums, text, .. } = self;
         commands.shrink_to(2 * commands.len());
@@ -98,8 +99,8 @@ impl Rows {
         }
     }
 
-    /// Appends a row to the last command. `command` is the position of that command, and `len` is the length
-    /// of the row's own label.
+    /// Appends a row to the command at the position `command`, which must be the last command. `len` is the
+    /// length of the row's own label, without the labels of the command.
     pub(super) fn push(
         &mut self,
         command: usize,
@@ -113,7 +114,8 @@ impl Rows {
         self.rows.push(Row { command, label_len, label, source, outline, is_folded: false });
     }
 
-    /// Appends a row with these totals to the last command. `command` is the position of that command.
+    /// Appends a row with these totals to the command at the position `command`, which must be the last
+    /// command. `len` is the length of the row's own label, without the labels of the command.
     pub(super) fn push_sum(&mut self, command: usize, label: Label, len: usize, totals: &Totals) {
         let source = Source::Sum(self.sums.len() as u32);
         self.sums.push(*totals);

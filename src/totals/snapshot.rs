@@ -1,9 +1,9 @@
 //! Keeps the readings of all processes, and sums them by path. A [view](super::view) decides what is exported
 //! of these sums.
 //!
-//! Each process has the [reading](super::reading) of its last read. Each scrape sums the readings of all
-//! processes that exist. So if a process was not read in this scrape, its last values are included. The
-//! values of a process that has ended are not included. Nothing is ever subtracted.
+//! Each process has the [reading](super::reading) of its last read. Each scrape sets the sums to 0, and adds
+//! the readings of all processes that exist. So if a process was not read in this scrape, its last values are
+//! included. The values of a process that has ended are not added, so nothing ever has to be subtracted.
 //!
 //! While commands and paths stay the same, this allocates no memory.
 

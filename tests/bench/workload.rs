@@ -31,8 +31,9 @@ const N_FILES: usize = 40;
 pub struct Workload {
     children: Vec<Child>,
     /// The write end of the pipe from which all processes read. The processes share one pipe, so that the
-    /// bench has as few open files as the exporter. More open files would make the scrapes of the bench
-    /// slower, because a scrape lists the open files of its own process.
+    /// bench has as few open files as the exporter. A scrape counts the open files of the process in which it
+    /// runs, which is the bench here. Before Linux 6.2, it must list these files to count them, so more open
+    /// files would make the scrapes of the bench slower.
     input: Option<PipeWriter>,
     recording: Recording,
     name: &'static str,

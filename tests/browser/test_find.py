@@ -1,4 +1,7 @@
-"""Tests search and the view by path on a busy node: pointer, keyboard, accessibility, and each width."""
+"""Tests the search and the view by path on a busy node, with the pointer and with the keyboard.
+
+Also tests that the page is accessible, and that it fits into windows of each width.
+"""
 
 from urllib.parse import quote
 

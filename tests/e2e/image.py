@@ -45,7 +45,8 @@ def busybox_layer(out: Path, busybox: Path):
 def busybox_archive(directory: Path, busybox: Path, entrypoints: dict[str, list[str]]) -> Path:
     """Returns an archive with images that share one layer with busybox.
 
-    Each directory has only one archive, even if several tests need it at the same time.
+    If the directory already has an archive made from the same inputs, that archive is returned. If several
+    tests make the archive at the same time, they give it the same name, so only one archive remains.
     """
     inputs = (Path(__file__).read_bytes(), busybox.read_bytes(), repr(entrypoints).encode())
     archive = directory / f"busybox-{hashlib.sha256(b''.join(inputs)).hexdigest()[:12]}.tar"

@@ -33,7 +33,8 @@ BOOKWORM = HERE / ".debs/bookworm"
 WATCH_SECONDS = float(os.environ.get("WATCH_SECONDS", 5))
 WORK_IMAGE = "lab.test/busybox:1"
 PAUSE_IMAGE = "lab.test/pause:1"
-# Each running lab holds this lock. The last lab to end removes the parent cgroups, which all labs share.
+# Each running lab holds a shared lock on this file. When a lab ends, it tries to get the exclusive lock. Only
+# the last lab can get it, and then removes the parent cgroups, which all labs share.
 CGROUPS_LOCK = Path(tempfile.gettempdir()) / "smaps-lab-cgroups.lock"
 CONTAINER, POD, NODE = cri.CONTAINER, cri.POD, cri.NODE
 

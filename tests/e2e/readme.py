@@ -1,4 +1,7 @@
-"""Finds what users apply in documents and manifests. Builds the pod that the kubelet would make from it."""
+"""Finds the parts of documents and manifests that users apply: scrape jobs, queries, rules and pod specs.
+
+Also builds the container that the kubelet would create for the DaemonSet or for the sidecar.
+"""
 
 import re
 from pathlib import Path

@@ -55,8 +55,8 @@ command -v python3 >/dev/null && python3 -c 'import ensurepip' 2>/dev/null || in
 command -v podman >/dev/null && command -v buildah >/dev/null || install podman buildah
 # programs/stuck.c is a FUSE file system, so it needs this header.
 [ -e /usr/include/fuse3/fuse_lowlevel.h ] || install libfuse3-dev
-# test_anonymous.py needs Java, Go and Node.js. They are installed instead of unpacked, because Debian's Java
-# needs its configuration in /etc.
+# test_anonymous.py needs Java, Go and Node.js. Java is installed instead of unpacked, because Debian's Java
+# needs its configuration in /etc. Go and Node.js are installed in the same way.
 command -v javac >/dev/null || install openjdk-17-jdk-headless
 command -v go >/dev/null || install golang-go
 command -v node >/dev/null || install nodejs

@@ -1,8 +1,9 @@
 """Unprivileged processes in a container attack the exporter: they hide, use up its memory and time, or lie.
 
-In each test, the values of another container by path must stay exact and fresh. There is no containerd:
-the exporter reads a recording with a link to /proc, and the containers are cgroups with processes of the
-test. The exporter has the CPU budget and the --max-samples of the manifest, which are the defaults.
+In most tests, the values that are exported for each path of another container must stay exact and fresh.
+There is no containerd: the exporter reads a recording with a link to /proc, and the containers are cgroups in
+which the test starts processes. Unless a test sets another value, the exporter has the CPU budget and the
+--max-samples of the manifest, which are the defaults.
 """
 
 import os

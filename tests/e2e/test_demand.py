@@ -64,8 +64,8 @@ def assert_fresh(stored, n_servers: int):
     n_requests = len(scrapes) - 1
     n_made = scrapes[-1][1] - scrapes[0][1]
     ages = [at - value for at, value in ended]
-    # The time of a sample is the time of the request. The scrape that answers the request usually ends after
-    # that time.
+    # The time of a sample (`at`) is the time of the request. The scrape that answers the request usually ends
+    # after that time. So the ages are usually negative.
     print(
         f"{n_made:.0f} scrapes for {n_requests} requests of each of {n_servers} servers; "
         f"ages {[f'{age * 1000:.0f} ms' for age in ages]}"

@@ -178,7 +178,7 @@ def test_the_runbooks_commands_show_something(fleet):
 
 
 def lost(before, after, place: str = "") -> list[str]:
-    """Returns the places of those values in `before` that are missing in `after`.
+    """Returns the places at which a value of `before` is missing in `after`, or is different there.
 
     `after` may have further values, such as defaults.
     """

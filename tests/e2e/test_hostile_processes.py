@@ -96,7 +96,8 @@ def test_short_lived_processes_are_reported_correctly(any_node, programs, tmp_pa
     """Samples are right, there are only expected errors, memory does not grow, and nothing is logged."""
     arguments = {
         "paths": ["--pid", "--fields", "size,rss,pss"],
-        # With these options, the exporter reads two files with sums that the kernel computes.
+        # With these options, the exporter reads two files instead of `smaps`: `smaps_rollup` with the sums
+        # that the kernel computes, and `maps` to count the mappings.
         "rollup": ["--fields", "rss,pss", "--group-by", "process"],
     }[shape]
     with any_node.exporter("--scrape-interval", "100ms", "--cpu-budget", "0", *arguments) as exporter:

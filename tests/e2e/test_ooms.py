@@ -350,8 +350,10 @@ def test_a_container_full_of_page_cache_is_not_read(programs, tmp_path):
         full = pods.start(pods.pod("cache"), "s-app", script, 48 * MIB)
         wait_until_listed(exporter, "cache/s-app")
         full.signal()
+        # When the page cache reaches the limit, the kernel frees up to 4 MiB at once. The exporter takes a
+        # container for close to its limit from 86% on, which are 41.3 MiB here.
         name = "memory.current" if IS_V2 else "memory.usage_in_bytes"
-        until(lambda: int((full.directory / name).read_text()) > 45 * MIB, 20, "the container is full")
+        until(lambda: int((full.directory / name).read_text()) > 42 * MIB, 20, "the container is full")
         until(lambda: [read_proc(pid, "comm") for pid in pids_in(full)] == [b"sleep\n"], 20, "it is idle")
         exporter.after()
 

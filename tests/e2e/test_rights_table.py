@@ -1,7 +1,7 @@
 """Tests each row of the table of rights in src/kubernetes/README.md.
 
-With the rights in a row, the exporter can read all containers, and code in its process can do what the row
-says.
+If the exporter has only the rights of one row, it can read all containers. An attacker's code in its process
+can then do what this row says.
 """
 
 import os

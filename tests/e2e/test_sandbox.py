@@ -109,10 +109,10 @@ def test_the_same_calls_succeed_without_the_sandbox(live, victim, inject, tmp_pa
     KERNEL < (6, 15) or os.uname().machine != "x86_64", reason="CAP_PERFMON reads smaps from Linux 6.15 on"
 )
 def test_landlock_allows_only_proc_with_cap_perfmon(live, inject, tmp_path):
-    """With CAP_PERFMON, two checks confine the exporter.
+    """With CAP_PERFMON, the exporter can read smaps, but two checks refuse access to other files.
 
-    The kernel refuses access to files below /proc/<pid>/root. Landlock refuses access to all files outside a
-    few directories.
+    The kernel's ptrace check refuses access to files below /proc/<pid>/root and to /proc/<pid>/mem, because
+    CAP_PERFMON does not allow tracing. Landlock refuses access to all files outside a few directories.
     """
     secret = tmp_path / "secret"
     secret.write_text("secret")

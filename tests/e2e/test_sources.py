@@ -237,8 +237,9 @@ def test_containers_of_cri_o_are_listed(tmp_path, kind, driver):
                 exporter.metrics().by("process_smaps_processes", "namespace", "pod", "container") == expected
             )
             until(found, 10, "the new pod is reported")
-            # To list the containers, the exporter calls ListContainers and ListPodSandbox once each. At this
-            # moment, it may have made only one of these calls. So the test waits until the numbers are equal.
+            # For each listing, the exporter calls ListContainers and ListPodSandbox once each. A further
+            # listing may have begun that has made only the first of these calls. So the test waits until the
+            # numbers of both calls are equal.
             calls = runtime.calls
             until(
                 lambda: calls.count("ListContainers") == calls.count("ListPodSandbox"),

@@ -170,9 +170,9 @@ impl Counters {
         }
         self.read(now, |held, _| held.pace.is_read());
         if self.settle_at.is_some_and(|at| now >= at) {
-            // The cgroups above containers are read first, unless their files are polled. If the counter of
-            // a pod's cgroup then shows kills that the counters of its containers do not show, these
-            // containers are read, too.
+            // The cgroups above containers are read first. A file that is polled is not read here, because
+            // the kernel reports its changes. If the counter of a pod's cgroup then shows kills that the
+            // counters of its containers do not show, these containers are read, too.
             self.read(now, |held, counts| match &held.which {
                 Which::Above(_) => !held.pace.is_polled(),
                 Which::Container(id) => counts.pod(*id).is_some_and(|pod| counts.has_unexplained(pod)),

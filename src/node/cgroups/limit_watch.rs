@@ -23,8 +23,8 @@ const N_FILES: usize = 3;
 /// between them become longer.
 const MAX_SHARE: f64 = 0.25;
 /// The time between two reads of all limits. Between these reads, a limit is read when the kernel reports a
-/// write to its file. If a limit has changed without such a report, the kernel does not report writes, so all
-/// limits are read once a second from then on.
+/// write to its file. If a read of all limits shows that a limit has changed without such a report, the
+/// kernel does not report writes. From then on, all limits are read once a second instead.
 const ALL_LIMITS: Duration = Duration::from_secs(10);
 /// How long the checks between scrapes stay frequent after a cgroup was created. The cgroup may belong to a
 /// new container, and a check can find the container only after its first process has started.

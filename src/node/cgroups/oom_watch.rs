@@ -113,7 +113,8 @@ impl State {
 }
 
 impl OomWatch {
-    /// Creates a watch without cgroups. Fails with the system's error if no descriptor is left.
+    /// Creates a watch to which no cgroups have been added yet. Fails with the system's error if no file
+    /// descriptor is left.
     pub fn new(fs: &CgroupFs) -> io::Result<Self> {
         let max_descriptors = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize);
         let counters = Counters::new(fs.has_events(), max_descriptors / 8);

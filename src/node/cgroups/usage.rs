@@ -219,8 +219,9 @@ impl CgroupUsage {
         let Self { accounts, watch, totals, buffers, order, .. } = self;
         find_mapped_shmem(accounts, (snapshot, processes), (proc, buffers), now);
         // If a process was killed during this scrape or check, the new sums lack its memory. So the container
-        // of that process keeps its previous reading. All other containers get a new one. Otherwise they
-        // would get none when ten containers reach their limits at once, with a kill in most checks.
+        // of that process keeps its previous reading, but the other containers get a new one. This matters
+        // when ten containers reach their limits at once, so that most checks have a kill. If one kill kept
+        // all containers from getting a new reading, these checks would give no container a new reading.
         let has_kills = totals.n_on_node() != proc.oom_kills(buffers);
         let intact = has_kills.then(|| watch.intact());
         let is_intact = |id: ContainerId| intact.as_ref().is_none_or(|intact| intact.contains(&id));

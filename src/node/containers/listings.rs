@@ -16,7 +16,7 @@ const LATE: Duration = Duration::from_secs(5);
 /// waits for it at most this long. With 50 pods, a listing takes 30 ms.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// The source that lists the containers, and the results of its listings so far.
+/// The source that lists the containers, the schedule of its listings, and whether they have succeeded.
 #[derive(Debug)]
 pub struct Listings {
     source: Box<dyn Source>,

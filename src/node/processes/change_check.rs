@@ -195,8 +195,9 @@ mod tests {
         }
     }
 
-    /// Returns the state after a full read, and after three checks that confirmed its values. The full read
-    /// took `read` microseconds of CPU time, and each of the checks took `check` microseconds.
+    /// Returns the state after two full reads, and after three checks that confirmed the values of the second
+    /// read. A full read without its check takes `read` microseconds of CPU time, and each check takes
+    /// `check` microseconds.
     fn confirmed(read: u64, check: u64, now: Instant) -> ChangeCheck {
         let mut quiet = ChangeCheck::default();
         become_quiet(&mut quiet, Check::CompareWith(None), read, check, now);

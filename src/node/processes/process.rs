@@ -32,8 +32,8 @@ pub struct Process {
     last: LastRead,
     /// When a listing of proc first showed the process, or when it began to run another program.
     found_at: Instant,
-    /// Whether the last read found that the process has a new name. A read that finds a new name is repeated
-    /// once.
+    /// Whether the last read must be repeated because it found that the process has a new name. The repeated
+    /// read is not repeated again, so this is false after it, even if it found another new name.
     has_new_name: bool,
 }
 

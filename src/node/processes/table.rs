@@ -5,7 +5,8 @@
 //! not read the memory, [`ProcessTable::refresh`] reads the name and the cgroups.
 //!
 //! The cgroups of processes that are not selected are read when proc is listed, because the cgroups show in
-//! which container a process is. If a filter matches that container, the name is read, too.
+//! which container a process is. If a filter matches that container, the name is read, too, because the
+//! process is selected only if such a filter also matches its name.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -55,8 +56,10 @@ pub struct ProcessTable {
 
 impl ProcessTable {
     /// Lists proc. Processes that have ended are dropped together with their values, and new processes are
-    /// added. The cgroups of processes that are not selected are read again. A check of memory use between
-    /// scrapes (`is_check`) reads only some of these cgroups, to save CPU time.
+    /// added. The cgroups of processes that are not selected are read again, because such a process may have
+    /// moved to another container. The cgroups of a selected process are read later, together with its
+    /// memory. A check of memory use between scrapes (`is_check`) reads the cgroups of only some of the
+    /// processes that are not selected, to save CPU time.
     ///
     /// Fails if the directory cannot be read.
     pub fn list(&mut self, proc: &Proc, is_check: bool, now: Instant) -> io::Result<()> {

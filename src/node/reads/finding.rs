@@ -47,7 +47,7 @@ pub struct Memory<'a> {
 
 impl Found<'_> {
     /// Returns the program that the process runs. `None` if `stat` was not read, or if the kernel hides the
-    /// addresses in `stat`.
+    /// addresses in `stat` that identify a program.
     pub fn program(&self) -> Option<Program> {
         match self.memory {
             Some(memory) => memory.read.program,

@@ -34,8 +34,8 @@ use crate::totals::process_sums::ProcessSums;
 /// Text of that length consists mostly of the paths of mapped files, which a workload can make very long.
 pub(super) const MAX_READ: Duration = Duration::from_secs(10);
 
-/// A read that has taken this long also reads `stat`, to find out which program the values belong to. Reading
-/// `stat` takes 7 us, which is 0.7% of that time.
+/// A read that has taken at least this long always reads `stat`, too, which shows the program that the values
+/// belong to. Reading `stat` takes 7 us. That is only 0.7% of 1 ms, but a larger part of a shorter read.
 const MIN_READ_WITH_STAT: Duration = Duration::from_millis(1);
 
 /// Reads processes, one after the other, into buffers that are reused.

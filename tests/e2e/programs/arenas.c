@@ -11,7 +11,10 @@
 enum { BLOCK = 64 << 10 }; // for larger blocks, malloc may use mmap instead of the arena
 static int n_blocks;
 static char *volatile large; // without volatile, the compiler would remove the unused block
-// Malloc arenas are mapped after all stacks. Otherwise chance decides which stacks are beside an arena.
+// Until all threads have their stacks, `has_stacks` makes the threads wait before they call malloc. So all
+// malloc arenas are mapped after all stacks. Otherwise chance would decide which stacks are beside an arena.
+// The tests need the same layout each time, because at most one arena may lie directly below a stack (see
+// tests/nodes/guest/test_anonymous.py).
 static pthread_barrier_t has_stacks, filled;
 
 static void *fill(void *ignored) {

@@ -62,8 +62,8 @@ static void make(pid_t tid) { resume(PTRACE_SINGLESTEP, tid); }
 
 static unsigned long long *argument(struct user_regs_struct *call, int i) { return &call->regs[i]; }
 
-/* Finds another system call instruction for the new call. At the instruction where the thread waits, the
- * kernel may restart the old call, with the value of x8 that it has saved. */
+/* Finds another system call instruction for the new call. The instruction where the thread waits cannot be
+ * used, because the kernel may restart the old call there. It then overwrites x8, the number of the call. */
 static void prepare(pid_t tid, struct user_regs_struct *call, unsigned long long number) {
     for (unsigned long long at = (call->pc + 8) & ~7ULL;; at += 8) {
         errno = 0;

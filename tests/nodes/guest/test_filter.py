@@ -1,6 +1,7 @@
-"""Tests that the filter of system calls refuses all calls that the exporter does not make, on each kernel.
+"""Tests the exporter's filter of system calls on each kernel.
 
-The filter must not refuse any call that the exporter makes. The exporter runs outside of pods.
+The filter must refuse the calls that an attacker inside the exporter would make (`calls` in sandbox.py). It
+must not refuse any call that the exporter itself makes. In these tests, the exporter runs outside of pods.
 """
 
 import os

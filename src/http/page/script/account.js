@@ -1,5 +1,5 @@
-// Reads the memory accounts from the families of cgroups. An account has the memory use of the node, a pod or
-// a container, its limit, and the parts of the use. Also parses OOM records.
+// Reads the memory accounts from the families of cgroups. Each container, each pod and the node has an
+// account: its memory use, its limit if it has one, and the parts of its use. Also parses OOM records.
 
 const CGROUP = new RegExp('cgroup_((pod_)?memory_(current|limit|working_set|account|unmapped'
 	+ '|outside_containers)|node_memory)_bytes\\{', 'y');
@@ -152,9 +152,9 @@ function completePod(a) {
 	if (left) a.parts[part] = (a.parts[part] || 0) + left;
 }
 // Makes the tiles for the memory use of a container, a pod or the node. A tile is a rectangle of the treemap
-// for one part of the memory use. The tiles must add up to `left`. If the parts add up to less, one more tile
-// with the name in `rest` shows the difference. If the parts add up to more, the difference is stored as
-// `over`.
+// for one part of the memory use. `left` is the memory use minus what other rectangles inside already show,
+// such as mapped paths. Only parts above 0 get tiles. If they add up to less than `left`, one more tile with
+// the name in `rest` shows the difference. If they add up to more, the difference is stored as `over`.
 function divide(a, left, parts, rest = 'difference') {
 	const some = parts.filter(([, v]) => v > 0);
 	for (const [, v] of some) left -= v;

@@ -72,7 +72,8 @@ function change(f, n, valueOf = at) {
 		? valueAt(base, f, n) : at(f, n);
 	return now !== now && then !== then ? NaN : (now || 0) - (then || 0);
 }
-// Returns whether a change is large enough to show. A change below 1% or 1 MiB is noise.
+// Returns whether the change `v` is large enough to show. It must be at least 1% of the current value, and at
+// least 1 MiB, or at least 1 if the field is not in bytes. Smaller changes are noise.
 const matters = (f, n, v) => abs(v) >= max(f.bytes ? 1048576 : 1, abs(at(f, n) || v) / 100);
 
 // Returns the remembered values of a node as a list of [time, value].

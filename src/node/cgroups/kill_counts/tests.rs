@@ -70,8 +70,9 @@ impl Node {
         }
     }
 
-    /// Reads the cgroups above containers, and the containers in `seen`. Returns for each kill the name of
-    /// the container (or `pod`), the number of kills, and the limit.
+    /// Reads the cgroups above containers, and the containers in `seen`. Returns an entry for each container
+    /// or pod with new kills: its name, the number of kills, and the limit that was hit. The name of a pod is
+    /// `pod`, the container names in `candidates`, and `has_unselected`.
     fn read(&mut self, seen: &[u32]) -> Vec<(String, u64, Option<Limit>)> {
         self.update_above();
         self.see_containers(seen);
