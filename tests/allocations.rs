@@ -61,8 +61,9 @@ fn steady_scrape_allocates_nothing() {
     let containers = format!("id\t{}\tlive\tpod\tcontainer\n", sleepers[0].0.id());
     let live = Recording::empty("allocations", &containers).unwrap();
     std::os::unix::fs::symlink("/proc", live.directory.join("proc")).unwrap();
-    // The recording links to the real /proc. The container is the cgroup of this test, in which other
-    // processes start and end. The filter selects only processes with the name `cat`.
+    // The recording links to the real /proc. Its container has the cgroup that this test runs in. Other
+    // processes start and end in this cgroup. So the filter selects only processes with the name `cat`, such
+    // as the sleepers.
     let options =
         ["--filter", "live/pod/container/cat", "--cpu-budget", "0", "--cgroup-path", "/sys/fs/cgroup"];
     for (mut scrape, n_unchanged) in [

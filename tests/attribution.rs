@@ -120,7 +120,8 @@ const RECORDINGS: &[(&str, &[&str])] = &[
     // The Kubernetes node is itself a container, made by kind (Kubernetes in Docker). The exporter runs in a
     // cgroup namespace inside this node.
     ("kind", KIND),
-    // Containers of two pods, and containerd itself, are in one cgroup that has no id.
+    // The containers of two pods, and containerd itself, are in one cgroup. The path of this cgroup contains
+    // no container id. So it is unknown which container a process is in, and no process is exported.
     ("shared", &[]),
 ];
 

@@ -55,8 +55,9 @@ fn shown(containers: &[Vec<usize>], max_samples: usize) -> (usize, usize) {
 fn fitting_commands_are_not_folded() {
     for (containers, max_samples, min_samples, n_commands) in [
         (vec![vec![1; 101]], 808, 808, 101),
-        // The 101 commands have 808 samples, one more than the limit. So two commands are folded into
-        // `[other]`. The 99 other commands and `[other]` have 8 samples each, which are 800 together.
+        // The 101 commands have 808 samples, one more than the limit. To fold only one of them would save
+        // nothing, because `[other]` has 8 samples, too. So two commands are folded into `[other]`. The 99
+        // other commands and `[other]` have 100 * 8 = 800 samples.
         (vec![vec![1; 101]], 807, 800, 99),
         // The second container has one command with 30 paths, so it has 30 * 7 + 1 = 211 samples. It keeps
         // all of them, because they are less than half of the limit. This leaves 808 - 211 = 597 samples for

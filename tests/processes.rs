@@ -101,8 +101,9 @@ fn zombie_is_not_read_again() {
     }
     wait_until(|| shown()[1]);
     assert_eq!(shown(), [true, true, false, false]);
-    // A new process gets pid 7, so `proc/7` must get another inode number. Therefore the test creates the new
-    // directory under the name `proc/70`, while the old `proc/7` still exists, and renames it afterwards.
+    // A new process gets pid 7, so `proc/7` must get another inode number. If the old `proc/7` were removed
+    // first, the new directory could get the same inode number. Therefore the test creates the new directory
+    // under the name `proc/70`, while the old `proc/7` still exists, and renames it afterwards.
     recording.process(70, "worker", SMAPS);
     fs::remove_dir_all(recording.path().join("proc/7")).unwrap();
     fs::rename(recording.path().join("proc/70"), recording.path().join("proc/7")).unwrap();
@@ -170,7 +171,8 @@ fn stat(pid: u32, [code, stack]: [u64; 2]) -> String {
 }
 
 /// The first scrape uses up the CPU budget, so later scrapes read no smaps. They keep the values of the first
-/// scrape, unless the `stat` or the name of the process shows that it has executed another program.
+/// scrape, unless the process has executed another program. This is found out from the addresses in `stat`.
+/// If `stat` does not show them, it is found out from the name of the process.
 #[test]
 fn kept_values_are_dropped_after_an_exec() {
     const PROGRAM: [u64; 2] = [4_198_400, 140_000_000];

@@ -92,8 +92,8 @@ fn recordings() -> BTreeMap<String, Option<Directory>> {
     random.chain([("node".to_owned(), None)]).collect()
 }
 
-/// Returns combinations of the options that decide which families and labels an exposition has.
-/// `--max-samples` is not one of them.
+/// Returns combinations of the options that decide which families and labels an exposition has. The
+/// combinations do not contain `--max-samples`, because each test adds this option with its own value.
 fn shapes() -> Vec<Vec<&'static str>> {
     let mut shapes = Vec::new();
     for group_by in ["path", "kind", "process"] {

@@ -98,7 +98,9 @@ impl Run {
         // A JVM's reservation begins at a multiple of 4 MiB. If the mapping begins at such an address, but
         // the run does not, the run may be memory of malloc that lies directly below a reservation.
         let is_aligned = begin.is_multiple_of(CHUNK) && !self.begin.is_multiple_of(CHUNK);
-        // A run directly above a JVM's archive of classes is a class space. Its size is a multiple of 64 MiB.
+        // A run directly above a JVM's archive of classes is a class space. The size of a class space is a
+        // multiple of 64 MiB. So if a writable mapping begins a multiple of 64 MiB above the beginning of the
+        // run, it counts as another reservation.
         let ends_space =
             self.below == Some(Below::ClassArchive) && (begin - self.begin).is_multiple_of(ARENA);
         // If the heap of a JVM ends at the address 4 GiB, the class space begins there.

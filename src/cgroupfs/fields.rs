@@ -1,10 +1,11 @@
-//! The table of all cgroup fields. For each field, the table contains the place in both versions of the file
-//! system, the metric's name, the unit and the help text.
+//! The table of all cgroup fields. For each field, the table contains the metric's name, the unit and the
+//! help text. It also contains the field's place in each version of the file system, which is a file and a
+//! line in this file. A field has a place in version 1 only if the kernel prints the same quantity there as
+//! in version 2.
 //!
 //! The reader, the exposition, `--cgroup-metrics` and the table of metrics all use this one table. This
 //! module does no I/O. The kernel documents what the fields mean in Documentation/admin-guide/cgroup-v2.rst,
-//! and for version 1 in cgroup-v1/memory.rst, cpuacct.rst and pids.rst. A field has a place in version 1 only
-//! if the kernel prints the same quantity there as in version 2.
+//! and for version 1 in cgroup-v1/memory.rst, cpuacct.rst and pids.rst.
 
 use super::field::Place;
 pub use super::field::{GROUPS, GroupMask, MEMORY, NODE, POD, Unit, Version};

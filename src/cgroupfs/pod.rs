@@ -16,8 +16,8 @@ pub type Outside = [Option<i64>; PARTS.len()];
 pub struct Exported<'a> {
     /// The label text of the pod's samples, without the closing brace.
     pub labels: &'a str,
-    /// The label with the pod's uid, and the closing brace. The text is empty if the cgroup's name does not
-    /// show the uid.
+    /// The label with the pod's uid, and the closing brace. If the cgroup's name does not show the uid, this
+    /// text is empty, and the pod has no sample of `smaps_exporter_pod_info`.
     pub uid_label: &'a str,
     /// The values of the pod's cgroup.
     pub values: &'a Values,

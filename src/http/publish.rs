@@ -307,8 +307,8 @@ mod tests {
     }
 
     /// Slow connections may still send outdated texts. To stay within the memory limit, the buffers of these
-    /// texts are emptied, the oldest first. The limit leaves room for two outdated texts of 1 MiB, but for
-    /// none of 8 MiB.
+    /// texts are emptied, the oldest first. This happens when a buffer for the next text is requested. The
+    /// limit leaves room for two outdated texts of 1 MiB, but for none of 8 MiB.
     #[test]
     fn outdated_texts_are_taken_from_connections_oldest_first() {
         let (mut publisher, published) = publisher();

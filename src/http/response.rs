@@ -102,9 +102,9 @@ impl Response {
         Self { head, exposition, text, n_written: 0, keep_alive }
     }
 
-    /// Writes as much as the socket accepts. This is less than 128 KiB, so a large response does not delay
-    /// other connections. Returns whether the response is complete. Fails if the exposition's bytes were
-    /// freed to make room for a newer exposition.
+    /// Writes as much as the socket accepts. The server sets a small send buffer, so the socket accepts less
+    /// than 128 KiB, and a large response does not delay other connections. Returns whether the response is
+    /// complete. Fails if the exposition's bytes were freed to make room for a newer exposition.
     pub fn write(&mut self, mut socket: &TcpStream) -> io::Result<bool> {
         let buffer = self.exposition.as_ref();
         let exposition = buffer.map(|buffer| buffer.bytes().ok_or(ErrorKind::ConnectionAborted));

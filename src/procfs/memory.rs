@@ -33,8 +33,8 @@ pub struct MemoryReader {
     last: Option<File>,
     /// The text of the smaps_rollup file that was read last.
     rollup_text: Vec<u8>,
-    /// Random keys for the hashes. Without random keys, a process could choose its mappings so that two
-    /// hashes are equal.
+    /// Random keys for the hashes. Without random keys, a process could change its mappings in such a way
+    /// that the hashes stay the same, and the change would not be noticed.
     keys: RandomState,
 }
 

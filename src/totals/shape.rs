@@ -13,7 +13,8 @@ const LABEL_BYTES_PER_SAMPLE: usize = 512;
 /// which samples each series has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shape {
-    /// What one series stands for: a path, a kind of mapping, or a whole process.
+    /// Whether one series sums up one path of a command, one kind of mapping of a command, or everything that
+    /// a command maps. If `by_pid` is true, a command is a single process.
     pub group_by: GroupBy,
     /// Whether anonymous memory is shown as several kinds, by its use, instead of the one kind `anon`.
     pub anon_parts: bool,

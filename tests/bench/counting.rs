@@ -16,7 +16,8 @@ pub struct Allocations {
 }
 
 thread_local! {
-    // The initial value is constant and has no destructor, so an allocator can use it until the thread ends.
+    // The variable has a constant initial value and no destructor. So an access to it never allocates memory,
+    // and is possible until the thread ends. The allocator below needs both.
     static COUNTED: Cell<Allocations> = const { Cell::new(Allocations { n_allocations: 0, n_bytes: 0 }) };
 }
 

@@ -119,7 +119,7 @@ def usage(cgroup):
 
 
 def shown(text, after):
-    """Returns the size after a label in bytes. In "Freed: 1.5 MiB", the label is "Freed"."""
+    """Finds a size by its label, such as "Freed" in "Freed: 1.5 MiB". Returns the size in bytes."""
     number, unit = re.search(rf"{after}: ([\d.]+) ([KMG])iB", text).groups()
     return float(number) * 1024 ** "_KMG".index(unit)
 

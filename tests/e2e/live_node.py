@@ -73,9 +73,10 @@ def rmdir(path: Path) -> bool:
 
 
 class Node:
-    """A recording of live processes in one container, `workload`.
+    """A recording that links to the live /proc. Its only container, `workload`, has live processes.
 
-    The name of the container's cgroup is its id.
+    If `id` is given, it is the id of the container, and the name of the container's cgroup. If it is not
+    given, the id is `c1`, and the name of the cgroup is random.
     """
 
     def __init__(self, directory: Path, root: Path, id: str = ""):

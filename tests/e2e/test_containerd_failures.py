@@ -235,7 +235,9 @@ def test_tasks_of_a_hung_shim_keep_their_pids(containerd, cgroups, exporter):
     assert processes(exporter.after()) == {"b": 1}
 
 
-# The resident memory of the exporter must stay below this number of bytes.
+# The peak of the exporter's resident memory must stay below this number of bytes. This is what the README
+# allowed when the test was written: 4 MiB, and 2.2 times an exposition, which is taken as 12.8 MB here. Now
+# .github/COST.md allows more: 191 MiB by default.
 DOCUMENTED = 4 * MIB + 2.2 * 12.8e6
 
 

@@ -29,8 +29,8 @@ def big_node(tmp_path_factory):
     return record(tmp_path_factory.mktemp("big"), n_containers=40, n_mappings=65)
 
 
-# The six functions below attack the exporter. Each attack stops a server built with tiny_http. Each function
-# returns the connections that it keeps open.
+# The six functions below attack the exporter. Each function returns the connections that it keeps open. Each
+# of these attacks stops the server of the library tiny_http, so the exporter has an HTTP server of its own.
 
 
 def declare_terabytes(target):

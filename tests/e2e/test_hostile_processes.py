@@ -296,7 +296,10 @@ UNPRIVILEGED = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-grou
 
 
 def readable(tmp_path: Path) -> Path:
-    """Lets other users read the recording and run a copy of the program. Returns the path of the copy."""
+    """Lets other users read the recording in `tmp_path`. Copies the program there, so that they can run it.
+
+    Returns the path of the copy.
+    """
     for directory in [tmp_path, *tmp_path.parents][:3]:
         directory.chmod(0o755)
     binary = tmp_path / "exporter"

@@ -152,7 +152,7 @@ def test_clients_above_the_connection_limit_get_status_503(target, tmp_path, pro
 
 
 def http_cpu(target) -> float:
-    """Returns the CPU seconds that the thread that answers requests has used."""
+    """Returns the CPU time of the thread that answers requests, in seconds."""
     (thread,) = [task for task in (target.proc / "task").iterdir() if (task / "comm").read_text() == "http\n"]
     fields = (thread / "stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-"""Tests that Prometheus answers each query in QUERIES.md, and the exporter each request."""
+"""Tests QUERIES.md: Prometheus must answer each query, and the exporter must answer each request."""
 
 import re
 from urllib.parse import urlsplit

@@ -1,4 +1,4 @@
-"""Tests that the sandbox refuses system calls in every thread, so that an attacker gains little."""
+"""Tests that the sandbox refuses harmful system calls in every thread, so that an attacker gains little."""
 
 import os
 import re
@@ -141,7 +141,8 @@ def test_landlock_is_off_with_cap_sys_ptrace(live):
 def test_unneeded_capabilities_are_dropped(live, sandbox):
     """Root starts the exporter with all capabilities.
 
-    The exporter keeps only the capabilities that reading needs.
+    With the sandbox, the exporter keeps only the capabilities that reading needs. Without it, the exporter
+    drops no capabilities.
     """
     with Exporter("--fixture", live, *EVERYTHING, "--sandbox", sandbox) as exporter:
         for task in Path(f"/proc/{exporter.process.pid}/task").iterdir():

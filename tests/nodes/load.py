@@ -203,7 +203,7 @@ def rss_bytes(pid: int, key: str = "VmRSS") -> int:
 def observe(exporter: Exporter, seconds: float) -> dict[str, str]:
     """Scrapes every 15 seconds, like Prometheus.
 
-    Returns what the exporter used, by the names of the resources.
+    Returns the figures to print, by name, such as the CPU time, the memory use and the response times.
     """
     pid = exporter.process.pid
     request = urllib.request.Request(

@@ -154,10 +154,12 @@ impl Account {
         std::mem::take(&mut self.is_seen)
     }
 
-    /// Searches for the container's cgroup in the cgroup paths that the container's init process had when it
-    /// was first seen. A path that is found there replaces the path that [`Account::see`] has found.
+    /// Searches for the container's cgroup, unless it has been found already. The search uses the cgroup
+    /// paths that the container's init process had when it was first seen. A path that is found there
+    /// replaces the path that [`Account::see`] has found. If the path of the memory cgroup is still unknown,
+    /// this function also searches for a memory cgroup without the container's id in its path.
     ///
-    /// Also updates the start time of the init process. Returns whether the start time has changed.
+    /// Always updates the start time of the init process. Returns whether the start time has changed.
     pub fn locate(&mut self, discovery: &Discovery, processes: &ProcessTable) -> bool {
         let tracked = discovery.find(&self.container);
         if !self.is_located() {

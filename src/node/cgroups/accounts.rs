@@ -240,7 +240,8 @@ impl Accounts {
         self.order.iter().filter_map(|&i| self.table[i].exported())
     }
 
-    /// Records the files of all accounts into `to`.
+    /// Records the cgroup files of all selected containers into `to`, and the files that show the cgroup
+    /// version and the root of the exporter's cgroup namespace. If no container is selected, records nothing.
     ///
     /// Fails with a one-line message if a file cannot be written.
     pub fn record(&self, fs: &mut CgroupFs, to: &mut Writer) -> Result<(), String> {

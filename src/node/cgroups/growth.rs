@@ -70,8 +70,8 @@ pub struct Growth {
     grown: u64,
     /// Whether this growth is assumed to have taken only [`MIN_INTERVAL`] (see [`Growth::assume_sudden`]).
     is_sudden: bool,
-    /// The memory use in bytes when the processes were last due to be read. `None` if it has been below
-    /// [`FAR`] since then.
+    /// The memory use in bytes at which the processes were last due to be read. `None` if they were never
+    /// due, or if a later measurement showed a memory use below [`FAR`] thousandths of the limit.
     read_at: Option<u64>,
     /// When the kernel last reported that the limit was reached.
     hit_at: Option<Instant>,

@@ -88,9 +88,10 @@ impl Ledger {
         }
     }
 
-    /// Reads the node's memory. `known` returns the memory use of a pod, given the path of the pod's cgroup,
-    /// or `None` if the caller has not just read that pod. The files of at most `max_open` top-level cgroups
-    /// and of at most `max_open` pods stay open.
+    /// Reads the node's memory. `known` takes the path of a pod's cgroup, and returns the memory use of the
+    /// pod. It returns `None` if the caller did not read the pod immediately before this call. In this case,
+    /// this function reads the memory use of the pod itself. The files of at most `max_open` top-level
+    /// cgroups and of at most `max_open` pods stay open.
     pub fn read(&mut self, proc: &Proc, max_open: usize, known: impl Fn(&[u8]) -> Option<u64>) {
         self.bytes.clear();
         if self.is_stale || self.directories.iter().any(Directory::has_changed) {

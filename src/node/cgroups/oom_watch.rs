@@ -63,8 +63,8 @@ struct State {
 }
 
 impl State {
-    /// Reads all counters and measures all cgroups that are due now. Returns whether the scraping thread has
-    /// something to do.
+    /// Reads the counters that may have changed, and measures the memory use of each cgroup that is due to be
+    /// measured now. Returns whether the scraping thread has something to do.
     fn step(&mut self, woken: &[&Arc<EventFiles>], now: Instant) -> bool {
         self.counters.step(woken, now);
         // Kills are taken before `read_moments` reads the containers, because a new reading of a container
@@ -250,8 +250,8 @@ impl OomWatch {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // The lock is taken even if it is poisoned. A panic ends the process (or the test), so the state is
-        // never half changed.
+        // The lock is taken even if it is poisoned. This is safe, because a panic ends the process (or the
+        // test), so no code continues with a half-changed state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

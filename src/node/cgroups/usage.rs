@@ -187,8 +187,9 @@ impl CgroupUsage {
         self.watch.has_due()
     }
 
-    /// Whether at least one cgroup is watched, and no container and no pod was created in the last ten
-    /// seconds. If so, the exporter may look less often for new containers between scrapes.
+    /// Whether no container and no pod was created in the last ten seconds. If so, the exporter may look less
+    /// often for new containers between scrapes. Returns false if no cgroup is watched, because new cgroups
+    /// are then not noticed.
     pub fn is_calm(&self) -> bool {
         self.watch.is_calm()
     }

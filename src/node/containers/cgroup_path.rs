@@ -25,8 +25,8 @@ pub fn named_cgroup<'a>(id: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
 
 /// Returns the container id in a component of a cgroup path, or the whole component if it contains no id. The
 /// function recognizes the forms `<id>`, `<runtime>-<id>.scope`, `<runtime>-<id>`, and
-/// `<slice>:cri-containerd:<id>`, with the runtimes below. runc makes the last form when the kubelet uses the
-/// systemd driver and containerd does not.
+/// `<slice>:cri-containerd:<id>`. `<runtime>` is one of the names in `RUNTIMES`. runc makes the last form
+/// when the kubelet uses the systemd driver and containerd does not.
 ///
 /// Other forms are not recognized, because the cgroup may not belong to the container. For example,
 /// `crio-conmon-<id>.scope` from CRI-O is the cgroup of the container's monitor.

@@ -1,5 +1,5 @@
-//! Filters select the processes to read. A filter has the form `<namespace>/<pod>/<container>/<command>`,
-//! with `*` anywhere in it.
+//! Filters select the processes to read. A filter has the form `<namespace>/<pod>/<container>/<command>`.
+//! Each of the four parts may contain `*` anywhere. A `*` stands for any run of characters, even for none.
 //!
 //! The four parts of a filter are compared with the labels `namespace`, `pod`, `container` and `comm` of a
 //! process.

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 const LAG: Duration = Duration::from_secs(2);
 /// The longest time between two listings.
 const MAX_AGE: Duration = Duration::from_secs(60);
-/// The shortest time between two listings, and the usual pause after one. The pause doubles with each listing
-/// that fails or has a container that had not started yet, up to the longest pause.
+/// The pause is the shortest time from the beginning of a listing to the beginning of the next one. It is
+/// usually this long. The pause doubles with each listing that fails or has a container that had not started
+/// yet, up to the longest pause.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 

@@ -116,8 +116,8 @@ impl ChangeCheck {
         self.read_at = Some(now);
         let has_compared = matches!(check, Check::CompareWith(Some(_)));
         if fingerprint.is_none_or(|fingerprint| fingerprint.hashes.is_none()) {
-            // Usually there are no hashes because the process was active, so its files were not hashed. In
-            // that case, `cost` includes no hashing, and is the CPU time of the full read alone.
+            // There are no hashes. The usual reason is that the process was active, so its files were not
+            // hashed. In that case, `cost` includes no hashing, and is the CPU time of the full read alone.
             self.read_cost = cost;
             self.n_confirmed = 0;
             if has_compared {

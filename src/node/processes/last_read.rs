@@ -68,8 +68,8 @@ pub struct MemoryRead {
 /// took, and what the next read must read.
 #[derive(Debug, Default)]
 pub struct LastRead {
-    /// When the last read began. Reads that found overlapping mappings do not count. If the last read
-    /// succeeded, it returned or confirmed the current values.
+    /// When the last read began, even if the read failed. Reads that found overlapping mappings do not count.
+    /// If the process has values, the last read that counts returned or confirmed them.
     at: Option<Instant>,
     /// The beginning of the last read that found overlapping mappings. Such a read returns no values, so the
     /// process keeps its previous values.

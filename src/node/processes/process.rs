@@ -176,8 +176,9 @@ impl Process {
         }
     }
 
-    /// Decides whether a filter selects the process under this name. If the name is new, the memory values of
-    /// the last read are dropped, because the process may run another program.
+    /// Decides whether a filter selects the process, which now has the name `comm`. The memory values of the
+    /// last read are dropped if no filter selects the process. They are also dropped if its name has changed,
+    /// because the process may then run another program.
     pub fn select(&mut self, comm: &[u8], discovery: &Discovery, scratch: &mut String) {
         match self.attribution.select(comm, discovery, scratch) {
             Change::None => {}

@@ -25,7 +25,8 @@ struct DetachedRead {
     thread: u32,
     /// When the thread that runs the read was last seen to have used CPU time.
     ran_at: Instant,
-    /// The total CPU time that the thread had used at `ran_at`.
+    /// The total CPU time that the thread had used when `ran_at` was last set. When the read is detached,
+    /// `ran_at` is set to the time at which the read began.
     cpu_time: Duration,
     is_stuck: bool,
 }

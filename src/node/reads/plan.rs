@@ -95,7 +95,7 @@ impl Plan {
         all.shrink_to(2 * all.len());
     }
 
-    /// Makes the process at this position in the table of processes the next one to be read.
+    /// Makes the next call of [`Self::pop`] return `position`, a position in the table of processes.
     pub fn repeat(&mut self, position: usize) {
         self.repeated = Some(position as u32);
     }

@@ -1,5 +1,6 @@
-//! Reads one process: its memory, and then its name and cgroups, so that the memory is not attributed to an
-//! earlier program or container. Only if the memory is unchanged, the name is read before, from `stat`.
+//! Reads one process. The memory is read first, and then the name and the cgroups, so that the memory is not
+//! attributed to an earlier program or container. There is one exception: the change check reads the name
+//! from `stat` first. If the check then finds that the memory is unchanged, this name is used.
 //!
 //! A read depends only on its job, and returns what it has found. The module `outcome` decides what that
 //! means for the process. Some files of a process can block their reader forever. These files are opened only
@@ -7,8 +8,8 @@
 //!
 //! - Reading `smaps`, `smaps_rollup` or `maps` can block on the memory-map lock. Before that, it can block on
 //!   `exec_update_lock`, which the kernel holds while the process executes another program.
-//! - Reading `stat` can block on `exec_update_lock`, which the kernel takes to decide what `stat` may show
-//!   (Linux 6.18).
+//! - Reading `stat` can block on `exec_update_lock`, too. Linux 6.18 takes this lock to decide what `stat`
+//!   may show.
 //! - Reading `comm`, `cgroup` or `status`, or listing proc or `task`, cannot block, because the kernel never
 //!   waits for memory while it holds the locks of these files.
 
@@ -270,8 +271,9 @@ impl Reader {
 }
 
 /// Takes a new fingerprint of a process, and compares it with the earlier fingerprint `before`. Returns
-/// whether the memory is unchanged, and the new fingerprint. Writes the name of the process to `comm`, or
-/// empties `comm` if the name must be read from its own file.
+/// whether the memory is unchanged, and the new fingerprint. Writes the name of the process to `comm`. If
+/// `stat` does not show the exact name, or if there is no `stat`, empties `comm` instead. The caller must
+/// then read the name from the process's file `comm`.
 fn compare(
     process: &ProcessDir,
     before: Option<Fingerprint>,

@@ -299,7 +299,7 @@ impl Reads {
         node.processes.refresh_kept(i, node.proc, node.discovery);
     }
 
-    /// Makes the process at this position in the table of processes the next one to be read.
+    /// Makes the next call of [`next`](Self::next) begin with the process at this position in the table.
     pub fn repeat(&mut self, i: usize) {
         self.plan.repeat(i);
     }

@@ -186,8 +186,9 @@ impl Naive<'_> {
         }
     }
 
-    /// Returns whether this container is the first one in the cgroup path of some process, counted from the
-    /// root. A container is in a path if the path has its id, or the path of its init process's cgroup.
+    /// Returns whether container `i` is the outermost container in the cgroup path of some process. The path
+    /// is searched from the root. It leads to a container at a component that stands for the container's id,
+    /// or at the path at which `by_path` finds the container. After a `..`, the search starts over.
     fn is_seen_outside(&self, i: usize) -> bool {
         self.files.iter().flat_map(|lines| ordered(lines)).any(|path| {
             let ends = (0..=path.len()).filter(|&end| end == path.len() || path[end] == b'/');

@@ -30,7 +30,8 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 /// Returns whether `pattern` matches `text`, by this definition: `*` matches the empty text, or one byte and
-/// then whatever `*` matches. A table of all pairs of suffixes makes this fast.
+/// then whatever `*` matches. To be fast, this decides only once for each pair of a suffix of `pattern` and a
+/// suffix of `text` whether they match. A `row` has the results for one suffix of `pattern`.
 fn by_definition(pattern: &[u8], text: &[u8]) -> bool {
     let mut below = vec![false; text.len() + 1];
     below[text.len()] = true;

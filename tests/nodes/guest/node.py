@@ -38,9 +38,9 @@ def settled(get, want, seconds: float = 60):
 
 
 class Node(Lab):
-    """The lab's containerd, with the image of the workloads.
+    """A lab, which is a containerd and its pods, with the image of the workloads.
 
-    The lab is never removed, because the machine is discarded after the tests.
+    `close` removes nothing, because the virtual machine is discarded after the tests.
     """
 
     def __enter__(self):

@@ -1,4 +1,7 @@
-"""Tests that OOM kills are counted in the cgroups in which the kernel counts them. Records name the limit."""
+"""Tests that the exporter counts OOM kills for the same cgroups as the kernel.
+
+Also tests that OOM records name the limit that was hit.
+"""
 
 import os
 import subprocess

@@ -53,7 +53,7 @@ static int file_of(int fd, size_t size) {
 
 static char *named(const char *name, uintptr_t at, size_t size) {
     char *start = map(name, (void *)at, size, PRIVATE | (at ? MAP_FIXED_NOREPLACE : 0), -1);
-    // since Linux 5.17, smaps shows this name as [anon:name], if the kernel was built with this feature
+    // since Linux 5.17, smaps shows this name as [anon:name], if the kernel has CONFIG_ANON_VMA_NAME
     prctl(SET_VMA, 0, start, size, name);
     return start;
 }

@@ -7,8 +7,9 @@ const CGROUP = new RegExp('cgroup_((pod_)?memory_(current|limit|working_set|acco
 const PARTS = ('anon anon_unmapped page_cache shmem hugetlb slab page_tables sec_page_tables '
 	+ 'kernel_stacks percpu vmalloc zswap '
 	+ 'kernel_other sockets rest outside remainder').split(' ');
-// The parts of the node's memory, in the order in which its bar shows them. A top-level cgroup is a part too;
-// its name is a path.
+// The parts of the node's memory, in the order in which its bar shows them. `cgroup` stands for the parts of
+// top-level cgroups. The name of such a part is the path of one cgroup, such as `/system.slice`, or
+// `other_cgroups` for several cgroups together.
 const NODE_PARTS =
 	'pods other_pods ended_pods cgroup root_cgroup kernel hugetlb_pool zram balloon remainder free'.split(' ');
 // The parts of page cache and shared memory that no process maps.
@@ -182,9 +183,10 @@ function fill(name, help, summed, owners) {
 	for (const n of nodes) if (LEVELS.indexOf(n.level) > 2 && next[n.up.i] >= 0) next[n.i] = pss[n.i];
 	for (const a of owners) for (const [tile, v] of a.tiles) next[tile.i] = v;
 }
-// Returns whether the selected field shows an account, which has the memory use of a container, a pod or the
-// node. Charged memory shows only containers, which have three names: namespace, pod and container. Node
-// memory shows the node, the pods that have an account, and the containers in these pods.
+// An account has the memory use of a container, a pod or the node. Returns whether the selected field shows
+// the account `a`. Charged memory shows only the accounts of containers. These have three names: namespace,
+// pod and container. Other accounts have fewer names. Node memory shows all accounts, except the account of a
+// container if the memory use of its pod is unknown.
 const isShown = a => layer === NODE ? a.isInPod !== false : a.names.length > 2;
 // Returns the shown accounts for which the rectangles inside add up to more than the account's memory use.
 const excesses = () => [ofNode, ...accounts.values()].filter(a => a?.over > 0 && isShown(a));

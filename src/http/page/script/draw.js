@@ -90,8 +90,8 @@ function drawStats(list) {
 	$.field.value = field.name;
 }
 // Returns how many seconds ago the last scrape ended. `skew` is how far the browser's clock is ahead of the
-// exporter's clock. A difference of up to 3 s is taken as 0, because the exporter's Date header has only
-// whole seconds.
+// exporter's clock. If the clocks differ by at most 3 s, poll.js sets `skew` to 0, because the exporter's
+// Date header has only whole seconds.
 const ageNow = () => max(.1, Date.now() / 1000 - latest.skew - latest.t);
 // Returns whether the values are too old, which means older than four scrape intervals and older than 20 s.
 // If the interval is not known, they are too old after two minutes.

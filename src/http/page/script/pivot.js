@@ -3,7 +3,8 @@
 // are nodes of the first tree. Its value is the sum of their values.
 
 // The root of the pivot, a second tree of the same series. The levels below the root are path (or kind),
-// namespace, pod and command. The pivot is built when it is first needed.
+// namespace, pod and command. For a tile, which stands for one part of the memory use of a container, a pod
+// or the node, the levels are part, namespace, pod and container. The pivot is built when it is first needed.
 let pivot = null;
 
 const isByPath = n => n.level === 'path' || n.level === 'kind' || n.level === 'part';

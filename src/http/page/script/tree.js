@@ -118,8 +118,8 @@ function addSeries(key, labels) {
 	let n = root;
 	for (const level of LEVELS) {
 		const name = labels.get(level);
-		// Prometheus treats an empty label like an absent one. Here the two differ: an empty `pod` means that the
-		// container is in no pod.
+		// Prometheus treats an empty label like an absent one. Here the two differ: an absent label adds no
+		// node to the tree. An empty `pod` adds a node, and means that the container is in no pod.
 		if (name !== undefined) n = child(n, level, name, true);
 	}
 	if (n === root) return null;

@@ -59,8 +59,9 @@ fn a_removed_cgroup_is_not_measured_again() {
     assert_eq!((limit_watch.levels.len(), limit_watch.containers.len(), limit_watch.next()), (0, 0, None));
 }
 
-/// A leak fills a container between two measurements. A scrape asks for the time that is left before it reads
-/// the processes, and the cgroup is then measured again.
+/// A leak in a container fills the pod between two measurements. Before a scrape reads a process of the
+/// container, it calls `time_to_limit`. This function measures the cgroups again if the last measurements are
+/// too old, and so finds the leak.
 #[test]
 fn a_leak_since_the_last_measurement_is_noticed() {
     let node = Node::new("since", &[]);
