@@ -345,15 +345,16 @@ def test_a_container_full_of_page_cache_is_not_read(programs, tmp_path):
     """The container uses nearly all of its limit, but its processes map only a little of this memory."""
     with pods_of(tmp_path / "links", programs) as pods, pods.exporter() as exporter:
         file = tmp_path / "file"
-        fill = f"dd if=/dev/zero of={file} bs=1M count=60 2> /dev/null; cat {file} > /dev/null"
-        script = f"read line; {fill}; exec sleep {FOREVER}"
-        full = pods.start(pods.pod("cache"), "s-app", script, 48 * MIB)
+        # When the page cache reaches the limit, the kernel frees up to 4 MiB at once. So the script reads the
+        # file until the container happens to be full. Its input is the path of the file with the memory use.
+        fill = f"dd if=/dev/zero of={file} bs=1M count=60 2> /dev/null"
+        fill += f"; until [ $(cat $used) -gt {45 * MIB} ]; do cat {file} > /dev/null; done"
+        full = pods.start(pods.pod("cache"), "s-app", f"read used; {fill}; exec sleep {FOREVER}", 48 * MIB)
         wait_until_listed(exporter, "cache/s-app")
-        full.signal()
-        # When the page cache reaches the limit, the kernel frees up to 4 MiB at once. The exporter takes a
-        # container for close to its limit from 86% on, which are 41.3 MiB here.
-        name = "memory.current" if IS_V2 else "memory.usage_in_bytes"
-        until(lambda: int((full.directory / name).read_text()) > 42 * MIB, 20, "the container is full")
+        used = full.directory / ("memory.current" if IS_V2 else "memory.usage_in_bytes")
+        full.processes[0].stdin.write(f"{used}\n".encode())
+        full.processes[0].stdin.flush()
+        until(lambda: int(used.read_text()) > 45 * MIB, 20, "the container is full")
         until(lambda: [read_proc(pid, "comm") for pid in pids_in(full)] == [b"sleep\n"], 20, "it is idle")
         exporter.after()
 
