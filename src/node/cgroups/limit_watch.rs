@@ -366,7 +366,9 @@ fn containers_in(
     paths: &[Box<[u8]>],
 ) -> impl Iterator<Item = ContainerId> {
     let is_in = |of: &Levels| of.iter().any(|path| paths.iter().any(|other| **other == *path));
-    containers.iter().filter(move |(_, of)| !paths.is_empty() && is_in(of)).map(|(&id, _)| id)
+    // Usually there are no paths, so the containers are not searched. Each read of a process calls this.
+    let searched = (!paths.is_empty()).then_some(containers);
+    searched.into_iter().flatten().filter(move |(_, of)| is_in(of)).map(|(&id, _)| id)
 }
 
 impl Level {

@@ -227,8 +227,8 @@ impl OomWatch {
     }
 
     /// Returns the time in which a growing container will reach its own limit, or its pod will reach the
-    /// pod's limit, whichever comes first. `None` if neither grows, or if there is no limit. See
-    /// [`LimitWatch::time_to_limit`].
+    /// pod's limit, whichever comes first. `None` if neither grows, or if there is no limit.
+    /// Measures the memory use first if the last measurement is too old.
     pub fn time_to_limit(&self, id: ContainerId) -> Option<Duration> {
         self.0.lock().limit_watch.time_to_limit(id, Instant::now())
     }

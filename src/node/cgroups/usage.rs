@@ -209,7 +209,8 @@ impl CgroupUsage {
     }
 
     /// Returns how long a container takes to reach its limit or its pod's limit if its memory use keeps
-    /// growing; `None` if the memory use does not grow, or if there is no limit.
+    /// growing; `None` if the memory use does not grow, or if there is no limit. Measures the memory use
+    /// first if the last measurement is too old.
     pub fn time_to_limit(&self, id: ContainerId) -> Option<Duration> {
         self.watch.time_to_limit(id)
     }

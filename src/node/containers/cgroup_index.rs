@@ -27,8 +27,9 @@ pub struct CgroupIndex {
     placed: HashSet<Box<[u8]>>,
     /// Whether the exporter sees processes from inside a cgroup namespace.
     is_inside: bool,
-    /// Whether a listing may name ended containers. If so, a workload may name one of its cgroups after them.
-    /// So a container owns a cgroup inside another's only if its init process was first seen there.
+    /// Whether a listing may name containers that have ended. If so, a container owns a cgroup inside another
+    /// container's cgroup only if its init process was first seen there. Otherwise, a workload could give the
+    /// id of an ended container to a cgroup of its own, and would then be mistaken for that container.
     includes_ended: bool,
 }
 

@@ -111,7 +111,7 @@ impl LastRead {
     ///
     /// If the process has grown, the read takes longer in proportion, but not longer than the estimate from
     /// its resident memory. That estimate alone is 8 times too long for a process with huge pages.
-    pub fn expected(&self, before: u64, now: u64) -> Duration {
+    pub fn expected_duration(&self, before: u64, now: u64) -> Duration {
         let estimate = READ_OF_MAPPINGS + READ_OF_GIB.mul_f64(now as f64 / f64::from(1 << 30));
         if self.took.is_zero() || before == 0 {
             return estimate.max(self.took);
@@ -333,7 +333,7 @@ mod tests {
             (10_000, 256 * MIB, 2 * MIB, 10_000),
         ] {
             let last = LastRead { took: Duration::from_micros(took), ..LastRead::default() };
-            assert_eq!(last.expected(before, now), Duration::from_micros(expected), "{took}");
+            assert_eq!(last.expected_duration(before, now), Duration::from_micros(expected), "{took}");
         }
     }
 }

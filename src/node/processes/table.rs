@@ -213,7 +213,7 @@ impl ProcessTable {
         let Self { table, buffers, .. } = self;
         let process = &table[i];
         let now = proc.status(process.pid(), buffers).map_or(0, |status| status.resident());
-        process.last().expected(resident, now)
+        process.last().expected_duration(resident, now)
     }
 
     /// Writes the files of the selected processes to the recording `to`. Returns how many processes were
